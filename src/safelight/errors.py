@@ -1,0 +1,32 @@
+"""The few exceptions that someone catches. Their text is for people: what was wanted, what was got, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SafelightError(Exception):
+    """Anything that Safelight refuses or cannot finish. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class BadInput(SafelightError, ValueError):
+    """The user's mistake: a value, a file or a request that cannot be used as it is."""
+
+    exit_code = 2
+
+
+class Busy(BadInput):
+    """Something is in use by another process, such as a run folder."""
+
+
+class CannotSave(SafelightError, OSError):
+    """The machine did not let us write: no space left, no permission. Nothing half-written stays behind."""
+
+
+def unknown(what: str, got: object, known: Iterable[str]) -> BadInput:
+    """A refusal of the name ``got`` that suggests the nearest of the ``known`` ones, or lists them all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(got), names, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}."
+    return BadInput(f"unknown {what} {got!r}; {hint}")

@@ -1,0 +1,220 @@
+"""The nouns that every floor speaks: tensors by name, the noise level, conditions, estimates and the protocols.
+
+Images are in [-1, 1], batch first; latents are about zero mean and unit variance. The spatial rank is open:
+``*space`` is ``h w``, ``t h w`` or a list of points. ``t`` runs from 0 (clean) to 1 (noise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Images: TypeAlias = Float[Tensor, "b c *space"]
+Latents: TypeAlias = Float[Tensor, "b c *space"]
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseLevel:
+    """Where between clean (t = 0) and noise (t = 1): ``noisy = alpha · clean + sigma · noise``.
+
+    ``time`` is what the network hears, in its own units; ``d_alpha`` and ``d_sigma`` are slopes over t. All are
+    float32 or finer, of one shape that broadcasts to latents, so that frames or tokens may each have their own.
+    """
+
+    time: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+    @property
+    def half_logsnr(self) -> Tensor:
+        """log(alpha / sigma): the λ of DPM-Solver (arXiv 2206.00927), +inf when clean and -inf when pure noise."""
+        return self.alpha.log() - self.sigma.log()
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true where a token counts.
+
+    ``projected`` is what a denoiser's ``prepare`` made of the values once for all steps, batch first; only the
+    denoiser that made it reads it.
+    """
+
+    values: Float[Tensor, "b n d"]
+    mask: Bool[Tensor, "b n"]
+    projected: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What a denoiser is told, named by how it enters the network. None or empty is a closed way in."""
+
+    tokens: Tokens | None = None  # attended to
+    streams: tuple[Tokens, ...] = ()  # further tokens with keys and values of their own (image prompts, boxes)
+    vector: Float[Tensor, "b d"] | None = None  # added to the embedding of time
+    scalars: Mapping[str, Tensor] = field(default_factory=dict)  # heard like time: a guidance scale, a second time
+    channels: Latents | None = None  # concatenated to the noisy latents
+    references: tuple[Latents, ...] = ()  # joined to the sequence of latents
+    residuals: tuple[Tensor, ...] = ()  # added inside; their order is documented by the denoiser that takes them
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What the waist returns: the clean latents behind the noisy ones.
+
+    ``noise`` is None when it follows from ``clean``; a rule that renoises otherwise (CFG++) sets it.
+    ``variance`` is where a learned variance lies between the two bounds of the posterior, 0 the lower and 1 the
+    upper (improved DDPM, arXiv 2102.09672, eq. 15): a sampler that knows both levels turns it into a variance.
+    """
+
+    clean: Latents
+    noise: Latents | None = None
+    variance: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What an autoencoder makes of images: the mean of the latents and, if it has a spread, their deviation."""
+
+    mean: Latents
+    deviation: Latents | None = None
+
+    def mode(self) -> Latents:
+        """The likeliest latents."""
+        return self.mean
+
+    def sample(self, noise: Latents) -> Latents:
+        """Latents drawn from the encoding with standard normal ``noise`` of their shape."""
+        return self.mean if self.deviation is None else self.mean + self.deviation * noise
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What was asked for one picture: a text, and whatever else a conditioner declares to read (labels, images)."""
+
+    text: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of a sampler: the ``estimate`` it took and the ``noisy`` latents at the ``level`` it reached."""
+
+    index: int
+    total: int
+    level: NoiseLevel
+    noisy: Latents
+    estimate: Estimate
+
+
+Denoise: TypeAlias = Callable[[Latents, NoiseLevel], Estimate]
+"""The waist: noisy latents and a noise level in, clean latents out."""
+
+Network: TypeAlias = Callable[[Latents, Tensor, Condition], Tensor]
+"""What a process calls: a denoiser, or anything wrapped around one (control)."""
+
+Negative: TypeAlias = Callable[[Collection[str] | None], Condition]
+"""The condition that guidance points away from: with ``None`` everything is negated, else only what is named."""
+
+
+class Schedule(Protocol):
+    """t in [0, 1] → NoiseLevel, and back from half the log signal-to-noise ratio."""
+
+    def __call__(self, t: Tensor) -> NoiseLevel: ...
+
+    def when(self, half_logsnr: Tensor) -> Tensor: ...
+
+
+class Prediction(Protocol):
+    """What a network is asked, and how its answer is read."""
+
+    needs_signal: bool
+    """True if the answer cannot be read where alpha = 0."""
+
+    def show(self, noisy: Latents, level: NoiseLevel) -> Latents: ...
+
+    def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents: ...
+
+    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate: ...
+
+
+class Spacing(Protocol):
+    """Which times a sampler visits: ``steps + 1`` of them in float64, from ``begin`` down to 0."""
+
+    def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor: ...
+
+
+class Density(Protocol):
+    """Which times to train on: uniform draws ``u`` in (0, 1) → t. ``position`` counts samples since the start."""
+
+    def __call__(self, u: Tensor, position: Tensor) -> Tensor: ...
+
+
+class NoiseSource(Protocol):
+    """Standard normal draws of ``shape`` (batch first). An interval of times keys Brownian increments."""
+
+    def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor: ...
+
+
+class Sampler(Protocol):
+    """One algorithm: from noisy latents at ``times[0]`` to those at ``times[-1]``, yielding every step."""
+
+    def __call__(
+        self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource
+    ) -> Iterator[Step]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One pass that guidance asks for: under which condition, of which network, leaving out which blocks."""
+
+    condition: Condition
+    network: str = "main"
+    skip: tuple[int, ...] = ()
+
+
+class Guidance(Protocol):
+    """Which questions are asked at a level, and how the answers become one estimate."""
+
+    def begin(self) -> Guidance: ...
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]: ...
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate: ...
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance."""
+
+    def encode(self, images: Images) -> Encoding: ...
+
+    def decode(self, latents: Latents) -> Images: ...
+
+    def latent_shape(self, image_shape: Shape) -> Shape: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The network; it knows nothing of schedules. ``prepare`` does once a prompt what does not depend on time."""
+
+    def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor: ...
+
+    def prepare(self, condition: Condition) -> Condition: ...
+
+
+@runtime_checkable
+class Conditioner(Protocol):
+    """Prompts → a condition of the same batch."""
+
+    def __call__(self, prompts: Sequence[Prompt]) -> Condition: ...
+
+    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition: ...
+
+    def learn(self, prompts: Iterable[Prompt]) -> None: ...
