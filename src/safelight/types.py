@@ -134,8 +134,9 @@ class Schedule(Protocol):
 class Prediction(Protocol):
     """What a network is asked, and how its answer is read."""
 
-    needs_signal: bool
-    """True if the answer cannot be read where alpha = 0."""
+    @property
+    def needs_signal(self) -> bool:
+        """True if the answer cannot be read where alpha = 0."""
 
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents: ...
 
