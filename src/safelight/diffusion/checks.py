@@ -1,0 +1,9 @@
+"""The one shape of a refused option: what was wanted, what was got, what to do."""
+
+from safelight.errors import BadInput
+
+
+def demand(holds: bool, wanted: str, got: object, remedy: str) -> None:
+    """Raises BadInput "``wanted``, got ``got``: ``remedy``." unless ``holds`` (which NaN never does)."""
+    if not holds:
+        raise BadInput(f"{wanted}, got {got!r}: {remedy}.")
