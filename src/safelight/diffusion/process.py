@@ -1,0 +1,50 @@
+"""A schedule and a prediction: asking a network and grading it, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor
+
+from safelight.errors import BadInput
+from safelight.types import Condition, Estimate, Latents, Network, NoiseLevel, Prediction, Schedule
+
+
+@dataclass(frozen=True)
+class Process:
+    """How latents become noise, and what a network says of them.
+
+    Raises BadInput if the schedule ends in pure noise, where the prediction could not be read.
+    """
+
+    schedule: Schedule
+    prediction: Prediction
+
+    def __post_init__(self) -> None:
+        end = self.schedule(torch.ones((), dtype=torch.float64))
+        if self.prediction.needs_signal and end.alpha == 0:
+            raise BadInput(
+                f"a schedule that ends in pure noise wants a prediction that can be read there, got {self.prediction} "
+                f"with {self.schedule}: predict v or flow, or choose a schedule that keeps some signal."
+            )
+
+    def denoise(self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition) -> Estimate:
+        """The clean latents that ``network`` sees in ``noisy`` (b c *space); the level has one value, or one each."""
+        return self.prediction.read(self._answer(network, noisy, level, condition), noisy, level)
+
+    def loss(
+        self, network: Network, clean: Latents, noise: Latents, t: Float[Tensor, "b"], condition: Condition
+    ) -> Float[Tensor, "b"]:
+        """The mean square error of each sample at its ``t``, in the space of the network's own answers."""
+        level = self.schedule(t.reshape(-1, *[1] * (clean.ndim - 1)))
+        noisy = level.alpha * clean + level.sigma * noise
+        error = self._answer(network, noisy, level, condition) - self.prediction.target(clean, noise, level)
+        return reduce(error.square(), "b ... -> b", "mean")
+
+    def _answer(self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition) -> Tensor:
+        dtype = torch.promote_types(noisy.dtype, torch.float32)  # bfloat16 would round the time
+        time = level.time.to(noisy.device, dtype).reshape(-1).expand(len(noisy))
+        return network(self.prediction.show(noisy, level), time, condition)

@@ -1,0 +1,103 @@
+"""Targets are read back to what they were made of, and the loss asks the network what sampling asks it."""
+
+import pytest
+import torch
+
+from safelight.diffusion.ideal import IdealGaussian
+from safelight.diffusion.prediction import Clean, Flow, Noise, V, noise_of
+from safelight.diffusion.process import Process
+from safelight.diffusion.schedule import Cosine, Linear, ScaledLinear
+from safelight.errors import BadInput
+from safelight.types import Condition, Estimate
+
+SCHEDULES = [Linear(), ScaledLinear(), Cosine()]
+PREDICTIONS = [Noise(), Clean(), V(), Flow()]
+CLEAN, NOISE = torch.randn(2, 3, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+# A noise prediction cannot be read where there is no signal, as at the end of the other two.
+PAIRS = [(s, p) for s in SCHEDULES for p in PREDICTIONS if s == ScaledLinear() or not p.needs_signal]
+T = torch.tensor([0.0305, 0.4005, 0.9805], dtype=torch.float64)
+
+
+def noisy_at(schedule, t):
+    level = schedule(t.reshape(-1, 1, 1, 1))
+    return level, level.alpha * CLEAN + level.sigma * NOISE
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=repr)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_a_target_is_read_back(schedule, prediction):
+    level, noisy = noisy_at(schedule, T)
+    estimate = prediction.read(prediction.target(CLEAN, NOISE, level), prediction.show(noisy, level), level)
+    torch.testing.assert_close(estimate.clean, CLEAN, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(noise_of(estimate, noisy, level), NOISE, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_the_flow_target_is_the_velocity_of_the_path(schedule):
+    level, _ = noisy_at(schedule, T)
+    velocity = (noisy_at(schedule, T + 1e-5)[1] - noisy_at(schedule, T - 1e-5)[1]) / 2e-5
+    torch.testing.assert_close(Flow().target(CLEAN, NOISE, level), velocity, rtol=1e-6, atol=1e-6)
+
+
+def test_an_estimate_may_bring_its_own_noise():
+    assert noise_of(Estimate(CLEAN, noise=NOISE), CLEAN, Linear()(T)) is NOISE
+
+
+@pytest.mark.parametrize(("schedule", "prediction"), PAIRS, ids=repr)
+def test_loss_and_denoise_agree(schedule, prediction):
+    """A network that is right has no loss and denoises exactly; one that is off by 2 everywhere has a loss of 4."""
+    process = Process(schedule, prediction)
+    level, noisy = noisy_at(schedule, T)
+    heard = []
+
+    def network(shown, time, condition):
+        heard.append((shown, time))
+        return prediction.target(CLEAN, NOISE, level)
+
+    def off(shown, time, condition):
+        return prediction.target(CLEAN, NOISE, level) + 2
+
+    assert torch.equal(process.loss(network, CLEAN, NOISE, T, Condition()), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(process.denoise(network, noisy, level, Condition()).clean, CLEAN, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(
+        process.loss(off, CLEAN, NOISE, T, Condition()), torch.full((3,), 4.0, dtype=torch.float64)
+    )
+    (shown, time), (shown_again, time_again) = heard
+    assert torch.equal(shown, shown_again)
+    assert torch.equal(time, time_again)
+    assert torch.equal(time, schedule(T).time)
+
+
+def test_the_ideal_gaussian_minimises_the_loss():
+    """Scaling the posterior mean either way costs: the oracle is the best network, not just a good one."""
+    ideal = IdealGaussian(torch.tensor(0.3), torch.tensor(0.6))
+    process = Process(Linear(), Clean())
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.3 + 0.6 * torch.randn(4000, 1, generator=generator)
+    noise = torch.randn(4000, 1, generator=generator)
+    t = torch.rand(4000, generator=generator)
+
+    def loss(scale):
+        def network(noisy, time, condition):
+            return scale * ideal(noisy, Linear()(time[:, None] / 1000)).clean
+
+        return process.loss(network, clean, noise, t, Condition()).mean()
+
+    assert loss(1.0) < min(loss(0.8), loss(1.2)) - 0.003
+
+
+def test_one_level_is_heard_by_every_sample_in_full_precision():
+    def network(noisy, time, condition):
+        assert (time.dtype, time.shape) == (torch.float32, (3,))
+        torch.testing.assert_close(time, torch.full((3,), 301.0))
+        return noisy
+
+    level = Linear()(torch.tensor(0.301, dtype=torch.float64))
+    estimate = Process(Linear(), Flow()).denoise(network, CLEAN.bfloat16(), level, Condition())
+    assert estimate.clean.dtype == torch.bfloat16
+
+
+def test_noise_cannot_be_predicted_where_there_is_no_signal():
+    for schedule in (Linear(), Cosine()):
+        with pytest.raises(BadInput, match=r"pure noise .* got Noise\(\) with .*: predict v or flow"):
+            Process(schedule, Noise())
