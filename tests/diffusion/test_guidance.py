@@ -1,0 +1,167 @@
+"""Guidance: what it asks, what it makes of the answers, and what passes through the networks."""
+
+import math
+
+import pytest
+import torch
+
+from safelight.diffusion.guidance import ClassifierFree, Interval, Unguided, guided
+from safelight.diffusion.prediction import Clean, Flow
+from safelight.diffusion.process import Process
+from safelight.diffusion.schedule import Linear, ScaledLinear
+from safelight.errors import BadInput
+from safelight.types import Condition, Estimate, Question
+
+PROCESS = Process(Linear(), Flow())
+NOISY = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+YES = Condition(vector=torch.tensor([[1.0], [2.0]], dtype=torch.float64))
+NO = Condition(vector=torch.tensor([[-0.5], [0.25]], dtype=torch.float64))
+
+
+class Recorder:
+    """A network that is nonlinear in all it hears, and keeps the batch sizes."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, noisy, time, condition):
+        self.batches.append(len(noisy))
+        return torch.tanh(noisy * condition.vector[:, :, None]) + time[:, None, None] / 1000
+
+
+def negative(only):
+    assert only is None
+    return NO
+
+
+def at(t, schedule=PROCESS.schedule):
+    return schedule(torch.tensor(t, dtype=torch.float64))
+
+
+def run(guidance, level=None, process=PROCESS):
+    network = Recorder()
+    estimate = guided(process, {"main": network}, guidance, YES, negative)(NOISY, level or at(0.5))
+    return estimate.clean, network.batches
+
+
+def alone(condition, level=None, process=PROCESS):
+    return process.denoise(Recorder(), NOISY, level or at(0.5), condition).clean
+
+
+def test_unguided_is_the_network():
+    clean, batches = run(Unguided())
+    assert torch.equal(clean, alone(YES))
+    assert batches == [2]
+    assert Unguided.kind == "none"
+
+
+def test_scale_one_is_no_guidance_and_one_pass():
+    clean, batches = run(ClassifierFree(1.0))
+    assert torch.equal(clean, alone(YES))
+    assert batches == [2]
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 4.0])
+def test_one_batch_of_two_equals_two_passes(scale):
+    clean, batches = run(ClassifierFree(scale))
+    torch.testing.assert_close(clean, (1 - scale) * alone(NO) + scale * alone(YES), rtol=1e-13, atol=1e-13)
+    assert batches == [4]
+
+
+def test_each_sample_keeps_a_level_of_its_own():
+    level = at([[[0.2]], [[0.7]]])
+    clean, _ = run(ClassifierFree(3.0), level)
+    torch.testing.assert_close(clean, 3 * alone(YES, level) - 2 * alone(NO, level), rtol=1e-13, atol=1e-13)
+
+
+def test_guidance_is_the_same_in_the_space_of_the_answers():
+    level = at(0.3)
+    answer = 4 * Recorder()(NOISY, level.time.expand(2), YES) - 3 * Recorder()(NOISY, level.time.expand(2), NO)
+    torch.testing.assert_close(run(ClassifierFree(4.0), level)[0], Flow().read(answer, NOISY, level).clean)
+
+
+@pytest.mark.parametrize(("t", "inside"), [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.81, False)])
+def test_interval_guides_within(t, inside):
+    clean, batches = run(Interval(4.0, low=0.2, high=0.8), at(t))
+    wanted = run(ClassifierFree(4.0) if inside else Unguided(), at(t))
+    assert torch.equal(clean, wanted[0])
+    assert batches == wanted[1] == [4 if inside else 2]
+
+
+def test_interval_means_the_same_noise_on_every_schedule():
+    schedule = ScaledLinear()
+    for t, guide in [(0.31, True), (0.29, False)]:
+        level = at(float(schedule.when(torch.tensor(math.log((1 - t) / t), dtype=torch.float64))), schedule)
+        assert run(Interval(low=0.3, high=0.9), level, Process(schedule, Clean()))[1] == [4 if guide else 2]
+
+
+class Both:
+    """A rule over two networks that keeps what it was answered."""
+
+    def __init__(self, skip=()):
+        self.skip = skip
+
+    def begin(self):
+        return Both(self.skip)
+
+    def ask(self, condition, negative, level):
+        weak = Question(condition, "weak", self.skip)
+        return Question(condition), weak, Question(negative(None))
+
+    def combine(self, answers, noisy, level):
+        return Estimate(torch.stack([answer.clean for answer in answers]))
+
+
+def test_networks_pass_once_each_and_answers_keep_their_order():
+    main, weak = Recorder(), Recorder()
+    networks = {"main": main, "weak": lambda noisy, time, condition: -weak(noisy, time, condition)}
+    estimate = guided(PROCESS, networks, Both(), YES, negative)(NOISY, at(0.5))
+    denied = PROCESS.denoise(networks["weak"], NOISY, at(0.5), YES).clean
+    assert main.batches == [4]
+    assert torch.equal(estimate.clean, torch.stack([alone(YES), denied, alone(NO)]))
+
+
+class Learned:
+    """A prediction whose answers carry noise and variance."""
+
+    needs_signal = False
+
+    def show(self, noisy, level):
+        return noisy
+
+    def target(self, clean, noise, level):
+        return clean
+
+    def read(self, answer, noisy, level):
+        return Estimate(answer, noise=answer + 1, variance=answer + 2)
+
+
+def test_what_an_answer_carries_is_split_with_it():
+    process = Process(Linear(), Learned())
+    estimate = guided(process, {"main": Recorder()}, ClassifierFree(2.0), YES, negative)(NOISY, at(0.5))
+    assert estimate.noise is None
+    torch.testing.assert_close(estimate.variance, alone(YES, process=process) + 2)
+    plain = guided(process, {"main": Recorder()}, Unguided(), YES, negative)(NOISY, at(0.5))
+    assert torch.equal(plain.noise, plain.clean + 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ClassifierFree(math.nan), "scale must be a number, got nan"),
+        (lambda: Interval(scale=math.inf), "scale must be a number, got inf"),
+        (lambda: Interval(low=0.8, high=0.8), r"must rise within 0 to 1, got \(0.8, 0.8\)"),
+        (lambda: Interval(low=-0.1), "must rise within 0 to 1"),
+        (lambda: Interval(high=1.1), "must rise within 0 to 1"),
+        (lambda: guided(PROCESS, {"main": Recorder()}, Both(), YES, negative)(NOISY, at(0.5)), "network 'weak'"),
+        (
+            lambda: guided(PROCESS, {"main": Recorder(), "weak": Recorder()}, Both((3,)), YES, negative)(
+                NOISY, at(0.5)
+            ),
+            "must go through the whole network, got one that skips",
+        ),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(BadInput, match=message):
+        make()
