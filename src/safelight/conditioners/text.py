@@ -118,7 +118,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.attention(self.norm(x), mask=mask)
-        return x + self.mlp(x)
+        change: Tensor = self.mlp(x)
+        return x + change
 
 
 class Vocabulary(nn.Module):
