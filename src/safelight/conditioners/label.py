@@ -1,0 +1,87 @@
+"""A class label: one learned vector for each name, and one for no name at all (arXiv 2212.09748)."""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from safelight.errors import BadInput, unknown
+from safelight.nn.extra import pack, unpack
+from safelight.types import Condition, Prompt
+
+
+@dataclass(frozen=True)
+class Config:
+    """Vectors of ``width`` for up to ``classes`` names."""
+
+    classes: int = 10
+    width: int = 256
+
+    def __post_init__(self) -> None:
+        if self.classes < 1 or self.width < 1:
+            raise BadInput(f"classes and width must be at least 1, not {self.classes} and {self.width}.")
+
+    def build(self) -> "Label":
+        """The table, freshly initialised; it has to ``learn`` its names before it is called."""
+        return Label(self)
+
+
+class Label(nn.Module):
+    """``given["label"]``, else the text, as the name of a class → ``vector`` (b, width); no name is a class as well."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.names = Names()
+        self.table = nn.Embedding(config.classes + 1, config.width)  # the last row is no name at all
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def learn(self, prompts: Iterable[Prompt]) -> None:
+        """Learn the names from ``given["label"]``; BadInput if there are none, or more than there are classes."""
+        names = sorted({str(prompt.given["label"]) for prompt in prompts if "label" in prompt.given} - {""})
+        if not names:
+            raise BadInput("no picture has a label; a conditioner on labels has nothing to learn.")
+        if len(names) > self.config.classes:
+            raise BadInput(f"the data has {len(names)} labels, but there are {self.config.classes} classes; set more.")
+        self.names.known = tuple(names)
+
+    def forward(self, prompts: Sequence[Prompt]) -> Condition:
+        """The condition of ``prompts``; BadInput for a name that was never learned."""
+        rows = [self.row(str(prompt.given.get("label", prompt.text))) for prompt in prompts]
+        return self.encode(torch.tensor(rows, dtype=torch.long, device=self.table.weight.device))
+
+    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+        """No name for each prompt, or the prompts' own names if ``only`` leaves the label alone."""
+        if only is not None and "label" not in only:
+            return self.forward(prompts)
+        return self.encode(torch.full((len(prompts),), self.config.classes, device=self.table.weight.device))
+
+    def row(self, name: str) -> int:
+        """Where the vector of ``name`` lies in the table."""
+        if name == "":
+            return self.config.classes
+        if not self.names.known:
+            raise BadInput("this conditioner knows no labels yet; train it on labelled pictures or load its weights.")
+        if name not in self.names.known:
+            raise unknown("class", name, self.names.known)
+        return self.names.known.index(name)
+
+    def encode(self, rows: Tensor) -> Condition:
+        """The tensor part, which can be compiled: ``rows`` (b,) → the condition."""
+        return Condition(vector=self.table(rows))
+
+
+class Names(nn.Module):
+    """The names of the classes in the order of their rows; they travel in the state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: tuple[str, ...] = ()
+
+    def get_extra_state(self) -> Tensor:
+        return pack(json.dumps(self.known))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.known = tuple(json.loads(unpack(state)))

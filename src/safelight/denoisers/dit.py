@@ -1,0 +1,237 @@
+"""The diffusion transformer: patches of latents as one sequence, time heard through every norm.
+
+DiT (arXiv 2212.09748) with adaLN-zero, and what has proved itself since: normed queries and keys, rotary positions on
+any number of axes, text by cross-attention (PixArt-α, arXiv 2310.00426) or in the sequence itself, and a modulation
+that all blocks share (adaLN-single, idem).
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safelight.diffusion.condition import refuse
+from safelight.errors import BadInput
+from safelight.nn.attention import CrossAttention, SelfAttention
+from safelight.nn.embeddings import TimeEmbedding
+from safelight.nn.patchify import patch_grid, patchify, unpatchify
+from safelight.nn.positions import Rotation, grid_positions, rotation, split
+from safelight.types import Condition, Latents, Shape, Tokens
+
+
+@dataclass(frozen=True)
+class Config:
+    """A diffusion transformer for latents of ``channels`` on ``axes`` spatial axes; a width of 0 closes a way in."""
+
+    channels: int = 4
+    patch: int = 2
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    axes: int = 2
+    text: Literal["none", "cross", "joint"] = "cross"
+    text_width: int = 256
+    vector_width: int = 0
+    extra_channels: int = 0
+    modulation: Literal["block", "shared"] = "block"
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name in ("vector_width", "extra_channels") and value < 0:
+                raise BadInput(f"{name} must be 0 (closed) or more, not {value}.")
+            if name not in ("vector_width", "extra_channels", "text", "modulation") and value <= 0:
+                raise BadInput(f"{name} must be above 0, not {value}.")
+        if self.text not in ("none", "cross", "joint"):
+            raise BadInput(f"text must be 'none', 'cross' or 'joint', not {self.text!r}.")
+        if self.modulation not in ("block", "shared"):
+            raise BadInput(f"modulation must be 'block' or 'shared', not {self.modulation!r}.")
+        if self.width % (2 * self.heads):
+            raise BadInput(f"a width of {self.width} does not give {self.heads} heads an even number of channels each.")
+        split(self.width // self.heads // 2, self.axes + (self.text == "joint"))
+
+    def build(self) -> "DiT":
+        """The network, freshly initialised: its answer is zero everywhere."""
+        return DiT(self)
+
+
+class DiT(nn.Module):
+    """Noisy latents (b, channels, *space), time (b,) and a condition → an answer of the latents' shape.
+
+    It takes ``tokens`` if it has text, ``vector`` and ``channels`` if they have a width; each may be left out of a
+    condition. Any other way in, and a size that the patch does not divide, is BadInput.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        volume = config.patch**config.axes
+        self.patches = nn.Linear((config.channels + config.extra_channels) * volume, config.width)
+        self.time = TimeEmbedding(config.width)
+        self.vector = nn.Linear(config.vector_width, config.width) if config.vector_width else None
+        self.text = nn.Linear(config.text_width, config.width) if config.text == "joint" else None
+        self.modulation = Modulation(config.width, 6) if config.modulation == "shared" else None
+        self.blocks = cast("list[Block]", nn.ModuleList(Block(config) for _ in range(config.depth)))
+        self.final = Final(config.width, config.channels * volume)
+        ways = {"tokens": config.text != "none", "vector": config.vector_width, "channels": config.extra_channels}
+        self.takes = frozenset(name for name, is_open in ways.items() if is_open)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier throughout; zero wherever a branch joins the trunk, so that each block starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Modulation | Final):
+                nn.init.zeros_(module.linear.weight)
+            elif isinstance(module, CrossAttention):
+                nn.init.zeros_(module.out.weight)
+
+    def prepare(self, condition: Condition) -> Condition:
+        """Project the text once for all steps; a condition that is prepared already is returned as it is.
+
+        ``tokens.projected`` becomes, for cross-attention, the keys and the values of each block in turn, (b, n, heads,
+        d) each; for joint text, the one tensor (b, n, width) that enters the sequence.
+        """
+        refuse(condition, self.takes, "this transformer")
+        tokens = condition.tokens
+        if tokens is None or tokens.projected:
+            return condition
+        values = tokens.values.to(self.patches.weight.dtype)
+        projected: tuple[Tensor, ...] = ()
+        if self.text is not None:
+            projected = (self.text(values),)
+        for block in self.blocks:
+            if block.cross is not None:
+                projected += block.cross.project(values)
+        return replace(condition, tokens=replace(tokens, projected=projected))
+
+    def forward(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
+        """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, *space)."""
+        if noisy.ndim - 2 != self.config.axes or noisy.shape[1] != self.config.channels:
+            raise BadInput(
+                f"this transformer takes {self.config.channels} channels on {self.config.axes} spatial axes, "
+                f"not latents of shape {tuple(noisy.shape)}."
+            )
+        grid = patch_grid(noisy.shape[2:], self.config.patch)
+        condition = self.prepare(condition)
+        tokens = condition.tokens
+        heard = self.hear(time, condition.vector)
+        x = self.patches(patchify(self.join(noisy, condition.channels), self.config.patch))  # (b, n, width)
+        mask, ahead = None, 0
+        if tokens is not None and self.text is not None:
+            ahead = tokens.mask.shape[1]
+            mask = F.pad(tokens.mask, (0, x.shape[1]), value=True)
+            x = torch.cat([tokens.projected[0], x], dim=1)  # (b, text + n, width)
+        turn = self.turn(grid, ahead, x.device)
+        shared = heard if self.modulation is None else self.modulation(heard)
+        for index, block in enumerate(self.blocks):
+            x = block(x, shared, turn, mask, self.asked(tokens, index))
+        answer = self.final(x[:, ahead:], heard)  # (b, n, patch^axes · channels)
+        return unpatchify(answer, self.config.patch, grid).to(noisy.dtype)
+
+    def join(self, noisy: Latents, channels: Latents | None) -> Tensor:
+        """The latents and whatever is concatenated to them, in the precision of the parameters."""
+        if self.config.extra_channels == 0:
+            return noisy.to(self.patches.weight.dtype)
+        if channels is None:
+            channels = noisy.new_zeros(noisy.shape[0], self.config.extra_channels, *noisy.shape[2:])
+        return torch.cat([noisy, channels], dim=1).to(self.patches.weight.dtype)
+
+    def hear(self, time: Tensor, vector: Tensor | None) -> Tensor:
+        """Time and vector as one embedding (b, width), ready for the modulations."""
+        heard: Tensor = self.time(time)
+        if vector is not None and self.vector is not None:
+            heard = heard + self.vector(vector.to(self.patches.weight.dtype))
+        return F.silu(heard)
+
+    def asked(self, tokens: Tokens | None, index: int) -> "Text | None":
+        """What the cross-attention of block ``index`` asks."""
+        if tokens is None or self.text is not None:
+            return None
+        keys, values = tokens.projected[2 * index : 2 * index + 2]
+        return Text(keys, values, tokens.mask)
+
+    def turn(self, grid: Shape, ahead: int, device: torch.device) -> Rotation:
+        """Where each token lies: patches on the grid; joint text before them, on an axis of its own, counted from 1."""
+        places = grid_positions(grid, device)  # (n, axes)
+        if self.text is not None:
+            words = torch.arange(1, ahead + 1, device=device)[:, None]
+            places = torch.cat([F.pad(words, (0, len(grid))), F.pad(places, (1, 0))])  # (text + n, 1 + axes)
+        return rotation(places, self.config.width // self.config.heads)
+
+
+class Text(NamedTuple):
+    """What cross-attention asks: ``keys`` and ``values`` (b, m, heads, d) and ``mask`` (b, m)."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+class Block(nn.Module):
+    """Self-attention, text, MLP; the first and the last shifted, scaled and gated by what is heard."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        self.modulation = Modulation(width, 6) if config.modulation == "block" else Table(width, 6)
+        self.attention = SelfAttention(width, config.heads)
+        self.cross = CrossAttention(width, config.text_width, config.heads) if config.text == "cross" else None
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor, heard: Tensor, turn: Rotation, mask: Tensor | None, text: Text | None) -> Tensor:
+        """``x`` (b, n, width), ``heard`` as its modulation takes it → (b, n, width)."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.modulation(heard).to(x.dtype).split(1, dim=1)
+        x = torch.addcmul(x, gate, self.attention(modulated(x, shift, scale), turn, mask))
+        if self.cross is not None and text is not None:
+            x = x + self.cross(x, *text)
+        return torch.addcmul(x, gate_mlp, self.mlp(modulated(x, shift_mlp, scale_mlp)))
+
+
+class Modulation(nn.Module):
+    """adaLN-zero: ``parts`` vectors from what is heard, (b, width) → (b, parts, width); all zero at first."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.linear = nn.Linear(width, parts * width)
+
+    def forward(self, heard: Tensor) -> Tensor:
+        vectors: Tensor = self.linear(heard).unflatten(-1, (self.parts, -1))
+        return vectors
+
+
+class Table(nn.Module):
+    """adaLN-single: what one block adds to the modulation that all share, (b, parts, width) → the same."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.offsets = nn.Parameter(torch.zeros(parts, width))
+
+    def forward(self, shared: Tensor) -> Tensor:
+        return shared + self.offsets
+
+
+class Final(nn.Module):
+    """The last modulated norm and the patches' values, (b, n, width) → (b, n, out); all zero at first."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 2)
+        self.linear = nn.Linear(width, out)
+
+    def forward(self, x: Tensor, heard: Tensor) -> Tensor:
+        shift, scale = self.modulation(heard).to(x.dtype).split(1, dim=1)
+        answer: Tensor = self.linear(modulated(x, shift, scale))
+        return answer
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights of ``x`` (b, n, width), then scaled and shifted by (b, 1, width)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)

@@ -1,0 +1,14 @@
+"""What a module knows besides weights (a tokenizer, names), as a tensor: a state dict of safetensors holds no other."""
+
+import torch
+from torch import Tensor
+
+
+def pack(text: str) -> Tensor:
+    """``text`` as the bytes of its UTF-8, uint8 (n,)."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def unpack(packed: Tensor) -> str:
+    """The text that ``pack`` was given."""
+    return bytes(packed.tolist()).decode()

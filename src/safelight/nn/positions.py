@@ -1,0 +1,53 @@
+"""Rotary positions over any number of axes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from safelight.errors import BadInput
+
+
+class Rotation(NamedTuple):
+    """A turn for each token of a sequence: ``cos`` and ``sin`` (n, d), the first half of ``sin`` negated."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Turn ``x`` (…, n, heads, d): channel i together with channel i + d/2."""
+        cos, sin = self.cos.to(x.dtype)[:, None], self.sin.to(x.dtype)[:, None]
+        left, right = x.chunk(2, dim=-1)
+        return torch.addcmul(x * cos, torch.cat([right, left], dim=-1), sin)
+
+
+def rotation(positions: Tensor, width: int, base: float = 10_000.0) -> Rotation:
+    """The turns for tokens at ``positions`` (n, axes) in heads of ``width`` channels.
+
+    The pairs of channels are shared out among the axes, each with frequencies from 1 down towards 1/``base``; the
+    product of a turned query and a turned key then depends on the offset between their positions alone (RoFormer,
+    arXiv 2104.09864). Computed anew for each grid, in float32: it costs a few thousand cosines, and nothing is left
+    behind that a change of device, precision or autograd mode could make stale.
+    """
+    shares = split(width // 2, positions.shape[1])
+    angles = [
+        positions[:, axis, None].float() * base ** -(torch.arange(share, device=positions.device) / share)
+        for axis, share in enumerate(shares)
+    ]
+    angle = torch.cat(angles, dim=-1)  # (n, d/2)
+    cos, sin = angle.cos(), angle.sin()
+    return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
+
+
+def split(pairs: int, axes: int) -> tuple[int, ...]:
+    """``pairs`` shared out among ``axes`` as evenly as they go, the first axes taking what is left over."""
+    if pairs < axes:
+        raise BadInput(f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; use fewer heads.")
+    return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))
+
+
+def grid_positions(grid: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Where the tokens of a ``grid`` lie, in the order in which they are flattened → (n, axes)."""
+    lines = [torch.arange(size, device=device) for size in grid]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(-1, len(grid))

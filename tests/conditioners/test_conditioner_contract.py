@@ -1,0 +1,103 @@
+"""What every conditioner promises, asked of each file in the folder."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+import safelight.conditioners
+from safelight.errors import BadInput
+from safelight.types import Condition, Conditioner, Prompt
+
+CONFIGS = {
+    "text": {"vocabulary": 300, "length": 16, "width": 16, "depth": 2, "heads": 2},
+    "label": {"classes": 4, "width": 16},
+}
+LESSONS = [Prompt(f"a {word} in the woods", {"label": word}) for word in ("fox", "owl", "bear")]
+PROMPTS = [*LESSONS[:2], Prompt("a bear and another bear, both of them in the deep woods", {"label": "bear"})]
+
+
+def test_every_file_of_the_folder_has_a_small_config_here():
+    files = {path.stem for path in Path(safelight.conditioners.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(CONFIGS), "add a small config to CONFIGS for each conditioner, so that its contract is tested"
+
+
+def fresh(kind: str) -> nn.Module:
+    return import_module(f"safelight.conditioners.{kind}").Config(**CONFIGS[kind]).build()
+
+
+@pytest.fixture(params=CONFIGS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def conditioner(kind):
+    torch.manual_seed(0)
+    conditioner = fresh(kind).double()
+    conditioner.learn(LESSONS)
+    return conditioner
+
+
+def parts(condition: Condition, row: int) -> list[torch.Tensor]:
+    """What one sample is told, without padding."""
+    tokens = [] if condition.tokens is None else [condition.tokens.values[row][condition.tokens.mask[row]]]
+    return tokens + ([] if condition.vector is None else [condition.vector[row]])
+
+
+def close(one: list[torch.Tensor], other: list[torch.Tensor], atol: float = 1e-6) -> bool:
+    return all(a.shape == b.shape and torch.allclose(a, b, atol=atol) for a, b in zip(one, other, strict=True))
+
+
+def test_prompts_are_told_apart_and_from_nothing(conditioner, kind):
+    assert isinstance(conditioner, Conditioner)
+    told = conditioner(PROMPTS)
+    nothing = conditioner.nothing(PROMPTS)
+    for row in range(len(PROMPTS)):
+        assert parts(told, row)
+        assert not close(parts(told, row), parts(nothing, row), atol=1e-3)
+        assert not close(parts(told, row), parts(told, row - 1), atol=1e-3)
+        assert close(parts(nothing, row), parts(conditioner([Prompt()]), 0))
+
+
+def test_only_what_is_named_is_taken_away(conditioner, kind):
+    told, taken, kept = conditioner(PROMPTS), conditioner.nothing(PROMPTS, [kind]), conditioner.nothing(PROMPTS, [])
+    for row in range(len(PROMPTS)):
+        assert close(parts(kept, row), parts(told, row))
+        assert close(parts(taken, row), parts(conditioner.nothing(PROMPTS), row))
+
+
+def test_a_prompt_does_not_know_its_batch(conditioner):
+    together = conditioner(PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        assert close(parts(conditioner([prompt]), 0), parts(together, row))
+
+
+def test_calling_before_learning_says_what_to_do(kind):
+    with pytest.raises(BadInput, match=r"train it on .* or load its weights"):
+        fresh(kind)(PROMPTS)
+
+
+def test_learning_does_not_depend_on_order_or_repetition(conditioner, kind):
+    again = fresh(kind)
+    again.learn(reversed(LESSONS * 2))
+    theirs = again.state_dict()
+    extra = [name for name in theirs if name.endswith("_extra_state")]
+    assert extra
+    assert all(torch.equal(conditioner.state_dict()[name], theirs[name]) for name in extra)
+
+
+def test_all_that_it_knows_travels_through_safetensors(conditioner, kind):
+    other = fresh(kind).double()
+    other.load_state_dict(load(save(conditioner.state_dict())))
+    for row in range(len(PROMPTS)):
+        assert close(parts(other(PROMPTS), row), parts(conditioner(PROMPTS), row), atol=0)
+
+
+def test_a_gradient_reaches_the_parameters(conditioner):
+    condition = conditioner(PROMPTS)
+    sum(part.square().sum() for row in range(3) for part in parts(condition, row)).backward()
+    assert [name for name, p in conditioner.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []

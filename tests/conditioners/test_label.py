@@ -1,0 +1,46 @@
+"""What is the label table's own."""
+
+import pytest
+import torch
+
+from safelight.conditioners.label import Config
+from safelight.errors import BadInput
+from safelight.types import Prompt
+
+
+def labelled(*names: object) -> list[Prompt]:
+    return [Prompt(given={"label": name}) for name in names]
+
+
+@pytest.fixture
+def label():
+    label = Config(classes=3, width=4).build()
+    label.learn(labelled("forest", "beach", "forest"))
+    return label
+
+
+def test_the_label_comes_before_the_text_and_the_text_before_nothing(label):
+    prompts = [Prompt("forest", {"label": "beach"}), Prompt("forest"), Prompt(), Prompt("forest", {"label": ""})]
+    assert torch.equal(label(prompts).vector, label.table.weight[[0, 1, 3, 3]])
+
+
+def test_an_unknown_name_suggests_the_nearest(label):
+    with pytest.raises(BadInput, match="unknown class 'forrest'; did you mean 'forest'"):
+        label([Prompt("forrest")])
+
+
+def test_more_names_than_classes_are_refused_and_no_names_too():
+    with pytest.raises(BadInput, match="4 labels, but there are 3 classes"):
+        Config(classes=3).build().learn(labelled("a", "b", "c", "d"))
+    with pytest.raises(BadInput, match="no picture has a label"):
+        Config().build().learn([Prompt("a fox")])
+
+
+def test_numbers_are_names(label):
+    label.learn(labelled(3, 7))
+    assert torch.equal(label([*labelled(7), Prompt("7")]).vector, label.table.weight[[1, 1]])
+
+
+def test_a_config_without_classes_is_refused():
+    with pytest.raises(BadInput, match="at least 1, not 0 and 256"):
+        Config(classes=0)
