@@ -42,8 +42,8 @@ class NoiseLevel:
 class Tokens:
     """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true where a token counts.
 
-    ``projected`` is what a denoiser's ``prepare`` made of the values once for all steps, batch first; only the
-    denoiser that made it reads it.
+    ``projected`` is what a denoiser's ``prepare`` made of the values once for all steps, (b, n, …) each, so that it
+    is padded and stacked like them; only the denoiser that made it reads it.
     """
 
     values: Float[Tensor, "b n d"]

@@ -87,12 +87,18 @@ def _layout(condition: Condition) -> tuple[str, ...]:
 
 def _tokens(same: Sequence[Tokens], join: _Join) -> Tokens:
     length = max(tokens.mask.shape[1] for tokens in same)
-    missing = [length - tokens.mask.shape[1] for tokens in same]
-    if any(missing) and same[0].projected:
-        # What a denoiser made of its tokens cannot be padded from outside.
-        raise BadInput(f"prepared tokens must have one length, got {missing} short of {length}: pad, then prepare.")
+
+    def along(tensors: Sequence[Tensor]) -> Tensor:
+        return join([_lengthened(tensor, length) for tensor in tensors])
+
     return Tokens(
-        join([F.pad(tokens.values, (0, 0, 0, gap)) for tokens, gap in zip(same, missing, strict=True)]),
-        join([F.pad(tokens.mask, (0, gap)) for tokens, gap in zip(same, missing, strict=True)]),
-        tuple(join(tensors) for tensors in zip(*[tokens.projected for tokens in same], strict=True)),
+        along([tokens.values for tokens in same]),
+        along([tokens.mask for tokens in same]),
+        tuple(along(tensors) for tensors in zip(*[tokens.projected for tokens in same], strict=True)),
     )
+
+
+def _lengthened(tensor: Tensor, length: int) -> Tensor:
+    """``tensor`` (b, n, …) with zeros, or false, behind it up to (b, length, …)."""
+    missing = length - tensor.shape[1]
+    return F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing)) if missing else tensor

@@ -1,0 +1,64 @@
+"""Make a model folder of a tiny autoencoder (TAESD) from its two public files, its scale measured on pictures.
+
+python scripts/tiny_autoencoder.py taesd_encoder.safetensors taesd_decoder.safetensors PICTURES… --out runs/tiny
+
+The files: TAESD by Ollin Boer Bohan (MIT), encoder and decoder as safetensors with the names of an nn.Sequential.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+import safelight
+from safelight.autoencoders.tiny import Config
+from safelight.data.dataset import Dataset
+from safelight.data.examples import examine
+from safelight.data.framing import Framing
+from safelight.data.sources.folder import Config as Folder
+from safelight.files import sha256
+from safelight.model import Card, LatentDiffusion
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder", type=Path)
+    parser.add_argument("decoder", type=Path)
+    parser.add_argument("pictures", nargs="+", help="folders or zips to measure the latents' scale on")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+
+    halves = {"encoder": load_file(options.encoder), "decoder": load_file(options.decoder)}
+    tiny = Config(latent_channels=halves["decoder"]["1.weight"].shape[1]).build()
+    state = tiny.state_dict()
+    for half, weights in halves.items():
+        for name, value in weights.items():
+            place, _, rest = name.partition(".")
+            ours = int(place) - (half == "decoder")  # the public decoder begins with a clamp, which has no weights
+            state[f"{half}.{ours}.{rest}"] = value.float()
+    tiny.load_state_dict(state)
+
+    source = Folder(paths=tuple(options.pictures)).build()
+    dataset = Dataset(source, examine(source), Framing(size=options.size), seed=0)
+    places = list(range(0, len(dataset), -(-len(dataset) // 512)))
+    with torch.no_grad():
+        tiny.scale.measure(tiny.encode(dataset.images(part, part)) for part in _parts(places))
+    card = Card(
+        name=options.encoder.stem.removesuffix("_encoder"),
+        summary="Tiny autoencoder by Ollin Boer Bohan; its latents' scale was measured on the pictures named below.",
+        size=(options.size, options.size),
+        licence="MIT (Ollin Boer Bohan)",
+        data=({"files": {file.name: sha256(file) for file in (options.encoder, options.decoder)}}, source.origin()),
+    )
+    safelight.save(LatentDiffusion(autoencoder=tiny, card=card), options.out)
+    print(f"saved {options.out}: mean {tiny.scale.mean.tolist()}, deviation {tiny.scale.deviation.tolist()}")
+
+
+def _parts(places: list[int]) -> list[list[int]]:
+    return [places[i : i + 16] for i in range(0, len(places), 16)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The native folder: ``config.json``, one safetensors a part, ``README.md`` (the card), ``manifest.json`` (hashes)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from safelight.config import Slot, dump, read
+from safelight.diffusion.process import Process
+from safelight.errors import BadInput
+from safelight.files import digest, sha256, writing_folder
+from safelight.model import Card, LatentDiffusion
+
+FORMAT = 1
+PARTS = {"autoencoder": Slot("autoencoders"), "conditioner": Slot("conditioners"), "denoiser": Slot("denoisers")}
+PROCESS = {"schedule": Slot("diffusion.schedule"), "prediction": Slot("diffusion.prediction")}
+
+
+def write_model(model: LatentDiffusion, folder: Path) -> None:
+    """Write the folder aside and put it in place when whole. Files of other kinds in an old folder are not kept."""
+    parts = {name: part for name in PARTS if (part := vars(model)[name]) is not None}
+    config: dict[str, Any] = {"format": FORMAT}
+    config |= {name: PARTS[name].write(part.config) for name, part in parts.items()}
+    if model.process:
+        config |= {name: slot.write(vars(model.process)[name]) for name, slot in PROCESS.items()}
+    with writing_folder(folder) as aside:
+        for name, part in parts.items():
+            save_file(contiguous(part.state_dict()), aside / f"{name}.safetensors", metadata={"format": "pt"})
+        _write_json(aside / "config.json", config | {"card": dump(replace(model.card, hash=""))})
+        (aside / "README.md").write_text(describe(model.card, parts), encoding="utf-8")
+        hashes = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+        _write_json(aside / "manifest.json", {"sha256": hashes})
+
+
+def read_model(folder: Path) -> LatentDiffusion:
+    """The model in a native folder, in the precision of its files. Every file is checked against the manifest."""
+    config = _read_json(folder / "config.json")
+    if config.get("format") != FORMAT:
+        raise BadInput(
+            f"{folder.name}: wanted a model folder of format {FORMAT}, got {config.get('format')!r}; "
+            "update Safelight or save the model again."
+        )
+    known = {"format", "card", *PARTS, *PROCESS}
+    if extra := sorted(set(config) - known):
+        raise BadInput(f"{folder.name}/config.json: unknown keys {', '.join(extra)}.")
+    _check(folder)
+    parts = {name: _part(slot, config[name], folder / f"{name}.safetensors") for name, slot in PARTS.items() if name in config}
+    process = None
+    if all(name in config for name in PROCESS):
+        process = Process(**{name: slot.read(config[name]) for name, slot in PROCESS.items()})
+    card = replace(read(Card, config.get("card", {}), "card"), hash=sha256(folder / "manifest.json"))
+    return LatentDiffusion(**parts, process=process, card=card)
+
+
+def fingerprint(part: nn.Module) -> str:
+    """One hash of a part's configuration-independent state: names, shapes and values."""
+    state = part.state_dict()
+    return digest(
+        piece
+        for name in sorted(state)
+        for piece in (name, str(tuple(state[name].shape)), state[name].float().contiguous().numpy().tobytes())
+    )
+
+
+def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as safetensors wants it: each tensor on the CPU, contiguous, with memory of its own."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a whole state dict; BadInput lists missing, unexpected and misshapen names."""
+    wanted = module.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in state]
+    problems += [f"{name} is not expected" for name in state if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, wanted {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and not name.endswith("_extra_state") and state[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" … and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise BadInput(f"{where} does not fit its configuration: {'; '.join(problems[:4])}{more}.")
+    module.load_state_dict(dict(state))
+
+
+def describe(card: Card, parts: Mapping[str, nn.Module]) -> str:
+    """The model card as Markdown."""
+    lines = [f"# {card.name}", "", card.summary, "", f"Licence: {card.licence}", ""]
+    lines += ["| part | kind | parameters |", "| --- | --- | --- |"]
+    for name, part in parts.items():
+        kind = PARTS[name].write(vars(part)["config"])["kind"]
+        lines.append(f"| {name} | {kind} | {sum(p.numel() for p in part.parameters()):,} |")
+    lines += ["", f"Native size: {card.size[1]}×{card.size[0]} pixels.", "", "## Training data", ""]
+    for origin in card.data:
+        lines.append(f"- {', '.join(f'{key}: {value}' for key, value in origin.items())}")
+    return "\n".join(lines) + "\n"
+
+
+def _part(slot: Slot, config: Any, file: Path) -> nn.Module:
+    module: nn.Module = slot.read(config).build()
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{file.parent.name}/{file.name} cannot be read: {error}.") from None
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        module.to(dtypes.pop())
+    load_strictly(module, state, f"{file.parent.name}/{file.name}")
+    return module
+
+
+def _check(folder: Path) -> None:
+    for name, wanted in _read_json(folder / "manifest.json").get("sha256", {}).items():
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder.name} is not whole: {name} is missing; get the folder again.")
+        if sha256(folder / name) != wanted:
+            raise BadInput(f"{folder.name}/{name} is corrupt: its hash is not the manifest's; get the folder again.")
+
+
+def header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Names, types and shapes of a safetensors file, from its header alone."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{str(file)!r} cannot be read as safetensors: {error}.") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path.parent.name}/{path.name} cannot be read: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path.parent.name}/{path.name}: wanted a JSON object.")
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def to_precision(model: LatentDiffusion, dtype: torch.dtype) -> LatentDiffusion:
+    """The model with every part's floating-point weights in ``dtype``, in place."""
+    for name in PARTS:
+        if (part := vars(model)[name]) is not None:
+            part.to(dtype)
+    return model

@@ -1,0 +1,223 @@
+"""Frozen dataclasses ⇄ TOML and JSON, slots that hold one of several kinds, overrides, and errors that help.
+
+A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*: its kinds are the files
+of a folder (``autoencoders/kl.py`` holds ``Config``) or the dataclasses of a file (``diffusion/samplers.py`` holds
+``Euler``). Adding a file or a class adds a kind; nothing is registered.
+"""
+
+import re
+import tomllib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import core_schema
+
+from safelight.errors import BadInput, unknown
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_HERE = Path(__file__).parent
+
+
+class Builds(Protocol[T_co]):
+    """A configuration that knows how to build what it describes."""
+
+    def build(self) -> T_co: ...
+
+
+def kind_of(value: object) -> str:
+    """The name by which a slot knows this configuration or option, such as ``kl`` or ``classifier-free``."""
+    return _kind(value if isinstance(value, type) else type(value))
+
+
+def _kind(cls: type) -> str:
+    if cls.__name__ == "Config":
+        return cls.__module__.rpartition(".")[2].replace("_", "-")
+    named: str | None = vars(cls).get("kind")
+    return named or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one of the kinds of a room, e.g. ``Slot("autoencoders")`` or ``Slot("diffusion.samplers")``.
+
+    It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where ``number`` is
+    set, such as ``"classifier-free:scale"``, also a bare number.
+    """
+
+    room: str
+    number: str | None = None
+
+    def kinds(self) -> list[str]:
+        """The names of all kinds. For a folder nothing is imported."""
+        if (_HERE / self.room.replace(".", "/")).is_dir():
+            return _files(self.room)
+        return sorted(_classes(self.room))
+
+    def config(self, kind: object) -> type:
+        """The dataclass of a kind; BadInput with the nearest name if there is none."""
+        if kind not in self.kinds():
+            raise unknown(self.word, kind, self.kinds())
+        if (_HERE / self.room.replace(".", "/")).is_dir():
+            module = import_module(f"safelight.{self.room}.{str(kind).replace('-', '_')}")
+            return vars(module)["Config"]  # type: ignore[no-any-return]
+        return _classes(self.room)[str(kind)]
+
+    @property
+    def word(self) -> str:
+        """The room's name as people say one thing of it."""
+        return self.room.rpartition(".")[2].removesuffix("s").replace("_", " ")
+
+    def read(self, value: object) -> Any:
+        """A configuration from any of the accepted forms."""
+        if is_dataclass(value) and not isinstance(value, type):
+            return self._own(value)
+        number = None if isinstance(value, bool) else _number(value)
+        if number is not None and self.number:
+            kind, _, option = self.number.partition(":")
+            return read(self.config(kind), {option: number}, self.word)
+        if isinstance(value, str):
+            kind, _, options = value.partition(":")
+            pairs = (pair.partition("=") for pair in options.split(",") if pair)
+            return self.read({"kind": kind.strip()} | {key.strip(): _parse(text) for key, _, text in pairs})
+        if isinstance(value, Mapping) and "kind" in value:
+            rest = {key: item for key, item in value.items() if key != "kind"}
+            return read(self.config(value["kind"]), rest, f"{self.word} {value['kind']}")
+        raise BadInput(f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}.")
+
+    def write(self, value: object) -> dict[str, Any]:
+        """The mapping that ``read`` makes the same configuration from."""
+        return {"kind": kind_of(value), **dump(value)}
+
+    def _own(self, value: object) -> object:
+        if self.config(kind_of(value)) is not type(value):
+            raise unknown(self.word, kind_of(value), self.kinds())
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(self.write)
+        )
+
+
+@lru_cache
+def _files(room: str) -> list[str]:
+    names = (path.stem for path in (_HERE / room.replace(".", "/")).glob("*.py"))
+    return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+
+
+@lru_cache
+def _classes(room: str) -> dict[str, type]:
+    module = import_module(f"safelight.{room}")
+    mine = (item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__)
+    return {_kind(cls): cls for cls in mine if is_dataclass(cls) and not cls.__name__.startswith("_")}
+
+
+def read(cls: type[T], value: Mapping[str, Any], where: str = "") -> T:
+    """``value`` as a ``cls``, every key known and every value of its type; BadInput says what is wrong where."""
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{where or 'configuration'}: wanted a table of options, got {value!r}.")
+    _check_keys(cls, value, where)
+    try:
+        return _adapter(cls).validate_python(dict(value))  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise _sentence(error, where) from None
+
+
+def dump(value: object) -> dict[str, Any]:
+    """A configuration as plain JSON values; ``read`` makes an equal one from them."""
+    return _adapter(type(value)).dump_python(value, mode="json")  # type: ignore[no-any-return]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; BadInput names the file and what is wrong in it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"there is no file {str(path)!r}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{str(path)!r} cannot be read as TOML: {error}.") from None
+
+
+def override(cls: type[T], config: T, changes: Sequence[str]) -> T:
+    """``config`` with changes such as ``optimiser.rate=1e-3``; only keys that exist, the nearest suggested."""
+    tree = dump(config)
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise BadInput(f"--set wants key=value, got {change!r}.")
+        *parents, last = path.strip().split(".")
+        place = tree
+        for key in parents:
+            place = _child(place, key, path)
+        _child(place, last, path)
+        place[last] = _parse(text)
+    return read(cls, tree)
+
+
+def _child(place: Any, key: str, path: str) -> Any:
+    known = list(place) if isinstance(place, dict) else []
+    if key not in known:
+        raise unknown(f"key in {path!r}:", key, known)
+    return place[key]
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value) if isinstance(value, int | float | str) else None
+    except ValueError:
+        return None
+
+
+@lru_cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
+    hints = get_type_hints(cls, include_extras=True)
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key, item in value.items():
+        place = f"{where}.{key}" if where else key
+        if key not in names:
+            raise unknown(f"key in {where or 'the configuration'}:", key, names)
+        for part in _dataclasses(hints[key]):
+            for one in item if isinstance(item, list | tuple) else [item]:
+                if isinstance(one, Mapping):
+                    _check_keys(part, one, place)
+
+
+def _dataclasses(hint: Any) -> Iterator[type]:
+    if get_origin(hint) is Annotated:
+        return  # a slot checks its own keys
+    if isinstance(hint, type) and is_dataclass(hint):
+        yield hint
+    elif get_origin(hint) in (types.UnionType, tuple, list) or str(get_origin(hint)) == "typing.Union":
+        for part in get_args(hint):
+            yield from _dataclasses(part)
+
+
+def _sentence(error: ValidationError, where: str) -> BadInput:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, BadInput):
+        return BadInput(f"{place}: {inner}" if place else str(inner))
+    if first["type"] in ("missing", "missing_argument"):
+        return BadInput(f"{place}: this key is wanted and was not given.")
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return BadInput(f"{place}: {message.removeprefix('input ')}, got {first['input']!r}.")

@@ -1,0 +1,116 @@
+"""What data is: examples, the sources that hold them, and the order in which training visits them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from safelight.errors import BadInput
+from safelight.files import digest
+from safelight.media.pictures import read_picture
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many are done."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture as it lies in its source: ``picture`` holds the file's bytes."""
+
+    name: str
+    picture: bytes
+    caption: str = ""
+    label: str | None = None
+
+
+class Source(Protocol):
+    """Pictures with captions and labels, in an order that never changes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def origin(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What reading a whole source found: the indices that are fine, the broken ones, each picture's hash."""
+
+    good: tuple[int, ...]
+    broken: tuple[str, ...]  # "name: why"
+    hashes: tuple[str, ...]  # of the good ones
+    captions: tuple[str, ...]
+    labels: tuple[str | None, ...]
+
+    @property
+    def digest(self) -> str:
+        """One hash of everything that training sees."""
+        return digest(
+            f"{picture} {caption!r} {label!r}"
+            for picture, caption, label in zip(self.hashes, self.captions, self.labels, strict=True)
+        )
+
+
+def examine(source: Source, skip_broken: bool = False, progress: Progress | None = None) -> Examination:
+    """Decode every picture once. Broken ones are named and counted: BadInput, unless they are to be skipped."""
+    good, broken, examples = [], [], []
+    for index in range(len(source)):
+        example = source[index]
+        try:
+            read_picture(example.picture, example.name)
+        except BadInput as error:
+            broken.append(str(error))
+        else:
+            good.append(index)
+            examples.append((digest([example.picture]), example.caption, example.label))
+        if progress:
+            progress(index + 1, len(source))
+    if broken and not skip_broken:
+        shown = " ".join(broken[:3])
+        raise BadInput(
+            f"{len(broken)} of {len(source)} pictures cannot be read: {shown}"
+            f"{' …' if len(broken) > 3 else ''} Mend or remove them, or set broken = \"skip\" in the recipe."
+        )
+    if not good:
+        raise BadInput(f"none of the {len(source)} pictures can be read; the first: {broken[0] if broken else '-'}")
+    hashes, captions, labels = zip(*examples, strict=True)
+    return Examination(tuple(good), tuple(broken), hashes, captions, labels)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which example comes at which position: a fresh permutation each epoch, the same for every world size.
+
+    Positions count examples since the start of training. Of each batch of ``batch`` positions, rank r of w takes
+    every w-th, so that the batch as a whole is the same however many processes share it.
+    """
+
+    count: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def index(self, position: int) -> int:
+        """The example at one position."""
+        epoch, place = divmod(position, self.count)
+        return int(self._permutation(epoch)[place])
+
+    def batches(self, batch: int, position: int = 0) -> Iterator[tuple[list[int], list[int]]]:
+        """(positions, indices) of this rank, batch after batch for ever, starting at ``position``."""
+        epoch, permutation = -1, torch.empty(0)
+        while True:
+            positions = list(range(position + self.rank, position + batch, self.world))
+            indices = []
+            for one in positions:
+                if one // self.count != epoch:
+                    epoch = one // self.count
+                    permutation = self._permutation(epoch)
+                indices.append(int(permutation[one % self.count]))
+            yield positions, indices
+            position += batch
+
+    def _permutation(self, epoch: int) -> torch.Tensor:
+        seed = int(digest([f"{self.seed} {epoch}"])[:15], 16)
+        return torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))

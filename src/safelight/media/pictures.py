@@ -1,0 +1,92 @@
+"""Pictures: bytes and PIL pictures ⇄ tensors in [-1, 1], and a recipe carried inside a PNG."""
+
+import io
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from safelight.errors import BadInput
+from safelight.files import writing
+from safelight.types import Images
+
+MOST_PIXELS = 100_000_000
+"""Pictures larger than this are refused before they are decoded."""
+
+_RECIPE = "safelight"
+
+
+def read_picture(data: bytes | Path, name: str = "picture") -> Image.Image:
+    """A whole decoded picture in RGB; transparency lies on white. BadInput names what is no picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a large picture is refused below, in our words
+            picture = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        if picture.width * picture.height > MOST_PIXELS:
+            size = f"{picture.width}×{picture.height}"
+            raise BadInput(f"{name}: {size} pixels are too many; at most {MOST_PIXELS:,} are read.")
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{name}: not a picture that can be read ({error}).") from None
+    return on_white(picture)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture in RGB, its transparency laid on white."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def to_bytes(picture: Image.Image) -> Tensor:
+    """A picture as uint8 (3, h, w)."""
+    flat = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return flat.view(picture.height, picture.width, 3).permute(2, 0, 1)
+
+
+def to_images(pictures: Sequence[Image.Image]) -> Images:
+    """Pictures of one size as float32 (b, 3, h, w) in [-1, 1]."""
+    return torch.stack([to_bytes(picture) for picture in pictures]).float() / 127.5 - 1
+
+
+def to_pictures(images: Images) -> list[Image.Image]:
+    """Images in [-1, 1] as 8-bit pictures, rounded; values outside are clamped."""
+    whole = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    return [Image.fromarray(one.permute(1, 2, 0).contiguous().numpy()) for one in whole]
+
+
+def write_png(picture: Image.Image, path: Path, recipe: Mapping[str, Any]) -> None:
+    """Save a PNG that carries how it was made, as JSON in a text chunk named ``safelight``."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(_RECIPE, json.dumps(recipe, ensure_ascii=False))
+    with writing(path) as aside:
+        picture.save(aside, format="PNG", pnginfo=info)
+
+
+def read_recipe(path: Path) -> dict[str, Any] | None:
+    """The recipe inside a PNG of ours, or None."""
+    with Image.open(path) as picture:
+        picture.load()
+        text = picture.info.get(_RECIPE)
+    return dict(json.loads(text)) if isinstance(text, str) else None
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 2) -> Image.Image:
+    """Rows of pictures on one white sheet, every cell as large as the largest picture."""
+    wide = max(picture.width for row in rows for picture in row)
+    high = max(picture.height for row in rows for picture in row)
+    columns = max(len(row) for row in rows)
+    page = Image.new("RGB", (columns * (wide + gap) - gap, len(rows) * (high + gap) - gap), "white")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            page.paste(picture, (x * (wide + gap), y * (high + gap)))
+    return page

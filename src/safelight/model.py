@@ -1,0 +1,57 @@
+"""The assembly: an autoencoder, a conditioner, a denoiser and the process between them, with the model's card."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from safelight.diffusion.process import Process
+from safelight.errors import BadInput
+from safelight.settings import Settings
+from safelight.types import Autoencoder, Conditioner, Denoiser
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person wants to know of a model, kept with its weights."""
+
+    name: str = "unnamed"
+    summary: str = ""
+    size: tuple[int, int] = (256, 256)  # native height and width, in pixels
+    settings: Settings = field(default_factory=Settings)
+    licence: str = "not stated"
+    data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
+    origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
+    hash: str = ""  # of the files it was read from
+
+
+@dataclass(frozen=True, eq=False)
+class LatentDiffusion:
+    """The parts of a model. One that a file lacks is None; ``part`` says what to add when it is needed."""
+
+    autoencoder: Autoencoder | None = None
+    conditioner: Conditioner | None = None
+    denoiser: Denoiser | None = None
+    process: Process | None = None
+    card: Card = field(default_factory=Card)
+
+    def need(self) -> "Whole":
+        """All parts, or BadInput that names the missing ones."""
+        a, c, d, p = self.autoencoder, self.conditioner, self.denoiser, self.process
+        if a is None or c is None or d is None or p is None:
+            parts = {"autoencoder": a, "conditioner": c, "denoiser": d, "process": p}
+            missing = ", ".join(name for name, part in parts.items() if part is None)
+            raise BadInput(
+                f"the model {self.card.name!r} has no {missing}; load a model that holds it, or train it first."
+            )
+        return Whole(a, c, d, p, self.card)
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A model of which no part is missing."""
+
+    autoencoder: Autoencoder
+    conditioner: Conditioner
+    denoiser: Denoiser
+    process: Process
+    card: Card

@@ -1,0 +1,50 @@
+"""The autoencoder's own scale and shift, so that everyone else meets latents of zero mean and unit variance."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from safelight.types import Encoding, Latents
+
+
+class LatentScale(nn.Module):
+    """Per-channel mean and deviation of raw latents, measured once after training: 0 and 1 until then."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def standard(self, raw: Encoding) -> Encoding:
+        """An encoding of raw latents (b, c, *space) in standard units."""
+        mean, deviation = (self._along(one, raw.mean) for one in (self.mean, self.deviation))
+        return Encoding(
+            (raw.mean - mean) / deviation, None if raw.deviation is None else raw.deviation / deviation
+        )
+
+    def raw(self, latents: Latents) -> Latents:
+        """Standard latents in the units of the decoder."""
+        return latents * self._along(self.deviation, latents) + self._along(self.mean, latents)
+
+    @torch.no_grad()
+    def measure(self, encodings: Iterable[Encoding]) -> None:
+        """Take mean and deviation from encodings made with the present scale, so that it may be measured again."""
+        count, total, square = 0, 0.0, 0.0
+        for encoding in encodings:
+            flat = encoding.mean.double().transpose(0, 1).flatten(1)  # (c, n)
+            spread = 0.0 if encoding.deviation is None else encoding.deviation.double().square()
+            count += flat.shape[1]
+            total = total + flat.sum(1)
+            added = spread if isinstance(spread, float) else spread.transpose(0, 1).flatten(1)
+            square = square + (flat.square() + added).sum(1)
+        mean = torch.as_tensor(total / count)
+        deviation = (torch.as_tensor(square / count) - mean.square()).sqrt()
+        self.mean.add_((mean * self.deviation).to(self.mean))
+        self.deviation.mul_(deviation.to(self.deviation))
+
+    def _along(self, values: Tensor, latents: Tensor) -> Tensor:
+        return values.view(-1, *[1] * (latents.dim() - 2)).to(latents.dtype)

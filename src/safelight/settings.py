@@ -1,0 +1,49 @@
+"""How a task is carried out, by names that are resolved when used: None means the model card's own default."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from safelight.config import Slot
+from safelight.errors import BadInput
+
+SAMPLER = Slot("diffusion.samplers")
+SPACING = Slot("diffusion.spacing")
+GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
+
+MOST_STEPS = 10_000
+MOST_PICTURES = 1_000
+
+
+def _within(name: str, value: int | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        raise BadInput(f"{name}: wanted a whole number from {least:,} to {most:,}, got {value:,}.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The fields in any form that their slot reads, e.g. ``sampler="euler:eta=1"`` or ``guidance=4.5``.
+
+    Picture i of ``count`` has the seed ``seed + i``, so each can be made again alone.
+    """
+
+    steps: int | None = None
+    sampler: str | Mapping[str, Any] | None = None
+    spacing: str | Mapping[str, Any] | None = None
+    guidance: float | str | Mapping[str, Any] | None = None
+    seed: int | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        _within("steps", self.steps, 1, MOST_STEPS)
+        _within("count", self.count, 1, MOST_PICTURES)
+        _within("seed", self.seed, 0, 2**63 - MOST_PICTURES)
+
+    def over(self, base: "Settings") -> "Settings":
+        """These settings, with ``base`` where they say nothing."""
+        said = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
+        return replace(base, **said)
+
+
+DEFAULTS = Settings(steps=20, sampler="dpmpp2m", spacing="uniform", guidance=4.0, seed=0, count=1)
+"""What holds where neither the request nor the model's card says anything."""

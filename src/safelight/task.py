@@ -1,0 +1,41 @@
+"""What a task is: a frozen dataclass whose ``start`` says where sampling begins and how it ends."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from safelight.model import Whole
+    from safelight.types import Denoise, Latents, NoiseSource, Prompt
+
+
+def _same_denoise(denoise: "Denoise") -> "Denoise":
+    return denoise
+
+
+def _same_pictures(pictures: "list[Image.Image]") -> "list[Image.Image]":
+    return pictures
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a run begins: noisy ``latents`` at time ``begin``, a prompt and a negative one for each picture.
+
+    ``wrap`` goes around the waist (masks, tiles); ``finish`` acts on the 8-bit pictures, so that kept pixels stay
+    exact.
+    """
+
+    latents: "Latents"
+    prompts: "Sequence[Prompt]"
+    negatives: "Sequence[Prompt]"
+    begin: float = 1.0
+    wrap: "Callable[[Denoise], Denoise]" = _same_denoise
+    finish: "Callable[[list[Image.Image]], list[Image.Image]]" = _same_pictures
+
+
+class Task(Protocol):
+    """A request, which is also the options of a command and the body of an HTTP call."""
+
+    def start(self, model: "Whole", noise: "NoiseSource", count: int) -> Start: ...

@@ -1,0 +1,36 @@
+"""A picture from a prompt."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from safelight.errors import BadInput
+from safelight.task import Start
+
+if TYPE_CHECKING:
+    from safelight.model import Whole
+    from safelight.types import NoiseSource
+
+LONGEST_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """Make a picture of what ``prompt`` says; on a class-conditional model the prompt is the class's name."""
+
+    prompt: str = field(default="", metadata={"help": "What the picture shows. Empty: whatever comes."})
+    negative: str = field(default="", metadata={"help": "What it should not show; needs guidance."})
+    width: int | None = field(default=None, metadata={"help": "In pixels. Default: the model's own size."})
+    height: int | None = field(default=None, metadata={"help": "In pixels. Default: the model's own size."})
+
+    def __post_init__(self) -> None:
+        for name, side in {"width": self.width, "height": self.height}.items():
+            if side is not None and not 1 <= side <= LONGEST_SIDE:
+                raise BadInput(f"{name}: wanted 1 to {LONGEST_SIDE} pixels, got {side}.")
+
+    def start(self, model: "Whole", noise: "NoiseSource", count: int) -> Start:
+        """Pure noise of the latents' shape. BadInput if the autoencoder cannot make the size."""
+        from safelight.types import Prompt
+
+        height, width = self.height or model.card.size[0], self.width or model.card.size[1]
+        shape = model.autoencoder.latent_shape((count, 3, height, width))
+        return Start(noise(shape), [Prompt(self.prompt)] * count, [Prompt(self.negative)] * count)

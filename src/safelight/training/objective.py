@@ -1,0 +1,65 @@
+"""What a loop trains: parameter groups, each with its own loss and optimiser."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Tensor, nn
+
+from safelight.data.dataset import Dataset
+from safelight.model import Card, LatentDiffusion
+
+Report = Callable[[str, int, int], None]
+"""Told what is under way, how much is done, and of how much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that one optimiser updates, from update ``begins`` on."""
+
+    name: str
+    parameters: Mapping[str, nn.Parameter]
+    begins: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A scalar to descend, and what is worth writing down beside it."""
+
+    total: Tensor
+    measured: Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """One stage of training. ``parts`` are saved; ``groups`` are updated in their order, each by its own loss.
+
+    A batch is made of positions in the order of training and indices of the dataset; all randomness is keyed by
+    position, so that a resumed or divided run draws the same.
+    """
+
+    parts: Mapping[str, nn.Module]
+    groups: Sequence[Group]
+
+    def prepare(self, datasets: Sequence[Dataset], report: Report) -> None: ...
+
+    def batch(self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]) -> Any: ...
+
+    def loss(self, group: str, batch: Any) -> Loss: ...
+
+    def judge(self, batch: Any) -> Mapping[str, Tensor]: ...
+
+    def sheet(self, dataset: Dataset) -> Image.Image: ...
+
+    def model(self, card: Card, dataset: Dataset) -> LatentDiffusion: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a run hands to the objective that it builds."""
+
+    seed: int
+    cache: Path
+    device: Any
+    dtype: Any

@@ -1,0 +1,86 @@
+"""The recipe of a run: one frozen, validated configuration, read from TOML."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
+
+from safelight.config import Builds, Slot
+from safelight.data.examples import Source
+from safelight.data.framing import Framing
+from safelight.errors import BadInput
+from safelight.training.objective import Objective, Setting
+from safelight.training.optimisers import Adamw
+
+
+class BuildsObjective(Protocol):
+    """The configuration of a stage."""
+
+    def build(self, setting: Setting) -> Objective: ...
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Linear warm-up to ``peak``, then constant, or down to ``floor`` of it along a cosine or a line."""
+
+    peak: float = 1e-4
+    warmup: int = 100  # updates
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    floor: float = 0.0
+
+    def at(self, update: int, updates: int) -> float:
+        """The rate of an update, counted from 0, of ``updates`` in all."""
+        if update < self.warmup:
+            return self.peak * (update + 1) / self.warmup
+        done = (update - self.warmup) / max(1, updates - self.warmup)
+        falls = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * min(1.0, done)))}
+        return self.peak * (self.floor + (1 - self.floor) * max(0.0, falls[self.decay]))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How long, how many at once, how finely."""
+
+    updates: int = 10_000
+    batch: int = 32  # pictures an update, over all processes and micro-batches
+    accumulate: int = 1  # micro-batches an update
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the compute; master weights are fp32
+    device: str = "auto"
+    ema: float = 0.999  # decay of the running mean of the weights that is saved and judged; 0: none
+    clip: float = 1.0  # largest norm of a group's gradient; 0: no limit
+
+    def __post_init__(self) -> None:
+        if self.updates < 1 or self.batch < 1 or not 1 <= self.accumulate <= self.batch:
+            raise BadInput(
+                "loop: wanted updates ≥ 1, batch ≥ 1 and accumulate from 1 to batch, "
+                f"got {self.updates}, {self.batch} and {self.accumulate}."
+            )
+        if not 0 <= self.ema < 1:
+            raise BadInput(f"loop: wanted ema from 0 to below 1, got {self.ema}.")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How often to look, in updates; 0: only at the end."""
+
+    write: int = 20  # a line of metrics
+    check: int = 500  # validation
+    sheet: int = 500  # a picture of where it stands
+    save: int = 250  # a checkpoint
+    keep: int = 2  # checkpoints
+    pictures: int = 256  # judged at a check
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. ``data`` is trained on; ``validation`` is only looked at (without it, some of ``data`` is)."""
+
+    objective: Annotated[BuildsObjective, Slot("training.objectives")]
+    data: Annotated[Builds[Source], Slot("data.sources")]
+    title: str = ""
+    validation: Annotated[Builds[Source], Slot("data.sources")] | None = None
+    framing: Framing = field(default_factory=Framing)
+    optimiser: Annotated[Any, Slot("training.optimisers")] = field(default_factory=Adamw)
+    rate: Rate = field(default_factory=Rate)
+    loop: Loop = field(default_factory=Loop)
+    watch: Watch = field(default_factory=Watch)
+    seed: int = 0

@@ -1,0 +1,105 @@
+"""The state of a run between two updates: weights, their running mean, the optimisers' memory. Exact to the bit."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from safelight.checkpoints.native import contiguous, load_strictly
+from safelight.errors import BadInput
+from safelight.files import writing_folder
+from safelight.training.objective import Group
+
+
+class Ema:
+    """A running mean of parameters (decay grows to ``decay`` from the start, so that early ones are forgotten)."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self._parameters = parameters
+        self.mean = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, update: int) -> None:
+        """Take in the parameters as they are after ``update`` updates."""
+        keep = min(self.decay, (1 + update) / (10 + update))
+        torch._foreach_lerp_(list(self.mean.values()), [p.detach() for p in self._parameters.values()], 1 - keep)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within the block the parameters are their running means; after it they are exactly as before."""
+        kept = {name: p.detach().clone() for name, p in self._parameters.items()}
+        try:
+            self._set(self.mean)
+            yield
+        finally:
+            self._set(kept)
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, p in self._parameters.items():
+            p.copy_(values[name])
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Everything that changes while a run goes on, but for the count of updates."""
+
+    parts: Mapping[str, nn.Module]
+    groups: Sequence[Group]
+    optimisers: Mapping[str, torch.optim.Optimizer]
+    ema: Mapping[str, Ema]
+
+    def save(self, folder: Path, update: int) -> None:
+        """Write a checkpoint folder, aside and then renamed."""
+        tensors: dict[str, Tensor] = {}
+        for name, part in self.parts.items():
+            tensors |= {f"weights/{name}/{key}": value for key, value in part.state_dict().items()}
+        for group in self.groups:
+            tensors |= {f"ema/{group.name}/{key}": value for key, value in self.ema[group.name].mean.items()}
+            for key, p in group.parameters.items():
+                memory = self.optimisers[group.name].state.get(p, {})
+                tensors |= {f"optimiser/{group.name}/{key}/{what}": value for what, value in memory.items()}
+        with writing_folder(folder) as aside:
+            save_file(contiguous(tensors), aside / "state.safetensors")
+            (aside / "state.json").write_text(json.dumps({"update": update}), encoding="utf-8")
+
+    def load(self, folder: Path) -> int:
+        """Take on a checkpoint; returns the count of updates behind it."""
+        try:
+            tensors = load_file(folder / "state.safetensors")
+            update = int(json.loads((folder / "state.json").read_text())["update"])
+        except Exception as error:
+            raise BadInput(
+                f"the checkpoint {str(folder)!r} cannot be read ({error}); remove it to go on from the one before."
+            ) from None
+        for name, part in self.parts.items():
+            load_strictly(part, _below(tensors, f"weights/{name}/"), str(folder))
+        for group in self.groups:
+            self._recall(group, tensors)
+        return update
+
+    def _recall(self, group: Group, tensors: Mapping[str, Tensor]) -> None:
+        mean = _below(tensors, f"ema/{group.name}/")
+        optimiser = self.optimisers[group.name]
+        for key, p in group.parameters.items():
+            self.ema[group.name].mean[key].copy_(mean[key])
+            memory = _below(tensors, f"optimiser/{group.name}/{key}/")
+            if memory:
+                optimiser.state[p] = {what: _like(p, value) for what, value in memory.items()}
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _like(p: nn.Parameter, value: Tensor) -> Tensor:
+    """A memory on the device and in the layout of its parameter; counts of steps stay on the CPU."""
+    if value.shape != p.shape or not value.dim():
+        return value
+    return torch.empty_like(p, dtype=value.dtype).copy_(value)
