@@ -1,0 +1,218 @@
+"""The rules of docs/house.md as functions: each takes the modules of a tree and returns what strays, as text."""
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+FLOORS = [
+    ["errors", "types", "diffusion", "config"],
+    ["files", "nn", "media"],
+    ["autoencoders", "denoisers", "conditioners", "adapters", "features", "data", "governance"],
+    ["model", "checkpoints", "runtime"],
+    ["tasks", "generate"],
+    ["evaluation"],
+    ["training"],
+    ["service", "web", "cli"],
+]
+ROOMS = [room for floor in FLOORS for room in floor]
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class Module(NamedTuple):
+    name: str  # dotted, "safelight.nn.__init__" for a package
+    text: str
+    tree: ast.Module
+
+    @property
+    def room(self) -> str:
+        return self.name.split(".")[1]
+
+
+House = dict[str, Module]
+
+
+def house(sources: dict[str, str]) -> House:
+    return {name: Module(name, text, ast.parse(text)) for name, text in sources.items()}
+
+
+def built(folder: Path) -> House:
+    paths = sorted(folder.rglob("*.py"))
+    return house({".".join(p.relative_to(folder).with_suffix("").parts): p.read_text("utf-8") for p in paths})
+
+
+def imports(module: Module, deep: bool = True) -> Iterator[tuple[int, str]]:
+    """The line and dotted name of each import; unless ``deep``, only of those that run when the module is imported."""
+    nodes: list[ast.AST] = [module.tree]
+    while nodes:
+        match nodes.pop():
+            case ast.Import(names, lineno=line):
+                yield from ((line, alias.name) for alias in names)
+            case ast.ImportFrom(base, names, level, lineno=line):
+                above = module.name.split(".")[:-level] if level else []
+                yield from ((line, ".".join([*above, *filter(None, [base]), alias.name])) for alias in names)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda() if not deep:
+                pass
+            case ast.If(test, _, orelse) if not deep and ast.unparse(test).endswith("TYPE_CHECKING"):
+                nodes += orelse
+            case node:
+                nodes += ast.iter_child_nodes(node)
+
+
+def functions(home: House) -> Iterator[tuple[Module, ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    for module in home.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, FUNCTION):
+                yield module, node, f"{module.name}:{node.lineno} {node.name}"
+
+
+def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, *filter(None, [node.args.vararg])]
+    return [argument for argument in given if argument.arg not in ("self", "cls")]
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def without_floor(home: House) -> list[str]:
+    return [name for name, module in home.items() if module.room not in [*ROOMS, "__init__"]]
+
+
+def upward(home: House) -> list[str]:
+    """A room sees the lower floors and, but for floor 2, those named before it on its own. The package's public names
+    reach up to ``generate``, so only the floors above that may use them; its version is everyone's."""
+
+    def may(mine: str, theirs: str) -> bool:
+        here, there = FLOOR.get(mine, -1), FLOOR.get(theirs, FLOOR["generate"])
+        same = here == there != 2 and theirs in ROOMS and ROOMS.index(theirs) < ROOMS.index(mine)
+        return mine == theirs or there < here or same
+
+    found = []
+    for module in home.values():
+        for line, dotted in imports(module):
+            package, other, *_ = [*dotted.split("."), ""]
+            if package == "safelight" and module.room != "__init__" and other != "__version__":
+                found += [] if may(module.room, other) else [f"{module.name}:{line} {dotted}"]
+    return found
+
+
+def ground_floor(home: House) -> list[str]:
+    outside = {*sys.stdlib_module_names, "torch", "einops", "jaxtyping"}
+    inside = ("safelight.types", "safelight.errors", "safelight.diffusion")
+    found = [(m, line, name) for m in home.values() if m.room in ("types", "diffusion") for line, name in imports(m)]
+    return [
+        f"{m.name}:{line} {name}"
+        for m, line, name in found
+        if name.split(".")[0] not in outside and not f"{name}.".startswith(tuple(f"{room}." for room in inside))
+    ]
+
+
+def torch(home: House) -> list[str]:
+    """Torch, directly or through another module: never in the torchless rooms, at the doors only inside functions."""
+
+    def run_by(dotted: str) -> list[str]:
+        parts = dotted.split(".")
+        heads = [".".join(parts[: n + 1]) for n in range(len(parts))]
+        return ["torch", *heads] if parts[0] == "torch" else [*heads, *(f"{head}.__init__" for head in heads)]
+
+    heavy, before = {"torch"}, 0
+    while len(heavy) > before:
+        before = len(heavy)
+        heavy |= {
+            m.name for m in home.values() for _, name in imports(m, deep=False) if heavy.intersection(run_by(name))
+        }
+    deep = {"governance": True, "config": True, "errors": True, "tasks": False, "cli": False, "__init__": False}
+    return [
+        f"{m.name}:{line} {name}"
+        for m in home.values()
+        if m.room in deep
+        for line, name in imports(m, deep[m.room])
+        if heavy.intersection(run_by(name))
+    ]
+
+
+def long_files(home: House, limit: int = 400) -> list[str]:
+    return [name for name, module in home.items() if len(module.text.splitlines()) > limit]
+
+
+def long_functions(home: House) -> list[str]:
+    sizes = [length(node) for _, node, _ in functions(home)]
+    found = [f"{where}: {length(node)} lines" for _, node, where in functions(home) if length(node) > 70]
+    short = sum(size < 35 for size in sizes)
+    return found + ([] if 10 * short >= 9 * len(sizes) else [f"only {short} of {len(sizes)} functions under 35 lines"])
+
+
+def many_parameters(home: House) -> list[str]:
+    limit = {module.name: 8 if FLOOR.get(module.room) == 0 else 10 for module in home.values()}
+    return [where for module, node, where in functions(home) if len(parameters(node)) > limit[module.name]]
+
+
+def large_configs(home: House) -> list[str]:
+    classes = [
+        (name, node)
+        for name, module in home.items()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ClassDef) and node.name == "Config"
+    ]
+    fields = {
+        node: [x for x in node.body if isinstance(x, ast.AnnAssign) and "ClassVar" not in ast.unparse(x.annotation)]
+        for _, node in classes
+    }
+    return [f"{name}:{node.lineno} {len(fields[node])} fields" for name, node in classes if len(fields[node]) > 12]
+
+
+def unannotated(home: House) -> list[str]:
+    return [
+        where
+        for _, node, where in functions(home)
+        if node.returns is None or any(argument.annotation is None for argument in parameters(node))
+    ]
+
+
+def keyword_soup(home: House) -> list[str]:
+    return [where for _, node, where in functions(home) if node.args.kwarg]
+
+
+def forbidden_calls(home: House) -> list[str]:
+    def bad(call: ast.Call) -> bool:
+        called = ast.unparse(call.func).split(".")[-1]
+        strict = [*call.args[1:2], *(word.value for word in call.keywords if word.arg == "strict")]
+        lax = any(isinstance(value, ast.Constant) and value.value is False for value in strict)
+        return called == "hasattr" or (called == "load_state_dict" and lax)
+
+    calls = [(m, node) for m in home.values() for node in ast.walk(m.tree) if isinstance(node, ast.Call)]
+    return [f"{m.name}:{call.lineno} {ast.unparse(call)}" for m, call in calls if bad(call)]
+
+
+def code_lines(module: Module) -> list[tuple[int, str]]:
+    """The numbered lines that say something: no imports, docstrings, comments, blanks or lone punctuation."""
+    lines = module.text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(module.tree):
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if text or isinstance(node, ast.Import | ast.ImportFrom):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    said = [(number, " ".join(line.split())) for number, line in enumerate(lines, 1)]
+    return [(number, line) for number, line in said if re.search(r"\w", line)]
+
+
+def repeated(home: House, span: int = 6) -> list[str]:
+    first: dict[tuple[str, ...], str] = {}
+    found = []
+    for module in home.values():
+        lines = code_lines(module)
+        for start in range(len(lines) - span + 1):
+            here, passage = f"{module.name}:{lines[start][0]}", tuple(line for _, line in lines[start : start + span])
+            if passage in first:
+                found.append(f"{here} repeats {first[passage]}: {passage[0]}")
+            first.setdefault(passage, here)
+    return found
