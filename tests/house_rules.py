@@ -13,11 +13,11 @@ FLOORS = [
     ["errors", "types", "diffusion", "config"],
     ["files", "nn", "media"],
     ["autoencoders", "denoisers", "conditioners", "adapters", "features", "data", "governance"],
-    ["model", "checkpoints", "runtime"],
-    ["tasks", "generate"],
+    ["settings", "model", "runtime", "checkpoints"],
+    ["task", "tasks", "generate"],
     ["evaluation"],
     ["training"],
-    ["service", "web", "cli"],
+    ["progress", "inspection", "service", "web", "cli"],
 ]
 ROOMS = [room for floor in FLOORS for room in floor]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

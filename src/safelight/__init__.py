@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from safelight.checkpoints import save as save
     from safelight.errors import BadInput as BadInput
     from safelight.errors import SafelightError as SafelightError
-    from safelight.generate import Settings as Settings
     from safelight.generate import generate as generate
     from safelight.generate import steps as steps
     from safelight.model import LatentDiffusion as LatentDiffusion
+    from safelight.settings import Settings as Settings
     from safelight.tasks.text_to_image import TextToImage as TextToImage
 
 try:
@@ -24,7 +24,7 @@ _PUBLIC = {
     "BadInput": "safelight.errors",
     "LatentDiffusion": "safelight.model",
     "SafelightError": "safelight.errors",
-    "Settings": "safelight.generate",
+    "Settings": "safelight.settings",
     "TextToImage": "safelight.tasks.text_to_image",
     "generate": "safelight.generate",
     "load": "safelight.checkpoints",

@@ -1,17 +1,22 @@
 """The command line: thin verbs. Nothing heavy is imported before a verb needs it."""
 
+import json
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import Field, field, fields, make_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 
-from safelight.errors import SafelightError
+from safelight.config import Slot
+from safelight.errors import BadInput, SafelightError
+from safelight.settings import Settings
 
 app = typer.Typer(
     help="Latent diffusion that you own: train, generate, judge and serve image models.",
@@ -21,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 err = Console(stderr=True, highlight=False)
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def _version(asked: bool) -> None:
@@ -45,7 +53,7 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set loop.updates=2000")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: QUIET = False,
 ) -> None:
     """Train an autoencoder or a denoiser by a recipe; interrupted runs go on where they were.
 
@@ -59,16 +67,110 @@ def train(
     from safelight.training.run import open_run
 
     opened = open_run(target, run, tuple(changes or ()))
+    last = None
     with opened.claim(), _stopping() as stop, Bars(err, quiet) as bars:
-        last = None
         for last in training(opened, cache_folder(), bars.report, stop):
-            shown = {name.partition("/")[2]: value for name, value in last.measured.items() if name.endswith("/loss")}
-            text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-            bars.report("training", last.update, last.updates, f"{text}  {last.pictures_a_second:.1f} pictures/s")
+            losses = [f"{value:.4f}" for name, value in last.measured.items() if name.endswith("/loss")]
+            note = f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s"
+            bars.report("training", last.update, last.updates, note)
     if last is not None and last.update < last.updates:
         err.print(f"saved at update {last.update}; go on with: safelight train {opened.folder}")
         raise typer.Exit(130)
     err.print(f"done: {opened.folder / 'model'}")
+
+
+@app.command()
+def inspect(
+    source: Annotated[str, typer.Argument(help="A model, a run folder, or a picture that was made here.")] = "stickers",
+    as_json: JSON = False,
+) -> None:
+    """Say what a model consists of, how far a run is, or how a picture was made.
+
+    Example: safelight inspect stickers
+    """
+    from safelight.inspection import inspect as look
+    from safelight.inspection import show
+
+    found = look(source)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        show(found, Console(highlight=False))
+
+
+def _verb(task: type[Any]) -> type:
+    """The command of a task, as a dataclass: its fields are the task's, those of ``Settings`` and these."""
+    sized = {"width", "height"} <= {one.name for one in fields(task)}
+    own = [one for one in fields(task) if one.name not in ("width", "height")]
+    options = [_option(task, one, argument=number == 0) for number, one in enumerate(own)]
+    size = Annotated[str | None, typer.Option(metavar="N or WxH", help="In pixels. Default: the model's own size.")]
+    options += [("size", size, field(default=None))] if sized else []
+    options += [_option(Settings, one) for one in fields(Settings)]
+    options += [
+        ("out", Annotated[Path, typer.Option("--out", "-o", help="A PNG; more get -1, -2, …")], Path("out.png")),
+        ("model", Annotated[str, typer.Option("--model", "-m", help="A name, model or run folder.")], "stickers"),
+        ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
+        ("precision", Annotated[str, typer.Option(help="auto, fp32 or bf16.")], "auto"),
+        ("as_json", JSON, False),
+        ("quiet", QUIET, False),
+    ]
+
+    def perform(self: Any) -> None:
+        given = vars(self)
+        width, height = _sides(given.get("size"))
+        sides = {"width": width, "height": height} if sized else {}
+        asked = task(**{one.name: given[one.name] for one in own}, **sides)
+        settings = Settings(**{one.name: given[one.name] for one in fields(Settings)})
+        _make(asked, settings, self)
+
+    command = make_dataclass(f"Command{task.__name__}", options, namespace={"__post_init__": perform})
+    command.__doc__ = f"{task.__doc__}\n\nExample: safelight {task.verb} {task.example}"
+    return command
+
+
+def _option(cls: type[Any], one: Field[Any], argument: bool = False) -> tuple[str, Any, Any]:
+    """A field as a command's option, or as its argument; what a slot reads is given as text."""
+    hint = get_type_hints(cls)[one.name]
+    kind = hint if hint in (str, bool, int, float, int | None, float | None, str | None) else str | None
+    meaning = one.metadata["help"]
+    how = typer.Argument(help=meaning) if argument else typer.Option(help=meaning)
+    return one.name, Annotated[kind, how], one.default
+
+
+def _sides(size: str | None) -> tuple[int | None, int | None]:
+    if size is None:
+        return None, None
+    sides = re.fullmatch(r"(\d{1,9})(?:[x×](\d{1,9}))?", size.strip().lower())
+    if sides is None:
+        raise BadInput(f"--size: wanted pixels such as 128 or 160x128, got {size!r}.")
+    return int(sides[1]), int(sides[2] or sides[1])
+
+
+def _make(task: Any, settings: Settings, options: Any) -> None:
+    """Carry out a task, with a bar; save its pictures with their recipes, and say where they are."""
+    if options.out.suffix.lower() != ".png":
+        raise BadInput(f"--out: wanted a name that ends in .png, got {str(options.out)!r}.")
+    from safelight.checkpoints import load
+    from safelight.generate import generate, recipe, resolve
+    from safelight.media.pictures import write_png
+    from safelight.progress import Bars
+
+    model = load(options.model, options.device, options.precision)
+    settings = resolve(model, settings)
+    with Bars(err, options.quiet) as bars:
+        pictures = generate(model, task, settings, lambda step: bars.report("sampling", step.index + 1, step.total))
+    made: list[dict[str, Any]] = []
+    for index, picture in enumerate(pictures):
+        path = options.out if len(pictures) == 1 else options.out.with_stem(f"{options.out.stem}-{index + 1}")
+        how = recipe(model, task, settings, index)
+        write_png(picture, path, how)
+        made.append({"file": str(path), "recipe": how})
+    names = "\n".join(one["file"] for one in made)
+    typer.echo(json.dumps(made, indent=2, ensure_ascii=False) if options.as_json else names)
+
+
+for _task in Slot("tasks").all():
+    app.command(_task.verb)(_verb(_task))
 
 
 @contextmanager
@@ -102,7 +204,7 @@ def main() -> None:
     try:
         app()
     except SafelightError as error:
-        err.print(f"[bold red]error:[/] {error}", markup=True)
+        err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("stopped")

@@ -1,14 +1,15 @@
 """Frozen dataclasses ⇄ TOML and JSON, slots that hold one of several kinds, overrides, and errors that help.
 
 A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*: its kinds are the files
-of a folder (``autoencoders/kl.py`` holds ``Config``) or the dataclasses of a file (``diffusion/samplers.py`` holds
-``Euler``). Adding a file or a class adds a kind; nothing is registered.
+of a folder (``autoencoders/kl.py`` holds ``Config``, ``tasks/text_to_image.py`` holds ``TextToImage``) or the
+dataclasses of a file (``diffusion/samplers.py`` holds ``Euler``). Adding a file or a class adds a kind; nothing is
+registered.
 """
 
 import re
 import tomllib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -65,10 +66,13 @@ class Slot:
         """The dataclass of a kind; BadInput with the nearest name if there is none."""
         if kind not in self.kinds():
             raise unknown(self.word, kind, self.kinds())
-        if (_HERE / self.room.replace(".", "/")).is_dir():
-            module = import_module(f"safelight.{self.room}.{str(kind).replace('-', '_')}")
-            return vars(module)["Config"]  # type: ignore[no-any-return]
-        return _classes(self.room)[str(kind)]
+        is_folder = (_HERE / self.room.replace(".", "/")).is_dir()
+        file = f"{self.room}.{str(kind).replace('-', '_')}" if is_folder else self.room
+        return _classes(file)[str(kind)]
+
+    def all(self) -> list[type[Any]]:
+        """The dataclasses of all kinds; imports every file of the room."""
+        return [self.config(kind) for kind in self.kinds()]
 
     @property
     def word(self) -> str:
@@ -183,14 +187,12 @@ def _number(value: object) -> float | None:
         return None
 
 
-@lru_cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+_adapter: Callable[[type], TypeAdapter[Any]] = lru_cache(TypeAdapter)
 
 
 def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
     hints = get_type_hints(cls, include_extras=True)
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    names = [field.name for field in fields(cls)]
     for key, item in value.items():
         place = f"{where}.{key}" if where else key
         if key not in names:

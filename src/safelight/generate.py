@@ -114,5 +114,3 @@ def _device(model: Whole) -> torch.device:
     if isinstance(model.denoiser, nn.Module):
         return next(model.denoiser.parameters()).device
     return torch.device("cpu")
-
-

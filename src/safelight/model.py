@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
 from safelight.settings import Settings
@@ -44,6 +46,12 @@ class LatentDiffusion:
                 f"the model {self.card.name!r} has no {missing}; load a model that holds it, or train it first."
             )
         return Whole(a, c, d, p, self.card)
+
+
+def module(part: object) -> nn.Module:
+    """A part as the module that it is: protocols say what parts do, modules hold their weights."""
+    assert isinstance(part, nn.Module), f"{type(part).__name__} is no module"
+    return part
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,13 +43,13 @@ def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
             part.to(where, dtype)
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            part.to(memory_format=torch.channels_last)
     return model
 
 
 def _bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,7 +1,7 @@
 """How a task is carried out, by names that are resolved when used: None means the model card's own default."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from safelight.config import Slot
@@ -13,6 +13,10 @@ GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 
 MOST_STEPS = 10_000
 MOST_PICTURES = 1_000
+
+
+def _said(meaning: str) -> Any:
+    return field(default=None, metadata={"help": meaning})
 
 
 def _within(name: str, value: int | None, least: int, most: int) -> None:
@@ -27,12 +31,12 @@ class Settings:
     Picture i of ``count`` has the seed ``seed + i``, so each can be made again alone.
     """
 
-    steps: int | None = None
-    sampler: str | Mapping[str, Any] | None = None
-    spacing: str | Mapping[str, Any] | None = None
-    guidance: float | str | Mapping[str, Any] | None = None
-    seed: int | None = None
-    count: int | None = None
+    steps: int | None = _said("How many steps the sampler takes.")
+    sampler: str | Mapping[str, Any] | None = _said("Its kind and options: dpmpp2m, heun, euler:eta=1.")
+    spacing: str | Mapping[str, Any] | None = _said("Which times it visits: uniform, karras, shifted:shift=3.")
+    guidance: float | str | Mapping[str, Any] | None = _said("The scale, or a kind: 4.5, none, interval:scale=6.")
+    seed: int | None = _said("Of the first picture; the next has the next seed.")
+    count: int | None = _said("How many pictures.")
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 1, MOST_STEPS)

@@ -1,5 +1,7 @@
 """Conditions: joined, repeated, chosen from and refused, way by way."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ NAMES = {"tokens", "streams", "vector", "scalars", "channels", "references", "re
 
 def tokens(b, n, start, projected=True):
     values = start + torch.arange(b * n * 2.0).reshape(b, n, 2)
-    return Tokens(values, torch.ones(b, n, dtype=torch.bool), (values * 10, values.flatten(1)) if projected else ())
+    return Tokens(values, torch.ones(b, n, dtype=torch.bool), (values * 10, values.sum(-1)) if projected else ())
 
 
 def full(b, start):
@@ -108,9 +110,14 @@ def test_different_counts_cannot_be_joined(way):
         stack([Condition(**{way: (one,)}), Condition(**{way: (one, one)})])
 
 
-def test_prepared_tokens_cannot_be_padded():
-    with pytest.raises(BadInput, match=r"must have one length, got \[2, 0\] short of 3: pad, then prepare"):
-        stack([Condition(tokens=tokens(1, 1, 0.0)), Condition(tokens=tokens(1, 3, 0.0))])
+def test_prepared_tokens_are_padded_like_the_tokens_themselves():
+    def prepared(n):
+        return Condition(tokens=replace(tokens(1, n, 1.0), projected=(torch.ones(1, n, 2, 3),)))
+
+    joined = stack([prepared(1), prepared(3)]).tokens
+    assert joined.projected[0].shape == (2, 3, 2, 3)
+    assert joined.projected[0][0, :, 0, 0].tolist() == [1, 0, 0]
+    assert joined.mask.tolist() == [[True, False, False], [True, True, True]]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Tiny(nn.Module):
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
         raw = self.scale.raw(latents)
-        images: Tensor = self.decoder((torch.tanh(raw / 3) * 3).to(self.decoder[0].weight.dtype))
+        images: Tensor = self.decoder((torch.tanh(raw / 3) * 3).to(self.scale.mean.dtype))
         return images.to(latents.dtype) * 2 - 1
 
     def latent_shape(self, image_shape: Shape) -> Shape:

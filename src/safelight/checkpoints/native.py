@@ -50,7 +50,11 @@ def read_model(folder: Path) -> LatentDiffusion:
     if extra := sorted(set(config) - known):
         raise BadInput(f"{folder.name}/config.json: unknown keys {', '.join(extra)}.")
     _check(folder)
-    parts = {name: _part(slot, config[name], folder / f"{name}.safetensors") for name, slot in PARTS.items() if name in config}
+    parts: dict[str, Any] = {
+        name: _part(slot, config[name], folder / f"{name}.safetensors")
+        for name, slot in PARTS.items()
+        if name in config
+    }
     process = None
     if all(name in config for name in PROCESS):
         process = Process(**{name: slot.read(config[name]) for name, slot in PROCESS.items()})

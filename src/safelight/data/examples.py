@@ -71,7 +71,7 @@ def examine(source: Source, skip_broken: bool = False, progress: Progress | None
         shown = " ".join(broken[:3])
         raise BadInput(
             f"{len(broken)} of {len(source)} pictures cannot be read: {shown}"
-            f"{' …' if len(broken) > 3 else ''} Mend or remove them, or set broken = \"skip\" in the recipe."
+            f'{" …" if len(broken) > 3 else ""} Mend or remove them, or set broken = "skip" in the recipe.'
         )
     if not good:
         raise BadInput(f"none of the {len(source)} pictures can be read; the first: {broken[0] if broken else '-'}")

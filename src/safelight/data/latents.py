@@ -27,7 +27,7 @@ class LatentCache:
 
     def __init__(self, path: Path, autoencoder: str, framing: Framing) -> None:
         if not framing.fixed:
-            raise BadInput("latents are kept only for fixed framing: set crop = \"centre\" and mirror = false.")
+            raise BadInput('latents are kept only for fixed framing: set crop = "centre" and mirror = false.')
         path.parent.mkdir(parents=True, exist_ok=True)
         self._framing = framing
         self._prefix = f"{autoencoder} {sorted(asdict(framing).items())}"

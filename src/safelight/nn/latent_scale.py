@@ -22,9 +22,7 @@ class LatentScale(nn.Module):
     def standard(self, raw: Encoding) -> Encoding:
         """An encoding of raw latents (b, c, *space) in standard units."""
         mean, deviation = (self._along(one, raw.mean) for one in (self.mean, self.deviation))
-        return Encoding(
-            (raw.mean - mean) / deviation, None if raw.deviation is None else raw.deviation / deviation
-        )
+        return Encoding((raw.mean - mean) / deviation, None if raw.deviation is None else raw.deviation / deviation)
 
     def raw(self, latents: Latents) -> Latents:
         """Standard latents in the units of the decoder."""
@@ -33,16 +31,16 @@ class LatentScale(nn.Module):
     @torch.no_grad()
     def measure(self, encodings: Iterable[Encoding]) -> None:
         """Take mean and deviation from encodings made with the present scale, so that it may be measured again."""
-        count, total, square = 0, 0.0, 0.0
+        count, total, square = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
         for encoding in encodings:
             flat = encoding.mean.double().transpose(0, 1).flatten(1)  # (c, n)
-            spread = 0.0 if encoding.deviation is None else encoding.deviation.double().square()
             count += flat.shape[1]
-            total = total + flat.sum(1)
-            added = spread if isinstance(spread, float) else spread.transpose(0, 1).flatten(1)
-            square = square + (flat.square() + added).sum(1)
-        mean = torch.as_tensor(total / count)
-        deviation = (torch.as_tensor(square / count) - mean.square()).sqrt()
+            total += flat.sum(1)
+            square += flat.square().sum(1)
+            if encoding.deviation is not None:
+                square += encoding.deviation.double().square().transpose(0, 1).flatten(1).sum(1)
+        mean = total / count
+        deviation = (square / count - mean.square()).sqrt()
         self.mean.add_((mean * self.deviation).to(self.mean))
         self.deviation.mul_(deviation.to(self.deviation))
 

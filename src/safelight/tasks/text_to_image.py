@@ -1,7 +1,7 @@
 """A picture from a prompt."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from safelight.errors import BadInput
 from safelight.task import Start
@@ -16,6 +16,9 @@ LONGEST_SIDE = 8192
 @dataclass(frozen=True)
 class TextToImage:
     """Make a picture of what ``prompt`` says; on a class-conditional model the prompt is the class's name."""
+
+    verb: ClassVar[str] = "generate"
+    example: ClassVar[str] = '"fox, flat emoji" -o fox.png --seed 3'
 
     prompt: str = field(default="", metadata={"help": "What the picture shows. Empty: whatever comes."})
     negative: str = field(default="", metadata={"help": "What it should not show; needs guidance."})

@@ -107,9 +107,7 @@ def _build(run: Run, cache: Path) -> tuple[Objective, State]:
     device = device_of(recipe.loop.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        objective = recipe.objective.build(
-            Setting(recipe.seed, cache, device, dtype_of(recipe.loop.precision, device))
-        )
+        objective = recipe.objective.build(Setting(recipe.seed, cache, device, dtype_of(recipe.loop.precision, device)))
     for part in objective.parts.values():
         part.to(device)
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -139,7 +137,8 @@ def _update(
     run: Run, objective: Objective, state: State, batches: Sequence[Any], rate: float, update: int
 ) -> dict[str, Tensor]:
     """One update of every group that has begun."""
-    loop, measured = run.recipe.loop, {}
+    loop = run.recipe.loop
+    measured: dict[str, Tensor] = {}
     device = device_of(loop.device)
     dtype = dtype_of(loop.precision, device)
     for group in (one for one in objective.groups if update >= one.begins):
@@ -148,7 +147,7 @@ def _update(
             for batch in batches:
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     loss = objective.loss(group.name, batch)
-                (loss.total / len(batches)).backward()
+                (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(group.parameters.values(), loop.clip or float("inf"))
         for options in optimiser.param_groups:
             options["lr"] = rate
@@ -182,7 +181,7 @@ def _alive(measured: Mapping[str, float], update: int, run: Run) -> None:
         if value != value or abs(value) == float("inf"):
             raise SafelightError(
                 f"{name} is {value} at update {update}; the last checkpoint in {str(run.folder)!r} stands. "
-                "Lower rate.peak, or set loop.precision = \"fp32\"."
+                'Lower rate.peak, or set loop.precision = "fp32".'
             )
 
 

@@ -87,7 +87,7 @@ class MuonOptimizer(torch.optim.Optimizer):
             return
         states = [self.state[p] for p in some]
         torch._fused_adamw_(
-            some,
+            list[Tensor](some),
             [p.grad for p in some if p.grad is not None],
             [s["first"] for s in states],
             [s["second"] for s in states],
@@ -115,4 +115,4 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     for _ in range(rounds):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from PIL import Image
@@ -24,11 +24,21 @@ from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
 from safelight.generate import generate
 from safelight.media.pictures import sheet
-from safelight.model import Card, LatentDiffusion
+from safelight.model import Card, LatentDiffusion, module
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
 from safelight.training.objective import Group, Loss, Report, Setting
-from safelight.types import Density, Encoding, Latents, Prediction, Prompt, Schedule
+from safelight.types import (
+    Condition,
+    Conditioner,
+    Denoiser,
+    Density,
+    Encoding,
+    Images,
+    Prediction,
+    Prompt,
+    Schedule,
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,8 @@ class Config:
     """``autoencoder`` names a model or a run whose latents are learned; it is part of the model that comes out."""
 
     autoencoder: str
-    denoiser: Annotated[Builds[nn.Module], Slot("denoisers")] = field(default_factory=DiTConfig)
-    conditioner: Annotated[Builds[nn.Module], Slot("conditioners")] = field(default_factory=TextConfig)
+    denoiser: Annotated[Builds[Denoiser], Slot("denoisers")] = field(default_factory=DiTConfig)
+    conditioner: Annotated[Builds[Conditioner], Slot("conditioners")] = field(default_factory=TextConfig)
     schedule: Annotated[Schedule, Slot("diffusion.schedule")] = field(default_factory=Linear)
     prediction: Annotated[Prediction, Slot("diffusion.prediction")] = field(default_factory=Flow)
     density: Annotated[Density, Slot("diffusion.density")] = field(default_factory=LogitNormal)
@@ -69,19 +79,24 @@ class Denoising:
             raise BadInput(f"objective.autoencoder: the model {config.autoencoder!r} has no autoencoder.")
         self.autoencoder = self.source.autoencoder
         self.denoiser, self.conditioner = config.denoiser.build(), config.conditioner.build()
-        self.parts: Mapping[str, nn.Module] = {"denoiser": self.denoiser, "conditioner": self.conditioner}
+        self.parts: Mapping[str, nn.Module] = {
+            "denoiser": module(self.denoiser),
+            "conditioner": module(self.conditioner),
+        }
         parameters = {f"{name}.{key}": p for name, part in self.parts.items() for key, p in part.named_parameters()}
         self.groups = (Group("denoiser", parameters),)
         self._caches: dict[int, LatentCache] = {}
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
         """Encode what is not in the latent cache yet; the conditioner learns its words from the training data."""
-        assert isinstance(self.autoencoder, nn.Module)
-        name = fingerprint(self.autoencoder)
+        name = fingerprint(module(self.autoencoder))
         for dataset in datasets:
             cache = LatentCache(self.setting.cache / "latents.sqlite", name, dataset.framing)
             cache.fill(
-                dataset.source, dataset.found, self._encode, progress=lambda done, total: report("encoding", done, total)
+                dataset.source,
+                dataset.found,
+                self._encode,
+                progress=lambda done, total: report("encoding", done, total),
             )
             self._caches[id(dataset)] = cache
         self.conditioner.learn(datasets[0].prompts(range(len(datasets[0]))))
@@ -123,7 +138,7 @@ class Denoising:
             card=replace(card, settings=self.config.settings, data=(*card.data, *self.source.card.data)),
         )
 
-    def _losses(self, batch: Noised, seed: int, condition: Any) -> Tensor:
+    def _losses(self, batch: Noised, seed: int, condition: Condition) -> Tensor:
         places, device = batch.positions, self.setting.device
         shape = tuple(batch.encoding.mean.shape)
         clean = batch.encoding.sample(sample_noise(seed, places, shape, "encoding")).to(device)
@@ -131,7 +146,7 @@ class Denoising:
         t = self.config.density(sample_uniform(seed, places, "time"), torch.tensor(places)).float().to(device)
         return self.process.loss(self.denoiser, clean, noise, t, condition)
 
-    def _encode(self, images: Latents) -> Encoding:
+    def _encode(self, images: Images) -> Encoding:
         with torch.no_grad():
             return self.autoencoder.encode(images.to(self.setting.device))
 

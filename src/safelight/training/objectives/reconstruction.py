@@ -14,17 +14,17 @@ from safelight.config import Builds, Slot
 from safelight.data.dataset import Dataset
 from safelight.diffusion.noise import sample_noise
 from safelight.media.pictures import sheet, to_pictures
-from safelight.model import Card, LatentDiffusion
+from safelight.model import Card, LatentDiffusion, module
 from safelight.nn.latent_scale import LatentScale
 from safelight.training.objective import Group, Loss, Report, Setting
-from safelight.types import Encoding, Images
+from safelight.types import Autoencoder, Encoding, Images
 
 
 @dataclass(frozen=True)
 class Config:
     """Weights are per pixel for L1 and per latent number for KL, each a mean."""
 
-    autoencoder: Annotated[Builds[nn.Module], Slot("autoencoders")] = field(default_factory=KLConfig)
+    autoencoder: Annotated[Builds[Autoencoder], Slot("autoencoders")] = field(default_factory=KLConfig)
     l1: float = 1.0
     kl: float = 1e-6
 
@@ -46,8 +46,8 @@ class Reconstruction:
     def __init__(self, config: Config, setting: Setting) -> None:
         self.config, self.setting = config, setting
         self.autoencoder = config.autoencoder.build()
-        self.parts: Mapping[str, nn.Module] = {"autoencoder": self.autoencoder}
-        self.groups = (Group("autoencoder", dict(self.autoencoder.named_parameters())),)
+        self.parts: Mapping[str, nn.Module] = {"autoencoder": module(self.autoencoder)}
+        self.groups = (Group("autoencoder", dict(module(self.autoencoder).named_parameters())),)
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
         """Nothing to prepare but to see that the size can be made."""
@@ -84,7 +84,7 @@ class Reconstruction:
     def model(self, card: Card, dataset: Dataset) -> LatentDiffusion:
         """A model that holds a copy of the autoencoder, which owns the scale of its latents on up to 128 pictures."""
         autoencoder = deepcopy(self.autoencoder)
-        scale = next(module for module in autoencoder.modules() if isinstance(module, LatentScale))
+        scale = next(one for one in module(autoencoder).modules() if isinstance(one, LatentScale))
         places = list(range(0, len(dataset), -(-len(dataset) // 128)))
         parts = [places[i : i + 16] for i in range(0, len(places), 16)]
         scale.measure(autoencoder.encode(dataset.images(part, part).to(self.setting.device)) for part in parts)
@@ -92,7 +92,7 @@ class Reconstruction:
 
     def _again(self, images: Images) -> Images:
         shown = images.to(self.setting.device, memory_format=torch.channels_last)
-        return self.autoencoder.decode(self.autoencoder.encode(shown).mode()).float().clamp(-1, 1).cpu()  # type: ignore[no-any-return]
+        return self.autoencoder.decode(self.autoencoder.encode(shown).mode()).float().clamp(-1, 1).cpu()
 
 
 def kl(encoding: Encoding) -> Tensor:

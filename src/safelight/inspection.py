@@ -1,0 +1,91 @@
+"""What a file or folder is: a model's parts from headers alone, a run's state, a picture's recipe."""
+
+import json
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from safelight.checkpoints import locate
+from safelight.checkpoints.native import PARTS, header
+from safelight.errors import BadInput
+from safelight.media.pictures import read_recipe
+
+
+def inspect(source: str) -> dict[str, Any]:
+    """Facts about a model, run or picture, as JSON values. BadInput if it is none of them."""
+    path = Path(source)
+    if path.suffix.lower() == ".png" and path.is_file():
+        recipe = read_recipe(path)
+        if recipe is None:
+            raise BadInput(f"{source!r} is a picture without a recipe: it was not made by Safelight, or it was edited.")
+        return {"what": "picture", "recipe": recipe}
+    run = _run(path)
+    if run and not (path / "model" / "config.json").exists():
+        return {"what": "run", "run": run}
+    return {"what": "model", **_model(locate(source)), **({"run": run} if run else {})}
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print the facts for people."""
+    if found["what"] == "picture":
+        console.print_json(json.dumps(found["recipe"], ensure_ascii=False))
+    if found["what"] == "model":
+        _show_model(found, console)
+    if "run" in found:
+        console.print(_list("run", found["run"]), soft_wrap=True)
+
+
+def _show_model(found: dict[str, Any], console: Console) -> None:
+    card = found["card"]
+    height, width = card["size"]
+    console.print(f"[bold]{card['name']}[/]  {width}×{height} pixels, licence: {card['licence']}")
+    table = Table("part", "kind", "parameters", "precision", "MB", box=None, pad_edge=False)
+    for name, part in found["parts"].items():
+        size = f"{part['bytes'] / 1e6:.1f}"
+        table.add_row(name, part["kind"], f"{part['parameters']:,}", part["precision"], size)
+    console.print(table)
+    for name in ("schedule", "prediction"):
+        if name in found:
+            console.print(_list(name, found[name]))
+    console.print(_list("settings", {key: value for key, value in card["settings"].items() if value is not None}))
+    for origin in card["data"]:
+        console.print(_list("trained on", origin), soft_wrap=True)
+
+
+def _list(title: str, facts: dict[str, Any]) -> str:
+    return f"{title}: {', '.join(f'{key} {value}' for key, value in facts.items())}"
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    parts = {}
+    for name in PARTS:
+        if name in config:
+            file = folder / f"{name}.safetensors"
+            tensors = {key: one for key, one in header(file).items() if not key.endswith("_extra_state")}
+            types = Counter(kind for kind, _ in tensors.values())
+            parts[name] = {
+                "kind": config[name]["kind"],
+                "config": config[name],
+                "parameters": sum(prod(shape) for _, shape in tensors.values()),
+                "precision": types.most_common(1)[0][0],
+                "bytes": file.stat().st_size,
+            }
+    process = {name: config[name] for name in ("schedule", "prediction") if name in config}
+    return {"parts": parts, **process, "card": config["card"]}
+
+
+def _run(folder: Path) -> dict[str, Any] | None:
+    if not (folder / "origin.json").is_file():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    file = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
+    latest: dict[str, Any] = {}
+    for line in lines:
+        latest |= line
+    return {"updates": config["loop"]["updates"], "objective": config["objective"]["kind"], **latest}
