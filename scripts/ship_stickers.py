@@ -1,0 +1,42 @@
+"""Make the embedded model of a finished run: bf16 weights, its card, its recipe; what lies beside them stays.
+
+python scripts/ship_stickers.py runs/stickers
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import safelight
+from safelight.checkpoints import EMBEDDED
+
+SUMMARY = (
+    "Emoji from a prompt, 128 px. Name a thing and a style: 'flat emoji', 'glossy 3d emoji', 'cartoon emoji with soft "
+    "shading' or 'soft cartoon blob emoji'. A small model, trained for about an hour on one processor core: it obeys "
+    "what it has seen, and is vague about the rest."
+)
+LICENCE = "Apache-2.0 (denoiser, text encoder); MIT (autoencoder: TAESD, Ollin Boer Bohan); data: see ATTRIBUTION.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args().run
+    model = safelight.load(run, precision="bf16")
+    model = replace(model, card=replace(model.card, name="stickers", summary=SUMMARY, licence=LICENCE))
+    target = EMBEDDED / "stickers"
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "stickers"
+        safelight.save(model, made)
+        for file in made.iterdir():
+            shutil.copy(file, target / file.name)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    (target / "recipe.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    print(f"{target}: {sum(file.stat().st_size for file in target.rglob('*') if file.is_file()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
