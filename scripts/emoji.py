@@ -321,13 +321,14 @@ def options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
         epilog="""examples:
-  python scripts/emoji.py                           fetch (about 450 MB) and build the four styles that ship
+  python scripts/emoji.py                           fetch (hundreds of MB) and build the four styles that ship
   python scripts/emoji.py --styles openmoji         one style; OpenMoji is CC BY-SA: so is what you make from it
   python scripts/emoji.py --from ~/checkouts        use ~/checkouts/{emojibase,noto-emoji,...} at their commits
 
 The SVGs (twemoji, blob, openmoji) are drawn by rsvg-convert, of librsvg, if it is on PATH; else by the Python package
-cairosvg, which draws some gradients and masks a little differently. It is said in sources.json which one it was.
-Besides the zips, OUT gets sources.json (commits, hashes) and data.jsonl.gz (the hash of every picture).""",
+cairosvg, whose edges and gradients differ a little. sources.json in OUT says which one it was, with all commits and
+hashes; data.jsonl.gz beside it has the hash of every picture. Careful compression takes a core about a quarter of a
+second a picture.""",
     )
     parser.add_argument(
         "--styles",
