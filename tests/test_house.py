@@ -69,9 +69,14 @@ ALLOWED = {
 }
 
 
+@pytest.fixture(scope="module")
+def source():
+    return rules.built(ROOT / "src")
+
+
 @pytest.mark.parametrize("rule", dict.fromkeys(rule for rule, _ in STRAYS))
-def test_the_source_keeps_the_rule(rule):
-    assert rule(rules.built(ROOT / "src")) == []
+def test_the_source_keeps_the_rule(rule, source):
+    assert rule(source) == []
 
 
 @pytest.mark.parametrize(("rule", "sources"), STRAYS)

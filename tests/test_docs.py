@@ -1,0 +1,77 @@
+"""The pages are true: their links point at what they name, their Python runs, their commands exist."""
+
+import importlib.util
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from safelight.config import read
+from safelight.training.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+def links():
+    spec = importlib.util.spec_from_file_location("docs_links", ROOT / "scripts" / "docs_links.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def pages():
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_links_point_at_what_they_name():
+    script = links()
+    for page in script.pages():
+        assert script.linked(page) == page.read_text("utf-8"), f"{page.name} is stale: python scripts/docs_links.py"
+    assert len(script.LINK.findall((ROOT / "docs" / "tour.md").read_text("utf-8"))) > 30
+
+
+def test_a_link_to_nothing_is_found(tmp_path):
+    (tmp_path / "a.py").write_text("def here() -> None: ...\n")
+    (tmp_path / "page.md").write_text("[`here`](a.py#L9) ")
+    assert links().linked(tmp_path / "page.md") == "[`here`](a.py#L1) "
+    (tmp_path / "page.md").write_text("[`gone`](a.py#L1)")
+    with pytest.raises(KeyError):
+        links().linked(tmp_path / "page.md")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_files_that_a_page_links_to_exist(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#\w+)?\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+def test_python_on_a_page_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {"__name__": "page"})
+
+
+def test_commands_in_the_readme_exist_with_their_options():
+    from typer.main import get_command
+
+    from safelight.cli import app
+
+    commands = get_command(app).commands
+    told = re.findall(r"^(?:.*&& )?safelight (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert len(told) >= 6
+    for line in told:
+        verb, *words = shlex.split(line)
+        known = {option for one in commands[verb].params for option in one.opts}
+        assert {word for word in words if word.startswith("-")} <= known, line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
+def test_recipes_are_whole(path):
+    recipe = read(Recipe, tomllib.loads(path.read_text("utf-8")))
+    assert recipe.title
+    for source in (recipe.data, recipe.validation):
+        assert source is None or not any(Path(one).is_absolute() for one in source.paths)
