@@ -6,13 +6,16 @@ The files: TAESD by Ollin Boer Bohan (MIT), encoder and decoder as safetensors w
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 import safelight
-from safelight.autoencoders.tiny import Config
+from safelight.autoencoders.tiny import Config, Tiny
+from safelight.checkpoints.native import load_strictly
 from safelight.data.dataset import Dataset
 from safelight.data.examples import examine
 from safelight.data.framing import Framing
@@ -30,16 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
-    halves = {"encoder": load_file(options.encoder), "decoder": load_file(options.decoder)}
-    tiny = Config(latent_channels=halves["decoder"]["1.weight"].shape[1]).build()
-    state = tiny.state_dict()
-    for half, weights in halves.items():
-        for name, value in weights.items():
-            place, _, rest = name.partition(".")
-            ours = int(place) - (half == "decoder")  # the public decoder begins with a clamp, which has no weights
-            state[f"{half}.{ours}.{rest}"] = value.float()
-    tiny.load_state_dict(state)
-
+    tiny = read_tiny(options.encoder, options.decoder)
     source = Folder(paths=tuple(options.pictures)).build()
     dataset = Dataset(source, examine(source), Framing(size=options.size), seed=0)
     places = list(range(0, len(dataset), -(-len(dataset) // 512)))
@@ -54,6 +48,25 @@ def main() -> None:
     )
     safelight.save(LatentDiffusion(autoencoder=tiny, card=card), options.out)
     print(f"saved {options.out}: mean {tiny.scale.mean.tolist()}, deviation {tiny.scale.deviation.tolist()}")
+
+
+def read_tiny(encoder: Path, decoder: Path) -> Tiny:
+    """The autoencoder of the two public files, its scale not yet measured."""
+    halves = {"encoder": load_file(encoder), "decoder": load_file(decoder)}
+    tiny = Config(latent_channels=halves["decoder"]["1.weight"].shape[1]).build()
+    scale = {name: value for name, value in tiny.state_dict().items() if name.startswith("scale.")}
+    load_strictly(tiny, scale | renamed(halves), f"{encoder.name} with {decoder.name}")
+    return tiny
+
+
+def renamed(halves: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The public weights under our names: the public decoder begins with a clamp, which has no weights."""
+    state = {}
+    for half, weights in halves.items():
+        for name, value in weights.items():
+            place, _, rest = name.partition(".")
+            state[f"{half}.{int(place) - (half == 'decoder')}.{rest}"] = value.float()
+    return state
 
 
 def _parts(places: list[int]) -> list[list[int]]:

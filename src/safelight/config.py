@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import core_schema
@@ -34,12 +34,9 @@ class Builds(Protocol[T_co]):
 
 
 def kind_of(value: object) -> str:
-    """The name by which a slot knows this configuration or option, such as ``kl`` or ``classifier-free``."""
-    return _kind(value if isinstance(value, type) else type(value))
-
-
-def _kind(cls: type) -> str:
-    if cls.__name__ == "Config":
+    """The name by which a slot knows this configuration or its class, such as ``kl`` or ``classifier-free``."""
+    cls = value if isinstance(value, type) else type(value)
+    if cls.__name__ == "Config":  # the only one of its file, which gives it its name
         return cls.__module__.rpartition(".")[2].replace("_", "-")
     named: str | None = vars(cls).get("kind")
     return named or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
@@ -58,16 +55,13 @@ class Slot:
 
     def kinds(self) -> list[str]:
         """The names of all kinds. For a folder nothing is imported."""
-        if (_HERE / self.room.replace(".", "/")).is_dir():
-            return _files(self.room)
-        return sorted(_classes(self.room))
+        return _files(self.room) if self._is_folder else sorted(_classes(self.room))
 
     def config(self, kind: object) -> type:
         """The dataclass of a kind; BadInput with the nearest name if there is none."""
         if kind not in self.kinds():
             raise unknown(self.word, kind, self.kinds())
-        is_folder = (_HERE / self.room.replace(".", "/")).is_dir()
-        file = f"{self.room}.{str(kind).replace('-', '_')}" if is_folder else self.room
+        file = f"{self.room}.{str(kind).replace('-', '_')}" if self._is_folder else self.room
         return _classes(file)[str(kind)]
 
     def all(self) -> list[type[Any]]:
@@ -83,22 +77,24 @@ class Slot:
         """A configuration from any of the accepted forms."""
         if is_dataclass(value) and not isinstance(value, type):
             return self._own(value)
-        number = None if isinstance(value, bool) else _number(value)
-        if number is not None and self.number:
+        if self.number and (number := _number(value)) is not None:
             kind, _, option = self.number.partition(":")
-            return read(self.config(kind), {option: number}, self.word)
-        if isinstance(value, str):
-            kind, _, options = value.partition(":")
-            pairs = (pair.partition("=") for pair in options.split(",") if pair)
-            return self.read({"kind": kind.strip()} | {key.strip(): _parse(text) for key, _, text in pairs})
-        if isinstance(value, Mapping) and "kind" in value:
-            rest = {key: item for key, item in value.items() if key != "kind"}
-            return read(self.config(value["kind"]), rest, f"{self.word} {value['kind']}")
-        raise BadInput(f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}.")
+            options: dict[Any, Any] = {option: number}
+        elif isinstance(value, str):
+            kind, options = _spelled(value)
+        elif isinstance(value, Mapping) and "kind" in value:
+            kind, options = value["kind"], {key: item for key, item in value.items() if key != "kind"}
+        else:
+            raise BadInput(f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}.")
+        return read(self.config(kind), options, f"{self.word} {kind}")
 
     def write(self, value: object) -> dict[str, Any]:
         """The mapping that ``read`` makes the same configuration from."""
         return {"kind": kind_of(value), **dump(value)}
+
+    @property
+    def _is_folder(self) -> bool:
+        return (_HERE / self.room.replace(".", "/")).is_dir()
 
     def _own(self, value: object) -> object:
         if self.config(kind_of(value)) is not type(value):
@@ -121,7 +117,7 @@ def _files(room: str) -> list[str]:
 def _classes(room: str) -> dict[str, type]:
     module = import_module(f"safelight.{room}")
     mine = (item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__)
-    return {_kind(cls): cls for cls in mine if is_dataclass(cls) and not cls.__name__.startswith("_")}
+    return {kind_of(cls): cls for cls in mine if is_dataclass(cls) and not cls.__name__.startswith("_")}
 
 
 def read(cls: type[T], value: Mapping[str, Any], where: str = "") -> T:
@@ -173,7 +169,15 @@ def _child(place: Any, key: str, path: str) -> Any:
     return place[key]
 
 
+def _spelled(text: str) -> tuple[str, dict[str, Any]]:
+    """``kind:a=1,b=x`` as the kind and its options; a comma inside brackets belongs to a list."""
+    kind, _, rest = text.partition(":")
+    pairs = (pair.partition("=") for pair in re.split(r",(?![^\[]*\])", rest) if pair)
+    return kind.strip(), {key.strip(): _parse(value) for key, _, value in pairs}
+
+
 def _parse(text: str) -> Any:
+    """A value as TOML writes it, else the text itself."""
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -181,8 +185,10 @@ def _parse(text: str) -> Any:
 
 
 def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
     try:
-        return float(value) if isinstance(value, int | float | str) else None
+        return float(value)
     except ValueError:
         return None
 
@@ -191,6 +197,7 @@ _adapter: Callable[[type], TypeAdapter[Any]] = lru_cache(TypeAdapter)
 
 
 def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
+    """Refuse keys that no field has, here and in the tables below; pydantic would drop them silently."""
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in fields(cls)]
     for key, item in value.items():
@@ -204,21 +211,24 @@ def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
 
 
 def _dataclasses(hint: Any) -> Iterator[type]:
+    """The dataclasses among what a field may hold."""
     if get_origin(hint) is Annotated:
         return  # a slot checks its own keys
     if isinstance(hint, type) and is_dataclass(hint):
         yield hint
-    elif get_origin(hint) in (types.UnionType, tuple, list) or str(get_origin(hint)) == "typing.Union":
+    elif get_origin(hint) in (Union, types.UnionType, tuple, list):
         for part in get_args(hint):
             yield from _dataclasses(part)
 
 
 def _sentence(error: ValidationError, where: str) -> BadInput:
+    """The first of pydantic's findings in one sentence that begins with the place."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, BadInput):
-        return BadInput(f"{place}: {inner}" if place else str(inner))
+        said = place == "" or re.match(rf"{re.escape(re.split('[ .]', place)[-1])}[ .:]", str(inner))
+        return BadInput(str(inner) if said else f"{place}: {inner}")
     if first["type"] in ("missing", "missing_argument"):
         return BadInput(f"{place}: this key is wanted and was not given.")
     message = first["msg"][0].lower() + first["msg"][1:]

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
-import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from safelight.errors import CannotSave
 
@@ -13,29 +15,30 @@ from safelight.errors import CannotSave
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file to; it takes its place when the block ends well, else it is removed."""
-    aside = _aside(path)
-    with _saving(path, aside):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        _sync(aside)
-        os.replace(aside, path)
+    with _beside(path) as scratch:
+        yield scratch / path.name
+        _sync(scratch / path.name)
+        os.replace(scratch / path.name, path)
 
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """The same for a folder: an earlier one of that name is replaced when the new one is whole."""
-    aside = _aside(path)
-    with _saving(path, aside):
-        aside.mkdir(parents=True)
-        yield aside
-        for file in aside.rglob("*"):
+    with _beside(path) as scratch:
+        new, old = scratch / "new", scratch / "old"
+        new.mkdir()
+        yield new
+        for file in new.rglob("*"):
             if file.is_file():
                 _sync(file)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
         if path.exists():
             os.replace(path, old)
-        os.replace(aside, path)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.replace(new, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -64,10 +67,6 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return whole.hexdigest()
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -84,18 +83,19 @@ _UMASK = _umask()
 
 
 @contextmanager
-def _saving(path: Path, aside: Path) -> Iterator[None]:
+def _beside(path: Path) -> Iterator[Path]:
+    """A folder on the same file system as ``path``, gone afterwards with all that was left in it."""
     try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            yield Path(scratch)
+    except CannotSave:
+        raise
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
+        reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
         raise CannotSave(f"cannot save {str(path)!r}: {reason}; nothing was changed.") from error
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                aside.unlink()
 
 
 def cache_folder() -> Path:

@@ -6,13 +6,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from safelight.checkpoints import locate
-from safelight.checkpoints.native import PARTS, header
+from safelight.checkpoints.native import PARTS, PROCESS, header, read_config
+from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
 from safelight.media.pictures import read_recipe
+from safelight.model import Card
 
 
 def inspect(source: str) -> dict[str, Any]:
@@ -61,22 +64,31 @@ def _list(title: str, facts: dict[str, Any]) -> str:
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    parts = {}
-    for name in PARTS:
-        if name in config:
-            file = folder / f"{name}.safetensors"
-            tensors = {key: one for key, one in header(file).items() if not key.endswith("_extra_state")}
-            types = Counter(kind for kind, _ in tensors.values())
-            parts[name] = {
-                "kind": config[name]["kind"],
-                "config": config[name],
-                "parameters": sum(prod(shape) for _, shape in tensors.values()),
-                "precision": types.most_common(1)[0][0],
-                "bytes": file.stat().st_size,
-            }
-    process = {name: config[name] for name in ("schedule", "prediction") if name in config}
-    return {"parts": parts, **process, "card": config["card"]}
+    config = read_config(folder)
+    parts = {
+        name: _part(slot, config[name], folder / f"{name}.safetensors")
+        for name, slot in PARTS.items()
+        if name in config
+    }
+    process = {name: config[name] for name in PROCESS if name in config}
+    return {"parts": parts, **process, "card": dump(read(Card, config.get("card", {}), "card"))}
+
+
+def _part(slot: Slot, given: Any, file: Path) -> dict[str, Any]:
+    config = slot.read(given)
+    with torch.device("meta"):  # the names of its parameters without their memory
+        names = [name for name, _ in config.build().named_parameters()]
+    tensors = header(file)
+    if missing := [name for name in names if name not in tensors]:
+        raise BadInput(f"{file.parent.name}/{file.name} does not fit its configuration: {missing[0]} is missing.")
+    types = Counter(tensors[name][0] for name in names)
+    return {
+        "kind": kind_of(config),
+        "config": slot.write(config),
+        "parameters": sum(prod(tensors[name][1]) for name in names),
+        "precision": types.most_common(1)[0][0],
+        "bytes": file.stat().st_size,
+    }
 
 
 def _run(folder: Path) -> dict[str, Any] | None:

@@ -20,9 +20,10 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadInput(f"device: wanted auto, cpu, cuda or cuda:1, got {name!r}.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"device: {name!r} was asked for, but no GPU can be used here; take cpu.")
+        raise BadInput(f"device: wanted auto, cpu, cuda, cuda:1 or mps, got {name!r}.") from None
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise BadInput(f"device: {name!r} was asked for, but no such device can be used here; take cpu.")
     return device
 
 

@@ -25,7 +25,10 @@ class Config:
     quant: bool = True  # 1×1 convolutions beside the latents: SD 1, 2, XL have them, SD 3 and FLUX do not
 
     def __post_init__(self) -> None:
-        if not self.multipliers or any(self.width * m % self.groups for m in self.multipliers):
+        numbers = (self.width, *self.multipliers, self.blocks, self.latent_channels, self.channels, self.groups)
+        if min(numbers) < 1 or not self.multipliers:
+            raise BadInput(f"kl: every number wants to be at least 1, got {self}.")
+        if any(self.width * m % self.groups for m in self.multipliers):
             raise BadInput(
                 f"kl: every level's width wants to be a multiple of groups = {self.groups}, got width {self.width} "
                 f"times {self.multipliers}; change width or groups."
@@ -52,7 +55,8 @@ class KL(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The diagonal Gaussian over latents, in standard units."""
         self.latent_shape(tuple(images.shape))
-        mean, log_variance = self.quant(self.encoder(images)).float().chunk(2, dim=1)
+        moments = self.quant(self.encoder(images.to(self.encoder.enter.weight.dtype)))
+        mean, log_variance = moments.float().chunk(2, dim=1)
         return self.scale.standard(Encoding(mean, torch.exp(0.5 * log_variance.clamp(-30, 20))))
 
     def decode(self, latents: Latents) -> Images:

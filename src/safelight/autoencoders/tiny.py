@@ -42,7 +42,8 @@ class Tiny(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The latents of images; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        return self.scale.standard(Encoding(self.encoder((images + 1) / 2)))  # the network works in [0, 1]
+        unit = (images.to(self.scale.mean.dtype) + 1) / 2  # the network works in [0, 1]
+        return self.scale.standard(Encoding(self.encoder(unit).float()))
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""

@@ -1,19 +1,18 @@
 """The native folder: ``config.json``, one safetensors a part, ``README.md`` (the card), ``manifest.json`` (hashes)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
-from safelight.errors import BadInput
+from safelight.errors import BadInput, unknown
 from safelight.files import digest, sha256, writing_folder
 from safelight.model import Card, LatentDiffusion
 
@@ -23,7 +22,11 @@ PROCESS = {"schedule": Slot("diffusion.schedule"), "prediction": Slot("diffusion
 
 
 def write_model(model: LatentDiffusion, folder: Path) -> None:
-    """Write the folder aside and put it in place when whole. Files of other kinds in an old folder are not kept."""
+    """Write the folder aside and put it in place when whole, of an older model or of nothing.
+
+    Raises BadInput if something else is in the way: what a folder holds besides a model would be lost.
+    """
+    _check_free(folder)
     parts = {name: part for name in PARTS if (part := vars(model)[name]) is not None}
     config: dict[str, Any] = {"format": FORMAT}
     config |= {name: PARTS[name].write(part.config) for name, part in parts.items()}
@@ -40,16 +43,8 @@ def write_model(model: LatentDiffusion, folder: Path) -> None:
 
 def read_model(folder: Path) -> LatentDiffusion:
     """The model in a native folder, in the precision of its files. Every file is checked against the manifest."""
-    config = _read_json(folder / "config.json")
-    if config.get("format") != FORMAT:
-        raise BadInput(
-            f"{folder.name}: wanted a model folder of format {FORMAT}, got {config.get('format')!r}; "
-            "update Safelight or save the model again."
-        )
-    known = {"format", "card", *PARTS, *PROCESS}
-    if extra := sorted(set(config) - known):
-        raise BadInput(f"{folder.name}/config.json: unknown keys {', '.join(extra)}.")
-    _check(folder)
+    config = read_config(folder)
+    _check_whole(folder, ["config.json", *(f"{name}.safetensors" for name in PARTS if name in config)])
     parts: dict[str, Any] = {
         name: _part(slot, config[name], folder / f"{name}.safetensors")
         for name, slot in PARTS.items()
@@ -62,13 +57,28 @@ def read_model(folder: Path) -> LatentDiffusion:
     return LatentDiffusion(**parts, process=process, card=card)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a native folder: the parts, the process and the card, of a format that is known."""
+    config = _read_json(folder / "config.json")
+    if config.get("format") != FORMAT:
+        raise BadInput(
+            f"{folder.name}: wanted a model folder of format {FORMAT}, got {config.get('format')!r}; "
+            "update Safelight or save the model again."
+        )
+    known = {"format", "card", *PARTS, *PROCESS}
+    for key in config:
+        if key not in known:
+            raise unknown(f"key in {folder.name}/config.json:", key, known)
+    return config
+
+
 def fingerprint(part: nn.Module) -> str:
-    """One hash of a part's configuration-independent state: names, shapes and values."""
+    """One hash of what a part's state dict holds: names, shapes and values."""
     state = part.state_dict()
     return digest(
         piece
         for name in sorted(state)
-        for piece in (name, str(tuple(state[name].shape)), state[name].float().contiguous().numpy().tobytes())
+        for piece in (name, str(tuple(state[name].shape)), state[name].float().cpu().contiguous().numpy().tobytes())
     )
 
 
@@ -119,8 +129,31 @@ def _part(slot: Slot, config: Any, file: Path) -> nn.Module:
     return module
 
 
-def _check(folder: Path) -> None:
-    for name, wanted in _read_json(folder / "manifest.json").get("sha256", {}).items():
+def _hashes(folder: Path) -> dict[str, str]:
+    hashes = _read_json(folder / "manifest.json").get("sha256")
+    if not isinstance(hashes, dict):
+        raise BadInput(f"{folder.name}/manifest.json holds no hashes; get the folder again.")
+    return hashes
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{str(folder)!r} is a file; wanted a folder to save the model in.")
+    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    ours = {"manifest.json", *_hashes(folder)} if "manifest.json" in there else set()
+    if others := sorted(there - ours):
+        raise BadInput(
+            f"{str(folder)!r} holds more than a model ({', '.join(others[:3])}{' …' if len(others) > 3 else ''}); "
+            "save to a folder that is new or empty."
+        )
+
+
+def _check_whole(folder: Path, needed: Sequence[str]) -> None:
+    hashes = _hashes(folder)
+    for name in needed:
+        if name not in hashes:
+            raise BadInput(f"{folder.name}/manifest.json has no hash of {name}; get the folder again.")
+    for name, wanted in hashes.items():
         if not (folder / name).is_file():
             raise BadInput(f"{folder.name} is not whole: {name} is missing; get the folder again.")
         if sha256(folder / name) != wanted:
@@ -149,11 +182,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def to_precision(model: LatentDiffusion, dtype: torch.dtype) -> LatentDiffusion:
-    """The model with every part's floating-point weights in ``dtype``, in place."""
-    for name in PARTS:
-        if (part := vars(model)[name]) is not None:
-            part.to(dtype)
-    return model

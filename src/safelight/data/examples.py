@@ -25,7 +25,7 @@ class Example:
 
 
 class Source(Protocol):
-    """Pictures with captions and labels, in an order that never changes."""
+    """Pictures with captions and labels, in an order that never changes. One that cannot be read is BadInput."""
 
     def __len__(self) -> int: ...
 
@@ -57,8 +57,8 @@ def examine(source: Source, skip_broken: bool = False, progress: Progress | None
     """Decode every picture once. Broken ones are named and counted: BadInput, unless they are to be skipped."""
     good, broken, examples = [], [], []
     for index in range(len(source)):
-        example = source[index]
         try:
+            example = source[index]
             read_picture(example.picture, example.name)
         except BadInput as error:
             broken.append(str(error))

@@ -5,7 +5,8 @@ never be stale, and runs on overlapping data share what they have.
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,22 +29,28 @@ class LatentCache:
     def __init__(self, path: Path, autoencoder: str, framing: Framing) -> None:
         if not framing.fixed:
             raise BadInput('latents are kept only for fixed framing: set crop = "centre" and mirror = false.')
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._framing = framing
         self._prefix = f"{autoencoder} {sorted(asdict(framing).items())}"
-        self._file = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        self._file.execute(
-            "create table if not exists latents"
-            " (key text primary key, shape text, mean blob, deviation blob) without rowid"
-        )
+        with _saving(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._path = path
+            self._file = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            self._file.execute(
+                "create table if not exists latents"
+                " (key text primary key, shape text, mean blob, deviation blob) without rowid"
+            )
+
+    def close(self) -> None:
+        """Let go of the file; what it holds stays."""
+        self._file.close()
 
     def fill(
         self, source: Source, found: Examination, encode: Encode, batch: int = 16, progress: Progress | None = None
     ) -> None:
         """Encode every good picture that is not there yet; interrupted work is kept."""
         there = {key for (key,) in self._file.execute("select key from latents")}
-        pairs = zip(found.good, map(self._key, found.hashes), strict=True)
-        missing = [(index, key) for index, key in pairs if key not in there]
+        indices = dict(zip(map(self._key, found.hashes), found.good, strict=True))  # one of each
+        missing = [(index, key) for key, index in indices.items() if key not in there]
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
             pictures = [read_picture(source[index].picture) for index, _ in part]
@@ -69,17 +76,22 @@ class LatentCache:
         return digest([self._prefix, picture])
 
     def _keep(self, keys: Sequence[str], encoding: Encoding) -> None:
-        mean = encoding.mean.float().cpu()
+        mean = encoding.mean.detach().float().cpu()
         shape = " ".join(map(str, mean.shape[1:]))
         deviations = [None] * len(keys)
         if encoding.deviation is not None:
-            deviations = [one.numpy().tobytes() for one in encoding.deviation.float().cpu()]
+            deviations = [one.numpy().tobytes() for one in encoding.deviation.detach().float().cpu()]
         rows = [
             (key, shape, one.numpy().tobytes(), deviation)
             for key, one, deviation in zip(keys, mean, deviations, strict=True)
         ]
-        try:
-            with self._file:
-                self._file.executemany("insert or replace into latents values (?, ?, ?, ?)", rows)
-        except sqlite3.OperationalError as error:
-            raise CannotSave(f"cannot save the latent cache: {error}; what was there is kept.") from error
+        with _saving(self._path), self._file:
+            self._file.executemany("insert or replace into latents values (?, ?, ?, ?)", rows)
+
+
+@contextmanager
+def _saving(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise CannotSave(f"cannot save the latent cache {str(path)!r}: {error}; what was there is kept.") from error

@@ -3,7 +3,8 @@
 import io
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,33 @@ _RECIPE = "safelight"
 
 def read_picture(data: bytes | Path, name: str = "picture") -> Image.Image:
     """A whole decoded picture in RGB; transparency lies on white. BadInput names what is no picture."""
+    with _opened(data, name) as picture:
+        picture.load()
+        return on_white(picture)
+
+
+@contextmanager
+def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
+    """The picture, its header read and its pixels not yet; whatever goes wrong with it is BadInput."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a large picture is refused below, in our words
-            picture = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
-        if picture.width * picture.height > MOST_PIXELS:
-            size = f"{picture.width}×{picture.height}"
-            raise BadInput(f"{name}: {size} pixels are too many; at most {MOST_PIXELS:,} are read.")
-        picture.load()
+            opened = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        with opened as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                size = f"{picture.width}×{picture.height}"
+                raise BadInput(f"{name}: {size} pixels are too many; at most {MOST_PIXELS:,} are read.")
+            yield picture
+    except BadInput:
+        raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, BadInput):
-            raise
         raise BadInput(f"{name}: not a picture that can be read ({error}).") from None
-    return on_white(picture)
 
 
 def on_white(picture: Image.Image) -> Image.Image:
     """The picture in RGB, its transparency laid on white."""
+    if picture.mode.startswith("I;16"):  # 16 bits of grey, which converting would clip at 255
+        picture = picture.point(lambda value: value / 256, "L")
     if "A" not in picture.getbands() and "transparency" not in picture.info:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
@@ -67,17 +78,20 @@ def to_pictures(images: Images) -> list[Image.Image]:
 def write_png(picture: Image.Image, path: Path, recipe: Mapping[str, Any]) -> None:
     """Save a PNG that carries how it was made, as JSON in a text chunk named ``safelight``."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt(_RECIPE, json.dumps(recipe, ensure_ascii=False))
+    info.add_itxt(_RECIPE, json.dumps(recipe, ensure_ascii=False).encode(errors="replace").decode())
     with writing(path) as aside:
         picture.save(aside, format="PNG", pnginfo=info)
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:
-    """The recipe inside a PNG of ours, or None."""
-    with Image.open(path) as picture:
-        picture.load()
+    """The recipe inside a PNG of ours, or None; BadInput if the file is no picture. No pixel is decoded."""
+    with _opened(path, path.name) as picture:
         text = picture.info.get(_RECIPE)
-    return dict(json.loads(text)) if isinstance(text, str) else None
+    try:
+        recipe = json.loads(text) if isinstance(text, str) else None
+    except json.JSONDecodeError:
+        return None
+    return recipe if isinstance(recipe, dict) else None
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 2) -> Image.Image:

@@ -40,7 +40,7 @@ class LatentScale(nn.Module):
             if encoding.deviation is not None:
                 square += encoding.deviation.double().square().transpose(0, 1).flatten(1).sum(1)
         mean = total / count
-        deviation = (square / count - mean.square()).sqrt()
+        deviation = (square / count - mean.square()).clamp(min=1e-12).sqrt()  # a channel may be constant
         self.mean.add_((mean * self.deviation).to(self.mean))
         self.deviation.mul_(deviation.to(self.deviation))
 

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -84,22 +85,24 @@ class Folder:
             row = facts.get(name, {})
             if (facts and name not in facts) or any(str(row.get(k)) != v for k, v in self.config.only.items()):
                 continue
-            yield _Row(number, name, self._caption(place, name, row), self._label(name, row))
+            yield _Row(number, name, self._caption(place, name, row), self._label(place, name, row))
 
     def _caption(self, place: "_Place", name: str, row: Mapping[str, Any]) -> str:
         keys = [self.config.caption] if self.config.caption else ["text", "caption", "prompt"]
         for key in keys:
-            if key in row:
+            if row.get(key) is not None:
                 return str(row[key])
-        if self.config.caption:
+        if self.config.caption and self.config.caption not in row:
             raise unknown(f"metadata key for captions in {place.title}:", self.config.caption, row)
         beside = str(PurePosixPath(name).with_suffix(".txt"))
         return _text(place, beside).strip() if beside in place.names else ""
 
-    def _label(self, name: str, row: Mapping[str, Any]) -> str | None:
+    def _label(self, place: "_Place", name: str, row: Mapping[str, Any]) -> str | None:
         for key in [self.config.label] if self.config.label else ["label", "class_name"]:
             if row.get(key) is not None:
                 return str(row[key])
+        if self.config.label and self.config.label not in row:
+            raise unknown(f"metadata key for labels in {place.title}:", self.config.label, row)
         folder = PurePosixPath(name).parent.name
         return folder if folder and not row else None
 
@@ -108,22 +111,33 @@ class Folder:
 class _Place:
     title: str
     names: frozenset[str]
-    read: Callable[[str], bytes]
+    source: Callable[[str], bytes]
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self.source(name)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
+            raise BadInput(f"{name}: cannot be read from {self.title} ({error}).") from None
 
 
 def _open(path: Path) -> _Place:
     if path.is_dir():
-        files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        names = frozenset(file.relative_to(path).as_posix() for file in files)
-        return _Place(str(path), names, lambda name: (path / name).read_bytes())
+        files = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        return _Place(str(path), frozenset(filter(_counts, files)), lambda name: (path / name).read_bytes())
     if not path.exists():
         raise BadInput(f"there is no folder or zip file {str(path)!r}.")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise BadInput(f"{str(path)!r} is neither a folder nor a zip file that can be read ({error}).") from None
-    names = frozenset(name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name)
-    return _Place(str(path), names, archive.read)
+    files = (name for name in archive.namelist() if not name.endswith("/"))
+    return _Place(str(path), frozenset(filter(_counts, files)), archive.read)
+
+
+def _counts(name: str) -> bool:
+    """False for what systems leave beside people's files: hidden files and folders, macOS's second halves."""
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" not in parts and not any(part.startswith(".") and part != ".." for part in parts)
 
 
 def _metadata(place: _Place, pictures: set[str]) -> dict[str, dict[str, Any]]:
@@ -132,11 +146,14 @@ def _metadata(place: _Place, pictures: set[str]) -> dict[str, dict[str, Any]]:
     for name in sorted(place.names):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix == ".jsonl" or PurePosixPath(name).name == "metadata.csv":
-            for row in _rows(place, name):
+            of_pictures = PurePosixPath(name).stem == "metadata"
+            for number, row in enumerate(_rows(place, name), 1):
                 file = row.get("file_name", row.get("file"))
-                key = (PurePosixPath(name).parent / str(file)).as_posix()
-                if file is None:
+                if file is None and number == 1 and not of_pictures:
                     break
+                if file is None:
+                    raise BadInput(f"{place.title}: row {number} of {name} has no file_name.")
+                key = (PurePosixPath(name).parent / str(file)).as_posix()
                 if key not in pictures:
                     raise BadInput(f"{place.title}: {name} names the picture {file!r}, which is not there.")
                 found[key] = row
@@ -146,7 +163,10 @@ def _metadata(place: _Place, pictures: set[str]) -> dict[str, dict[str, Any]]:
 def _rows(place: _Place, name: str) -> Iterator[dict[str, Any]]:
     text = _text(place, name)
     if name.endswith(".csv"):
-        yield from csv.DictReader(io.StringIO(text))
+        try:
+            yield from csv.DictReader(io.StringIO(text, newline=""), restkey="")
+        except csv.Error as error:
+            raise BadInput(f"{place.title}: {name} is not CSV ({error}).") from None
         return
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

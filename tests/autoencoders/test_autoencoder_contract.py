@@ -1,0 +1,165 @@
+"""What every autoencoder promises, asked of each file in the folder."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+import safelight.autoencoders
+from safelight.errors import BadInput
+from safelight.types import Autoencoder, Encoding
+
+CONFIGS = {
+    "kl": {"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4},
+    "tiny": {"width": 8, "blocks": 1, "levels": 2},
+}
+SIZES = [(16, 16), (8, 24), (20, 4)]  # height and width; the small configs have a factor of 4
+
+
+def test_every_file_of_the_folder_has_a_small_config_here():
+    files = {path.stem for path in Path(safelight.autoencoders.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(CONFIGS), "add a small config to CONFIGS for each autoencoder, so that its contract is tested"
+
+
+def fresh(kind: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return import_module(f"safelight.autoencoders.{kind}").Config(**CONFIGS[kind]).build()
+
+
+@pytest.fixture(params=CONFIGS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def autoencoder(kind):
+    return fresh(kind)
+
+
+def images(batch: int = 3, height: int = 16, width: int = 16) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return 2 * torch.rand(batch, 3, height, width, generator=draw) - 1
+
+
+def both(encoding: Encoding) -> list[Tensor]:
+    return [encoding.mean] if encoding.deviation is None else [encoding.mean, encoding.deviation]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_shapes_are_what_it_says_they_are(autoencoder, height, width):
+    assert isinstance(autoencoder, Autoencoder)
+    given = images(2, height, width)
+    encoding = autoencoder.encode(given)
+    assert tuple(encoding.mode().shape) == autoencoder.latent_shape(tuple(given.shape))
+    assert all(part.shape == encoding.mean.shape and part.isfinite().all() for part in both(encoding))
+    decoded = autoencoder.decode(encoding.mode())
+    assert decoded.shape == given.shape
+    assert decoded.isfinite().all()
+    assert decoded.std() > 1e-4
+
+
+def test_the_mode_is_always_the_same_and_depends_on_the_images(autoencoder):
+    first, again = autoencoder.encode(images()), autoencoder.encode(images())
+    assert torch.equal(first.mode(), again.mode())
+    assert not torch.allclose(first.mode(), autoencoder.encode(images().flip(-1)).mode(), atol=1e-4)
+    assert torch.equal(autoencoder.decode(first.mode()), autoencoder.decode(first.mode()))
+
+
+def test_a_sample_lies_about_the_mode(autoencoder):
+    encoding = autoencoder.encode(images())
+    noise = torch.randn(encoding.mean.shape, generator=torch.Generator().manual_seed(2))
+    sample = encoding.sample(noise)
+    if encoding.deviation is None:
+        assert torch.equal(sample, encoding.mode())
+    else:
+        assert encoding.deviation.min() > 0
+        torch.testing.assert_close((sample - encoding.mean) / encoding.deviation, noise, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_does_not_know_its_batch(autoencoder):
+    together = autoencoder.encode(images())
+    for row in range(3):
+        alone = autoencoder.encode(images()[row : row + 1])
+        for one, all_ in zip(both(alone), both(together), strict=True):
+            torch.testing.assert_close(one[0], all_[row], atol=1e-5, rtol=1e-5)
+        decoded = autoencoder.decode(together.mode()[row : row + 1])[0]
+        torch.testing.assert_close(decoded, autoencoder.decode(together.mode())[row], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 18), (17, 16), (3, 16), (0, 16)])
+def test_a_size_that_it_cannot_make_is_named(autoencoder, height, width):
+    with pytest.raises(BadInput, match=rf"wanted a height and width that are multiples of 4, got {width}×{height}"):
+        autoencoder.latent_shape((2, 3, height, width))
+    with pytest.raises(BadInput, match=f"{width}×{height}"):
+        autoencoder.encode(torch.zeros(1, 3, height, width))
+
+
+def test_other_channels_are_refused(autoencoder):
+    with pytest.raises(BadInput, match="wanted images of 3 channels, got 4"):
+        autoencoder.encode(torch.zeros(1, 4, 16, 16))
+
+
+def test_a_gradient_reaches_every_parameter(autoencoder):
+    given = images()
+    encoding = autoencoder.encode(given)
+    latents = encoding.sample(torch.ones_like(encoding.mean))
+    (autoencoder.decode(latents) - given).square().sum().backward()
+    unreached = [n for n, p in autoencoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert unreached == []
+
+
+def test_all_that_it_knows_travels_through_safetensors(kind, autoencoder):
+    other = fresh(kind, seed=1)
+    autoencoder.scale.measure([autoencoder.encode(images())])
+    assert not torch.equal(autoencoder.encode(images()).mode(), other.encode(images()).mode())
+    other.load_state_dict(load(save(autoencoder.state_dict())))
+    latents = autoencoder.encode(images()).mode()
+    assert torch.equal(latents, other.encode(images()).mode())
+    assert torch.equal(autoencoder.decode(latents), other.decode(latents))
+
+
+def test_half_precision_stays_near(autoencoder):
+    exact = autoencoder.encode(images())
+    decoded = autoencoder.decode(exact.mode())
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = (autoencoder.encode(images()).mode(), autoencoder.decode(exact.mode()))
+    autoencoder.bfloat16()
+    in_bf16 = (autoencoder.encode(images()).mode(), autoencoder.decode(exact.mode()))
+    for latents, pictures in (under_autocast, in_bf16):
+        assert latents.dtype == pictures.dtype == torch.float32
+        assert 0 < (latents - exact.mode()).norm() / exact.mode().norm() < 0.05
+        assert 0 < (pictures - decoded).norm() / decoded.norm() < 0.05
+    assert autoencoder.decode(exact.mode().bfloat16()).dtype == torch.bfloat16
+
+
+def test_measured_latents_have_zero_mean_and_unit_variance(autoencoder):
+    some, more = images(4), images(3, 8, 24) * 0.5
+    encodings = [autoencoder.encode(some), autoencoder.encode(more)]
+    before = [autoencoder.decode(encoding.mode()) for encoding in encodings]
+    for _ in range(2):  # measuring again changes nothing
+        autoencoder.scale.measure([autoencoder.encode(some), autoencoder.encode(more)])
+        encodings = [autoencoder.encode(some), autoencoder.encode(more)]
+        flat = torch.cat([one.mean.transpose(0, 1).flatten(1) for one in encodings], dim=1)  # (c, n)
+        spreads = [torch.zeros_like(one.mean) if one.deviation is None else one.deviation for one in encodings]
+        spread = torch.cat([one.transpose(0, 1).flatten(1) for one in spreads], dim=1).square().mean(1)
+        torch.testing.assert_close(flat.mean(1), torch.zeros(len(flat)), atol=1e-3, rtol=0)
+        variance = flat.var(1, correction=0) + spread  # of samples
+        torch.testing.assert_close(variance, torch.ones(len(flat)), atol=1e-3, rtol=0)
+        for encoding, pictures in zip(encodings, before, strict=True):
+            torch.testing.assert_close(autoencoder.decode(encoding.mode()), pictures, atol=1e-4, rtol=0)
+
+
+def test_a_constant_channel_can_be_measured(autoencoder):
+    autoencoder.scale.measure([Encoding(torch.ones(2, 4, 3, 3))])
+    assert autoencoder.scale.mean.tolist() == [1] * 4
+    assert (autoencoder.scale.deviation > 0).all()
+    assert autoencoder.encode(images()).mode().isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["latent_channels", "width", "blocks"])
+def test_a_number_that_cannot_be_is_refused(kind, name):
+    with pytest.raises(BadInput, match=f"{kind}: every number wants to be at least 1"):
+        import_module(f"safelight.autoencoders.{kind}").Config(**CONFIGS[kind] | {name: 0})
