@@ -76,6 +76,15 @@ def test_files_are_read_from_bytes_and_paths(tmp_path):
         assert np.asarray(picture).tolist() == values.tolist()
 
 
+def test_a_photograph_stands_upright_as_its_exif_says():
+    picture = Image.new("RGB", (4, 2), "red")
+    turned = picture.getexif()
+    turned[0x0112] = 6  # the camera was held on its side
+    file = io.BytesIO()
+    picture.save(file, "JPEG", exif=turned)
+    assert read_picture(file.getvalue()).size == (2, 4)
+
+
 def test_transparency_lies_on_white():
     red = Image.new("RGBA", (3, 1), (255, 0, 0, 255))
     red.putpixel((1, 0), (255, 0, 0, 0))

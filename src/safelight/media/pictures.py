@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from safelight.errors import BadInput
@@ -23,10 +23,13 @@ _RECIPE = "safelight"
 
 
 def read_picture(data: bytes | Path, name: str = "picture") -> Image.Image:
-    """A whole decoded picture in RGB; transparency lies on white. BadInput names what is no picture."""
+    """A whole decoded picture in RGB, upright as its EXIF says; transparency lies on white.
+
+    BadInput names what is no picture.
+    """
     with _opened(data, name) as picture:
         picture.load()
-        return on_white(picture)
+        return on_white(ImageOps.exif_transpose(picture))
 
 
 @contextmanager
