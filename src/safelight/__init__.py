@@ -1,7 +1,9 @@
 """Safelight: latent diffusion that you own. The public names are loaded when first used; importing costs nothing."""
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +35,17 @@ _PUBLIC = {
 }
 
 __all__ = ["__version__", *_PUBLIC]
+
+
+class _Package(ModuleType):
+    """Importing the file of a public name, as ``generate.py``, does not hide that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        hidden = isinstance(value, ModuleType) and name in _PUBLIC
+        super().__setattr__(name, vars(value)[name] if hidden else value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:

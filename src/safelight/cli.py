@@ -1,6 +1,7 @@
 """The command line: thin verbs. Nothing heavy is imported before a verb needs it."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -42,6 +43,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")] = False,
 ) -> None:
     pass
 
@@ -67,16 +69,15 @@ def train(
     from safelight.training.run import open_run
 
     opened = open_run(target, run, tuple(changes or ()))
-    last = None
     with opened.claim(), _stopping() as stop, Bars(err, quiet) as bars:
         for last in training(opened, cache_folder(), bars.report, stop):
             losses = [f"{value:.4f}" for name, value in last.measured.items() if name.endswith("/loss")]
-            note = f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s"
+            note = f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s" if losses else ""
             bars.report("training", last.update, last.updates, note)
-    if last is not None and last.update < last.updates:
-        err.print(f"saved at update {last.update}; go on with: safelight train {opened.folder}")
+    if last.update < last.updates:
+        err.print(f"saved at update {last.update}; go on with: safelight train {opened.folder}", soft_wrap=True)
         raise typer.Exit(130)
-    err.print(f"done: {opened.folder / 'model'}")
+    err.print(f"done: {opened.folder / 'model'}", soft_wrap=True)
 
 
 @app.command()
@@ -201,6 +202,7 @@ class _Stop:
 
 def main() -> None:
     """Run the command line; a refusal is one sentence, exit code 2 for the user's mistake and 1 for ours."""
+    debug = "--debug" in sys.argv[1:2] or os.environ.get("SAFELIGHT_DEBUG", "") not in ("", "0")
     try:
         app()
     except SafelightError as error:
@@ -209,6 +211,19 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        err.print(f"error: {_unexpected(error)}", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    said = " ".join(str(error).split())[:300]
+    return (
+        f"this should not have happened, please report it: {type(error).__name__}: {said}; "
+        "safelight --debug, or SAFELIGHT_DEBUG=1, shows where."
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from safelight import __version__
 from safelight.config import kind_of
@@ -16,7 +16,7 @@ from safelight.media.pictures import to_pictures
 from safelight.model import LatentDiffusion, Whole
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
 from safelight.task import Task
-from safelight.types import Condition, Latents, Negative, Prompt, Step
+from safelight.types import Condition, Latents, Negative, NoiseLevel, Prompt, Step
 
 
 def generate(
@@ -60,6 +60,8 @@ def steps(
     negative = _negative(whole, start.prompts, start.negatives)
     waist = guided(whole.process, {"main": whole.denoiser}, guidance, condition, negative)
     latents = start.latents.to(_device(whole))
+    if start.begin == 1:
+        latents = latents * _spread(schedule(times[0]))
     for step in sampler(start.wrap(waist), latents, times, schedule, noise):
         latents = step.noisy
         yield step
@@ -108,6 +110,11 @@ def _negative(model: Whole, prompts: Sequence[Prompt], negatives: Sequence[Promp
 def _decoded(model: Whole, latents: Latents) -> list[Image.Image]:
     """Pictures one by one: memory stays flat, and a picture's bits do not depend on its batch."""
     return [to_pictures(model.autoencoder.decode(one[None]))[0] for one in latents]
+
+
+def _spread(level: NoiseLevel) -> Tensor:
+    """The deviation of latents at ``level``: clean ones have unit variance, and a spacing may begin below t = 1."""
+    return (level.alpha**2 + level.sigma**2).sqrt()
 
 
 def _device(model: Whole) -> torch.device:

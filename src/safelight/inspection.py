@@ -22,7 +22,7 @@ def inspect(source: str) -> dict[str, Any]:
     """Facts about a model, run or picture, as JSON values. BadInput if it is none of them."""
     path = Path(source)
     if path.suffix.lower() == ".png" and path.is_file():
-        recipe = read_recipe(path)
+        recipe = _recipe(path)
         if recipe is None:
             raise BadInput(f"{source!r} is a picture without a recipe: it was not made by Safelight, or it was edited.")
         return {"what": "picture", "recipe": recipe}
@@ -30,6 +30,13 @@ def inspect(source: str) -> dict[str, Any]:
     if run and not (path / "model" / "config.json").exists():
         return {"what": "run", "run": run}
     return {"what": "model", **_model(locate(source)), **({"run": run} if run else {})}
+
+
+def _recipe(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_recipe(path)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadInput(f"{str(path)!r} is not a picture that can be read ({error}).") from None
 
 
 def show(found: dict[str, Any], console: Console) -> None:

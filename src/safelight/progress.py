@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Bars:
-    """A bar for each thing under way, made when it is first reported. Quiet: none."""
+    """A bar for each thing under way, made when it is first reported. Quiet, or not on a terminal: none."""
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self._progress = Progress(
@@ -18,7 +18,7 @@ class Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=quiet,
+            disable=quiet or not console.is_terminal,
         )
         self._tasks: dict[str, int] = {}
 

@@ -21,8 +21,10 @@ def _same_pictures(pictures: "list[Image.Image]") -> "list[Image.Image]":
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where a run begins: noisy ``latents`` at time ``begin``, a prompt and a negative one for each picture.
+    """Where a run begins: ``latents``, a prompt and a negative one for each picture.
 
+    At ``begin`` = 1 the latents are standard normal, and are scaled to the level where the spacing begins; below 1
+    they are noisy latents at that time.
     ``wrap`` goes around the waist (masks, tiles); ``finish`` acts on the 8-bit pictures, so that kept pixels stay
     exact.
     """

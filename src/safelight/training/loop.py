@@ -1,11 +1,13 @@
 """The loop. It reads top to bottom: prepare, then update, write, look and save until done."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from safelight.runtime import device_of, dtype_of
 from safelight.settings import Settings
 from safelight.training.objective import Group, Objective, Report, Setting
 from safelight.training.plot import plot
+from safelight.training.recipe import Loop, Recipe
 from safelight.training.run import Run
 from safelight.training.state import Ema, State
 
@@ -38,30 +41,31 @@ class Progress:
 def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
     """Train a claimed run to its end, or until ``stop`` says so; either way its state is saved.
 
-    Yields after each update. Raises SafelightError if the loss is no longer a number.
+    Yields where it begins, then after each update. Raises SafelightError if the loss is no longer a number.
     """
     recipe = run.recipe
-    run.begin()
-    training, checks = _datasets(run, report)
-    objective, state = _build(run, cache)
+    training, checks, records = _datasets(run, report)
+    setting = _setting(recipe, cache)
+    objective, state = _build(recipe, setting)
     objective.prepare([training, checks], report)
-    update = state.load(run.checkpoints[-1]) if run.checkpoints else 0
+    update, recent = state.load(run.checkpoints[-1]) if run.checkpoints else (0, {})
+    run.begin(records)
     run.rewind(update)
     feed = _prefetched(objective, training, recipe.loop.batch, recipe.loop.accumulate, recipe.seed, update)
     watch = recipe.watch
-    recent: dict[str, list[Tensor]] = {}
+    yield Progress(update, recipe.loop.updates, {}, 0.0)
     began = time.perf_counter()
     while update < recipe.loop.updates and not stop():
         rate = recipe.rate.at(update, recipe.loop.updates)
-        for name, value in _update(run, objective, state, next(feed), rate, update).items():
-            recent.setdefault(name, []).append(value)
+        measured = _update(recipe.loop, setting, objective, state, next(feed), rate, update)
         update += 1
+        _alive(measured, update, run)
+        for name, value in measured.items():
+            recent.setdefault(name, []).append(value)
         last = update == recipe.loop.updates
         took = time.perf_counter() - began
-        measured = {name: float(values[-1]) for name, values in recent.items()}
         if _due(update, watch.write, last):
-            _alive(measured, update, run)
-            means = {name: float(torch.stack(values).mean()) for name, values in recent.items()}
+            means = {name: fmean(values) for name, values in recent.items()}
             run.measured({"update": update, **means, "rate": rate, "pictures_a_second": recipe.loop.batch / took})
             recent.clear()
         if _due(update, watch.check, last):
@@ -69,17 +73,18 @@ def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lamb
         if _due(update, watch.sheet, last):
             _draw(run, objective, state, checks, update)
         if _due(update, watch.save, last):
-            _save(run, objective, state, training, update)
+            _save(run, objective, state, training, update, recent)
         began = time.perf_counter()
         yield Progress(update, recipe.loop.updates, measured, recipe.loop.batch / took)
     if update < recipe.loop.updates:
-        _save(run, objective, state, training, update)
+        _save(run, objective, state, training, update, recent)
 
 
-def _datasets(run: Run, report: Report) -> tuple[Dataset, Dataset]:
-    """The examined data; what it is gets recorded, and a run goes on only with the same data."""
-    recipe, records = run.recipe, {}
-    datasets = {}
+def _datasets(run: Run, report: Report) -> tuple[Dataset, Dataset, dict[str, Any]]:
+    """The examined data to train on and to look at, and the record of both; a run goes on only with the same data."""
+    recipe = run.recipe
+    datasets: dict[str, Dataset] = {}
+    records: dict[str, Any] = {}
     for name, config in {"data": recipe.data, "validation": recipe.validation}.items():
         if config is None:
             continue
@@ -94,22 +99,24 @@ def _datasets(run: Run, report: Report) -> tuple[Dataset, Dataset]:
             f"the data is not what {str(run.folder)!r} began with ({earlier['data']['good']} pictures then, "
             f"{records['data']['good']} now, or other ones); restore it, or begin a new run."
         )
-    run.record("data", records)
-    return datasets["data"], datasets.get("validation", datasets["data"])
+    return datasets["data"], datasets.get("validation", datasets["data"]), records
 
 
 def _record(source: Source, found: Examination) -> dict[str, Any]:
     return {**source.origin(), "good": len(found.good), "broken": list(found.broken), "digest": found.digest}
 
 
-def _build(run: Run, cache: Path) -> tuple[Objective, State]:
-    recipe = run.recipe
+def _setting(recipe: Recipe, cache: Path) -> Setting:
     device = device_of(recipe.loop.device)
+    return Setting(recipe.seed, cache, device, dtype_of(recipe.loop.precision, device))
+
+
+def _build(recipe: Recipe, setting: Setting) -> tuple[Objective, State]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        objective = recipe.objective.build(Setting(recipe.seed, cache, device, dtype_of(recipe.loop.precision, device)))
+        objective = recipe.objective.build(setting)
     for part in objective.parts.values():
-        part.to(device)
+        part.to(setting.device)
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = {group.name: recipe.optimiser.build(group.parameters) for group in objective.groups}
     ema = {group.name: Ema(group.parameters, recipe.loop.ema) for group in objective.groups}
@@ -134,28 +141,34 @@ def _prefetched(
 
 
 def _update(
-    run: Run, objective: Objective, state: State, batches: Sequence[Any], rate: float, update: int
-) -> dict[str, Tensor]:
-    """One update of every group that has begun."""
-    loop = run.recipe.loop
-    measured: dict[str, Tensor] = {}
-    device = device_of(loop.device)
-    dtype = dtype_of(loop.precision, device)
+    loop: Loop,
+    setting: Setting,
+    objective: Objective,
+    state: State,
+    batches: Sequence[Any],
+    rate: float,
+    update: int,
+) -> dict[str, float]:
+    """One update of every group that has begun; what was measured is the mean over the micro-batches."""
+    measured: dict[str, float] = {}
     for group in (one for one in objective.groups if update >= one.begins):
         optimiser = state.optimisers[group.name]
+        found: dict[str, list[Tensor]] = {}
         with _only(group, objective.groups):
             for batch in batches:
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                with torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32):
                     loss = objective.loss(group.name, batch)
                 (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
+                for name, value in {**loss.measured, "loss": loss.total}.items():
+                    found.setdefault(f"{group.name}/{name}", []).append(value.detach())
         norm = nn.utils.clip_grad_norm_(group.parameters.values(), loop.clip or float("inf"))
         for options in optimiser.param_groups:
             options["lr"] = rate
         optimiser.step()
         optimiser.zero_grad()
         state.ema[group.name].update(update)
-        measured |= {f"{group.name}/{name}": value.detach() for name, value in loss.measured.items()}
-        measured |= {f"{group.name}/loss": loss.total.detach(), f"{group.name}/gradient": norm.detach()}
+        measured |= {name: fmean(map(float, values)) for name, values in found.items()}
+        measured[f"{group.name}/gradient"] = float(norm)
     return measured
 
 
@@ -178,7 +191,7 @@ def _due(update: int, every: int, last: bool) -> bool:
 
 def _alive(measured: Mapping[str, float], update: int, run: Run) -> None:
     for name, value in measured.items():
-        if value != value or abs(value) == float("inf"):
+        if not math.isfinite(value):
             raise SafelightError(
                 f"{name} is {value} at update {update}; the last checkpoint in {str(run.folder)!r} stands. "
                 'Lower rate.peak, or set loop.precision = "fp32".'
@@ -217,8 +230,15 @@ def _draw(run: Run, objective: Objective, state: State, checks: Dataset, update:
     plot(run.metrics(), run.folder / "metrics.png")
 
 
-def _save(run: Run, objective: Objective, state: State, training: Dataset, update: int) -> None:
-    state.save(run.folder / "checkpoints" / f"{update:07}", update)
+def _save(
+    run: Run,
+    objective: Objective,
+    state: State,
+    training: Dataset,
+    update: int,
+    recent: Mapping[str, list[float]],
+) -> None:
+    state.save(run.folder / "checkpoints" / f"{update:07}", update, recent)
     with _as_judged(state):
         size = run.recipe.framing.size
         records = run.recall("data") or {}

@@ -1,6 +1,7 @@
 """How weights move: AdamW, and Muon for matrices."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class MuonOptimizer(torch.optim.Optimizer):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], options: Muon) -> None:
         def hidden(name: str, p: nn.Parameter) -> bool:
-            return p.dim() == 2 and min(p.shape) >= options.least and "embed" not in name
+            return p.dim() == 2 and min(p.shape) >= options.least and not re.search("embed|table", name)
 
         matrices = [p for name, p in parameters.items() if hidden(name, p)]
         rest = [p for name, p in parameters.items() if not hidden(name, p)]
@@ -82,7 +83,8 @@ class MuonOptimizer(torch.optim.Optimizer):
         for p in some:
             state = self.state[p]
             if not state:
-                state |= {"step": torch.zeros(()), "first": torch.zeros_like(p), "second": torch.zeros_like(p)}
+                step = torch.zeros((), device=p.device)
+                state |= {"step": step, "first": torch.zeros_like(p), "second": torch.zeros_like(p)}
         if not some:
             return
         states = [self.state[p] for p in some]

@@ -27,6 +27,10 @@ class Rate:
     decay: Literal["constant", "cosine", "linear"] = "constant"
     floor: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.peak < math.inf or self.warmup < 0 or not 0 <= self.floor <= 1:
+            raise BadInput(f"rate: wanted peak ≥ 0, warmup ≥ 0 and floor from 0 to 1, got {self}.")
+
     def at(self, update: int, updates: int) -> float:
         """The rate of an update, counted from 0, of ``updates`` in all."""
         if update < self.warmup:
@@ -49,9 +53,9 @@ class Loop:
     clip: float = 1.0  # largest norm of a group's gradient; 0: no limit
 
     def __post_init__(self) -> None:
-        if self.updates < 1 or self.batch < 1 or not 1 <= self.accumulate <= self.batch:
+        if min(self.updates, self.batch, self.accumulate) < 1 or self.batch % self.accumulate:
             raise BadInput(
-                "loop: wanted updates ≥ 1, batch ≥ 1 and accumulate from 1 to batch, "
+                "loop: wanted updates ≥ 1, batch ≥ 1 and accumulate ≥ 1 that divides batch, "
                 f"got {self.updates}, {self.batch} and {self.accumulate}."
             )
         if not 0 <= self.ema < 1:
@@ -68,6 +72,10 @@ class Watch:
     save: int = 250  # a checkpoint
     keep: int = 2  # checkpoints
     pictures: int = 256  # judged at a check
+
+    def __post_init__(self) -> None:
+        if min(self.write, self.check, self.sheet, self.save) < 0 or min(self.keep, self.pictures) < 1:
+            raise BadInput(f"watch: wanted keep ≥ 1, pictures ≥ 1 and the others ≥ 0, got {self}.")
 
 
 @dataclass(frozen=True)

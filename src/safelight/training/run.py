@@ -33,7 +33,8 @@ class Run:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keep the folder for this process; Busy if another has it."""
+        """Keep the folder for this process; Busy if another has it. One that was made in vain is removed again."""
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / "lock")
@@ -48,6 +49,10 @@ class Run:
             yield
         finally:
             lock.release()
+            if made and {path.name for path in self.folder.iterdir()} <= {"lock"}:
+                (self.folder / "lock").unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
 
     def record(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file of the run."""
@@ -56,11 +61,12 @@ class Run:
     def recall(self, name: str) -> dict[str, Any] | None:
         """Read a JSON file of the run, or None."""
         path = self.folder / f"{name}.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        return _json(path) if path.exists() else None
 
-    def begin(self) -> None:
-        """Write down what this run is and where it runs, once a start."""
+    def begin(self, data: Mapping[str, Any]) -> None:
+        """Write down what this run is, on which data and where it runs, once a start."""
         self.record("config", dump(self.recipe))
+        self.record("data", data)
         starts = (self.recall("origin") or {"starts": []})["starts"]
         self.record("origin", {"starts": [*starts, origin(self.recipe.seed)]})
 
@@ -87,7 +93,7 @@ class Run:
         """Remove all but the newest checkpoints, and what a killed process left aside."""
         for old in self.checkpoints[: -self.recipe.watch.keep or None]:
             shutil.rmtree(old)
-        for left in [*self.folder.glob(".*.part"), *(self.folder / "checkpoints").glob(".*.part")]:
+        for left in [path for kind in ("part", "old") for path in self.folder.rglob(f".*.{kind}")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -96,7 +102,7 @@ def open_run(target: Path, folder: Path | None = None, changes: tuple[str, ...] 
     if target.is_dir():
         if not (target / "config.json").exists():
             raise BadInput(f"{str(target)!r} is not a run folder: it has no config.json; give a recipe.toml.")
-        kept = read(Recipe, json.loads((target / "config.json").read_text(encoding="utf-8")))
+        kept = read(Recipe, _json(target / "config.json"))
         return Run(target, override(Recipe, kept, changes))
     recipe = override(Recipe, read(Recipe, read_toml(target)), changes)
     run = Run(folder or Path("runs") / target.stem, recipe)
@@ -107,6 +113,13 @@ def open_run(target: Path, folder: Path | None = None, changes: tuple[str, ...] 
             "or choose another --run."
         )
     return run
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"{str(path)!r} cannot be read: {error}; put it back, or begin a new run.") from None
 
 
 def origin(seed: int) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safelight.checkpoints.native import contiguous, load_strictly
-from safelight.errors import BadInput
+from safelight.errors import BadInput, CannotSave
 from safelight.files import writing_folder
 from safelight.training.objective import Group
 
@@ -55,8 +56,8 @@ class State:
     optimisers: Mapping[str, torch.optim.Optimizer]
     ema: Mapping[str, Ema]
 
-    def save(self, folder: Path, update: int) -> None:
-        """Write a checkpoint folder, aside and then renamed."""
+    def save(self, folder: Path, update: int, recent: Mapping[str, list[float]]) -> None:
+        """Write a checkpoint folder, aside and then renamed; ``recent`` are the measures not yet written down."""
         tensors: dict[str, Tensor] = {}
         for name, part in self.parts.items():
             tensors |= {f"weights/{name}/{key}": value for key, value in part.state_dict().items()}
@@ -66,15 +67,19 @@ class State:
                 memory = self.optimisers[group.name].state.get(p, {})
                 tensors |= {f"optimiser/{group.name}/{key}/{what}": value for what, value in memory.items()}
         with writing_folder(folder) as aside:
-            save_file(contiguous(tensors), aside / "state.safetensors")
-            (aside / "state.json").write_text(json.dumps({"update": update}), encoding="utf-8")
+            (aside / "state.json").write_text(json.dumps({"update": update, "recent": recent}), encoding="utf-8")
+            try:
+                save_file(contiguous(tensors), aside / "state.safetensors")
+            except SafetensorError as error:  # how safetensors says that the disk is full
+                raise CannotSave(f"cannot save {str(folder)!r}: {error}; earlier checkpoints stand.") from error
 
-    def load(self, folder: Path) -> int:
-        """Take on a checkpoint; returns the count of updates behind it."""
+    def load(self, folder: Path) -> tuple[int, dict[str, list[float]]]:
+        """Take on a checkpoint; returns the count of updates behind it, and the measures not yet written down."""
         try:
             tensors = load_file(folder / "state.safetensors")
-            update = int(json.loads((folder / "state.json").read_text())["update"])
-        except Exception as error:
+            facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            update, recent = int(facts["update"]), {name: list(some) for name, some in facts.get("recent", {}).items()}
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadInput(
                 f"the checkpoint {str(folder)!r} cannot be read ({error}); remove it to go on from the one before."
             ) from None
@@ -82,7 +87,7 @@ class State:
             load_strictly(part, _below(tensors, f"weights/{name}/"), str(folder))
         for group in self.groups:
             self._recall(group, tensors)
-        return update
+        return update, recent
 
     def _recall(self, group: Group, tensors: Mapping[str, Tensor]) -> None:
         mean = _below(tensors, f"ema/{group.name}/")
@@ -99,7 +104,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _like(p: nn.Parameter, value: Tensor) -> Tensor:
-    """A memory on the device and in the layout of its parameter; counts of steps stay on the CPU."""
-    if value.shape != p.shape or not value.dim():
-        return value
+    """A memory on the device and in the layout of its parameter, as fused optimisers want it."""
+    if value.shape != p.shape:
+        return value.to(p.device)
     return torch.empty_like(p, dtype=value.dtype).copy_(value)

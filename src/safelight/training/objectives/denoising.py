@@ -88,7 +88,14 @@ class Denoising:
         self._caches: dict[int, LatentCache] = {}
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
-        """Encode what is not in the latent cache yet; the conditioner learns its words from the training data."""
+        """The conditioner learns its words from the training data; what is not in the latent cache yet is encoded."""
+        prompts = datasets[0].prompts(range(len(datasets[0])))
+        if isinstance(self.config.conditioner, TextConfig) and not any(prompt.text for prompt in prompts):
+            raise BadInput(
+                "no picture has a caption, so a conditioner on text has nothing to learn: add metadata.jsonl or a .txt "
+                'beside each picture, or train on class folders with objective.conditioner = { kind = "label" }.'
+            )
+        self.conditioner.learn(prompts)
         name = fingerprint(module(self.autoencoder))
         for dataset in datasets:
             cache = LatentCache(self.setting.cache / "latents.sqlite", name, dataset.framing)
@@ -99,7 +106,6 @@ class Denoising:
                 progress=lambda done, total: report("encoding", done, total),
             )
             self._caches[id(dataset)] = cache
-        self.conditioner.learn(datasets[0].prompts(range(len(datasets[0]))))
 
     def batch(self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]) -> Noised:
         """Encodings from the cache, with their prompts."""

@@ -1,0 +1,34 @@
+"""What many tests share: one thread, a cache of their own, and small things made once."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes that tests start do the same
+
+import pytest
+import torch
+
+import making
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test writes to the cache of the user."""
+    monkeypatch.setenv("SAFELIGHT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """As in the processes that tests start, so that sums come out the same."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of twelve pictures with captions and labels."""
+    return making.shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A whole tiny model in a folder; also an autoencoder to train a denoiser on."""
+    return making.saved_model(tmp_path_factory.mktemp("models") / "tiny")
