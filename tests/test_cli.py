@@ -178,7 +178,7 @@ def test_help_lists_every_option(safelight, monkeypatch, verb):
         (["--model", "."], "holds no model: wanted config.json and manifest.json"),
         (["--out", "a.jpg"], "--out: wanted a name that ends in .png, got 'a.jpg'"),
         (["--precision", "fp23"], "unknown precision 'fp23'; did you mean 'fp32'?"),
-        (["--device", "gpu"], "device: wanted auto, cpu, cuda or cuda:1, got 'gpu'"),
+        (["--device", "gpu"], "device: wanted auto, cpu, cuda, cuda:1 or mps, got 'gpu'"),
     ],
 )
 def test_a_picture_that_cannot_be_made_is_one_sentence(safelight, tiny_folder, here, words, wanted):

@@ -152,10 +152,12 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
     if options.out.suffix.lower() != ".png":
         raise BadInput(f"--out: wanted a name that ends in .png, got {str(options.out)!r}.")
     from safelight.checkpoints import load
+    from safelight.files import check_writable
     from safelight.generate import generate, recipe, resolve
     from safelight.media.pictures import write_png
     from safelight.progress import Bars
 
+    check_writable(options.out)
     model = load(options.model, options.device, options.precision)
     settings = resolve(model, settings)
     with Bars(err, options.quiet) as bars:
@@ -197,7 +199,7 @@ class _Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        err.print("stopping after this update; once more to stop at once without saving")
+        err.print("stopping; once more to stop at once without saving")
 
 
 def main() -> None:

@@ -41,6 +41,12 @@ def writing_folder(path: Path) -> Iterator[Path]:
             raise
 
 
+def check_writable(path: Path) -> None:
+    """CannotSave before the work rather than after it, if nothing can be written at ``path``."""
+    with _beside(path):
+        pass
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file at once."""
     with writing(path) as aside:

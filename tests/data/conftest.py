@@ -1,7 +1,7 @@
 """The same files as a folder and as a zip."""
 
 import pytest
-from making import write_folder, write_zip
+from layouts import write_folder, write_zip
 
 
 @pytest.fixture(params=["folder", "zip"])

@@ -4,7 +4,7 @@ import json
 import zipfile
 
 import pytest
-from making import png, write_folder, write_zip
+from layouts import png, write_folder, write_zip
 
 from safelight.data.examples import Example, examine
 from safelight.data.sources.folder import Config

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from making import png, write_folder
+from layouts import png, write_folder
 from PIL import Image
 
 from safelight.data.dataset import Dataset

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 import torch
-from making import png, write_folder
+from layouts import png, write_folder
 
 from safelight.data.dataset import Dataset
 from safelight.data.examples import examine

@@ -35,6 +35,7 @@ class Game:
         self.config = config
         self.net = nn.ModuleDict({name: nn.Linear(2, 1) for name in ("first", "second")})
         self.parts = {"net": self.net}
+        self.stands_on = {}
         self.groups = tuple(
             Group(name, dict(self.net[name].named_parameters()), begins)
             for name, begins in {"first": 0, "second": config.begins}.items()
@@ -164,13 +165,22 @@ def test_a_loss_that_is_no_number_between_two_lines_is_never_saved(pictures, tmp
 def test_asked_to_stop_before_the_first_update_it_saves_where_it_is(pictures, tmp_path):
     run = Run(tmp_path / "run", toy(pictures))
     with run.claim():
-        told = list(train(run, tmp_path, lambda *told: None, stop=lambda: True))
+        told = []
+        for one in train(run, tmp_path, lambda *told: None, stop=lambda: bool(told)):
+            told.append(one)
     assert [(one.update, one.updates) for one in told] == [(0, 6)]
     assert [path.name for path in run.checkpoints] == ["0000000"]
     straight = go(tmp_path / "straight", toy(pictures))
     on = go(tmp_path / "run", toy(pictures))
     assert all(torch.equal(value, weights(on)[name]) for name, value in weights(straight).items())
     assert metrics(on.folder) == metrics(straight.folder)
+
+
+def test_asked_to_stop_while_it_prepares_it_stops_at_once_and_leaves_nothing(pictures, tmp_path):
+    run = Run(tmp_path / "run", toy(pictures))
+    with pytest.raises(KeyboardInterrupt), run.claim():
+        list(train(run, tmp_path, lambda *told: None, stop=lambda: True))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("stage", ["reconstruction", "denoising"])

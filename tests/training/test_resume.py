@@ -78,7 +78,7 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_the_same_bits(tree
     assert process.returncode == 130, told
     reached = int(open_run(tmp_path / "cut").checkpoints[-1].name)
     stopping, saved = told.splitlines()
-    assert stopping == "stopping after this update; once more to stop at once without saving"
+    assert stopping == "stopping; once more to stop at once without saving"
     assert saved == f"saved at update {reached}; go on with: safelight train {tmp_path / 'cut'}"
     assert not out
     assert json.loads((tmp_path / "cut" / "model" / "config.json").read_text())["card"]["origin"]["updates"] == reached

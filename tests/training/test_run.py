@@ -187,3 +187,14 @@ def test_text_is_not_trained_on_pictures_without_captions(tmp_path, tiny_folder)
     tree["objective"]["denoiser"]["text"] = "none"
     tree["objective"]["prompts"] = ["red"]
     assert go(tmp_path / "run", recipe(tree)).checkpoints
+
+
+def test_another_autoencoder_under_a_denoiser_is_refused(tmp_path, pictures, tiny_folder):
+    shutil.copytree(tiny_folder, tmp_path / "autoencoder")
+    made = recipe(tables("denoising", pictures, tmp_path / "autoencoder", loop__updates=1))
+    go(tmp_path / "run", made)
+    other = safelight.load(tmp_path / "autoencoder", precision="fp32")
+    next(other.autoencoder.parameters()).add_(0.1)
+    safelight.save(other, tmp_path / "autoencoder")
+    with pytest.raises(BadInput, match=r"began on \{'autoencoder': .* restore it, or begin a new run"):
+        go(tmp_path / "run", made)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -95,22 +96,18 @@ class Order:
     def index(self, position: int) -> int:
         """The example at one position."""
         epoch, place = divmod(position, self.count)
-        return int(self._permutation(epoch)[place])
+        return _permutation(self.count, self.seed, epoch)[place]
 
     def batches(self, batch: int, position: int = 0) -> Iterator[tuple[list[int], list[int]]]:
         """(positions, indices) of this rank, batch after batch for ever, starting at ``position``."""
-        epoch, permutation = -1, torch.empty(0)
         while True:
             positions = list(range(position + self.rank, position + batch, self.world))
-            indices = []
-            for one in positions:
-                if one // self.count != epoch:
-                    epoch = one // self.count
-                    permutation = self._permutation(epoch)
-                indices.append(int(permutation[one % self.count]))
-            yield positions, indices
+            yield positions, [self.index(one) for one in positions]
             position += batch
 
-    def _permutation(self, epoch: int) -> torch.Tensor:
-        seed = int(digest([f"{self.seed} {epoch}"])[:15], 16)
-        return torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> list[int]:
+    key = int(digest([f"{seed} {epoch}"])[:15], 16)
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(key)).tolist()
+    return order

@@ -44,10 +44,18 @@ def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lamb
     Yields where it begins, then after each update. Raises SafelightError if the loss is no longer a number.
     """
     recipe = run.recipe
-    training, checks, records = _datasets(run, report)
+
+    def told(what: str, done: int, total: int) -> None:
+        report(what, done, total)
+        if stop():  # nothing is trained yet, so there is nothing to save
+            raise KeyboardInterrupt
+
+    training, checks, records = _datasets(run, told)
     setting = _setting(recipe, cache)
     objective, state = _build(recipe, setting)
-    objective.prepare([training, checks], report)
+    objective.prepare([training, checks], told)
+    records["stands on"] = objective.stands_on
+    _same(run, records)
     update, recent = state.load(run.checkpoints[-1]) if run.checkpoints else (0, {})
     run.begin(records)
     run.rewind(update)
@@ -93,13 +101,26 @@ def _datasets(run: Run, report: Report) -> tuple[Dataset, Dataset, dict[str, Any
         found = examine(source, skip, lambda done, total, name=name: report(f"reading {name}", done, total))  # type: ignore[misc]
         datasets[name] = Dataset(source, found, recipe.framing, recipe.seed)
         records[name] = _record(source, found)
-    earlier = run.recall("data")
-    if earlier is not None and run.checkpoints and earlier["data"]["digest"] != records["data"]["digest"]:
-        raise BadInput(
-            f"the data is not what {str(run.folder)!r} began with ({earlier['data']['good']} pictures then, "
-            f"{records['data']['good']} now, or other ones); restore it, or begin a new run."
-        )
+    _same(run, records)
     return datasets["data"], datasets.get("validation", datasets["data"]), records
+
+
+def _same(run: Run, records: Mapping[str, Any]) -> None:
+    """A run goes on only with the data, and on the model, that it began with; BadInput says what is another."""
+    earlier = run.recall("data") if run.checkpoints else None
+    if earlier is None:
+        return
+    then, now = earlier["data"], records["data"]
+    if then["digest"] != now["digest"]:
+        raise BadInput(
+            f"the data is not what {str(run.folder)!r} began with ({then['good']} pictures then, {now['good']} now, "
+            "or other ones); restore it, or begin a new run."
+        )
+    if "stands on" in records and earlier.get("stands on", records["stands on"]) != records["stands on"]:
+        raise BadInput(
+            f"{str(run.folder)!r} began on {earlier['stands on']}, and this is {records['stands on']}; restore it, or "
+            "begin a new run."
+        )
 
 
 def _record(source: Source, found: Examination) -> dict[str, Any]:
@@ -248,7 +269,7 @@ def _save(
             size=(size, size),
             settings=Settings(),
             licence="see the licences of the training data",
-            data=tuple(records.values()),
+            data=tuple(records[name] for name in ("data", "validation") if name in records),
             origin={"updates": update, "batch": run.recipe.loop.batch, **(starts[-1] if starts else {})},
         )
         write_model(objective.model(card, training), run.folder / "model")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ class Objective(Protocol):
 
     parts: Mapping[str, nn.Module]
     groups: Sequence[Group]
+    stands_on: Mapping[str, str]  # hashes of trained parts that this stage takes as they are
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None: ...
 
@@ -61,5 +63,5 @@ class Setting:
 
     seed: int
     cache: Path
-    device: Any
-    dtype: Any
+    device: torch.device
+    dtype: torch.dtype

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safelight.checkpoints.native import contiguous, load_strictly
-from safelight.errors import BadInput, CannotSave
+from safelight.errors import BadInput
 from safelight.files import writing_folder
 from safelight.training.objective import Group
 
@@ -68,10 +68,7 @@ class State:
                 tensors |= {f"optimiser/{group.name}/{key}/{what}": value for what, value in memory.items()}
         with writing_folder(folder) as aside:
             (aside / "state.json").write_text(json.dumps({"update": update, "recent": recent}), encoding="utf-8")
-            try:
-                save_file(contiguous(tensors), aside / "state.safetensors")
-            except SafetensorError as error:  # how safetensors says that the disk is full
-                raise CannotSave(f"cannot save {str(folder)!r}: {error}; earlier checkpoints stand.") from error
+            save_file(contiguous(tensors), aside / "state.safetensors")
 
     def load(self, folder: Path) -> tuple[int, dict[str, list[float]]]:
         """Take on a checkpoint; returns the count of updates behind it, and the measures not yet written down."""

@@ -85,6 +85,7 @@ class Denoising:
         }
         parameters = {f"{name}.{key}": p for name, part in self.parts.items() for key, p in part.named_parameters()}
         self.groups = (Group("denoiser", parameters),)
+        self.stands_on = {"autoencoder": fingerprint(module(self.autoencoder))}
         self._caches: dict[int, LatentCache] = {}
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
@@ -96,9 +97,8 @@ class Denoising:
                 'beside each picture, or train on class folders with objective.conditioner = { kind = "label" }.'
             )
         self.conditioner.learn(prompts)
-        name = fingerprint(module(self.autoencoder))
         for dataset in datasets:
-            cache = LatentCache(self.setting.cache / "latents.sqlite", name, dataset.framing)
+            cache = LatentCache(self.setting.cache / "latents.sqlite", self.stands_on["autoencoder"], dataset.framing)
             cache.fill(
                 dataset.source,
                 dataset.found,

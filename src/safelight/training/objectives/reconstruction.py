@@ -47,6 +47,7 @@ class Reconstruction:
         self.config, self.setting = config, setting
         self.autoencoder = config.autoencoder.build()
         self.parts: Mapping[str, nn.Module] = {"autoencoder": module(self.autoencoder)}
+        self.stands_on: Mapping[str, str] = {}
         self.groups = (Group("autoencoder", dict(module(self.autoencoder).named_parameters())),)
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
