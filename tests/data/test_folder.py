@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import pytest
 from layouts import png, write_folder, write_zip
@@ -156,16 +157,16 @@ def test_broken_pictures_are_named_and_counted(place):
     with pytest.raises(BadInput, match=r'4 of 6 pictures .*: x0.png: .* x2.png: [^:]* … .* set broken = "skip"'):
         examine(source)
     seen = []
-    found = examine(source, skip_broken=True, progress=lambda done, of: seen.append((done, of)))
+    found = examine(replace(source.config, broken="skip").build(), progress=lambda done, of: seen.append((done, of)))
     assert found.good == (0, 5)
     assert [text.split(":")[0] for text in found.broken] == sorted(broken)
     assert seen == [(done, 6) for done in range(1, 7)]
 
 
 def test_data_without_a_good_picture_is_refused(place):
-    source = Config(paths=(place({"a.png": b"no picture"}),)).build()
+    source = Config(paths=(place({"a.png": b"no picture"}),), broken="skip").build()
     with pytest.raises(BadInput, match=r"none of the 1 pictures can be read; the first: a.png: "):
-        examine(source, skip_broken=True)
+        examine(source)
 
 
 def test_a_zip_that_is_damaged_inside_has_broken_pictures(tmp_path):
@@ -173,8 +174,8 @@ def test_a_zip_that_is_damaged_inside_has_broken_pictures(tmp_path):
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[data.index(png(2)) + 50] ^= 255
     (tmp_path / "a.zip").write_bytes(data)
-    source = Config(paths=(str(tmp_path / "a.zip"),)).build()
-    found = examine(source, skip_broken=True)
+    source = Config(paths=(str(tmp_path / "a.zip"),), broken="skip").build()
+    found = examine(source)
     assert found.good == (0,)
     assert found.broken[0].startswith("b.png: cannot be read from")
 

@@ -71,8 +71,8 @@ def dataset(tmp_path):
     rows = '{"file": "a.png", "text": "one", "label": "x"}\n{"file": "b.png"}\n{"file": "c.png", "text": "three"}\n'
     files = {"a.png": png(1), "b.png": b"broken", "c.png": png(3, 9, 5), "rows.jsonl": rows.encode()}
     write_folder(tmp_path / "data", files)
-    source = Config(paths=(str(tmp_path / "data"),)).build()
-    return Dataset(source, examine(source, skip_broken=True), Framing(4, crop="random"), seed=5)
+    source = Config(paths=(str(tmp_path / "data"),), broken="skip").build()
+    return Dataset(source, examine(source), Framing(4, crop="random"), seed=5)
 
 
 def test_a_dataset_numbers_the_good_pictures(dataset):

@@ -28,6 +28,8 @@ class Example:
 class Source(Protocol):
     """Pictures with captions and labels, in an order that never changes. One that cannot be read is BadInput."""
 
+    skips_broken: bool
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
@@ -54,8 +56,8 @@ class Examination:
         )
 
 
-def examine(source: Source, skip_broken: bool = False, progress: Progress | None = None) -> Examination:
-    """Decode every picture once. Broken ones are named and counted: BadInput, unless they are to be skipped."""
+def examine(source: Source, progress: Progress | None = None) -> Examination:
+    """Decode every picture once. Broken ones are named and counted: BadInput, unless the source skips them."""
     good, broken, examples = [], [], []
     for index in range(len(source)):
         try:
@@ -68,7 +70,7 @@ def examine(source: Source, skip_broken: bool = False, progress: Progress | None
             examples.append((digest([example.picture]), example.caption, example.label))
         if progress:
             progress(index + 1, len(source))
-    if broken and not skip_broken:
+    if broken and not source.skips_broken:
         shown = " ".join(broken[:3])
         raise BadInput(
             f"{len(broken)} of {len(source)} pictures cannot be read: {shown}"

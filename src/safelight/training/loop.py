@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from safelight.checkpoints.native import write_model
 from safelight.data.dataset import Dataset
-from safelight.data.examples import Examination, Order, Source, examine
-from safelight.errors import BadInput, SafelightError
+from safelight.data.examples import Order
+from safelight.errors import SafelightError
 from safelight.files import writing
 from safelight.model import Card
 from safelight.runtime import device_of, dtype_of
 from safelight.settings import Settings
+from safelight.training.material import demand_same, examined
 from safelight.training.objective import Group, Objective, Report, Setting
 from safelight.training.plot import plot
 from safelight.training.recipe import Loop, Recipe
@@ -50,12 +51,12 @@ def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lamb
         if stop():  # nothing is trained yet, so there is nothing to save
             raise KeyboardInterrupt
 
-    training, checks, records = _datasets(run, told)
+    training, checks, records = examined(run, told)
     setting = _setting(recipe, cache)
     objective, state = _build(recipe, setting)
     objective.prepare([training, checks], told)
     records["stands on"] = objective.stands_on
-    _same(run, records)
+    demand_same(run, records)
     update, recent = state.load(run.checkpoints[-1]) if run.checkpoints else (0, {})
     run.begin(records)
     run.rewind(update)
@@ -86,45 +87,6 @@ def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lamb
         yield Progress(update, recipe.loop.updates, measured, recipe.loop.batch / took)
     if update < recipe.loop.updates:
         _save(run, objective, state, training, update, recent)
-
-
-def _datasets(run: Run, report: Report) -> tuple[Dataset, Dataset, dict[str, Any]]:
-    """The examined data to train on and to look at, and the record of both; a run goes on only with the same data."""
-    recipe = run.recipe
-    datasets: dict[str, Dataset] = {}
-    records: dict[str, Any] = {}
-    for name, config in {"data": recipe.data, "validation": recipe.validation}.items():
-        if config is None:
-            continue
-        source = config.build()
-        skip = vars(config).get("broken") == "skip"
-        found = examine(source, skip, lambda done, total, name=name: report(f"reading {name}", done, total))  # type: ignore[misc]
-        datasets[name] = Dataset(source, found, recipe.framing, recipe.seed)
-        records[name] = _record(source, found)
-    _same(run, records)
-    return datasets["data"], datasets.get("validation", datasets["data"]), records
-
-
-def _same(run: Run, records: Mapping[str, Any]) -> None:
-    """A run goes on only with the data, and on the model, that it began with; BadInput says what is another."""
-    earlier = run.recall("data") if run.checkpoints else None
-    if earlier is None:
-        return
-    then, now = earlier["data"], records["data"]
-    if then["digest"] != now["digest"]:
-        raise BadInput(
-            f"the data is not what {str(run.folder)!r} began with ({then['good']} pictures then, {now['good']} now, "
-            "or other ones); restore it, or begin a new run."
-        )
-    if "stands on" in records and earlier.get("stands on", records["stands on"]) != records["stands on"]:
-        raise BadInput(
-            f"{str(run.folder)!r} began on {earlier['stands on']}, and this is {records['stands on']}; restore it, or "
-            "begin a new run."
-        )
-
-
-def _record(source: Source, found: Examination) -> dict[str, Any]:
-    return {**source.origin(), "good": len(found.good), "broken": list(found.broken), "digest": found.digest}
 
 
 def _setting(recipe: Recipe, cache: Path) -> Setting:

@@ -51,6 +51,7 @@ class Folder:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.skips_broken = config.broken == "skip"
         if not config.paths:
             raise BadInput("paths: wanted at least one folder or zip file of pictures, got none.")
         self._places = [_open(Path(path)) for path in config.paths]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -103,7 +104,7 @@ class Denoising:
                 dataset.source,
                 dataset.found,
                 self._encode,
-                progress=lambda done, total: report("encoding", done, total),
+                progress=partial(report, "encoding"),
             )
             self._caches[id(dataset)] = cache
 
