@@ -46,7 +46,7 @@ class Counting(nn.Module):
 
     def __init__(self, denoiser):
         super().__init__()
-        self.inner, self.batches, self.first = denoiser, [], None
+        self.inner, self.batches, self.first, self.grain = denoiser, [], None, denoiser.grain
 
     def prepare(self, condition):
         return self.inner.prepare(condition)
@@ -195,7 +195,7 @@ def test_a_size_that_cannot_be_made_is_refused_with_the_nearest(model, width, he
 
 
 def test_a_size_that_the_denoiser_cannot_cut_is_refused(model):
-    with pytest.raises(BadInput, match="patches of 4"):
+    with pytest.raises(BadInput, match="multiples of 8, got 36×32; the nearest is 32×32"):
         generate(model, TextToImage("x", width=36, height=32))
 
 

@@ -203,7 +203,12 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """The network; it knows nothing of schedules. ``prepare`` does once a prompt what does not depend on time."""
+    """The network; it knows nothing of schedules. ``prepare`` does once a prompt what does not depend on time.
+
+    ``grain``: the sides of its latents are multiples of it.
+    """
+
+    grain: int
 
     def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor: ...
 

@@ -67,6 +67,7 @@ class DiT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self.grain = config.patch
         volume = config.patch**config.axes
         self.patches = nn.Linear((config.channels + config.extra_channels) * volume, config.width)
         self.time = TimeEmbedding(config.width)

@@ -35,5 +35,5 @@ class TextToImage:
         from safelight.types import Prompt
 
         height, width = self.height or model.card.size[0], self.width or model.card.size[1]
-        shape = model.autoencoder.latent_shape((count, 3, height, width))
+        shape = model.latent_shape(count, height, width)
         return Start(noise(shape), [Prompt(self.prompt)] * count, [Prompt(self.negative)] * count)
