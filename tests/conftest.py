@@ -6,8 +6,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: proce
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
-import making
+# Shapes in signatures are checked from here on, where tensors go from room to room.
+ROOMS = ("diffusion", "nn", "media", "autoencoders", "denoisers", "conditioners", "model")
+install_import_hook([f"safelight.{room}" for room in ROOMS], "beartype.beartype")
+
+import making  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

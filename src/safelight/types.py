@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Images: TypeAlias = Float[Tensor, "b c *space"]
+Images: TypeAlias = Float[Tensor, "b colours *pixels"]
 Latents: TypeAlias = Float[Tensor, "b c *space"]
 Shape: TypeAlias = tuple[int, ...]
 
@@ -59,7 +59,7 @@ class Condition:
     streams: tuple[Tokens, ...] = ()  # further tokens with keys and values of their own (image prompts, boxes)
     vector: Float[Tensor, "b d"] | None = None  # added to the embedding of time
     scalars: Mapping[str, Tensor] = field(default_factory=dict)  # heard like time: a guidance scale, a second time
-    channels: Latents | None = None  # concatenated to the noisy latents
+    channels: Float[Tensor, "b extra *space"] | None = None  # concatenated to the noisy latents
     references: tuple[Latents, ...] = ()  # joined to the sequence of latents
     residuals: tuple[Tensor, ...] = ()  # added inside; their order is documented by the denoiser that takes them
 
@@ -123,6 +123,7 @@ Negative: TypeAlias = Callable[[Collection[str] | None], Condition]
 """The condition that guidance points away from: with ``None`` everything is negated, else only what is named."""
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """t in [0, 1] → NoiseLevel, and back from half the log signal-to-noise ratio."""
 
@@ -131,6 +132,7 @@ class Schedule(Protocol):
     def when(self, half_logsnr: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class Prediction(Protocol):
     """What a network is asked, and how its answer is read."""
 
@@ -145,24 +147,28 @@ class Prediction(Protocol):
     def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate: ...
 
 
+@runtime_checkable
 class Spacing(Protocol):
     """Which times a sampler visits: ``steps + 1`` of them in float64, from ``begin`` down to 0."""
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor: ...
 
 
+@runtime_checkable
 class Density(Protocol):
     """Which times to train on: uniform draws ``u`` in (0, 1) → t. ``position`` counts samples since the start."""
 
     def __call__(self, u: Tensor, position: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class NoiseSource(Protocol):
     """Standard normal draws of ``shape`` (batch first). An interval of times keys Brownian increments."""
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor: ...
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """One algorithm: from noisy latents at ``times[0]`` to those at ``times[-1]``, yielding every step."""
 
@@ -180,6 +186,7 @@ class Question:
     skip: tuple[int, ...] = ()
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """Which questions are asked at a level, and how the answers become one estimate."""
 

@@ -78,8 +78,6 @@ def test_latents_that_do_not_fit_are_refused(noisy, message):
         ({"patch": 0}, "patch must be above 0, not 0"),
         ({"mlp_ratio": -1.0}, "mlp_ratio must be above 0"),
         ({"vector_width": -1}, "vector_width must be 0"),
-        ({"text": "sung"}, "text must be 'none', 'cross' or 'joint', not 'sung'"),
-        ({"modulation": "none"}, "modulation must be 'block' or 'shared'"),
         ({"width": 100, "heads": 3}, "width of 100 does not give 3 heads"),
         ({"width": 12, "heads": 3, "axes": 3}, "too narrow for positions on 3 axes"),
     ],

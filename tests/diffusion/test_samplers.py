@@ -47,10 +47,8 @@ def test_order_of_convergence(sampler, schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_transport_is_the_probability_flow(schedule):
     """Its slope is that of the flow: d_alpha · clean + d_sigma · noise of the posterior mean."""
-    noisy, t = (
-        torch.linspace(-2, 2, 9, dtype=torch.float64),
-        torch.tensor(0.4005, dtype=torch.float64),
-    )  # off the nodes of the table
+    noisy = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    t = torch.tensor(0.4005, dtype=torch.float64)  # off the nodes of the table
     level, ahead, behind = schedule(t), schedule(t + 1e-5), schedule(t - 1e-5)
     slope = (GAUSSIAN.transport(noisy, level, ahead) - GAUSSIAN.transport(noisy, level, behind)) / 2e-5
     clean = GAUSSIAN(noisy, level).clean

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,10 +45,6 @@ class Config:
                 raise BadInput(f"{name} must be 0 (closed) or more, not {value}.")
             if name not in ("vector_width", "extra_channels", "text", "modulation") and value <= 0:
                 raise BadInput(f"{name} must be above 0, not {value}.")
-        if self.text not in ("none", "cross", "joint"):
-            raise BadInput(f"text must be 'none', 'cross' or 'joint', not {self.text!r}.")
-        if self.modulation not in ("block", "shared"):
-            raise BadInput(f"modulation must be 'block' or 'shared', not {self.modulation!r}.")
         if self.width % (2 * self.heads):
             raise BadInput(f"a width of {self.width} does not give {self.heads} heads an even number of channels each.")
         split(self.width // self.heads // 2, self.axes + (self.text == "joint"))
@@ -136,7 +133,7 @@ class DiT(nn.Module):
         answer = self.final(x[:, ahead:], heard)  # (b, n, patch^axes · channels)
         return unpatchify(answer, self.config.patch, grid).to(noisy.dtype)
 
-    def join(self, noisy: Latents, channels: Latents | None) -> Tensor:
+    def join(self, noisy: Latents, channels: Float[Tensor, "b extra *space"] | None) -> Tensor:
         """The latents and whatever is concatenated to them, in the precision of the parameters."""
         if self.config.extra_channels == 0:
             return noisy.to(self.patches.weight.dtype)
