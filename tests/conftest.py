@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked from here on, where tensors go from room to room.
 ROOMS = ("diffusion", "nn", "media", "autoencoders", "denoisers", "conditioners", "model")
-install_import_hook([f"safelight.{room}" for room in ROOMS], "beartype.beartype")
+install_import_hook([f"safelight.{room}" for room in ROOMS], "typechecker.checked")
 
 import making  # noqa: E402
 
