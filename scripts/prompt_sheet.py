@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _labelled(picture: Image.Image, prompt: str) -> Image.Image:
-    cell = Image.new("RGB", (picture.width, picture.height + 40), "white")
+    cell = Image.new("RGB", (picture.width, picture.height + 54), "white")
     cell.paste(picture, (0, 0))
     text = "\n".join(textwrap.wrap(prompt, 22))
     ImageDraw.Draw(cell).multiline_text((2, picture.height + 4), text, fill="#444", font_size=11, spacing=2)

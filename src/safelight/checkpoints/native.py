@@ -111,9 +111,14 @@ def describe(card: Card, parts: Mapping[str, nn.Module]) -> str:
         kind = PARTS[name].write(vars(part)["config"])["kind"]
         lines.append(f"| {name} | {kind} | {sum(p.numel() for p in part.parameters()):,} |")
     lines += ["", f"Native size: {card.size[1]}×{card.size[0]} pixels.", "", "## Training data", ""]
-    for origin in card.data:
-        lines.append(f"- {', '.join(f'{key}: {value}' for key, value in origin.items())}")
+    lines += [f"- {'; '.join(f'{key}: {_listed(value)}' for key, value in one.items() if value)}" for one in card.data]
     return "\n".join(lines) + "\n"
+
+
+def _listed(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _part(slot: Slot, config: Any, file: Path) -> nn.Module:

@@ -231,7 +231,7 @@ def _save(
             size=(size, size),
             settings=Settings(),
             licence="see the licences of the training data",
-            data=tuple(records[name] for name in ("data", "validation") if name in records),
+            data=(records["data"],) if records else (),
             origin={"updates": update, "batch": run.recipe.loop.batch, **(starts[-1] if starts else {})},
         )
         write_model(objective.model(card, training), run.folder / "model")
