@@ -8,11 +8,13 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# Shapes in signatures are checked from here on, where tensors go from room to room.
 ROOMS = ("diffusion", "nn", "media", "autoencoders", "denoisers", "conditioners", "model")
-install_import_hook([f"safelight.{room}" for room in ROOMS], "typechecker.checked")
 
-import making  # noqa: E402
+
+def pytest_configure(config):
+    """Shapes in signatures are checked where tensors go from room to room, but for slow tests: they compile."""
+    if config.option.markexpr != "slow":
+        install_import_hook([f"safelight.{room}" for room in ROOMS], "typechecker.checked")
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +32,14 @@ def one_thread():
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """A folder of twelve pictures with captions and labels."""
+    import making  # not before the shapes are checked
+
     return making.shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A whole tiny model in a folder; also an autoencoder to train a denoiser on."""
+    import making
+
     return making.saved_model(tmp_path_factory.mktemp("models") / "tiny")
