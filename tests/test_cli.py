@@ -165,7 +165,7 @@ def test_help_lists_every_option(safelight, monkeypatch, verb):
         (["--steps", "1000000000"], "got 1,000,000,000"),
         (["--count", "0"], "count: wanted"),
         (["--seed", "-1"], "seed: wanted"),
-        (["--size", "33"], "wanted a height and width that are multiples of 2, got 33×33; the nearest is"),
+        (["--size", "33"], "multiples of 8, got 33×33; the nearest is 32×32"),
         (["--size", "34"], "multiples of 8, got 34×34; the nearest is 32×32"),
         (["--size", "abc"], "--size: wanted pixels such as 128 or 160x128, got 'abc'"),
         (["--size", "0"], "wanted 1 to 8192 pixels, got 0"),

@@ -190,7 +190,7 @@ def test_noise_is_scaled_to_where_the_steps_begin(model, schedule, prediction, s
 
 @pytest.mark.parametrize(("width", "height"), [(33, 32), (32, 31), (1, 1)])
 def test_a_size_that_cannot_be_made_is_refused_with_the_nearest(model, width, height):
-    with pytest.raises(BadInput, match=rf"multiples of 2, got {width}×{height}; the nearest is \d+×\d+"):
+    with pytest.raises(BadInput, match=rf"multiples of 8, got {width}×{height}; the nearest is \d+×\d+"):
         generate(model, TextToImage("x", width=width, height=height))
 
 

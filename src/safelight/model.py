@@ -66,13 +66,11 @@ class Whole:
 
     def latent_shape(self, count: int, height: int, width: int) -> Shape:
         """The latents of ``count`` pictures; BadInput with the nearest size if these parts cannot make it."""
-        shape = self.autoencoder.latent_shape((count, 3, height, width))
-        grain = self.denoiser.grain
-        if any(side % grain for side in shape[2:]):
-            multiple = grain * height // shape[2]
+        multiple = self.autoencoder.factor * self.denoiser.grain
+        if height % multiple or width % multiple:
             near = [max(1, round(side / multiple)) * multiple for side in (width, height)]
             raise BadInput(
                 f"size: this model makes widths and heights that are multiples of {multiple}, got {width}×{height}; "
                 f"the nearest is {near[0]}×{near[1]}."
             )
-        return shape
+        return self.autoencoder.latent_shape((count, 3, height, width))

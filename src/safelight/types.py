@@ -199,7 +199,12 @@ class Guidance(Protocol):
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance."""
+    """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance.
+
+    ``factor``: a latent's side in pixels.
+    """
+
+    factor: int
 
     def encode(self, images: Images) -> Encoding: ...
 
