@@ -28,7 +28,7 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class LatentDiffusion:
-    """The parts of a model. One that a file lacks is None; ``part`` says what to add when it is needed."""
+    """The parts of a model. One that a file lacks is None; ``need`` says what to add."""
 
     autoencoder: Autoencoder | None = None
     conditioner: Conditioner | None = None

@@ -1,23 +1,48 @@
+"""Attention gives the same numbers whichever way it is computed."""
+
 import pytest
 import torch
+from torch.nn import functional as F
 
-from safelight.nn.attention import CrossAttention, SelfAttention, attend
-
-
-@pytest.mark.parametrize("masked", [True, False])
-def test_training_on_a_cpu_gives_the_numbers_of_the_fused_kernel(masked):
-    q, k, v = torch.randn(3, 2, 7, 4, 8).unbind()
-    mask = torch.tensor([[True] * 7, [True] * 3 + [False] * 4]) if masked else None
-    fused = attend(q, k, v, mask)
-    plain = attend(q.clone().requires_grad_(), k, v, mask)
-    assert plain.requires_grad
-    assert not fused.requires_grad
-    torch.testing.assert_close(plain.detach(), fused, atol=1e-6, rtol=1e-5)
+import safelight.nn.attention as attention
+from safelight.nn.attention import CrossAttention, SelfAttention
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_plain_way_equals_the_fused_one(masked):
+    q, k, v = torch.randn(3, 2, 4, 7, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
+    allowed = torch.tensor([[True] * 5 + [False] * 2, [True] * 7])[:, None, None] if masked else None
+    fused = F.scaled_dot_product_attention(q, k, v, allowed)
+    torch.testing.assert_close(attention.attend_plainly(q, k, v, allowed), fused, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length", "training", "plainly"),
+    [
+        (torch.bfloat16, 8, True, True),
+        (torch.bfloat16, 8, False, False),
+        (torch.bfloat16, 1024, True, False),
+        (torch.float32, 8, True, False),
+    ],
+)
+def test_the_plain_way_is_taken_where_it_is_faster(monkeypatch, dtype, length, training, plainly):
+    taken = []
+
+    def noted(*given):
+        taken.append(True)
+        return plain(*given)
+
+    plain = attention.attend_plainly
+    monkeypatch.setattr(attention, "attend_plainly", noted)
+    q, k, v = torch.randn(3, 1, length, 1, 4).to(dtype).unbind(0)
+    assert attention.attend(q.detach().requires_grad_(training), k, v).shape == (1, length, 4)
+    assert bool(taken) is plainly
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("recorded", [True, False])
-def test_what_is_masked_is_not_seen(recorded):
-    layer, x = SelfAttention(16, 2), torch.randn(1, 6, 16)
+def test_what_is_masked_is_not_seen(recorded, dtype):
+    layer, x = SelfAttention(16, 2).to(dtype), torch.randn(1, 6, 16, dtype=dtype)
     mask = torch.tensor([[True, True, True, True, False, False]])
     other = x.clone()
     other[:, 4:] += 1

@@ -61,14 +61,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) is true → (b, n, heads · d)."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (b, heads, n or m, d)
     allowed = None if mask is None else mask[:, None, None, :]
-    training_on_cpu = q.device.type == "cpu" and q.requires_grad
-    attention = attend_plainly if training_on_cpu else F.scaled_dot_product_attention
+    # Under autocast q and k may still be float32 here; the values say in what the products will be.
+    training_in_bf16 = q.device.type == "cpu" and q.requires_grad and v.dtype == torch.bfloat16
+    attention = attend_plainly if training_in_bf16 and k.shape[2] < 1024 else F.scaled_dot_product_attention
     mixed: Tensor = attention(q, k, v, allowed)  # (b, heads, n, d)
     return mixed.transpose(1, 2).flatten(2)
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-    """The textbook's three lines: forward and backward take a quarter of the fused kernel's time on a CPU."""
+    """The textbook's three lines. Trained in bf16 on a CPU they are faster than the fused kernel on short sequences:
+    3.2 to 3.7 times at 64 tokens, 1.9 at 256, no longer at 1024, and never in float32 (torch 2.13, AVX512-bf16)."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (b, heads, n, m)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
