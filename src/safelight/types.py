@@ -201,7 +201,8 @@ class Guidance(Protocol):
 class Autoencoder(Protocol):
     """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance.
 
-    ``factor``: a latent's side in pixels.
+    ``factor``: a latent's side in pixels. ``costs``: what training asks of an encoding besides giving the images
+    back, each by its name in the field (``kl``, ``commitment``), as (b,).
     """
 
     factor: int
@@ -209,6 +210,8 @@ class Autoencoder(Protocol):
     def encode(self, images: Images) -> Encoding: ...
 
     def decode(self, latents: Latents) -> Images: ...
+
+    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]: ...
 
     def latent_shape(self, image_shape: Shape) -> Shape: ...
 

@@ -89,6 +89,17 @@ def test_an_image_does_not_know_its_batch(autoencoder):
         torch.testing.assert_close(decoded, autoencoder.decode(together.mode())[row], atol=1e-5, rtol=1e-5)
 
 
+def test_its_costs_are_each_picture_s_own_and_do_not_depend_on_the_scale(autoencoder):
+    costs = autoencoder.costs(autoencoder.encode(images()))
+    assert all(cost.shape == (3,) and cost.isfinite().all() for cost in costs.values())
+    alone = autoencoder.costs(autoencoder.encode(images()[1:2]))
+    autoencoder.scale.measure([autoencoder.encode(images())])
+    scaled = autoencoder.costs(autoencoder.encode(images()))
+    for name, cost in costs.items():
+        torch.testing.assert_close(alone[name][0], cost[1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(scaled[name], cost, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 18), (17, 16), (3, 16), (0, 16)])
 def test_a_size_that_it_cannot_make_is_named(autoencoder, height, width):
     with pytest.raises(BadInput, match=rf"wanted a height and width that are multiples of 4, got {width}×{height}"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from safelight.autoencoders.kl import KL, Config
 from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
+from safelight.types import Encoding
 
 FOLDER = Path(__file__).parents[3] / "shared" / "goldens" / "ldm-kl"
 recorded = pytest.mark.skipif(not FOLDER.exists(), reason="the recordings are not here")
@@ -129,3 +130,12 @@ def test_the_convolutions_beside_the_latents_can_be_left_out():
     names = Config(width=8, groups=4, quant=False).build().state_dict()
     assert not [name for name in names if "quant" in name]
     assert [name for name in Config(width=8, groups=4).build().state_dict() if "quant" in name]
+
+
+def test_its_cost_is_the_divergence_from_the_standard_normal():
+    autoencoder = Config(width=8, multipliers=(1, 2), blocks=1, groups=4).build()
+    mean, deviation = torch.full((2, 4, 3, 3), 0.5), torch.full((2, 4, 3, 3), 2.0)
+    mean[1], deviation[1] = 0, 1
+    (kl,) = autoencoder.costs(Encoding(mean, deviation)).values()
+    want = torch.distributions.kl_divergence(torch.distributions.Normal(0.5, 2.0), torch.distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(kl, torch.stack([want, torch.zeros(())]))

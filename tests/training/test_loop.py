@@ -132,7 +132,7 @@ def test_accumulated_micro_batches_equal_one_batch(pictures, tmp_path):
 
 
 def test_accumulation_in_a_real_stage(pictures, tmp_path):
-    made = recipe(tables("reconstruction", pictures, loop__batch=8, loop__updates=1, objective__kl=0.01))
+    made = recipe(tables("reconstruction", pictures, loop__batch=8, loop__updates=1, objective__costs={"kl": 0.01}))
     once = weights(go(tmp_path / "once", made))
     parts = weights(go(tmp_path / "parts", replace(made, loop=replace(made.loop, accumulate=4))))
     first = [name for name in once if name.endswith("exp_avg")]

@@ -1,14 +1,16 @@
 """The KL autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752, appendix E.1; the f8 shape of Stable
 Diffusion with the defaults): residual blocks, one attention in the middle, a diagonal Gaussian over the latents."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
+from safelight.nn.pyramid import Decoder, Encoder, Pyramid
+from safelight.nn.sizes import reduced
 from safelight.types import Encoding, Images, Latents, Shape
 
 
@@ -34,6 +36,11 @@ class Config:
                 f"times {self.multipliers}; change width or groups."
             )
 
+    @property
+    def pyramid(self) -> Pyramid:
+        """The shape of both halves."""
+        return Pyramid(self.width, self.multipliers, self.blocks, self.channels, self.groups)
+
     def build(self) -> "KL":
         return KL(self)
 
@@ -44,10 +51,10 @@ class KL(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.factor = 2 ** (len(config.multipliers) - 1)
+        self.factor = config.pyramid.factor
         c = config.latent_channels
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = Encoder(config.pyramid, 2 * c)
+        self.decoder = Decoder(config.pyramid, c)
         self.quant = nn.Conv2d(2 * c, 2 * c, 1) if config.quant else nn.Identity()
         self.post_quant = nn.Conv2d(c, c, 1) if config.quant else nn.Identity()
         self.scale = LatentScale(c)
@@ -65,123 +72,13 @@ class KL(nn.Module):
         images: Tensor = self.decoder(self.post_quant(raw))
         return images.to(latents.dtype)
 
+    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+        """``kl`` (b,): divergence from the standard normal in nats, the mean over a latent's numbers."""
+        raw = self.scale.unscaled(encoding)
+        assert raw.deviation is not None
+        variance = raw.deviation.square()
+        return {"kl": 0.5 * (raw.mean.square() + variance - 1 - variance.log()).flatten(1).mean(1)}
+
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → (b, c, h/f, w/f)."""
-        *batch, channels, height, width = image_shape
-        if channels != self.config.channels:
-            raise BadInput(f"kl: wanted images of {self.config.channels} channels, got {channels}.")
-        if height % self.factor or width % self.factor or not height or not width:
-            raise BadInput(
-                f"kl: wanted a height and width that are multiples of {self.factor}, got {width}×{height}; "
-                f"the nearest is {_near(width, self.factor)}×{_near(height, self.factor)}."
-            )
-        return (*batch, self.config.latent_channels, height // self.factor, width // self.factor)
-
-
-class Encoder(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        widths = [config.width * multiplier for multiplier in config.multipliers]
-        self.enter = nn.Conv2d(config.channels, config.width, 3, padding=1)
-        layers: list[nn.Module] = []
-        before = config.width
-        for number, width in enumerate(widths):
-            layers += [Residual(before if i == 0 else width, width, config.groups) for i in range(config.blocks)]
-            layers += [Down(width)] if number < len(widths) - 1 else []
-            before = width
-        self.levels = nn.Sequential(*layers)
-        self.middle = middle(before, config.groups)
-        self.norm = norm(before, config.groups)
-        self.leave = nn.Conv2d(before, 2 * config.latent_channels, 3, padding=1)
-
-    def forward(self, images: Images) -> Tensor:
-        x = self.middle(self.levels(self.enter(images)))
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 2c, h/f, w/f)
-
-
-class Decoder(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        widths = [config.width * multiplier for multiplier in reversed(config.multipliers)]
-        self.enter = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.middle = middle(widths[0], config.groups)
-        layers: list[nn.Module] = []
-        before = widths[0]
-        for number, width in enumerate(widths):
-            layers += [Residual(before if i == 0 else width, width, config.groups) for i in range(config.blocks + 1)]
-            layers += [Up(width)] if number < len(widths) - 1 else []
-            before = width
-        self.levels = nn.Sequential(*layers)
-        self.norm = norm(before, config.groups)
-        self.leave = nn.Conv2d(before, config.channels, 3, padding=1)
-
-    def forward(self, latents: Latents) -> Tensor:
-        x = self.levels(self.middle(self.enter(latents)))
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 3, h, w)
-
-
-class Residual(nn.Module):
-    """Norm, SiLU, convolution, twice, beside a skip that changes the width where it must."""
-
-    def __init__(self, before: int, width: int, groups: int) -> None:
-        super().__init__()
-        self.norm1 = norm(before, groups)
-        self.conv1 = nn.Conv2d(before, width, 3, padding=1)
-        self.norm2 = norm(width, groups)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(y)))  # type: ignore[no-any-return]
-
-
-class SpatialAttention(nn.Module):
-    """One head over all places of an image."""
-
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__()
-        self.norm = norm(width, groups)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.out = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)  # (b, 1, hw, c)
-        y = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2).reshape(x.shape)
-        return x + self.out(y)  # type: ignore[no-any-return]
-
-
-class Down(nn.Module):
-    """Half the size by a strided convolution, padded at the right and the bottom only."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
-
-
-class Up(nn.Module):
-    """Twice the size by repetition, then a convolution."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
-
-
-def middle(width: int, groups: int) -> nn.Sequential:
-    return nn.Sequential(
-        Residual(width, width, groups), SpatialAttention(width, groups), Residual(width, width, groups)
-    )
-
-
-def norm(width: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, width, eps=1e-6)
-
-
-def _near(side: int, factor: int) -> int:
-    return max(1, round(side / factor)) * factor
+        return reduced("kl", image_shape, self.config.channels, self.config.latent_channels, self.factor)

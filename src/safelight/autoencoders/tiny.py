@@ -2,6 +2,7 @@
 
 It shares the latent space of a large family, which its weights decide; used for previews and for small models."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
+from safelight.nn.sizes import reduced
 from safelight.types import Encoding, Images, Latents, Shape
 
 
@@ -51,16 +53,13 @@ class Tiny(nn.Module):
         images: Tensor = self.decoder((torch.tanh(raw / 3) * 3).to(self.scale.mean.dtype))
         return images.to(latents.dtype) * 2 - 1
 
+    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+        """None: nothing but the pictures is asked of its latents."""
+        return {}
+
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → (b, c, h/f, w/f)."""
-        *batch, channels, height, width = image_shape
-        if channels != 3:
-            raise BadInput(f"tiny: wanted images of 3 channels, got {channels}.")
-        if height % self.factor or width % self.factor or not height or not width:
-            raise BadInput(
-                f"tiny: wanted a height and width that are multiples of {self.factor}, got {width}×{height}."
-            )
-        return (*batch, self.config.latent_channels, height // self.factor, width // self.factor)
+        return reduced("tiny", image_shape, 3, self.config.latent_channels, self.factor)
 
 
 def _encoder(config: Config) -> nn.Sequential:

@@ -24,6 +24,11 @@ class LatentScale(nn.Module):
         mean, deviation = (self._along(one, raw.mean) for one in (self.mean, self.deviation))
         return Encoding((raw.mean - mean) / deviation, None if raw.deviation is None else raw.deviation / deviation)
 
+    def unscaled(self, standard: Encoding) -> Encoding:
+        """An encoding in standard units as it was before ``standard``."""
+        deviation = self._along(self.deviation, standard.mean)
+        return Encoding(self.raw(standard.mean), None if standard.deviation is None else standard.deviation * deviation)
+
     def raw(self, latents: Latents) -> Latents:
         """Standard latents in the units of the decoder."""
         return latents * self._along(self.deviation, latents) + self._along(self.mean, latents)

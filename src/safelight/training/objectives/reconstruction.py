@@ -1,4 +1,4 @@
-"""Stage one: an autoencoder learns to give back what it was shown (L1 and, if its encoding has a spread, KL)."""
+"""Stage one: an autoencoder learns to give back what it was shown (L1 and the costs of its encoding)."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -19,14 +19,17 @@ from safelight.nn.latent_scale import LatentScale
 from safelight.training.objective import Group, Loss, Report, Setting
 from safelight.types import Autoencoder, Encoding, Images
 
+COSTS = {"kl": 1e-6, "commitment": 0.25, "codebook": 1.0}
+"""How much is made of what autoencoders ask of their encodings, unless a recipe says otherwise (the paper's)."""
+
 
 @dataclass(frozen=True)
 class Config:
-    """Weights are per pixel for L1 and per latent number for KL, each a mean."""
+    """L1 is a mean over the numbers of a picture; ``costs`` weighs what the autoencoder asks of its encoding."""
 
     autoencoder: Annotated[Builds[Autoencoder], Slot("autoencoders")] = field(default_factory=KLConfig)
     l1: float = 1.0
-    kl: float = 1e-6
+    costs: Mapping[str, float] = field(default_factory=dict)  # over ``COSTS``
 
     def build(self, setting: Setting) -> "Reconstruction":
         return Reconstruction(self, setting)
@@ -46,6 +49,7 @@ class Reconstruction:
     def __init__(self, config: Config, setting: Setting) -> None:
         self.config, self.setting = config, setting
         self.autoencoder = config.autoencoder.build()
+        self.weights = COSTS | dict(config.costs)
         self.parts: Mapping[str, nn.Module] = {"autoencoder": module(self.autoencoder)}
         self.stands_on: Mapping[str, str] = {}
         self.groups = (Group("autoencoder", dict(module(self.autoencoder).named_parameters())),)
@@ -65,9 +69,10 @@ class Reconstruction:
         encoding: Encoding = self.autoencoder.encode(images)
         noise = sample_noise(self.setting.seed, batch.positions, tuple(encoding.mean.shape))
         again = self.autoencoder.decode(encoding.sample(noise.to(images.device)))
-        measured = {"l1": (again.float() - images).abs().mean(), "kl": kl(encoding).mean()}
-        total = self.config.l1 * measured["l1"] + self.config.kl * measured["kl"]
-        return Loss(total, measured)
+        costs = {name: cost.mean() for name, cost in self.autoencoder.costs(encoding).items()}
+        l1 = (again.float() - images).abs().mean()
+        total = self.config.l1 * l1 + sum(self.weights[name] * cost for name, cost in costs.items())
+        return Loss(total, {"l1": l1, **costs})
 
     def judge(self, batch: Shown) -> Mapping[str, Tensor]:
         """L1 and PSNR (8-bit range, dB) of each picture's likeliest reconstruction."""
@@ -94,11 +99,3 @@ class Reconstruction:
     def _again(self, images: Images) -> Images:
         shown = images.to(self.setting.device, memory_format=torch.channels_last)
         return self.autoencoder.decode(self.autoencoder.encode(shown).mode()).float().clamp(-1, 1).cpu()
-
-
-def kl(encoding: Encoding) -> Tensor:
-    """KL divergence of each latent number's Gaussian from the standard normal, in nats; 0 without a spread."""
-    if encoding.deviation is None:
-        return torch.zeros_like(encoding.mean)
-    variance = encoding.deviation.square()
-    return 0.5 * (encoding.mean.square() + variance - 1 - variance.log())

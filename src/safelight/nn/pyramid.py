@@ -1,0 +1,148 @@
+"""The convolutional encoder and decoder of latent diffusion's first stages (Rombach et al., arXiv 2112.10752, E.1;
+from Esser et al., arXiv 2012.09841): levels of residual blocks, each half the size of the last, attention in the
+middle and, where asked for, inside levels."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safelight.types import Images, Latents
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Both halves' shape. Each multiplier is a level; each level after the first halves the size."""
+
+    width: int
+    multipliers: tuple[int, ...]
+    blocks: int  # a level in the encoder; the decoder has one more
+    channels: int
+    groups: int
+    attention: tuple[int, ...] = ()  # the levels, by factor (1, 2, 4, …), that attend after every block
+    middle: bool = True  # attention in the middle
+
+    @property
+    def factor(self) -> int:
+        """A latent's side in pixels."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    @property
+    def levels(self) -> tuple[tuple[int, bool], ...]:
+        """Width, and whether it attends, of each level from the pictures inwards."""
+        return tuple((self.width * m, 2**i in self.attention) for i, m in enumerate(self.multipliers))
+
+
+class Encoder(nn.Module):
+    """Images (b, channels, h, w) → (b, out, h/f, w/f)."""
+
+    def __init__(self, shape: Pyramid, out: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(shape.channels, shape.width, 3, padding=1)
+        layers: list[nn.Module] = []
+        before = shape.width
+        for number, (width, attends) in enumerate(shape.levels):
+            layers += level(before, width, shape.blocks, shape.groups, attends)
+            layers += [Down(width)] if number < len(shape.levels) - 1 else []
+            before = width
+        self.levels = nn.Sequential(*layers)
+        self.middle = middle(before, shape)
+        self.norm = norm(before, shape.groups)
+        self.leave = nn.Conv2d(before, out, 3, padding=1)
+
+    def forward(self, images: Images) -> Tensor:
+        x = self.middle(self.levels(self.enter(images)))
+        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 2c, h/f, w/f)
+
+
+class Decoder(nn.Module):
+    """Latents (b, c, h/f, w/f) → (b, channels, h, w)."""
+
+    def __init__(self, shape: Pyramid, latent_channels: int) -> None:
+        super().__init__()
+        before = shape.levels[-1][0]
+        self.enter = nn.Conv2d(latent_channels, before, 3, padding=1)
+        self.middle = middle(before, shape)
+        layers: list[nn.Module] = []
+        for number, (width, attends) in reversed(list(enumerate(shape.levels))):
+            layers += level(before, width, shape.blocks + 1, shape.groups, attends)
+            layers += [Up(width)] if number else []
+            before = width
+        self.levels = nn.Sequential(*layers)
+        self.norm = norm(before, shape.groups)
+        self.leave = nn.Conv2d(before, shape.channels, 3, padding=1)
+
+    def forward(self, latents: Latents) -> Tensor:
+        x = self.levels(self.middle(self.enter(latents)))
+        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 3, h, w)
+
+
+class Residual(nn.Module):
+    """Norm, SiLU, convolution, twice, beside a skip that changes the width where it must."""
+
+    def __init__(self, before: int, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = norm(before, groups)
+        self.conv1 = nn.Conv2d(before, width, 3, padding=1)
+        self.norm2 = norm(width, groups)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.silu(self.norm2(y)))  # type: ignore[no-any-return]
+
+
+class SpatialAttention(nn.Module):
+    """One head over all places of an image."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm = norm(width, groups)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)  # (b, 1, hw, c)
+        y = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2).reshape(x.shape)
+        return x + self.out(y)  # type: ignore[no-any-return]
+
+
+class Down(nn.Module):
+    """Half the size by a strided convolution, padded at the right and the bottom only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+
+
+class Up(nn.Module):
+    """Twice the size by repetition, then a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+
+
+def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> list[nn.Module]:
+    """The blocks of one level, each followed by attention if the level attends."""
+    layers: list[nn.Module] = []
+    for number in range(blocks):
+        layers.append(Residual(before if number == 0 else width, width, groups))
+        layers += [SpatialAttention(width, groups)] if attends else []
+    return layers
+
+
+def middle(width: int, shape: Pyramid) -> nn.Sequential:
+    between = [SpatialAttention(width, shape.groups)] if shape.middle else []
+    return nn.Sequential(Residual(width, width, shape.groups), *between, Residual(width, width, shape.groups))
+
+
+def norm(width: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, width, eps=1e-6)
