@@ -10,16 +10,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from safelight.autoencoders.kl import Config as KLConfig
-from safelight.config import Builds, Slot
+from safelight.config import Builds, Slot, kind_of
 from safelight.data.dataset import Dataset
 from safelight.diffusion.noise import sample_noise
+from safelight.errors import unknown
 from safelight.media.pictures import sheet, to_pictures
 from safelight.model import Card, LatentDiffusion, module
 from safelight.nn.latent_scale import LatentScale
 from safelight.training.objective import Group, Loss, Report, Setting
-from safelight.types import Autoencoder, Encoding, Images
+from safelight.types import Autoencoder, Discrete, Encoding, Images
 
-COSTS = {"kl": 1e-6, "commitment": 0.25, "codebook": 1.0}
+COSTS = {"kl": 1e-6, "quantisation": 1.0}
 """How much is made of what autoencoders ask of their encodings, unless a recipe says otherwise (the paper's)."""
 
 
@@ -55,9 +56,16 @@ class Reconstruction:
         self.groups = (Group("autoencoder", dict(module(self.autoencoder).named_parameters())),)
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
-        """Nothing to prepare but to see that the size can be made."""
+        """Nothing to prepare but to see that the size can be made, and that the autoencoder has the weighed costs."""
         size = datasets[0].framing.size
-        self.autoencoder.latent_shape((1, 3, size, size))
+        latents = torch.zeros(self.autoencoder.latent_shape((1, 3, size, size)), device=self.setting.device)
+        with torch.no_grad():
+            known = self.autoencoder.costs(Encoding(latents, torch.ones_like(latents)))
+        for name in self.config.costs:
+            if name not in known:
+                raise unknown(
+                    f"cost in objective.costs of a {kind_of(self.config.autoencoder)} autoencoder:", name, known
+                )
 
     def batch(self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]) -> Shown:
         """The framed pictures at these places."""
@@ -73,6 +81,11 @@ class Reconstruction:
         l1 = (again.float() - images).abs().mean()
         total = self.config.l1 * l1 + sum(self.weights[name] * cost for name, cost in costs.items())
         return Loss(total, {"l1": l1, **costs})
+
+    def settle(self, update: int) -> None:
+        """A codebook takes in what it saw in this update."""
+        if isinstance(self.autoencoder, Discrete):
+            self.autoencoder.settle(self.setting.seed, update)
 
     def judge(self, batch: Shown) -> Mapping[str, Tensor]:
         """L1 and PSNR (8-bit range, dB) of each picture's likeliest reconstruction."""
