@@ -1,6 +1,7 @@
 """Weights in the layout of the latent diffusion repository under our names, for the tests of ``kl`` and ``vq``."""
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,18 @@ NAMES = {  # theirs, as a pattern → ours; blocks and halves of levels are numb
     r"(post_)?quant_conv": r"\1quant",
     r"quantize\.embedding": "codebook.codes",
 }
+
+
+def body(theirs: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration that ``kl`` and ``vq`` share, of a recording's own words."""
+    shape = theirs["ddconfig"]
+    return {
+        "width": shape["ch"],
+        "multipliers": tuple(shape["ch_mult"]),
+        "blocks": shape["num_res_blocks"],
+        "latent_channels": theirs["embed_dim"],
+        "attention": tuple(shape["resolution"] // side for side in shape["attn_resolutions"]),
+    }
 
 
 def place(name: str, shape: Pyramid) -> str:

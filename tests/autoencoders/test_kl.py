@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ldm_layout import near, renamed
+from ldm_layout import body, near, renamed
 from safetensors.torch import load_file
 
 from safelight.autoencoders.kl import KL, Config
@@ -25,13 +25,7 @@ def tensors():
 @pytest.fixture(scope="module", params=["f8", "f4"])
 def case(request) -> tuple[str, KL]:
     given = json.loads((FOLDER / "golden.json").read_text())["config"][request.param]
-    shape = given["ddconfig"]
-    config = Config(
-        width=shape["ch"],
-        multipliers=tuple(shape["ch_mult"]),
-        blocks=shape["num_res_blocks"],
-        latent_channels=given["embed_dim"],
-    )
+    config = Config(**body(given))
     autoencoder = config.build()
     if request.param == "f8":
         weights = load_file(FOLDER / "f8.safetensors")

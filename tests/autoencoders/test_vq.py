@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ldm_layout import near, renamed
+from ldm_layout import body, near, renamed
 from safetensors.torch import load_file
 
 from making import go, metrics, recipe, tables
@@ -25,15 +25,7 @@ SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
 @torch.no_grad()
 def test_it_gives_what_the_original_gives(name):
     given = json.loads((FOLDER / "golden.json").read_text())["config"][name]
-    shape = given["ddconfig"]
-    config = Config(
-        width=shape["ch"],
-        multipliers=tuple(shape["ch_mult"]),
-        blocks=shape["num_res_blocks"],
-        latent_channels=given["embed_dim"],
-        attention=tuple(shape["resolution"] // side for side in shape["attn_resolutions"]),
-        codebook=Codes(given["n_embed"]),
-    )
+    config = Config(**body(given), codebook=Codes(given["n_embed"]))
     autoencoder = config.build()
     scale = {key: value for key, value in autoencoder.state_dict().items() if key.startswith("scale.")}
     weights = renamed(load_file(FOLDER / f"{name}.safetensors"), config.pyramid)
@@ -145,5 +137,5 @@ def test_it_trains_uses_its_codes_and_goes_on_to_the_bit(pictures, tmp_path):
 
 def test_a_cost_that_the_autoencoder_does_not_have_is_refused(pictures, tmp_path):
     tree = discrete(pictures, objective__costs={"kl": 1e-6})
-    with pytest.raises(BadInput, match="cost in objective.costs of a vq autoencoder: 'kl'; known: quant"):
+    with pytest.raises(BadInput, match=r"cost in objective\.costs of a vq autoencoder: 'kl'; known: quant"):
         go(tmp_path / "run", recipe(tree))
