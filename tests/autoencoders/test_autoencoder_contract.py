@@ -15,6 +15,15 @@ from safelight.nn.codebook import Codes
 from safelight.types import Autoencoder, Encoding
 
 CONFIGS = {
+    "dcae": {
+        "widths": (8, 16, 16),
+        "encoder_blocks": (1, 1, 1),
+        "decoder_blocks": (1, 1, 1),
+        "attend_from": 2,
+        "scales": (3,),
+        "head": 8,
+        "latent_channels": 4,
+    },
     "identity": {},
     "kl": {"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4},
     "tiny": {"width": 8, "blocks": 1, "levels": 2},
@@ -186,7 +195,7 @@ def test_a_constant_channel_can_be_measured(autoencoder):
 
 def test_a_number_that_cannot_be_is_refused(kind):
     config = import_module(f"safelight.autoencoders.{kind}").Config
-    names = {"channels", "latent_channels", "width", "blocks"} & {field.name for field in fields(config)}
+    names = {"channels", "latent_channels", "width", "blocks", "head"} & {field.name for field in fields(config)}
     assert names
     for name in names:
         with pytest.raises(BadInput, match=f"{kind}: every number wants to be at least 1"):
