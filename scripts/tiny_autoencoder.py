@@ -53,7 +53,8 @@ def main() -> None:
 def read_tiny(encoder: Path, decoder: Path) -> Tiny:
     """The autoencoder of the two public files, its scale not yet measured."""
     halves = {"encoder": load_file(encoder), "decoder": load_file(decoder)}
-    tiny = Config(latent_channels=halves["decoder"]["1.weight"].shape[1]).build()
+    pool = any(".pool." in name for name in halves["decoder"])
+    tiny = Config(latent_channels=halves["decoder"]["1.weight"].shape[1], pool=pool).build()
     scale = {name: value for name, value in tiny.state_dict().items() if name.startswith("scale.")}
     load_strictly(tiny, scale | renamed(halves), f"{encoder.name} with {decoder.name}")
     return tiny

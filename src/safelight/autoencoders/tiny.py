@@ -21,6 +21,7 @@ class Config:
     width: int = 64
     blocks: int = 3  # a level
     levels: int = 3  # each halves the size
+    pool: bool = False  # the blocks at the lowest size also norm groups of channels over the image (taef2)
 
     def __post_init__(self) -> None:
         if min(self.latent_channels, self.width, self.blocks, self.levels) < 1:
@@ -64,29 +65,41 @@ class Tiny(nn.Module):
 
 def _encoder(config: Config) -> nn.Sequential:
     layers: list[nn.Module] = [_conv(3, config.width), Block(config.width)]
-    for _ in range(config.levels):
+    for number in range(config.levels):
         layers.append(nn.Conv2d(config.width, config.width, 3, stride=2, padding=1, bias=False))
-        layers += [Block(config.width) for _ in range(config.blocks)]
+        pool = config.pool and number == config.levels - 1
+        layers += [Block(config.width, pool) for _ in range(config.blocks)]
     return nn.Sequential(*layers, _conv(config.width, config.latent_channels))
 
 
 def _decoder(config: Config) -> nn.Sequential:
     layers: list[nn.Module] = [_conv(config.latent_channels, config.width), nn.ReLU()]
-    for _ in range(config.levels):
-        layers += [Block(config.width) for _ in range(config.blocks)]
+    for number in range(config.levels):
+        layers += [Block(config.width, config.pool and number == 0) for _ in range(config.blocks)]
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(config.width, config.width, 3, padding=1, bias=False)]
     return nn.Sequential(*layers, Block(config.width), _conv(config.width, 3))
 
 
 class Block(nn.Module):
-    """Three convolutions beside a skip, with ReLU between and after."""
+    """Three convolutions beside a skip, with ReLU between and after.
 
-    def __init__(self, width: int) -> None:
+    A ``pool`` before them norms groups of channels over the whole image, so that each place hears of all others.
+    """
+
+    def __init__(self, width: int, pool: bool = False) -> None:
         super().__init__()
+        self.pool = _pool(width) if pool else None
         self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.pool is None else x + self.pool(x)
         return F.relu(self.conv(x) + x)
+
+
+def _pool(width: int) -> nn.Sequential:
+    wide = 4 * width
+    enter, leave = (nn.Conv2d(*sides, 1, bias=False) for sides in ((width, wide), (wide, width)))
+    return nn.Sequential(enter, nn.GroupNorm(4, wide), nn.ReLU(), leave)
 
 
 def _conv(before: int, after: int) -> nn.Conv2d:
