@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.config import read
+from safelight.config import Slot, read
 from safelight.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +67,18 @@ def test_commands_in_the_readme_exist_with_their_options():
         verb, *words = shlex.split(line)
         known = {option for one in commands[verb].params for option in one.opts}
         assert {word for word in words if word.startswith("-")} <= known, line
+
+
+def test_each_autoencoder_has_a_section_whose_tables_are_read():
+    page = (ROOT / "docs" / "autoencoders.md").read_text("utf-8")
+    kinds = Slot("autoencoders")
+    assert sorted(re.findall(r"^## (.*)$", page, re.M)) == kinds.kinds()
+    tables = [
+        tomllib.loads(block)["objective"]["autoencoder"] for block in re.findall(r"```toml\n(.*?)```", page, re.S)
+    ]
+    assert [table["kind"] for table in tables] == ["kl", "vq", "dcae"]
+    for table in tables:
+        kinds.read(table)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.name)
