@@ -202,10 +202,14 @@ class Autoencoder(Protocol):
     """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance.
 
     ``factor``: a latent's side in pixels. ``costs``: what training asks of an encoding besides giving the images
-    back, each by its name in the field (``kl``, ``commitment``), as (b,).
+    back, each by its name in the field (``kl``, ``commitment``), as (b,). ``last``: the weight of the decoder's last
+    layer, by which adversarial training balances its terms; None if there is none.
     """
 
     factor: int
+
+    @property
+    def last(self) -> Tensor | None: ...
 
     def encode(self, images: Images) -> Encoding: ...
 
@@ -232,6 +236,29 @@ class Divided(Protocol):
     def decode_far(self, latents: Latents) -> Tensor: ...
 
     def decode_near(self, features: Tensor) -> Images: ...
+
+
+@runtime_checkable
+class Features(Protocol):
+    """A network that others trained to see: for the perceptual loss and for distances between sets of pictures.
+
+    ``name`` is what results are reported by, ``least`` the smallest side in pixels, ``heads`` a weight for each
+    channel of each map where such were learned (LPIPS), else empty. It never trains, but gradients reach the images.
+    ``maps`` gives features of several depths, (b, c, h, w) each; ``vector`` pooled ones (b, d) at its native size.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def least(self) -> int: ...
+
+    @property
+    def heads(self) -> tuple[Tensor, ...]: ...
+
+    def maps(self, images: Images) -> tuple[Tensor, ...]: ...
+
+    def vector(self, images: Images) -> Tensor: ...
 
 
 @runtime_checkable

@@ -59,6 +59,11 @@ class KL(nn.Module):
         self.post_quant = nn.Conv2d(c, c, 1) if config.quant else nn.Identity()
         self.scale = LatentScale(c)
 
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        return self.decoder.leave.weight
+
     def encode(self, images: Images) -> Encoding:
         """The diagonal Gaussian over latents, in standard units."""
         self.latent_shape(tuple(images.shape))
