@@ -69,7 +69,7 @@ def test_commands_in_the_readme_exist_with_their_options():
         assert {word for word in words if word.startswith("-")} <= known, line
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.name)
 def test_recipes_are_whole(path):
     recipe = read(Recipe, tomllib.loads(path.read_text("utf-8")))
     assert recipe.title

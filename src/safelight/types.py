@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "b colours *pixels"]
@@ -202,7 +202,7 @@ class Autoencoder(Protocol):
     """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance.
 
     ``factor``: a latent's side in pixels. ``costs``: what training asks of an encoding besides giving the images
-    back, each by its name in the field (``kl``, ``commitment``), as (b,). ``last``: the weight of the decoder's last
+    back, each by its name in the field (``kl``, ``quantisation``), as (b,). ``last``: the weight of the decoder's last
     layer, by which adversarial training balances its terms; None if there is none.
     """
 
@@ -259,6 +259,23 @@ class Features(Protocol):
     def maps(self, images: Images) -> tuple[Tensor, ...]: ...
 
     def vector(self, images: Images) -> Tensor: ...
+
+
+@runtime_checkable
+class Discrete(Autoencoder, Protocol):
+    """An autoencoder whose latents are rounded to the nearest of ``codes`` vectors before they are decoded.
+
+    ``settle``: once an update, after its optimiser step, what a codebook keeps of the batches that it saw; ``total``
+    sums a tensor over processes, and (seed, update) key what it draws.
+    """
+
+    codes: int
+
+    def indices(self, latents: Latents) -> Int[Tensor, "b *space"]: ...
+
+    def lookup(self, indices: Int[Tensor, "b *space"]) -> Latents: ...
+
+    def settle(self, seed: int, update: int, total: Callable[[Tensor], Tensor] = ...) -> None: ...
 
 
 @runtime_checkable

@@ -61,6 +61,9 @@ class Game:
         self.config.seen.append(("others' gradients", [g for g in others if g is not None]))
         return Loss(total, {"mean": x.mean()})
 
+    def settle(self, update):
+        pass
+
     def judge(self, batch):
         return {"loss": torch.zeros(len(batch))}
 

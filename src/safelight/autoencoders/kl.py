@@ -1,5 +1,5 @@
 """The KL autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752, appendix E.1; the f8 shape of Stable
-Diffusion with the defaults): residual blocks, one attention in the middle, a diagonal Gaussian over the latents."""
+Diffusion with the defaults): residual blocks, attention in the middle, a diagonal Gaussian over the latents."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
 from safelight.nn.pyramid import Decoder, Encoder, Pyramid
 from safelight.nn.sizes import reduced
@@ -24,22 +23,16 @@ class Config:
     latent_channels: int = 4
     channels: int = 3
     groups: int = 32  # of the group norms
+    attention: tuple[int, ...] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
     quant: bool = True  # 1×1 convolutions beside the latents: SD 1, 2, XL have them, SD 3 and FLUX do not
 
     def __post_init__(self) -> None:
-        numbers = (self.width, *self.multipliers, self.blocks, self.latent_channels, self.channels, self.groups)
-        if min(numbers) < 1 or not self.multipliers:
-            raise BadInput(f"kl: every number wants to be at least 1, got {self}.")
-        if any(self.width * m % self.groups for m in self.multipliers):
-            raise BadInput(
-                f"kl: every level's width wants to be a multiple of groups = {self.groups}, got width {self.width} "
-                f"times {self.multipliers}; change width or groups."
-            )
+        self.pyramid.demand("kl", self.latent_channels)
 
     @property
     def pyramid(self) -> Pyramid:
         """The shape of both halves."""
-        return Pyramid(self.width, self.multipliers, self.blocks, self.channels, self.groups)
+        return Pyramid(self.width, self.multipliers, self.blocks, self.channels, self.groups, self.attention)
 
     def build(self) -> "KL":
         return KL(self)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from safelight.errors import BadInput
 from safelight.nn.norms import GroupNorm
 from safelight.types import Images, Latents
 
@@ -32,6 +33,21 @@ class Pyramid:
     def levels(self) -> tuple[tuple[int, bool], ...]:
         """Width, and whether it attends, of each level from the pictures inwards."""
         return tuple((self.width * m, 2**i in self.attention) for i, m in enumerate(self.multipliers))
+
+    def demand(self, kind: str, *more: int) -> None:
+        """BadInput, in the name of ``kind``, for a shape that cannot be; ``more`` are numbers of its own."""
+        if not self.multipliers or min(self.width, *self.multipliers, self.blocks, self.channels, self.groups) < 1:
+            raise BadInput(f"{kind}: every number wants to be at least 1, got {self}.")
+        if min(more, default=1) < 1:
+            raise BadInput(f"{kind}: every number wants to be at least 1, got {more}.")
+        if any(self.width * m % self.groups for m in self.multipliers):
+            raise BadInput(
+                f"{kind}: every level's width wants to be a multiple of groups = {self.groups}, got width {self.width} "
+                f"times {self.multipliers}; change width or groups."
+            )
+        factors = [2**i for i in range(len(self.multipliers))]
+        if not set(self.attention) <= set(factors):
+            raise BadInput(f"{kind}: attention wants levels by their factor, of {factors}, got {self.attention}.")
 
 
 class Encoder(nn.Module):

@@ -23,14 +23,19 @@ def crop(images: Images, height: int, width: int) -> Images:
     return images[..., :height, :width]
 
 
+def demand_numbers(images: Images) -> None:
+    """BadInput for pixels that are no numbers."""
+    if not images.isfinite().all():
+        raise BadInput("images: wanted numbers in [-1, 1], got pixels that are NaN or infinite; mend the picture.")
+
+
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, images: Images) -> Images:
     """What comes back of images (b, c, h, w) of any size: float32 of the same size, clamped to [-1, 1].
 
     Raises BadInput for pixels that are no numbers.
     """
-    if not images.isfinite().all():
-        raise BadInput("images: wanted numbers in [-1, 1], got pixels that are NaN or infinite; mend the picture.")
+    demand_numbers(images)
     height, width = images.shape[-2:]
     again = autoencoder.decode(autoencoder.encode(pad(images, autoencoder.factor)).mode())
     return crop(again, height, width).float().clamp(-1, 1)

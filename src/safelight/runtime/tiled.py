@@ -29,7 +29,7 @@ class Tiled:
     """
 
     def __init__(self, autoencoder: Autoencoder, tile: int = 512, overlap: int = 128, rounds: int = 3) -> None:
-        self.autoencoder, self.factor = autoencoder, autoencoder.factor
+        self.autoencoder, self.factor, self.last = autoencoder, autoencoder.factor, autoencoder.last
         self.tile, self.overlap = (math.ceil(size / self.factor) * self.factor for size in (tile, overlap))
         if overlap < 0 or rounds < 0 or 2 * self.overlap > self.tile or self.tile < 1:
             raise BadInput(

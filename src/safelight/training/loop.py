@@ -152,6 +152,7 @@ def _update(
         state.ema[group.name].update(update)
         measured |= {name: fmean(map(float, values)) for name, values in found.items()}
         measured[f"{group.name}/gradient"] = float(norm)
+    objective.settle(update)
     return measured
 
 

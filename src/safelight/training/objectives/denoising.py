@@ -122,6 +122,9 @@ class Denoising:
         losses = self._losses(batch, seed, condition)
         return Loss(losses.mean(), {})
 
+    def settle(self, update: int) -> None:
+        """Nothing changes but by gradient."""
+
     def judge(self, batch: Noised) -> Mapping[str, Tensor]:
         """The loss of each sample under its whole condition, at times and noise that are the same at each check."""
         return {"loss": self._losses(batch, self.setting.seed + 1, self.conditioner(batch.prompts))}

@@ -18,7 +18,7 @@ from safelight.autoencoders.kl import Config as KLConfig
 from safelight.config import Builds, Slot, kind_of
 from safelight.data.dataset import Dataset
 from safelight.diffusion.noise import sample_noise
-from safelight.errors import BadInput
+from safelight.errors import BadInput, unknown
 from safelight.features.tiny_darknet import Config as TinyDarknetConfig
 from safelight.media.pictures import sheet, to_pictures
 from safelight.model import Card, LatentDiffusion, module
@@ -26,9 +26,9 @@ from safelight.nn.latent_scale import LatentScale
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial, Opponent, balance, through
 from safelight.training.objective import Group, Loss, Report, Setting
-from safelight.types import Autoencoder, Encoding, Features, Images, Latents
+from safelight.types import Autoencoder, Discrete, Encoding, Features, Images, Latents
 
-COSTS = {"kl": 1e-6, "commitment": 0.25, "codebook": 1.0}
+COSTS = {"kl": 1e-6, "quantisation": 1.0}
 """How much is made of what autoencoders ask of their encodings, unless a recipe says otherwise (the paper's)."""
 
 
@@ -125,13 +125,20 @@ class Reconstruction:
         self.stands_on: Mapping[str, str] = {}
 
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
-        """Nothing to prepare but to see that the size can be made, and can be judged."""
+        """Nothing to prepare but to see that the size can be made and judged, and costs are the autoencoder's."""
         size = datasets[0].framing.size
-        self.autoencoder.latent_shape((1, 3, size, size))
         judges = {"perceptual": self.features, "adversarial": self.opponent and self.opponent.network}
         for name, judge in judges.items():
             if judge and size < judge.least:
                 raise BadInput(f"objective.{name}: wanted a framing.size of at least {judge.least}, got {size}.")
+        latents = torch.zeros(self.autoencoder.latent_shape((1, 3, size, size)), device=self.setting.device)
+        with torch.no_grad():
+            known = self.autoencoder.costs(Encoding(latents, torch.ones_like(latents)))
+        for name in self.config.costs:
+            if name not in known:
+                raise unknown(
+                    f"cost in objective.costs of a {kind_of(self.config.autoencoder)} autoencoder:", name, known
+                )
 
     def batch(self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]) -> Shown:
         """The framed pictures at these places."""
@@ -214,6 +221,11 @@ class Reconstruction:
         half = [max(1, side // 2) for side in latents.shape[2:]]
         smaller = self.autoencoder.decode(F.interpolate(latents, half, mode="area")).float()
         return (smaller - F.interpolate(images, smaller.shape[2:], mode="area")).abs().mean()
+
+    def settle(self, update: int) -> None:
+        """A codebook takes in what it saw in this update."""
+        if isinstance(self.autoencoder, Discrete):
+            self.autoencoder.settle(self.setting.seed, update)
 
     def judge(self, batch: Shown) -> Mapping[str, Tensor]:
         """L1, PSNR (8-bit range, dB) and, by its network's name, the perceptual distance of each picture's likeliest

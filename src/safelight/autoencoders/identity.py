@@ -1,0 +1,51 @@
+"""No autoencoder: latents are the images in standard units, so that diffusion in pixels runs through the same code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from safelight.errors import BadInput
+from safelight.nn.latent_scale import LatentScale
+from safelight.nn.sizes import reduced
+from safelight.types import Encoding, Images, Latents, Shape
+
+
+@dataclass(frozen=True)
+class Config:
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise BadInput(f"identity: every number wants to be at least 1, got {self}.")
+
+    def build(self) -> "Identity":
+        return Identity(self)
+
+
+class Identity(nn.Module):
+    """Images (b, 3, h, w) in [-1, 1] ⇄ latents of the same shape."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.factor = 1
+        self.last: Tensor | None = None  # it has no layers
+        self.scale = LatentScale(config.channels)
+
+    def encode(self, images: Images) -> Encoding:
+        """The images in standard units; the encoding has no spread."""
+        self.latent_shape(tuple(images.shape))
+        return self.scale.standard(Encoding(images))
+
+    def decode(self, latents: Latents) -> Images:
+        """The images that latents in standard units are."""
+        return self.scale.raw(latents)
+
+    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+        """None: there is nothing to train."""
+        return {}
+
+    def latent_shape(self, image_shape: Shape) -> Shape:
+        """(b, 3, h, w) → the same."""
+        return reduced("identity", image_shape, self.config.channels, self.config.channels, self.factor)

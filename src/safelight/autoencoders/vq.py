@@ -1,0 +1,125 @@
+"""The VQ autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752, appendix E.1; VQGAN, arXiv 2012.09841):
+the decoder begins by rounding latents to a codebook, so that a diffusion model learns them unrounded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from safelight.errors import BadInput
+from safelight.nn.codebook import Codebook, Codes
+from safelight.nn.latent_scale import LatentScale
+from safelight.nn.pyramid import Decoder, Encoder, Pyramid
+from safelight.nn.sizes import reduced
+from safelight.types import Encoding, Images, Latents, Shape
+
+
+@dataclass(frozen=True)
+class Config:
+    """The f4 shape of the paper with the defaults. Each level after the first halves the size.
+
+    ``beta`` weighs the pull of latents to their codes against that of codes to their latents; ``legacy`` puts it on
+    the latter instead, as the public zoo was trained (taming-transformers, ``VectorQuantizer2(legacy=True)``).
+    """
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 2  # a level in the encoder; the decoder has one more
+    latent_channels: int = 3  # of a code
+    hidden_channels: int = 0  # what 1×1 convolutions project codes from and to (arXiv 2110.04627); 0: as of a code
+    channels: int = 3
+    groups: int = 32  # of the group norms
+    attention: tuple[int, ...] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
+    middle: bool = True  # attention in the middle
+    codebook: Codes = field(default_factory=Codes)
+    beta: float = 0.25
+    legacy: bool = False
+
+    def __post_init__(self) -> None:
+        self.pyramid.demand("vq", self.latent_channels, self.hidden_channels + 1)
+        if self.beta < 0:
+            raise BadInput(f"vq: wanted beta ≥ 0, got {self.beta}.")
+
+    @property
+    def pyramid(self) -> Pyramid:
+        """The shape of both halves."""
+        body = (self.width, self.multipliers, self.blocks, self.channels, self.groups)
+        return Pyramid(*body, attention=self.attention, middle=self.middle)
+
+    def build(self) -> "VQ":
+        return VQ(self)
+
+
+class VQ(nn.Module):
+    """Images (b, 3, h, w) in [-1, 1] ⇄ latents (b, c, h/f, w/f) before rounding. BadInput for sizes that f does not
+    divide."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.factor, self.codes = config.pyramid.factor, config.codebook.number
+        c = config.latent_channels
+        hidden = config.hidden_channels or c
+        self.encoder = Encoder(config.pyramid, hidden)
+        self.decoder = Decoder(config.pyramid, hidden)
+        self.quant = nn.Conv2d(hidden, c, 1)
+        self.post_quant = nn.Conv2d(c, hidden, 1)
+        self.codebook = Codebook(config.codebook, c)
+        self.scale = LatentScale(c)
+
+    def encode(self, images: Images) -> Encoding:
+        """The latents of images before rounding; the encoding has no spread."""
+        self.latent_shape(tuple(images.shape))
+        return self.encode_far(self.encode_near(images))
+
+    def encode_far(self, features: Tensor) -> Encoding:
+        """The rest of ``encode``."""
+        raw = self.quant(self.encoder.far(features))
+        return self.scale.standard(Encoding(self.codebook.placed(raw.float())))
+
+    def encode_near(self, images: Images) -> Tensor:
+        """The encoder's layers before any attention."""
+        return self.encoder.near(images.to(self.encoder.enter.weight.dtype))
+
+    def decode(self, latents: Latents) -> Images:
+        """Images behind latents in standard units, which become their nearest codes first."""
+        return self.decode_near(self.decode_far(latents)).to(latents.dtype)
+
+    def decode_far(self, latents: Latents) -> Tensor:
+        """The codes, and the decoder's layers up to the last attention."""
+        rounded = self.codebook(self.scale.raw(latents)).to(self.decoder.enter.weight.dtype)
+        return self.decoder.far(self.post_quant(rounded))
+
+    def decode_near(self, features: Tensor) -> Images:
+        """The rest of ``decode``, in the precision of the weights."""
+        return self.decoder.near(features)
+
+    def indices(self, latents: Latents) -> Int[Tensor, "b *space"]:
+        """The numbers of the codes nearest to latents in standard units."""
+        return self.codebook.nearest(self.codebook.placed(self.scale.raw(latents).float()))
+
+    def lookup(self, indices: Int[Tensor, "b *space"]) -> Latents:
+        """The codes of these numbers as latents in standard units. BadInput for a number that no code has."""
+        return self.scale.standard(Encoding(self.codebook.lookup(indices))).mean
+
+    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+        """``quantisation`` (b,): mean squared distance of latents from their codes, once for each to learn by."""
+        commitment, codebook = self.codebook.distances(self.scale.unscaled(encoding).mean)
+        latents_learn, codes_learn = (1.0, self.config.beta) if self.config.legacy else (self.config.beta, 1.0)
+        if self.config.codebook.decay:
+            codes_learn = 0.0  # they are running means
+        return {"quantisation": latents_learn * commitment + codes_learn * codebook}
+
+    def settle(self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """Once an update: running means of codes, and codes long idle drawn anew."""
+        self.codebook.settle(seed, update, total)
+
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        return self.decoder.leave.weight
+
+    def latent_shape(self, image_shape: Shape) -> Shape:
+        """(b, 3, h, w) → (b, c, h/f, w/f)."""
+        return reduced("vq", image_shape, self.config.channels, self.config.latent_channels, self.factor)
