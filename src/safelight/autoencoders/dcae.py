@@ -81,6 +81,12 @@ class DCAE(nn.Module):
         self.decoder = Decoder(config)
         self.scale = LatentScale(config.latent_channels)
 
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        leave = self.decoder.leave
+        return leave.conv.weight if isinstance(leave, Up) else leave.weight
+
     def encode(self, images: Images) -> Encoding:
         """The latents of images; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))

@@ -30,6 +30,7 @@ class Identity(nn.Module):
         super().__init__()
         self.config = config
         self.factor = 1
+        self.last: Tensor | None = None  # it has no layers
         self.scale = LatentScale(config.channels)
 
     def encode(self, images: Images) -> Encoding:

@@ -71,14 +71,29 @@ class VQ(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The latents of images before rounding; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        raw = self.quant(self.encoder(images.to(self.encoder.enter.weight.dtype)))
+        return self.encode_far(self.encode_near(images))
+
+    def encode_far(self, features: Tensor) -> Encoding:
+        """The rest of ``encode``."""
+        raw = self.quant(self.encoder.far(features))
         return self.scale.standard(Encoding(self.codebook.placed(raw.float())))
+
+    def encode_near(self, images: Images) -> Tensor:
+        """The encoder's layers before any attention."""
+        return self.encoder.near(images.to(self.encoder.enter.weight.dtype))
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units, which become their nearest codes first."""
+        return self.decode_near(self.decode_far(latents)).to(latents.dtype)
+
+    def decode_far(self, latents: Latents) -> Tensor:
+        """The codes, and the decoder's layers up to the last attention."""
         rounded = self.codebook(self.scale.raw(latents)).to(self.decoder.enter.weight.dtype)
-        images: Tensor = self.decoder(self.post_quant(rounded))
-        return images.to(latents.dtype)
+        return self.decoder.far(self.post_quant(rounded))
+
+    def decode_near(self, features: Tensor) -> Images:
+        """The rest of ``decode``, in the precision of the weights."""
+        return self.decoder.near(features)
 
     def indices(self, latents: Latents) -> Int[Tensor, "b *space"]:
         """The numbers of the codes nearest to latents in standard units."""
@@ -99,6 +114,11 @@ class VQ(nn.Module):
     def settle(self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """Once an update: running means of codes, and codes long idle drawn anew."""
         self.codebook.settle(seed, update, total)
+
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        return self.decoder.leave.weight
 
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → (b, c, h/f, w/f)."""

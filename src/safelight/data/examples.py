@@ -28,7 +28,8 @@ class Example:
 class Source(Protocol):
     """Pictures with captions and labels, in an order that never changes. One that cannot be read is BadInput."""
 
-    skips_broken: bool
+    @property
+    def skips_broken(self) -> bool: ...
 
     def __len__(self) -> int: ...
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
@@ -52,6 +53,8 @@ def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
 
 def on_white(picture: Image.Image) -> Image.Image:
     """The picture in RGB, its transparency laid on white."""
+    if picture.mode == "F" and not np.isfinite(np.asarray(picture)).all():
+        raise ValueError("it has pixels that are NaN or infinite")
     if picture.mode.startswith("I;16"):  # 16 bits of grey, which converting would clip at 255
         picture = picture.point(lambda value: value / 256, "L")
     if "A" not in picture.getbands() and "transparency" not in picture.info:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
+from safelight.nn.norms import GroupNorm
 from safelight.types import Images, Latents
 
 
@@ -50,7 +51,7 @@ class Pyramid:
 
 
 class Encoder(nn.Module):
-    """Images (b, channels, h, w) → (b, out, h/f, w/f)."""
+    """Images (b, channels, h, w) → (b, out, h/f, w/f): first ``near``, then ``far``, which attends to all places."""
 
     def __init__(self, shape: Pyramid, out: int) -> None:
         super().__init__()
@@ -67,12 +68,20 @@ class Encoder(nn.Module):
         self.leave = nn.Conv2d(before, out, 3, padding=1)
 
     def forward(self, images: Images) -> Tensor:
-        x = self.middle(self.levels(self.enter(images)))
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 2c, h/f, w/f)
+        return self.far(self.near(images))
+
+    def near(self, images: Images) -> Tensor:
+        """The layers before any attention."""
+        return self.levels[: attending(self.levels)[0]](self.enter(images))  # type: ignore[no-any-return]
+
+    def far(self, x: Tensor) -> Tensor:
+        """The layers from the first attention on."""
+        x = self.middle(self.levels[attending(self.levels)[0] :](x))
+        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, out, h/f, w/f)
 
 
 class Decoder(nn.Module):
-    """Latents (b, c, h/f, w/f) → (b, channels, h, w)."""
+    """Latents (b, c, h/f, w/f) → (b, channels, h, w): first ``far``, which attends to all places, then ``near``."""
 
     def __init__(self, shape: Pyramid, latent_channels: int) -> None:
         super().__init__()
@@ -89,8 +98,17 @@ class Decoder(nn.Module):
         self.leave = nn.Conv2d(before, shape.channels, 3, padding=1)
 
     def forward(self, latents: Latents) -> Tensor:
-        x = self.levels(self.middle(self.enter(latents)))
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 3, h, w)
+        return self.near(self.far(latents))
+
+    def far(self, latents: Latents) -> Tensor:
+        """The layers up to the last attention."""
+        x = self.middle(self.enter(latents))
+        return self.levels[: attending(self.levels)[1]](x)  # type: ignore[no-any-return]
+
+    def near(self, x: Tensor) -> Tensor:
+        """The layers after all attention."""
+        x = self.levels[attending(self.levels)[1] :](x)
+        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, channels, h, w)
 
 
 class Residual(nn.Module):
@@ -155,10 +173,16 @@ def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> l
     return layers
 
 
+def attending(layers: nn.Sequential) -> tuple[int, int]:
+    """Where the first layer that attends begins and where the last one ends: (the layers' number, 0) if none does."""
+    places = [number for number, layer in enumerate(layers) if isinstance(layer, SpatialAttention)]
+    return (places[0], places[-1] + 1) if places else (len(layers), 0)
+
+
 def middle(width: int, shape: Pyramid) -> nn.Sequential:
     between = [SpatialAttention(width, shape.groups)] if shape.middle else []
     return nn.Sequential(Residual(width, width, shape.groups), *between, Residual(width, width, shape.groups))
 
 
-def norm(width: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, width, eps=1e-6)
+def norm(width: int, groups: int) -> GroupNorm:
+    return GroupNorm(groups, width, eps=1e-6)
