@@ -19,6 +19,7 @@ from safelight.data.examples import Order
 from safelight.errors import SafelightError
 from safelight.files import writing
 from safelight.model import Card
+from safelight.nn.blocks import compile_blocks, recompute
 from safelight.runtime import dtype_of
 from safelight.settings import Settings
 from safelight.training.material import demand_same, examined
@@ -114,6 +115,10 @@ def _build(recipe: Recipe, setting: Setting) -> tuple[Objective, State]:
     for part in objective.parts.values():
         part.to(setting.device)
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.loop.recompute:
+            recompute(part)
+        if recipe.loop.compile:
+            compile_blocks(part)
     optimisers = {group.name: recipe.optimiser.build(group.parameters) for group in objective.groups}
     ema = {group.name: Ema(group.parameters, recipe.loop.ema) for group in objective.groups}
     return objective, State(objective.parts, objective.groups, optimisers, ema)
@@ -203,6 +208,7 @@ def _as_judged(state: State) -> Iterator[None]:
             if ema.decay:
                 stack.enter_context(ema.swapped())
         stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # nothing is compiled for what is rarely called
         yield
 
 
