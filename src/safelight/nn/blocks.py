@@ -27,7 +27,7 @@ def recompute(network: nn.Module) -> None:
     """From now on keep only what enters each block, and compute the rest anew in the backward pass.
 
     The gradients are the same, for about a third more computing and a fraction of the memory (Chen et al., arXiv
-    1604.06174).
+    1604.06174). What a network gives a block it gives by position.
     """
     for block in blocks(network):
         block.forward = MethodType(_anew, block)  # a method, so that a copy of the block calls itself
