@@ -9,7 +9,6 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,13 +21,14 @@ from safelight.data.framing import Framing
 from safelight.data.sources.folder import Config as Folder
 from safelight.files import sha256
 from safelight.model import Card, LatentDiffusion
+from safelight.training.finish import finish
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder", type=Path)
     parser.add_argument("decoder", type=Path)
-    parser.add_argument("pictures", nargs="+", help="folders or zips to measure the latents' scale on")
+    parser.add_argument("pictures", nargs="+", help="folders or zips to measure the latents' scale and colours on")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -37,14 +37,14 @@ def main() -> None:
     source = Folder(paths=tuple(options.pictures)).build()
     dataset = Dataset(source, examine(source), Framing(size=options.size), seed=0)
     places = list(range(0, len(dataset), -(-len(dataset) // 512)))
-    with torch.no_grad():
-        tiny.scale.measure(tiny.encode(dataset.images(part, part)) for part in _parts(places))
+    colours = finish(tiny, (dataset.images(part, part) for part in _parts(places)))
     card = Card(
         name=options.encoder.stem.removesuffix("_encoder"),
         summary="Tiny autoencoder by Ollin Boer Bohan; its latents' scale was measured on the pictures named below.",
         size=(options.size, options.size),
         licence="MIT (Ollin Boer Bohan)",
         data=({"files": {file.name: sha256(file) for file in (options.encoder, options.decoder)}}, source.origin()),
+        preview=colours,
     )
     safelight.save(LatentDiffusion(autoencoder=tiny, card=card), options.out)
     print(f"saved {options.out}: mean {tiny.scale.mean.tolist()}, deviation {tiny.scale.deviation.tolist()}")

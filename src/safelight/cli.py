@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import Field, field, fields, make_dataclass
 from pathlib import Path
 from types import FrameType
@@ -61,23 +61,28 @@ def train(
 
     Ctrl-C saves and stops. The run folder holds metrics.jsonl, metrics.png, samples, checkpoints and the model.
 
+    Several processes share the work if torchrun starts them: torchrun --nproc-per-node 2 -m safelight.cli train …
+
     Example: safelight train recipes/stickers.toml --set loop.batch=32
     """
     from safelight.files import cache_folder
     from safelight.progress import Bars
     from safelight.training.loop import train as training
+    from safelight.training.parallel import joined
     from safelight.training.run import open_run
 
     opened = open_run(target, run, tuple(changes or ()))
-    with opened.claim(), _stopping() as stop, Bars(err, quiet) as bars:
-        for last in training(opened, cache_folder(), bars.report, stop):
-            losses = [f"{value:.4f}" for name, value in last.measured.items() if name.endswith("/loss")]
-            note = f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s" if losses else ""
-            bars.report("training", last.update, last.updates, note)
+    with joined() as processes, opened.claim() if processes.first else nullcontext():
+        with _stopping(processes.first) as stop, Bars(err, quiet or not processes.first) as bars:
+            for last in training(opened, cache_folder(), bars.report, stop, processes):
+                losses = [f"{value:.4f}" for name, value in last.measured.items() if name.endswith("/loss")]
+                note = f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s" if losses else ""
+                bars.report("training", last.update, last.updates, note)
+        if processes.first:
+            go_on = f"saved at update {last.update}; go on with: safelight train {opened.folder}"
+            err.print(go_on if last.update < last.updates else f"done: {opened.folder / 'model'}", soft_wrap=True)
     if last.update < last.updates:
-        err.print(f"saved at update {last.update}; go on with: safelight train {opened.folder}", soft_wrap=True)
         raise typer.Exit(130)
-    err.print(f"done: {opened.folder / 'model'}", soft_wrap=True)
 
 
 @app.command()
@@ -243,9 +248,9 @@ for _task in Slot("tasks").all():
 
 
 @contextmanager
-def _stopping() -> Iterator["_Stop"]:
+def _stopping(tells: bool) -> Iterator["_Stop"]:
     """Within the block the first Ctrl-C or SIGTERM only asks to stop; the second stops at once."""
-    stop = _Stop()
+    stop = _Stop(tells)
     earlier = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
@@ -255,8 +260,8 @@ def _stopping() -> Iterator["_Stop"]:
 
 
 class _Stop:
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, tells: bool) -> None:
+        self.asked, self._tells = False, tells
 
     def __call__(self) -> bool:
         return self.asked
@@ -265,7 +270,8 @@ class _Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        err.print("stopping; once more to stop at once without saving")
+        if self._tells:
+            err.print("stopping; once more to stop at once without saving")
 
 
 def main() -> None:

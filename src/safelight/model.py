@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
 from safelight.settings import Settings
-from safelight.types import Autoencoder, Conditioner, Denoiser, Shape
+from safelight.types import Autoencoder, Conditioner, Denoiser, Images, Latents, Shape
+
+Preview = tuple[tuple[float, ...], ...]
+"""Red, green and blue as affine functions of a latent: the weights of its channels, then the constant."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Card:
     licence: str = "not stated"
     data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
     origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
+    preview: Preview = ()  # the autoencoder's, fitted after its training
     hash: str = ""  # of the files it was read from
 
 
@@ -46,6 +51,22 @@ class LatentDiffusion:
                 f"the model {self.card.name!r} has no {missing}; load a model that holds it, or train it first."
             )
         return Whole(a, c, d, p, self.card)
+
+
+def preview(card: Card, latents: Latents) -> Images:
+    """What latents (b, c, *space) will roughly look like, a pixel each: images (b, 3, *space) in [-1, 1].
+
+    It costs next to nothing beside decoding. BadInput if the card has no such map, or one of other latents.
+    """
+    if len(card.preview) != 3:
+        raise BadInput(f"the model {card.name!r} has no preview map; train its autoencoder with this version.")
+    weights = torch.tensor(card.preview, dtype=torch.float32, device=latents.device)  # (3, c + 1)
+    if latents.shape[1] != weights.shape[1] - 1:
+        raise BadInput(
+            f"the preview map of {card.name!r} is for {weights.shape[1] - 1} latent channels, got {latents.shape[1]}."
+        )
+    colours = torch.tensordot(latents.float(), weights[:, :-1], dims=([1], [1])) + weights[:, -1]  # (b, *space, 3)
+    return torch.movedim(colours, -1, 1).clamp(-1, 1)
 
 
 def module(part: object) -> nn.Module:

@@ -186,6 +186,15 @@ def test_asked_to_stop_while_it_prepares_it_stops_at_once_and_leaves_nothing(pic
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("stage", "precision"), [("reconstruction", "bf16"), ("denoising", "fp32")])
+def test_activations_computed_anew_give_the_same_run(stage, precision, pictures, tiny_folder, tmp_path):
+    made = recipe(tables(stage, pictures, tiny_folder, loop__updates=3, loop__precision=precision))
+    once = go(tmp_path / "once", made)
+    anew = go(tmp_path / "anew", replace(made, loop=replace(made.loop, recompute=True)))
+    assert [name for name, value in weights(once).items() if not torch.equal(value, weights(anew)[name])] == []
+    assert metrics(anew.folder) == metrics(once.folder)
+
+
 @pytest.mark.parametrize("stage", ["reconstruction", "denoising"])
 def test_the_same_recipe_twice_is_the_same_run(stage, pictures, tiny_folder, tmp_path):
     made = recipe(tables(stage, pictures, tiny_folder, loop__updates=3, framing__mirror=stage == "reconstruction"))

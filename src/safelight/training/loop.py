@@ -19,10 +19,12 @@ from safelight.data.examples import Order
 from safelight.errors import SafelightError
 from safelight.files import writing
 from safelight.model import Card
-from safelight.runtime import device_of, dtype_of
+from safelight.nn.blocks import compile_blocks, recompute
+from safelight.runtime import dtype_of
 from safelight.settings import Settings
 from safelight.training.material import demand_same, examined
 from safelight.training.objective import Group, Objective, Report, Setting
+from safelight.training.parallel import Processes
 from safelight.training.plot import plot
 from safelight.training.recipe import Loop, Recipe
 from safelight.training.run import Run
@@ -39,12 +41,19 @@ class Progress:
     pictures_a_second: float
 
 
-def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-    """Train a claimed run to its end, or until ``stop`` says so; either way its state is saved.
+def train(
+    run: Run,
+    cache: Path,
+    report: Report,
+    stop: Callable[[], bool] = lambda: False,
+    processes: Processes = Processes(),  # noqa: B008
+) -> Iterator[Progress]:
+    """Train a run, claimed by the first of ``processes``, to its end or until ``stop`` of one says so; it saves then.
 
     Yields where it begins, then after each update. Raises SafelightError if the loss is no longer a number.
     """
     recipe = run.recipe
+    processes.share(recipe.loop.batch, recipe.loop.accumulate)
 
     def told(what: str, done: int, total: int) -> None:
         report(what, done, total)
@@ -52,21 +61,24 @@ def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lamb
             raise KeyboardInterrupt
 
     training, checks, records = examined(run, told)
-    setting = _setting(recipe, cache)
+    setting = _setting(recipe, cache, processes)
     objective, state = _build(recipe, setting)
-    objective.prepare([training, checks], told)
+    with processes.in_turn():
+        objective.prepare([training, checks], told)
     records["stands on"] = objective.stands_on
     demand_same(run, records)
     update, recent = state.load(run.checkpoints[-1]) if run.checkpoints else (0, {})
-    run.begin(records)
-    run.rewind(update)
-    feed = _prefetched(objective, training, recipe.loop.batch, recipe.loop.accumulate, recipe.seed, update)
+    if processes.first:
+        run.begin(records, processes.world)
+        run.rewind(update)
+    order = Order(len(training), recipe.seed, processes.rank, processes.world)
+    feed = _prefetched(objective, training, order, recipe.loop, update)
     watch = recipe.watch
     yield Progress(update, recipe.loop.updates, {}, 0.0)
     began = time.perf_counter()
-    while update < recipe.loop.updates and not stop():
+    while update < recipe.loop.updates and not processes.any(stop()):
         rate = recipe.rate.at(update, recipe.loop.updates)
-        measured = _update(recipe.loop, setting, objective, state, next(feed), rate, update)
+        measured = _update(recipe.loop, setting, processes, objective, state, next(feed), rate, update)
         update += 1
         _alive(measured, update, run)
         for name, value in measured.items():
@@ -75,23 +87,25 @@ def train(run: Run, cache: Path, report: Report, stop: Callable[[], bool] = lamb
         took = time.perf_counter() - began
         if _due(update, watch.write, last):
             means = {name: fmean(values) for name, values in recent.items()}
-            run.measured({"update": update, **means, "rate": rate, "pictures_a_second": recipe.loop.batch / took})
             recent.clear()
-        if _due(update, watch.check, last):
+            if processes.first:
+                run.measured({"update": update, **means, "rate": rate, "pictures_a_second": recipe.loop.batch / took})
+        if processes.first and _due(update, watch.check, last):
             _check(run, objective, state, checks, update)
-        if _due(update, watch.sheet, last):
+        if processes.first and _due(update, watch.sheet, last):
             _draw(run, objective, state, checks, update)
-        if _due(update, watch.save, last):
+        if processes.first and _due(update, watch.save, last):
             _save(run, objective, state, training, update, recent)
         began = time.perf_counter()
         yield Progress(update, recipe.loop.updates, measured, recipe.loop.batch / took)
-    if update < recipe.loop.updates:
+    if processes.first and update < recipe.loop.updates:
         _save(run, objective, state, training, update, recent)
 
 
-def _setting(recipe: Recipe, cache: Path) -> Setting:
-    device = device_of(recipe.loop.device)
-    return Setting(recipe.seed, cache, device, dtype_of(recipe.loop.precision, device))
+def _setting(recipe: Recipe, cache: Path, processes: Processes) -> Setting:
+    device = processes.device(recipe.loop.device)
+    dtype = dtype_of(recipe.loop.precision, device)
+    return Setting(recipe.seed, cache, device, dtype, processes.mean, processes.total)
 
 
 def _build(recipe: Recipe, setting: Setting) -> tuple[Objective, State]:
@@ -101,38 +115,42 @@ def _build(recipe: Recipe, setting: Setting) -> tuple[Objective, State]:
     for part in objective.parts.values():
         part.to(setting.device)
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.loop.recompute:
+            recompute(part)
+        if recipe.loop.compile:
+            compile_blocks(part)
     optimisers = {one.name: (one.optimiser or recipe.optimiser).build(one.parameters) for one in objective.groups}
     ema = {group.name: Ema(group.parameters, recipe.loop.ema) for group in objective.groups}
     return objective, State(objective.parts, objective.groups, optimisers, ema)
 
 
-def _prefetched(
-    objective: Objective, dataset: Dataset, batch: int, accumulate: int, seed: int, update: int
-) -> Iterator[list[Any]]:
-    """The micro-batches of each update, the next update's made in a thread while this one's are used."""
+def _prefetched(objective: Objective, dataset: Dataset, order: Order, loop: Loop, update: int) -> Iterator[list[Any]]:
+    """This process's micro-batches of each update, the next update's made in a thread while this one's are used."""
+    accumulate = loop.accumulate
 
     def make(positions: Sequence[int], indices: Sequence[int]) -> list[Any]:
         return [objective.batch(dataset, positions[i::accumulate], indices[i::accumulate]) for i in range(accumulate)]
 
-    order = Order(len(dataset), seed).batches(batch, update * batch)
+    places = order.batches(loop.batch, update * loop.batch)
     with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
-        coming = pool.submit(make, *next(order))
+        coming = pool.submit(make, *next(places))
         while True:
             ready = coming.result()
-            coming = pool.submit(make, *next(order))
+            coming = pool.submit(make, *next(places))
             yield ready
 
 
 def _update(
     loop: Loop,
     setting: Setting,
+    processes: Processes,
     objective: Objective,
     state: State,
     batches: Sequence[Any],
     rate: float,
     update: int,
 ) -> dict[str, float]:
-    """One update of every group that has begun; what was measured is the mean over the micro-batches."""
+    """One update of every group that has begun; what was measured is the mean over micro-batches and processes."""
     measured: dict[str, float] = {}
     for group in (one for one in objective.groups if update >= one.begins):
         optimiser = state.optimisers[group.name]
@@ -144,6 +162,7 @@ def _update(
                 (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
                 for name, value in {**loss.measured, "loss": loss.total}.items():
                     found.setdefault(f"{group.name}/{name}", []).append(value.detach())
+        processes.average(list(group.parameters.values()))
         norm = nn.utils.clip_grad_norm_(group.parameters.values(), loop.clip or float("inf"))
         for options in optimiser.param_groups:
             options["lr"] = rate * group.rate
@@ -153,7 +172,7 @@ def _update(
         measured |= {name: fmean(map(float, values)) for name, values in found.items()}
         measured[f"{group.name}/gradient"] = float(norm)
     objective.settle(update)
-    return measured
+    return processes.means(measured)
 
 
 @contextmanager
@@ -190,6 +209,7 @@ def _as_judged(state: State) -> Iterator[None]:
             if ema.decay:
                 stack.enter_context(ema.swapped())
         stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # nothing is compiled for what is rarely called
         yield
 
 

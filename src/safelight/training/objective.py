@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from safelight.data.dataset import Dataset
 from safelight.model import Card, LatentDiffusion
+from safelight.training.parallel import Processes
 
 Report = Callable[[str, int, int], None]
 """Told what is under way, how much is done, and of how much."""
@@ -42,7 +43,8 @@ class Objective(Protocol):
     """One stage of training. ``parts`` are saved; ``groups`` are updated in their order, each by its own loss.
 
     A batch is made of positions in the order of training and indices of the dataset; all randomness is keyed by
-    position, so that a resumed or divided run draws the same.
+    position, so that a resumed or divided run draws the same. Losses are means over a batch, so that the mean over
+    micro-batches and processes is that of the whole.
     """
 
     parts: Mapping[str, nn.Module]
@@ -66,17 +68,17 @@ class Objective(Protocol):
     def model(self, card: Card, dataset: Dataset) -> LatentDiffusion: ...
 
 
-def alone(value: Tensor) -> Tensor:
-    """A value of the only process, which is the mean over all."""
-    return value
-
-
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a run hands to the objective that it builds. ``mean`` averages over the processes of the run."""
+    """What a run hands to the objective that it builds.
+
+    ``mean`` and ``total`` are taken over the processes of the run, and leave a tensor as it is if there is one. What is
+    called by every process may use them (``loss``); ``judge``, ``sheet`` and ``model`` are the first one's alone.
+    """
 
     seed: int
     cache: Path
     device: torch.device
     dtype: torch.dtype
-    mean: Callable[[Tensor], Tensor] = alone
+    mean: Callable[[Tensor], Tensor] = Processes().mean
+    total: Callable[[Tensor], Tensor] = Processes().total

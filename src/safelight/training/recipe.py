@@ -51,6 +51,8 @@ class Loop:
     device: str = "auto"
     ema: float = 0.999  # decay of the running mean of the weights that is saved and judged; 0: none
     clip: float = 1.0  # largest norm of a group's gradient; 0: no limit
+    recompute: bool = False  # activations of the blocks in the backward pass: less memory, the same gradients
+    compile: bool = False  # the blocks, at their first use
 
     def __post_init__(self) -> None:
         if min(self.updates, self.batch, self.accumulate) < 1 or self.batch % self.accumulate:

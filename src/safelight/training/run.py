@@ -63,12 +63,12 @@ class Run:
         path = self.folder / f"{name}.json"
         return _json(path) if path.exists() else None
 
-    def begin(self, data: Mapping[str, Any]) -> None:
+    def begin(self, data: Mapping[str, Any], processes: int = 1) -> None:
         """Write down what this run is, on which data and where it runs, once a start."""
         self.record("config", dump(self.recipe))
         self.record("data", data)
         starts = (self.recall("origin") or {"starts": []})["starts"]
-        self.record("origin", {"starts": [*starts, origin(self.recipe.seed)]})
+        self.record("origin", {"starts": [*starts, origin(self.recipe.seed) | {"processes": processes}]})
 
     def measured(self, line: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

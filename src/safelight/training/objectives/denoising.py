@@ -145,7 +145,12 @@ class Denoising:
             conditioner=self.conditioner,
             denoiser=self.denoiser,
             process=self.process,
-            card=replace(card, settings=self.config.settings, data=(*card.data, *self.source.card.data)),
+            card=replace(
+                card,
+                settings=self.config.settings,
+                data=(*card.data, *self.source.card.data),
+                preview=self.source.card.preview,
+            ),
         )
 
     def _losses(self, batch: Noised, seed: int, condition: Condition) -> Tensor:

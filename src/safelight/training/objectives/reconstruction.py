@@ -6,7 +6,7 @@ the latents. What each of them does, with its source: docs/first-stage.md."""
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -22,9 +22,9 @@ from safelight.errors import BadInput, unknown
 from safelight.features.tiny_darknet import Config as TinyDarknetConfig
 from safelight.media.pictures import sheet, to_pictures
 from safelight.model import Card, LatentDiffusion, module
-from safelight.nn.latent_scale import LatentScale
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial, Opponent, balance, through
+from safelight.training.finish import finish
 from safelight.training.objective import Group, Loss, Report, Setting
 from safelight.types import Autoencoder, Discrete, Encoding, Features, Images, Latents
 
@@ -225,7 +225,7 @@ class Reconstruction:
     def settle(self, update: int) -> None:
         """A codebook takes in what it saw in this update."""
         if isinstance(self.autoencoder, Discrete):
-            self.autoencoder.settle(self.setting.seed, update)
+            self.autoencoder.settle(self.setting.seed, update, self.setting.total)
 
     def judge(self, batch: Shown) -> Mapping[str, Tensor]:
         """L1, PSNR (8-bit range, dB) and, by its network's name, the perceptual distance of each picture's likeliest
@@ -246,13 +246,12 @@ class Reconstruction:
         return sheet([before[:8], after[:8], before[8:], after[8:]] if len(before) > 8 else [before, after])
 
     def model(self, card: Card, dataset: Dataset) -> LatentDiffusion:
-        """A model that holds a copy of the autoencoder, which owns the scale of its latents on up to 128 pictures."""
+        """A copy of the autoencoder, which owns the scale and the colours of its latents on up to 128 pictures."""
         autoencoder = deepcopy(self.autoencoder)
-        scale = next(one for one in module(autoencoder).modules() if isinstance(one, LatentScale))
         places = list(range(0, len(dataset), -(-len(dataset) // 128)))
         parts = [places[i : i + 16] for i in range(0, len(places), 16)]
-        scale.measure(autoencoder.encode(dataset.images(part, part).to(self.setting.device)) for part in parts)
-        return LatentDiffusion(autoencoder=autoencoder, card=card)
+        colours = finish(autoencoder, (dataset.images(part, part).to(self.setting.device) for part in parts))
+        return LatentDiffusion(autoencoder=autoencoder, card=replace(card, preview=colours))
 
     def _again(self, images: Images) -> Images:
         shown = images.to(self.setting.device, memory_format=torch.channels_last)
