@@ -1,5 +1,5 @@
 """Write recipes/first-stage: one recipe for each row of the first-stage table of latent diffusion (arXiv 2112.10752,
-table 8), at full size. Change the table here, not the files.
+table 8), at full size, and small ones in recipes/first-stage/small. Change the tables here, not the files.
 
 python scripts/first_stage_recipes.py
 """
@@ -70,7 +70,7 @@ def written(row: Row) -> str:
     return f"""\
 # A row of the first-stage table of latent diffusion (arXiv 2112.10752, table 8): at 256 px, {latents} latents.
 # The paper's reaches a reconstruction FID of {row.fid}{psnr} on ImageNet validation;
-# its loss has a perceptual and an adversarial term besides. Here: {shape}.
+# its perceptual distance is LPIPS; here it is the small network that ships (the line for LPIPS is below): {shape}.
 # Put training pictures (the paper's: OpenImages) in data/openimages and others in data/imagenet-val, or change paths.
 # safelight train recipes/first-stage/{row.name}.toml
 title = "{title}"
@@ -88,6 +88,14 @@ blocks = 2
 latent_channels = {row.channels}
 attention = {list(row.attention)}
 {vq if row.codes else ""}{codebook}
+[objective.perceptual]
+weight = 1.0
+# network = {{ kind = "lpips", trunk = "vgg", weights = "vgg16.safetensors" }}
+
+[objective.adversarial]
+begins = {0 if row.codes else 50_000}
+weight = {0.75 if row.codes else 0.5}
+
 [data]
 kind = "folder"
 paths = ["data/openimages"]
@@ -121,8 +129,122 @@ save = 5000
 """
 
 
+class Small(NamedTuple):
+    """A network of about a million parameters that trains on two cores in minutes."""
+
+    title: str
+    network: str  # as TOML
+
+    @property
+    def name(self) -> str:
+        return self.title.lower().replace(" ", "-")
+
+
+_VQ = """groups = 4
+beta = 0.25
+
+[objective.autoencoder.codebook]
+number = 1024
+decay = 0.99
+restart = 20"""
+
+SMALL = (
+    Small("KL f4", 'kind = "kl"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = 3\ngroups = 4'),
+    Small("KL f8", 'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\ngroups = 4'),
+    Small(
+        "KL f16",
+        'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 2, 4, 4]\nblocks = 1\nlatent_channels = 16\ngroups = 4',
+    ),
+    Small("VQ f4", f'kind = "vq"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = 3\n{_VQ}'),
+    Small("VQ f8", f'kind = "vq"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\n{_VQ}'),
+    Small(
+        "DCAE f32",
+        'kind = "dcae"\nwidths = [16, 32, 32, 64, 64, 64]\nencoder_blocks = [0, 1, 1, 1, 1, 1]\n'
+        "decoder_blocks = [0, 1, 1, 1, 1, 1]\nhead = 16\nlatent_channels = 32",
+    ),
+)
+
+
+def small(row: Small) -> str:
+    """The recipe of a small network, on photographs and emoji, as TOML: all alike but for the network."""
+    return f"""\
+# {row.title}, small: about a million parameters, 64-px crops of photographs and emoji, L1 and a perceptual distance, an
+# adversary in the last third. It shows how compression factors and families compare, no more (docs/first-stage.md).
+# safelight train recipes/first-stage/small/{row.name}.toml
+title = "{row.title} small"
+
+[objective]
+kind = "reconstruction"
+l1 = 1.0
+
+[objective.autoencoder]
+{row.network}
+
+[objective.perceptual]
+weight = 0.5
+
+[objective.adversarial]
+begins = 280
+weight = 0.5
+rate = 0.2
+
+[objective.adversarial.discriminator]
+kind = "patch"
+width = 32
+
+[data]
+kind = "folder"
+paths = [
+  "data/caltech101-128/caltech101-128.zip",
+  "data/emoji/emoji-fluent-128.zip",
+  "data/emoji/emoji-noto-128.zip",
+  "data/emoji/emoji-twemoji-128.zip",
+  "data/emoji/emoji-blob-128.zip",
+]
+only = {{ split = "train" }}
+licence = "CC BY 4.0 (Caltech 101, Twemoji), MIT (Fluent), Apache-2.0 (Noto, Blobmoji)"
+
+[validation]
+kind = "folder"
+paths = ["data/caltech101-128/caltech101-128.zip"]
+only = {{ split = "test" }}
+
+[framing]
+size = 64
+short_side = 128
+crop = "random"
+mirror = true
+
+[optimiser]
+kind = "adamw"
+betas = [0.5, 0.9]
+
+[rate]
+peak = 2e-3
+warmup = 30
+decay = "linear"
+floor = 0.05
+
+[loop]
+updates = 420
+batch = 16
+ema = 0.98
+
+[watch]
+write = 20
+check = 140
+sheet = 140
+save = 70
+pictures = 128
+"""
+
+
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    for row in ROWS:
-        (FOLDER / f"{row.name}.toml").write_text(written(row), encoding="utf-8")
-        print(f"{row.name}.toml")
+    for folder, texts in (
+        (FOLDER, {row.name: written(row) for row in ROWS}),
+        (FOLDER / "small", {row.name: small(row) for row in SMALL}),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+            print(f"{name}.toml")

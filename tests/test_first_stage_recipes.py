@@ -12,13 +12,22 @@ from safelight.training.recipe import Recipe
 from safelight.types import Discrete
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from first_stage_recipes import FOLDER, ROWS, written
+from first_stage_recipes import FOLDER, ROWS, SMALL, small, written
 
 
 def test_the_files_are_what_the_script_writes():
-    found = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*")}
+    found = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.toml")}
     assert found == {f"{row.name}.toml": written(row) for row in ROWS}, "run python scripts/first_stage_recipes.py"
     assert len(found) == len(ROWS) == 18
+    found = {path.name: path.read_text("utf-8") for path in FOLDER.glob("small/*")}
+    assert found == {f"{row.name}.toml": small(row) for row in SMALL}, "run python scripts/first_stage_recipes.py"
+
+
+@pytest.mark.parametrize("row", SMALL, ids=lambda row: row.name)
+def test_the_small_ones_have_about_a_million_parameters_and_the_factor_of_their_name(row):
+    autoencoder = read(Recipe, tomllib.loads(small(row))).objective.autoencoder.build()
+    assert row.title.endswith(f" f{autoencoder.factor}")
+    assert 0.9e6 < sum(p.numel() for p in autoencoder.parameters()) < 1.3e6
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

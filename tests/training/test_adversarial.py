@@ -11,7 +11,6 @@ import safelight.training.discriminators
 from safelight.errors import BadInput
 from safelight.training.adversarial import Adversarial, Opponent, balance, penalty, separation, through
 from safelight.training.discriminators.patch import ActNorm, Config
-from safelight.training.parallel import Processes
 
 NORMS = ["spectral", "actnorm", "group", "none"]
 
@@ -26,7 +25,12 @@ def images(batch=4, size=24, seed=0):
     return 2 * torch.rand(batch, 3, size, size, generator=draw) - 1
 
 
-def patch(norm="group", mean=Processes().mean, **options):
+def same(value):
+    """The mean over a single process."""
+    return value
+
+
+def patch(norm="group", mean=same, **options):
     torch.manual_seed(0)
     return Config(**{"width": 8, "layers": 2, "norm": norm} | options).build(mean)
 
@@ -40,7 +44,7 @@ def test_the_discriminator_s_losses_by_hand():
 
 @pytest.mark.parametrize(("kind", "wanted"), [("hinge", 1.25), ("non-saturating", None)])
 def test_what_the_autoencoder_descends_by_hand(kind, wanted):
-    opponent = Opponent(Adversarial(loss=kind), Processes().mean)
+    opponent = Opponent(Adversarial(loss=kind), same)
     opponent.network = torch.nn.Flatten()
     fake = torch.tensor([[-3.0], [0.5]])
     wanted = wanted or (math.log1p(math.exp(3)) + math.log1p(math.exp(-0.5))) / 2
@@ -48,7 +52,7 @@ def test_what_the_autoencoder_descends_by_hand(kind, wanted):
 
 
 def test_what_is_written_down_of_a_discriminator():
-    opponent = Opponent(Adversarial(r1=2.0), Processes().mean)
+    opponent = Opponent(Adversarial(r1=2.0), same)
     opponent.network = torch.nn.Flatten()
     total, measured = opponent.loss(torch.tensor([[2.0], [-1.0]]), torch.tensor([[-3.0], [-0.5]]))
     assert {name: number(value) for name, value in measured.items()} == pytest.approx(
@@ -72,10 +76,10 @@ def test_the_balance_by_hand():
     last = torch.tensor([2.0], requires_grad=True)
     z = torch.tensor([[1.0, 2.0, -1.0]])
     pull, push = torch.tensor([[3.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.5, 0.0]])
-    assert number(balance(last * z, last, pull, push, 1e4, Processes().mean)) == pytest.approx(4 / (1 + 1e-6))
-    assert number(balance(last * z, last, pull, push, 3.0, Processes().mean)) == 3.0
-    assert number(balance(last * z, last, pull, 0 * push, 1e4, Processes().mean)) == 1e4
-    assert not balance(last * z, last, pull, push, 1e4, Processes().mean).requires_grad
+    assert number(balance(last * z, last, pull, push, 1e4, same)) == pytest.approx(4 / (1 + 1e-6))
+    assert number(balance(last * z, last, pull, push, 3.0, same)) == 3.0
+    assert number(balance(last * z, last, pull, 0 * push, 1e4, same)) == 1e4
+    assert not balance(last * z, last, pull, push, 1e4, same).requires_grad
     assert last.grad is None
 
 
@@ -118,7 +122,7 @@ def test_a_patch_discriminator_gives_a_logit_a_patch(norm):
 
 def test_the_defaults_are_those_of_the_paper():
     torch.manual_seed(0)
-    network = Config(norm="none").build(Processes().mean)
+    network = Config(norm="none").build(same)
     convolutions = [one for one in network.modules() if isinstance(one, torch.nn.Conv2d)]
     assert [one.out_channels for one in convolutions] == [64, 128, 256, 512, 1]
     assert [one.stride[0] for one in convolutions] == [2, 2, 2, 1, 1]
@@ -137,7 +141,7 @@ def test_spectral_norm_keeps_every_layer_at_gain_one():
 
 
 def test_actnorm_begins_with_its_first_batch_of_training_and_only_then():
-    norm = ActNorm(3, Processes().mean)
+    norm = ActNorm(3, same)
     first, second = 5 * images(seed=1) + 2, images(seed=2)
     norm.eval()
     assert torch.equal(norm(first), first)
@@ -147,7 +151,7 @@ def test_actnorm_begins_with_its_first_batch_of_training_and_only_then():
     torch.testing.assert_close(begun.var((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
     kept = {name: value.clone() for name, value in norm.state_dict().items()}
     norm(second)
-    resumed = ActNorm(3, Processes().mean)
+    resumed = ActNorm(3, same)
     resumed.load_state_dict(kept)
     assert torch.equal(resumed(second), norm(second))
     assert all(torch.equal(value, norm.state_dict()[name]) for name, value in kept.items())
@@ -155,7 +159,7 @@ def test_actnorm_begins_with_its_first_batch_of_training_and_only_then():
 
 def test_actnorm_of_two_processes_is_that_of_one():
     whole = images(8, seed=3)
-    one = ActNorm(3, Processes().mean)
+    one = ActNorm(3, same)
     one(whole)
 
     def meanwhile(stats):
@@ -172,7 +176,7 @@ def test_actnorm_of_two_processes_is_that_of_one():
 @pytest.mark.parametrize("norm", NORMS)
 def test_only_its_own_step_changes_an_opponent(norm):
     torch.manual_seed(0)
-    opponent = Opponent(Adversarial(Config(8, 2, norm)), Processes().mean)
+    opponent = Opponent(Adversarial(Config(8, 2, norm)), same)
     assert not opponent.begun
     opponent.loss(images(), images(seed=1))
     assert opponent.begun
@@ -184,7 +188,7 @@ def test_only_its_own_step_changes_an_opponent(norm):
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
 def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
     torch.manual_seed(0)
-    opponent = Opponent(Adversarial(Config(8, 2, "spectral"), loss, r1=0.1), Processes().mean)
+    opponent = Opponent(Adversarial(Config(8, 2, "spectral"), loss, r1=0.1), same)
     optimiser = torch.optim.Adam(opponent.parameters(), 1e-2)
     for step in range(40):
         smooth = F.interpolate(images(4, 6, seed=step), (24, 24))
