@@ -1,0 +1,47 @@
+"""Guidance whose clean latents stay within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from safelight.diffusion.checks import demand
+from safelight.diffusion.guidance._rules import each
+from safelight.diffusion.guidance.classifier_free import ClassifierFree
+from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Another guidance, dynamically thresholded in clean space (Imagen, arXiv 2205.11487, section 2.3).
+
+    Of each sample, s is the ``quantile`` of the magnitudes; where it is above ``bound``, the clean latents are cut off
+    at s and then scaled by bound / s. Imagen's pixels have the bound 1; latents of unit variance reach 3. Raises
+    BadInput unless the quantile is within 0 to 1 and the bound above 0.
+    """
+
+    of: Guidance = field(default_factory=ClassifierFree)
+    quantile: float = 0.995
+    bound: float = 3.0
+
+    def __post_init__(self) -> None:
+        demand(0 < self.quantile <= 1, "quantile must be above 0 and at most 1", self.quantile, "0.995 is usual")
+        demand(self.bound > 0, "bound must be above 0", self.bound, "1 suits pixels, 3 latents")
+
+    def begin(self, networks: Networks) -> Threshold:
+        return replace(self, of=self.of.begin(networks))
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        return self.of.ask(condition, negative, level)
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        guided = self.of.combine(answers, noisy, level)
+
+        def magnitude(sample: Tensor) -> Tensor:
+            return torch.quantile(sample.abs().flatten(), self.quantile)
+
+        limit = each(magnitude, guided.clean).clamp_min(self.bound)
+        return replace(guided, clean=guided.clean.clamp(-limit, limit) * (self.bound / limit))
