@@ -200,12 +200,13 @@ def test_rescaling_one_answer_leaves_it():
     assert torch.equal(combine(outside, YES, level=at(0.3)).clean, YES)
 
 
-def test_thresholding_cuts_and_scales_each_sample_for_itself():
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 1.0])
+def test_thresholding_cuts_and_scales_each_sample_for_itself(quantile):
     guided = cfg(4.0)
-    rule = Threshold(ClassifierFree(4.0), quantile=0.9, bound=1.0)
+    rule = Threshold(ClassifierFree(4.0), quantile=quantile, bound=1.0)
     found = combine(rule, YES, NO).clean
     for sample, cut in zip(guided, found, strict=True):
-        s = sample.abs().flatten().quantile(0.9)
+        s = sample.abs().flatten().quantile(quantile)
         assert s > 1
         torch.testing.assert_close(cut, sample.clamp(-s, s) / s)
     torch.testing.assert_close(found.abs().amax(dim=(1, 2, 3)), torch.ones(3, dtype=torch.float64))

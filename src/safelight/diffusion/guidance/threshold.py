@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.diffusion.guidance._rules import each
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
 
@@ -40,8 +40,13 @@ class Threshold:
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)
 
-        def magnitude(sample: Tensor) -> Tensor:
-            return torch.quantile(sample.abs().flatten(), self.quantile)
-
-        limit = each(magnitude, guided.clean).clamp_min(self.bound)
+        limit = self._reached(guided.clean).clamp_min(self.bound)
         return replace(guided, clean=guided.clean.clamp(-limit, limit) * (self.bound / limit))
+
+    def _reached(self, clean: Latents) -> Tensor:
+        """The quantile of each sample's magnitudes, (b, 1, …): as torch.quantile has it, which sorts all of them."""
+        magnitudes = clean.abs().flatten(1)
+        place = self.quantile * (magnitudes.shape[1] - 1)
+        largest = magnitudes.topk(magnitudes.shape[1] - math.floor(place), dim=1).values
+        between = torch.lerp(largest[:, -1], largest[:, -2:].select(1, 0), place - math.floor(place))
+        return between.reshape(-1, *[1] * (clean.ndim - 1))
