@@ -12,6 +12,8 @@ import safelight
 from making import tiny_model
 from safelight import Settings, TextToImage
 from safelight.config import Slot
+from safelight.diffusion.guidance.classifier import Classifier
+from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.noise import SeededNoise
 from safelight.diffusion.prediction import Noise
 from safelight.diffusion.process import Process
@@ -168,6 +170,21 @@ def test_blocks_that_the_network_lacks_are_refused_before_the_first_step(model):
         passes(model, Settings(guidance="perturbed-attention:blocks=[0]"))
     one = Settings(guidance="perturbed-attention:blocks=[0],strength=5,of=none")
     assert_differ(generate(model, SQUARE, one), generate(model, SQUARE, Settings(guidance=1)))
+
+
+def test_a_classifier_given_in_python_leads_the_picture(model):
+    def bright(noisy, level):
+        return 40 * noisy[:, 0].mean(dim=(1, 2))
+
+    def first(guidance):
+        *_, last = steps(model, SQUARE, Settings(steps=3, guidance=guidance, seed=1))
+        return last.noisy[:, 0].mean()
+
+    led = Classifier(bright, scale=2.0, of=ClassifierFree(3.0))
+    assert first(led) > first(3.0) + 0.1
+    how = recipe(model, SQUARE, Settings(guidance=led))["settings"]["guidance"]
+    assert how["log_probability"] == "function bright"
+    assert how["of"] == {"kind": "classifier-free", "scale": 3.0}
 
 
 @dataclass(frozen=True)

@@ -192,10 +192,14 @@ class Pass:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One thing that guidance asks: what the latents are under ``condition``, in the answer of which pass."""
+    """One thing that guidance asks: what the latents are under ``condition``, in the answer of which pass.
+
+    ``hears``: scalars that the network hears beside those of the condition, each the same for all samples.
+    """
 
     condition: Condition
     by: Pass = Pass()
+    hears: Mapping[str, float] = field(default_factory=dict)
 
 
 Networks: TypeAlias = Callable[[Pass], Network]

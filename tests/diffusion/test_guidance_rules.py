@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from safelight.config import Slot
+from safelight.diffusion.blend import Part
 from safelight.diffusion.guidance.apg import APG
 from safelight.diffusion.guidance.autoguidance import Autoguidance
 from safelight.diffusion.guidance.cfg_plus_plus import CFGPlusPlus
@@ -324,6 +325,10 @@ def test_a_distilled_network_hears_the_scale_in_one_pass():
     assert count == 3
     assert scalars["guidance"].tolist() == [2.5] * 3
     assert scalars["second"].tolist() == [1] * 3
+    parts = [Part(condition), Part(Condition(vector=torch.ones(3, 1), scalars=condition.scalars))]
+    process = Process(Linear(), SPACES["clean"])
+    guided(process, {"main": network}, Distilled(2.5), condition, nothing, parts=parts)(NOISY, at(0.5))
+    assert heard[1][1]["guidance"].tolist() == [2.5] * 6
 
 
 def test_weakened_networks_are_asked_within_their_levels_only():
@@ -344,7 +349,7 @@ def test_the_conditional_answer_gives_the_variance_and_comes_first(kind):
     rule = Slot("diffusion.guidance").read(kind).begin(lambda by: None)
     condition = Condition()
     asked = rule.ask(condition, nothing, at(0.5))
-    assert kind == "distilled" or asked[0].condition is condition
+    assert asked[0].condition is condition
     assert asked[0].by == Pass()
     answers = [Estimate(clean, variance=clean) for clean in (YES, NO, OTHER)[: len(asked)]]
     assert rule.combine(answers, NOISY, at(0.5)).variance is YES

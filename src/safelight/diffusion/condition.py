@@ -41,14 +41,6 @@ def choose(mask: Bool[Tensor, "b"], yes: Condition, no: Condition) -> Condition:
     return _joined([yes, no], pick)
 
 
-def length(condition: Condition) -> int:
-    """How many samples it is for; 1, which broadcasts, where nothing is open."""
-    tokens = [each.values for each in (condition.tokens, *condition.streams) if each is not None]
-    single = [each for each in (condition.vector, condition.channels) if each is not None]
-    many = [*condition.scalars.values(), *condition.references, *condition.residuals]
-    return next((len(tensor) for tensor in (*tokens, *single, *many)), 1)
-
-
 def ways(condition: Condition) -> frozenset[str]:
     """The names of the ways in that are open."""
     return frozenset(name for name, value in vars(condition).items() if isinstance(value, Tensor) or value)

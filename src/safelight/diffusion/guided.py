@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def guided(
         answers: dict[Question, Estimate] = {}
         for batch in _batches([one for each in passed.values() for one in each], one_batch):
             by = batch[0].by
-            conditions = [told(by.network, question.condition) for question in batch]
+            conditions = [_heard(told(by.network, one.condition), one.hears, noisy) for one in batch]
             answers |= zip(batch, _answers(process, find(by), conditions, noisy, level), strict=True)
         one = [
             blend([answers[q] for q in each], parts) if len(each) > 1 else answers[each[0]] for each in passed.values()
@@ -96,6 +97,14 @@ def _batches(questions: Sequence[Question], one_batch: bool) -> list[list[Questi
         return [[question] for question in questions]
     passes = dict.fromkeys(question.by for question in questions)
     return [[question for question in questions if question.by == by] for by in passes]
+
+
+def _heard(condition: Condition, scalars: Mapping[str, float], noisy: Latents) -> Condition:
+    """The condition with further scalars, for every sample of ``noisy``."""
+    if not scalars:
+        return condition
+    more = {name: torch.full((len(noisy),), float(value), device=noisy.device) for name, value in scalars.items()}
+    return replace(condition, scalars={**condition.scalars, **more})
 
 
 def _answers(

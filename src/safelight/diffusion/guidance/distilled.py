@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-
-from safelight.diffusion.condition import length
 from safelight.diffusion.guidance._rules import demand_number
 from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
 
@@ -30,8 +27,7 @@ class Distilled:
         return self
 
     def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
-        heard = torch.full((length(condition),), float(self.scale))
-        return (Question(replace(condition, scalars={**condition.scalars, self.name: heard})),)
+        return (Question(condition, hears={self.name: self.scale}),)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         return answers[0]
