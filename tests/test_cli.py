@@ -86,6 +86,16 @@ def test_count_numbers_the_files_and_json_is_json(safelight, tiny_folder, here):
     assert max(differences) <= 1
 
 
+def test_guidance_by_name_and_options_with_a_weaker_model_beside(safelight, tiny_folder, here):
+    words = ("--guidance", "interval:of=autoguidance,scale=3,low=0.1", "--no-one-batch", "--weak", tiny_folder)
+    assert safelight(*make(tiny_folder, *words)).err == ""
+    how = read_recipe(here / "out.png")
+    inner = {"kind": "autoguidance", "scale": 3.0}
+    assert how["settings"]["guidance"] == {"kind": "interval", "of": inner, "low": 0.1, "high": 0.8}
+    assert how["settings"]["one_batch"] is False
+    assert how["beside"]["weak"] == how["model"]
+
+
 @pytest.mark.parametrize(
     ("said", "size"), [("40", (40, 40)), ("40x24", (40, 24)), (" 24×40 ", (24, 40)), (None, (32, 32))]
 )

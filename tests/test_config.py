@@ -13,14 +13,27 @@ import pytest
 
 import safelight
 from safelight.config import Slot, dump, kind_of, override, read, read_toml
-from safelight.diffusion.guidance import ClassifierFree, Interval, Unguided
+from safelight.diffusion.guidance.apg import APG
+from safelight.diffusion.guidance.classifier import Classifier
+from safelight.diffusion.guidance.classifier_free import ClassifierFree
+from safelight.diffusion.guidance.interval import Interval
+from safelight.diffusion.guidance.none import Unguided
+from safelight.diffusion.guidance.rescale import Rescale
 from safelight.diffusion.samplers import Euler, Heun
 from safelight.errors import BadInput
 from safelight.training.optimisers import Adamw, Muon
 from safelight.training.recipe import Recipe
 
-FOLDERS = ("autoencoders", "conditioners", "data.sources", "denoisers", "tasks", "training.objectives")
-DIFFUSION = ("density", "guidance", "prediction", "samplers", "schedule", "spacing")
+FOLDERS = (
+    "autoencoders",
+    "conditioners",
+    "data.sources",
+    "denoisers",
+    "diffusion.guidance",
+    "tasks",
+    "training.objectives",
+)
+DIFFUSION = ("density", "prediction", "samplers", "schedule", "spacing")
 FILES = (*(f"diffusion.{name}" for name in DIFFUSION), "training.optimisers")
 WANTED = {"paths": ("pictures",), "autoencoder": "runs/kl"}  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
@@ -55,8 +68,8 @@ class Outer:
 def test_a_room_is_every_folder_or_file_that_is_tested_here():
     root = Path(safelight.__file__).parent
     for room in FOLDERS:
-        files = {path.stem.replace("_", "-") for path in (root / room.replace(".", "/")).glob("*.py")} - {"--init--"}
-        assert set(Slot(room).kinds()) == files
+        files = {path.stem for path in (root / room.replace(".", "/")).glob("*.py") if path.stem[0] != "_"}
+        assert set(Slot(room).kinds()) == {name.replace("_", "-") for name in files}
         assert files
     for room in FILES:
         assert (root / f"{room.replace('.', '/')}.py").is_file()
@@ -92,16 +105,20 @@ def test_a_config_is_named_after_its_file():
 @pytest.mark.parametrize(
     ("given", "got"),
     [
-        ({"kind": "interval", "scale": 6, "low": 0.1}, Interval(scale=6, low=0.1)),
+        ({"kind": "interval", "scale": 6, "low": 0.1}, Interval(ClassifierFree(6), low=0.1)),
         ({"kind": "interval"}, Interval()),
         ("interval", Interval()),
-        ("interval:scale=6,low=0.1", Interval(scale=6, low=0.1)),
-        (" interval : scale = 6 , low = 0.1 ", Interval(scale=6, low=0.1)),
+        ("interval:scale=6,low=0.1", Interval(ClassifierFree(6), low=0.1)),
+        ("interval:of=apg,scale=7,high=0.5", Interval(APG(7.0), high=0.5)),
+        ("interval:of=rescale:of=apg,scale=7,phi=0.5,low=0.1", Interval(Rescale(APG(7.0), phi=0.5), low=0.1)),
+        ({"kind": "interval", "of": {"kind": "apg", "eta": 1}, "scale": 7}, Interval(APG(7.0, eta=1.0))),
+        ({"kind": "interval", "of": 5.0}, Interval(ClassifierFree(5.0))),
+        (" interval : scale = 6 , low = 0.1 ", Interval(ClassifierFree(6), low=0.1)),
         ("none", Unguided()),
         (4.5, ClassifierFree(4.5)),
         (3, ClassifierFree(3)),
         ("4.5", ClassifierFree(4.5)),
-        (Interval(2.0), Interval(2.0)),
+        (Interval(low=0.2), Interval(low=0.2)),
     ],
 )
 def test_every_form_of_a_slot_is_read(given, got):
@@ -125,6 +142,10 @@ def test_an_option_may_be_a_list():
         (SAMPLER, "euler:ete=1", "unknown key in sampler euler: 'ete'; did you mean 'eta'?"),
         (SAMPLER, "euler:eta", "sampler euler.eta: .*number"),
         (SAMPLER, "euler:eta=2", "eta must be from 0 to 1"),
+        (GUIDANCE, "interval:hihg=1", "unknown key in guidance interval: 'hihg'; did you mean 'high'"),
+        (GUIDANCE, "interval:of=5,high=1,scale=3", "unknown key in guidance interval: 'scale'"),
+        (GUIDANCE, "interval:of=apgg,scale=3", "unknown key in guidance interval: 'scale'"),
+        (GUIDANCE, "interval:of=apgg", "unknown guidance 'apgg'; did you mean 'apg'"),
         (SAMPLER, Interval(), "unknown sampler 'interval'"),
         (SAMPLER, Inner(), "unknown sampler 'inner'"),
     ],
@@ -134,11 +155,20 @@ def test_what_a_slot_cannot_hold_is_refused(slot, given, message):
         slot.read(given)
 
 
+def test_what_was_given_in_python_is_named_but_cannot_be_read():
+    def likes(noisy, level):
+        return noisy.sum()
+
+    written = json.loads(json.dumps(GUIDANCE.write(Classifier(likes))))
+    assert written["log_probability"] == "function likes"
+    with pytest.raises(BadInput, match="log_probability: should be callable, got 'function likes'"):
+        GUIDANCE.read(written)
+
+
 @pytest.mark.parametrize("room", FOLDERS + FILES)
 def test_every_kind_survives_being_written_and_read(room):
-    for cls in Slot(room).all():
+    for cls in set(Slot(room).all()) - {Classifier}:
         value = default(cls)
-        assert read(cls, json.loads(json.dumps(dump(value)))) == value
         written = json.loads(json.dumps(Slot(room).write(value)))
         assert written["kind"] == kind_of(value)
         assert Slot(room).read(written) == value

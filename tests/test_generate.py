@@ -1,7 +1,7 @@
 """A task and settings become pictures: the same for the same seed, as the recipe says, or a refusal that helps."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ import safelight
 from making import tiny_model
 from safelight import Settings, TextToImage
 from safelight.config import Slot
+from safelight.diffusion.guidance.classifier import Classifier
+from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.noise import SeededNoise
 from safelight.diffusion.prediction import Noise
 from safelight.diffusion.process import Process
@@ -20,6 +22,8 @@ from safelight.errors import BadInput
 from safelight.generate import generate, recipe, resolve, steps
 from safelight.model import Card, LatentDiffusion
 from safelight.settings import SPACING
+from safelight.task import Share
+from safelight.types import Prompt
 
 SQUARE = TextToImage("a red square")
 
@@ -133,6 +137,81 @@ def test_guidance_and_the_negative_prompt_count(model):
     assert_differ(plain, generate(model, against, Settings(guidance=6.0)))
     assert_differ(plain, generate(model, SQUARE, Settings(guidance=1.0)))
     assert_same(generate(model, against, Settings(guidance=1)), generate(model, SQUARE, Settings(guidance=1)))
+
+
+def test_two_passes_in_less_memory_make_the_same_picture(model):
+    split = Settings(steps=2, guidance="apg:scale=3", one_batch=False, seed=2)
+    assert passes(model, split) == [1, 1, 1, 1]
+    assert_same(generate(model, SQUARE, split), generate(model, SQUARE, replace(split, one_batch=True)), within=1)
+
+
+def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
+    """Beside a copy of itself autoguidance changes nothing; beside another model, whose words are others, it does."""
+    asked = Settings(guidance="autoguidance:scale=3", seed=3)
+    with pytest.raises(BadInput, match="asks a network 'weak', the model has main: put one beside it"):
+        generate(model, SQUARE, asked)
+    plain = generate(model, SQUARE, replace(asked, guidance=1))
+    assert_same(generate(replace(model, beside={"weak": model}), SQUARE, asked), plain, within=1)
+    weak = tiny_model()
+    with torch.no_grad():
+        weak.conditioner.embedding.weight.mul_(-1)
+    beside = replace(model, beside={"weak": weak})
+    assert_differ(generate(beside, SQUARE, asked), plain)
+    assert recipe(beside, SQUARE, asked)["beside"] == {"weak": {"name": "tiny", "hash": "", "licence": "CC0"}}
+    noise = replace(weak, process=Process(ScaledLinear(), Noise()))
+    with pytest.raises(BadInput, match="the weak model must have the process of 'tiny'"):
+        generate(replace(model, beside={"weak": noise}), SQUARE, asked)
+
+
+def test_blocks_that_the_network_lacks_are_refused_before_the_first_step(model):
+    with pytest.raises(BadInput, match="this transformer has the blocks 0 to 0, not 1"):
+        next(steps(model, SQUARE, Settings(guidance="interval:of=skip-layers,blocks=[1],low=0.1,high=0.2")))
+    with pytest.raises(BadInput, match="leaves out blocks, which Counting cannot"):
+        passes(model, Settings(guidance="perturbed-attention:blocks=[0]"))
+    one = Settings(guidance="perturbed-attention:blocks=[0],strength=5,of=none")
+    assert_differ(generate(model, SQUARE, one), generate(model, SQUARE, Settings(guidance=1)))
+
+
+def test_a_classifier_given_in_python_leads_the_picture(model):
+    def bright(noisy, level):
+        return 40 * noisy[:, 0].mean(dim=(1, 2))
+
+    def first(guidance):
+        *_, last = steps(model, SQUARE, Settings(steps=3, guidance=guidance, seed=1))
+        return last.noisy[:, 0].mean()
+
+    led = Classifier(bright, scale=2.0, of=ClassifierFree(3.0))
+    assert first(led) > first(3.0) + 0.1
+    how = recipe(model, SQUARE, Settings(guidance=led))["settings"]["guidance"]
+    assert how["log_probability"] == "function bright"
+    assert how["of"] == {"kind": "classifier-free", "scale": 3.0}
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A task of two prompts, each on its own side."""
+
+    left: str
+    right: str
+
+    def start(self, model, noise, count):
+        start = SQUARE.start(model, noise, count)
+        where = torch.zeros(start.latents.shape[-1])
+        where[: len(where) // 2] = 1
+        prompts = [[Prompt(text)] * count for text in (self.left, self.right)]
+        return replace(start, shares=[Share(prompts[0], where=where), Share(prompts[1], where=1 - where)])
+
+
+def test_shares_of_a_task_are_heard_where_they_hold(model):
+    def made(task):
+        *_, last = steps(model, task, Settings(steps=1, guidance=5.0, count=2, sampler="euler"))
+        return last.noisy
+
+    red, blue = made(TextToImage("a red square")), made(TextToImage("a blue circle"))
+    both = made(Sides("a red square", "a blue circle"))
+    torch.testing.assert_close(both[..., :8], red[..., :8], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[..., 8:], blue[..., 8:], rtol=1e-4, atol=1e-4)
+    assert (red - blue).abs().max() > 0.1
 
 
 def test_the_prompt_counts_and_may_be_empty(model):

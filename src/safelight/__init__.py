@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from safelight.generate import steps as steps
     from safelight.model import LatentDiffusion as LatentDiffusion
     from safelight.settings import Settings as Settings
+    from safelight.tasks.compose import Compose as Compose
     from safelight.tasks.text_to_image import TextToImage as TextToImage
 
 try:
@@ -24,6 +25,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _PUBLIC = {
     "BadInput": "safelight.errors",
+    "Compose": "safelight.tasks.compose",
     "LatentDiffusion": "safelight.model",
     "SafelightError": "safelight.errors",
     "Settings": "safelight.settings",

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import Field, field, fields, make_dataclass
+from dataclasses import Field, field, fields, make_dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_type_hints
@@ -177,6 +177,7 @@ def _verb(task: type[Any]) -> type:
     options += [
         ("out", Annotated[Path, typer.Option("--out", "-o", help="A PNG; more get -1, -2, …")], Path("out.png")),
         ("model", Annotated[str, typer.Option("--model", "-m", help="A name, model or run folder.")], "stickers"),
+        ("weak", Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")], None),
         ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
         ("precision", Annotated[str, typer.Option(help="auto, fp32 or bf16.")], "auto"),
         ("as_json", JSON, False),
@@ -199,7 +200,7 @@ def _verb(task: type[Any]) -> type:
 def _option(cls: type[Any], one: Field[Any], argument: bool = False) -> tuple[str, Any, Any]:
     """A field as a command's option, or as its argument; what a slot reads is given as text."""
     hint = get_type_hints(cls)[one.name]
-    kind = hint if hint in (str, bool, int, float, int | None, float | None, str | None) else str | None
+    kind = hint if hint in (str, bool, int, float, int | None, float | None, bool | None) else str | None
     meaning = one.metadata["help"]
     how = typer.Argument(help=meaning) if argument else typer.Option(help=meaning)
     return one.name, Annotated[kind, how], one.default
@@ -225,6 +226,8 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
 
     check_writable(options.out)
     model = load(options.model, options.device, options.precision)
+    if options.weak is not None:
+        model = replace(model, beside={"weak": load(options.weak, options.device, options.precision)})
     settings = resolve(model, settings)
     with Bars(err, options.quiet) as bars:
         pictures = generate(model, task, settings, lambda step: bars.report("sampling", step.index + 1, step.total))

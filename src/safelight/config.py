@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_core import core_schema
 
 from safelight.errors import BadInput, unknown
@@ -47,7 +47,8 @@ class Slot:
     """A place for one of the kinds of a room, e.g. ``Slot("autoencoders")`` or ``Slot("diffusion.samplers")``.
 
     It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where ``number`` is
-    set, such as ``"classifier-free:scale"``, also a bare number.
+    set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field ``of`` holds another kind of the
+    same room, to which options go that it lacks itself: ``interval:of=apg,scale=7,high=0.6``.
     """
 
     room: str
@@ -86,15 +87,36 @@ class Slot:
             kind, options = value["kind"], {key: item for key, item in value.items() if key != "kind"}
         else:
             raise BadInput(f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}.")
-        return read(self.config(kind), options, f"{self.word} {kind}")
+        config = self.config(kind)
+        return read(config, self._nested(config, options), f"{self.word} {kind}")
 
     def write(self, value: object) -> dict[str, Any]:
         """The mapping that ``read`` makes the same configuration from."""
-        return {"kind": kind_of(value), **dump(value)}
+        inner = {"of": self.write(vars(value)["of"])} if "of" in vars(value) else {}
+        return {"kind": kind_of(value), **dump(value), **inner}
 
     @property
     def _is_folder(self) -> bool:
         return (_HERE / self.room.replace(".", "/")).is_dir()
+
+    def _nested(self, config: type, options: Mapping[Any, Any]) -> dict[Any, Any]:
+        """The options with ``of`` read, if the kind has one; what only the inner kind may know is given to it."""
+        own = {one.name: one for one in fields(config)}
+        if "of" not in own:
+            return dict(options)
+        lacking = {key: value for key, value in options.items() if key not in own}
+        inner = options.get("of", kind_of(own["of"].default_factory))
+        if lacking and isinstance(inner, str):
+            kind, inner = _spelled(inner)
+            inner["kind"] = kind
+        holds = inner.get("kind") if isinstance(inner, Mapping) else None
+        known = {one.name for one in fields(self.config(holds))} if holds in self.kinds() else set()
+        for key in lacking:
+            if key not in known and "of" not in known:
+                raise unknown(f"key in {self.word} {kind_of(config)}:", key, {*own, *known})
+        if lacking:
+            inner = {**inner, **lacking}
+        return {**{key: value for key, value in options.items() if key in own}, "of": self.read(inner)}
 
     def _own(self, value: object) -> object:
         if self.config(kind_of(value)) is not type(value):
@@ -133,7 +155,7 @@ def read(cls: type[T], value: Mapping[str, Any], where: str = "") -> T:
 
 def dump(value: object) -> dict[str, Any]:
     """A configuration as plain JSON values; ``read`` makes an equal one from them."""
-    return _adapter(type(value)).dump_python(value, mode="json")  # type: ignore[no-any-return]
+    return _adapter(type(value)).dump_python(value, mode="json", fallback=_named)  # type: ignore[no-any-return]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -193,7 +215,17 @@ def _number(value: object) -> float | None:
         return None
 
 
-_adapter: Callable[[type], TypeAdapter[Any]] = lru_cache(TypeAdapter)
+def _make_adapter(cls: type) -> TypeAdapter[Any]:
+    # Other types are taken as they are: a kind may hold another one, read already.
+    return TypeAdapter(with_config(ConfigDict(arbitrary_types_allowed=True))(cls))
+
+
+_adapter: Callable[[type], TypeAdapter[Any]] = lru_cache(_make_adapter)
+
+
+def _named(value: object) -> str:
+    """What has no form in JSON (a function that someone gave in Python) by its name, which can be read but not used."""
+    return f"{type(value).__name__} {value.__name__}" if isinstance(value, types.FunctionType) else type(value).__name__
 
 
 def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:

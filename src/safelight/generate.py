@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from safelight import __version__
 from safelight.config import kind_of
-from safelight.diffusion.guidance import guided
+from safelight.diffusion.blend import Part
+from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import SeededNoise
 from safelight.media.pictures import to_pictures
 from safelight.model import LatentDiffusion, Whole
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
-from safelight.task import Task
-from safelight.types import Condition, Latents, Negative, NoiseLevel, Prompt, Step
+from safelight.task import Start, Task
+from safelight.types import Condition, Conditioner, Denoise, Guidance, Latents, Negative, NoiseLevel, Prompt, Step
 
 
 def generate(
@@ -56,9 +57,7 @@ def steps(
     start = task.start(whole, noise, chosen.count)
     schedule = whole.process.schedule
     times = spacing(chosen.steps, schedule, start.begin)
-    condition = whole.denoiser.prepare(whole.conditioner(start.prompts))
-    negative = _negative(whole, start.prompts, start.negatives)
-    waist = guided(whole.process, {"main": whole.denoiser}, guidance, condition, negative)
+    waist = _waist(whole, guidance, start, bool(chosen.one_batch))
     latents = start.latents.to(_device(whole))
     if start.begin == 1:
         latents = latents * _spread(schedule(times[0]))
@@ -79,7 +78,8 @@ def recipe(model: LatentDiffusion, task: Task, settings: Settings, index: int = 
     assert chosen.seed is not None
     return {
         "safelight": __version__,
-        "model": {"name": model.card.name, "hash": model.card.hash, "licence": model.card.licence},
+        "model": _named(model),
+        **({"beside": {name: _named(other) for name, other in model.beside.items()}} if model.beside else {}),
         "task": {"kind": kind_of(task), **asdict(task)},  # type: ignore[call-overload]
         "settings": {
             **asdict(chosen),
@@ -92,7 +92,49 @@ def recipe(model: LatentDiffusion, task: Task, settings: Settings, index: int = 
     }
 
 
-def _negative(model: Whole, prompts: Sequence[Prompt], negatives: Sequence[Prompt]) -> Negative:
+def _named(model: LatentDiffusion) -> dict[str, str]:
+    return {"name": model.card.name, "hash": model.card.hash, "licence": model.card.licence}
+
+
+def _waist(whole: Whole, guidance: Guidance, start: Start, one_batch: bool) -> Denoise:
+    """The guided waist of a request."""
+    told = _Told(whole)
+
+    def heard(prompts: Sequence[Prompt]) -> Condition:
+        return told.say(lambda conditioner: conditioner(prompts))
+
+    parts = [Part(heard(share.prompts), share.weight, share.where) for share in start.shares]
+    condition = parts[0].condition if parts else heard(start.prompts)
+    networks = {"main": whole.denoiser, **{name: other.denoiser for name, other in whole.beside.items()}}
+    negative = _negative(told, start.prompts, start.negatives)
+    return guided(whole.process, networks, guidance, condition, negative, told, one_batch, parts)
+
+
+class _Told:
+    """What was said, as each network is told it: made by its own conditioner and prepared by itself, once."""
+
+    def __init__(self, whole: Whole) -> None:
+        self.whole = whole
+        self.said: dict[Condition, Callable[[Conditioner], Condition]] = {}
+        self.made: dict[tuple[str, Condition], Condition] = {}
+
+    def say(self, make: Callable[[Conditioner], Condition]) -> Condition:
+        """The condition that ``make`` makes of a conditioner, for the main network."""
+        condition = self.whole.denoiser.prepare(make(self.whole.conditioner))
+        self.said[condition] = make
+        return condition
+
+    def __call__(self, network: str, condition: Condition) -> Condition:
+        if network == "main":
+            return condition
+        key = (network, condition)
+        if key not in self.made:
+            model = self.whole.beside[network]
+            self.made[key] = model.denoiser.prepare(self.said[condition](model.conditioner))
+        return self.made[key]
+
+
+def _negative(told: _Told, prompts: Sequence[Prompt], negatives: Sequence[Prompt]) -> Negative:
     """What guidance points away from, made and prepared once for each set of names that it asks for."""
     made: dict[frozenset[str] | None, Condition] = {}
 
@@ -100,8 +142,7 @@ def _negative(model: Whole, prompts: Sequence[Prompt], negatives: Sequence[Promp
         key = None if only is None else frozenset(only)
         if key not in made:
             said = any(prompt.text for prompt in negatives) and only is None
-            raw = model.conditioner(negatives) if said else model.conditioner.nothing(prompts, only)
-            made[key] = model.denoiser.prepare(raw)
+            made[key] = told.say(lambda one: one(negatives) if said else one.nothing(prompts, only))
         return made[key]
 
     return negative

@@ -40,6 +40,7 @@ class LatentDiffusion:
     denoiser: Denoiser | None = None
     process: Process | None = None
     card: Card = field(default_factory=Card)
+    beside: Mapping[str, "LatentDiffusion"] = field(default_factory=dict)  # by what guidance asks it for: weak
 
     def need(self) -> "Whole":
         """All parts, or BadInput that names the missing ones."""
@@ -50,7 +51,17 @@ class LatentDiffusion:
             raise BadInput(
                 f"the model {self.card.name!r} has no {missing}; load a model that holds it, or train it first."
             )
-        return Whole(a, c, d, p, self.card)
+        return Whole(a, c, d, p, self.card, {name: self._matching(name) for name in self.beside})
+
+    def _matching(self, name: str) -> "Whole":
+        """The model beside this one, of the same latents and noise: BadInput if they are others."""
+        other = self.beside[name].need()
+        if other.process != self.process:
+            raise BadInput(
+                f"the {name} model must have the process of {self.card.name!r}, got {other.process} for "
+                f"{other.card.name!r}: take an earlier or smaller model of the same training."
+            )
+        return other
 
 
 def preview(card: Card, latents: Latents) -> Images:
@@ -84,6 +95,7 @@ class Whole:
     denoiser: Denoiser
     process: Process
     card: Card
+    beside: Mapping[str, "Whole"] = field(default_factory=dict)
 
     def latent_shape(self, count: int, height: int, width: int) -> Shape:
         """The latents of ``count`` pictures; BadInput with the nearest size if these parts cannot make it."""

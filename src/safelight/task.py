@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from safelight.model import Whole
     from safelight.types import Denoise, Latents, NoiseSource, Prompt
@@ -20,12 +21,22 @@ def _same_pictures(pictures: "list[Image.Image]") -> "list[Image.Image]":
 
 
 @dataclass(frozen=True, eq=False)
+class Share:
+    """A prompt for each picture with its say beside others: a ``weight``, and ``where`` in the latents it holds."""
+
+    prompts: "Sequence[Prompt]"
+    weight: float = 1.0
+    where: "Tensor | None" = None
+
+
+@dataclass(frozen=True, eq=False)
 class Start:
     """Where a run begins: ``latents``, a prompt and a negative one for each picture.
 
     At ``begin`` = 1 the latents are standard normal, and are scaled to the level where the spacing begins; below 1
     they are noisy latents at that time.
-    ``wrap`` goes around the waist (masks, tiles); ``finish`` acts on the 8-bit pictures, so that kept pixels stay
+    If there are ``shares``, the pictures follow them all instead of ``prompts``, which still say what a negative is
+    for. ``wrap`` goes around the waist (masks, tiles); ``finish`` acts on the 8-bit pictures, so that kept pixels stay
     exact.
     """
 
@@ -35,6 +46,7 @@ class Start:
     begin: float = 1.0
     wrap: "Callable[[Denoise], Denoise]" = _same_denoise
     finish: "Callable[[list[Image.Image]], list[Image.Image]]" = _same_pictures
+    shares: "Sequence[Share]" = ()
 
 
 class Task(Protocol):

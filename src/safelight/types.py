@@ -177,20 +177,45 @@ class Sampler(Protocol):
     ) -> Iterator[Step]: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Question:
-    """One pass that guidance asks for: under which condition, of which network, leaving out which blocks."""
+@dataclass(frozen=True)
+class Pass:
+    """Which network answers, and what of it: blocks are named by their numbers, from 0.
 
-    condition: Condition
+    ``skip`` leaves whole blocks out; in the self-attention of those named in ``alone`` every patch sees only itself
+    (and joint text, if there is any).
+    """
+
     network: str = "main"
     skip: tuple[int, ...] = ()
+    alone: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One thing that guidance asks: what the latents are under ``condition``, in the answer of which pass.
+
+    ``hears``: scalars that the network hears beside those of the condition, each the same for all samples.
+    """
+
+    condition: Condition
+    by: Pass = Pass()
+    hears: Mapping[str, float] = field(default_factory=dict)
+
+
+Networks: TypeAlias = Callable[[Pass], Network]
+"""The network of a pass; BadInput if there is none that can make it."""
 
 
 @runtime_checkable
 class Guidance(Protocol):
-    """Which questions are asked at a level, and how the answers become one estimate."""
+    """Which questions are asked at a level, and how the answers become one estimate.
 
-    def begin(self) -> Guidance: ...
+    ``begin`` gives a fresh rule for one run, and finds the ``networks`` of whatever passes it will ask for besides
+    the main one, so that what cannot be had is refused before the first step. Where the rule asks anything, its first
+    question is the condition alone, of the main network.
+    """
+
+    def begin(self, networks: Networks) -> Guidance: ...
 
     def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]: ...
 
@@ -290,6 +315,13 @@ class Denoiser(Protocol):
     def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor: ...
 
     def prepare(self, condition: Condition) -> Condition: ...
+
+
+@runtime_checkable
+class Skippable(Protocol):
+    """A denoiser that also answers in part: see ``Pass``. Raises BadInput for a block that it does not have."""
+
+    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network: ...
 
 
 @runtime_checkable

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from safelight.denoisers.dit import Config
+from safelight.denoisers.dit import Config, lonely
 from safelight.errors import BadInput
-from safelight.types import Condition, Tokens
+from safelight.types import Condition, Skippable, Tokens
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "text_width": 8}
 
@@ -57,6 +57,75 @@ def test_sharing_the_modulation_saves_most_of_its_parameters():
         return sum(p.numel() for name, p in network.named_parameters() if "modulation" in name)
 
     assert modulation("shared") < modulation("block") / 4
+
+
+def skewed(**changes):
+    """A small network of three blocks whose parameters all matter, and what it is asked."""
+    torch.manual_seed(0)
+    network = Config(**SMALL | {"depth": 3}, **changes).build()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    mask = torch.tensor([[True] * 3, [True, True, False]])
+    given = Condition(Tokens(torch.randn(2, 3, 8), mask)) if changes.get("text") != "none" else Condition()
+    return network, torch.randn(2, 4, 4, 6), 1000 * torch.rand(2), given
+
+
+@pytest.mark.parametrize("text", ["none", "cross", "joint"])
+def test_left_out_blocks_are_as_if_they_were_not_there(text):
+    network, noisy, time, given = skewed(text=text)
+    assert isinstance(network, Skippable)
+    found = network.without((0, 2), ())(noisy, time, given)
+    assert torch.equal(network.without((), ())(noisy, time, given), network(noisy, time, given))
+    for block in (network.blocks[0], network.blocks[2]):
+        for gate in (block.modulation.linear.weight, block.modulation.linear.bias):
+            rows = gate.data.view(6, 24, -1)
+            rows[2] = rows[5] = 0  # the gates of attention and MLP
+        if block.cross is not None:
+            torch.nn.init.zeros_(block.cross.out.weight)
+            torch.nn.init.zeros_(block.cross.out.bias)
+    torch.testing.assert_close(found, network(noisy, time, given))
+
+
+@pytest.mark.parametrize("text", ["none", "cross"])
+def test_patches_that_see_only_themselves_have_the_identity_as_their_map(text):
+    """Then attention gives each patch its own value."""
+    network, noisy, time, given = skewed(text=text)
+    found = network.without((), (1,))(noisy, time, given)
+    assert not torch.allclose(found, network(noisy, time, given), atol=1e-3)
+    attention = network.blocks[1].attention
+    attention.forward = lambda x, turn, mask: attention.out(attention.qkv(x)[..., 48:])
+    torch.testing.assert_close(found, network(noisy, time, given))
+
+
+def test_patches_that_see_only_themselves_know_nothing_of_the_others():
+    """Where all blocks are so, and the text with all that it saw is masked, a patch's answer is its own."""
+    network, noisy, time, given = skewed(text="none")
+    alone = network.without((), (0, 1, 2))
+    other = noisy.clone()
+    other[..., 2:] = 7
+    assert torch.equal(alone(noisy, time, given)[..., :2], alone(other, time, given)[..., :2])
+    assert not torch.allclose(alone(noisy, time, given)[..., 2:], alone(other, time, given)[..., 2:])
+
+
+def test_joint_text_sees_and_is_seen_as_before():
+    n, ahead, mask = 5, 2, torch.tensor([[True, False, True, True, True]])
+    sees = lonely(mask, n, ahead, mask.device)
+    assert sees[0].int().tolist() == [
+        [1, 0, 1, 1, 1],
+        [1, 0, 1, 1, 1],
+        *([1, 0, *row] for row in torch.eye(3).int().tolist()),
+    ]
+    network, noisy, time, given = skewed(text="joint")
+    alone = network.without((), (0, 1, 2))
+    assert not torch.allclose(alone(noisy, time, given), network(noisy, time, given), atol=1e-3)
+    told = Condition(Tokens(given.tokens.values + 1, given.tokens.mask))
+    assert not torch.allclose(alone(noisy, time, given), alone(noisy, time, told), atol=1e-3)
+
+
+@pytest.mark.parametrize("blocks", [{"skip": (3,), "alone": ()}, {"skip": (), "alone": (-1,)}])
+def test_blocks_that_are_not_there_are_refused(blocks):
+    with pytest.raises(BadInput, match="this transformer has the blocks 0 to 2, not"):
+        skewed()[0].without(**blocks)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,21 @@ import math
 import pytest
 import torch
 
-from safelight.diffusion.guidance import ClassifierFree, Interval, Unguided, guided
+from safelight.diffusion.blend import Part
+from safelight.diffusion.guidance.apg import APG
+from safelight.diffusion.guidance.autoguidance import Autoguidance
+from safelight.diffusion.guidance.classifier_free import ClassifierFree
+from safelight.diffusion.guidance.interval import Interval
+from safelight.diffusion.guidance.none import Unguided
+from safelight.diffusion.guidance.perturbed_attention import PerturbedAttention
+from safelight.diffusion.guidance.skip_layers import SkipLayers
+from safelight.diffusion.guidance.two_scale import TwoScale
+from safelight.diffusion.guided import guided
 from safelight.diffusion.prediction import Clean, Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear, ScaledLinear
 from safelight.errors import BadInput
-from safelight.types import Condition, Estimate, Question
+from safelight.types import Condition, Estimate, Pass, Question
 
 PROCESS = Process(Linear(), Flow())
 NOISY = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -68,6 +77,19 @@ def test_one_batch_of_two_equals_two_passes(scale):
     assert batches == [4]
 
 
+@pytest.mark.parametrize("rule", [ClassifierFree(4.0), Interval(ClassifierFree(3.0)), APG(5.0), TwoScale()])
+def test_two_passes_in_less_memory_give_the_same(rule):
+    answers, batches = [], []
+    for one_batch in (True, False):
+        network = Recorder()
+        waist = guided(PROCESS, {"main": network}, rule, YES, lambda only: NO, one_batch=one_batch)
+        answers.append(waist(NOISY, at(0.5)).clean)
+        batches.append(network.batches)
+    assert torch.equal(*answers)
+    assert batches == [[sum(batches[1])], [2] * len(batches[1])]
+    assert len(batches[1]) > 1
+
+
 def test_each_sample_keeps_a_level_of_its_own():
     level = at([[[0.2]], [[0.7]]])
     clean, _ = run(ClassifierFree(3.0), level)
@@ -82,7 +104,7 @@ def test_guidance_is_the_same_in_the_space_of_the_answers():
 
 @pytest.mark.parametrize(("t", "inside"), [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.81, False)])
 def test_interval_guides_within(t, inside):
-    clean, batches = run(Interval(4.0, low=0.2, high=0.8), at(t))
+    clean, batches = run(Interval(ClassifierFree(4.0), low=0.2, high=0.8), at(t))
     wanted = run(ClassifierFree(4.0) if inside else Unguided(), at(t))
     assert torch.equal(clean, wanted[0])
     assert batches == wanted[1] == [4 if inside else 2]
@@ -98,14 +120,11 @@ def test_interval_means_the_same_noise_on_every_schedule():
 class Both:
     """A rule over two networks that keeps what it was answered."""
 
-    def __init__(self, skip=()):
-        self.skip = skip
-
-    def begin(self):
-        return Both(self.skip)
+    def begin(self, networks):
+        return self
 
     def ask(self, condition, negative, level):
-        weak = Question(condition, "weak", self.skip)
+        weak = Question(condition, Pass("weak"))
         return Question(condition), weak, Question(negative(None))
 
     def combine(self, answers, noisy, level):
@@ -119,6 +138,65 @@ def test_networks_pass_once_each_and_answers_keep_their_order():
     denied = PROCESS.denoise(networks["weak"], NOISY, at(0.5), YES).clean
     assert main.batches == [4]
     assert torch.equal(estimate.clean, torch.stack([alone(YES), denied, alone(NO)]))
+
+
+def test_another_network_is_told_in_its_own_words():
+    heard = {name: Recorder() for name in ("main", "weak")}
+
+    def told(name, condition):
+        assert condition is YES or name == "main"
+        return Condition(vector=-2 * YES.vector) if name == "weak" else condition
+
+    found = guided(PROCESS, heard, Both(), YES, negative, told)(NOISY, at(0.5)).clean
+    assert torch.equal(found[1], alone(Condition(vector=-2 * YES.vector)))
+    assert torch.equal(found[0], alone(YES))
+
+
+def test_weighted_conditions_are_blended_before_they_are_guided():
+    """Composed diffusion: nothing + Σ scale · weight · (one - nothing), weights that sum to one."""
+    other = Condition(vector=torch.tensor([[0.3], [-1.0]], dtype=torch.float64))
+    parts = [Part(YES, 3.0), Part(other, 1.0)]
+    network = Recorder()
+    found = guided(PROCESS, {"main": network}, ClassifierFree(4.0), YES, negative, parts=parts)(NOISY, at(0.5)).clean
+    no = alone(NO)
+    torch.testing.assert_close(found, no + 3.0 * (alone(YES) - no) + 1.0 * (alone(other) - no))
+    assert network.batches == [6]
+
+
+def test_each_region_follows_its_own_condition():
+    left = torch.tensor([1.0, 1, 0, 0])
+    parts = [Part(YES, where=left), Part(NO, 5.0, where=1 - left)]
+    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(NOISY, at(0.5)).clean
+    assert torch.equal(found[..., :2], alone(YES)[..., :2])
+    assert torch.equal(found[..., 2:], alone(NO)[..., 2:])
+    soft = [Part(YES, where=torch.tensor(0.25)), Part(NO, where=torch.tensor(0.75))]
+    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=soft)(NOISY, at(0.5)).clean
+    torch.testing.assert_close(found, 0.25 * alone(YES) + 0.75 * alone(NO))
+
+
+def test_what_an_answer_carries_is_blended_with_it():
+    process = Process(Linear(), Learned())
+    parts = [Part(YES), Part(NO)]
+    found = guided(process, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(NOISY, at(0.5))
+    torch.testing.assert_close(found.noise, found.clean + 1)
+    torch.testing.assert_close(found.variance, found.clean + 2)
+
+
+class Parted(Recorder):
+    """A network that can leave blocks out: then it answers with their numbers."""
+
+    def without(self, skip, alone):
+        return lambda noisy, time, condition: torch.full_like(noisy, sum(skip) + 10 * sum(alone))
+
+
+@pytest.mark.parametrize(("rule", "answered"), [(SkipLayers, 3), (PerturbedAttention, 30)])
+def test_a_part_of_a_network_answers_for_itself(rule, answered):
+    network = Parted()
+    waist = guided(PROCESS, {"main": network}, rule(blocks=(1, 2), strength=0.5), YES, negative)
+    part = PROCESS.prediction.read(torch.full_like(NOISY, answered), NOISY, at(0.5)).clean
+    wanted = run(ClassifierFree(4.0))[0] + 0.5 * (alone(YES) - part)
+    torch.testing.assert_close(waist(NOISY, at(0.5)).clean, wanted)
+    assert network.batches == [4]
 
 
 class Learned:
@@ -149,16 +227,28 @@ def test_what_an_answer_carries_is_split_with_it():
     ("make", "message"),
     [
         (lambda: ClassifierFree(math.nan), "scale must be a number, got nan"),
-        (lambda: Interval(scale=math.inf), "scale must be a number, got inf"),
+        (lambda: Interval(ClassifierFree(math.inf)), "scale must be a number, got inf"),
         (lambda: Interval(low=0.8, high=0.8), r"must rise within 0 to 1, got \(0.8, 0.8\)"),
         (lambda: Interval(low=-0.1), "must rise within 0 to 1"),
         (lambda: Interval(high=1.1), "must rise within 0 to 1"),
         (lambda: guided(PROCESS, {"main": Recorder()}, Both(), YES, negative)(NOISY, at(0.5)), "network 'weak'"),
+        (lambda: guided(PROCESS, {"main": Recorder()}, Autoguidance(), YES, negative), "network 'weak', .* has main"),
         (
-            lambda: guided(PROCESS, {"main": Recorder(), "weak": Recorder()}, Both((3,)), YES, negative)(
-                NOISY, at(0.5)
-            ),
-            "must go through the whole network, got one that skips",
+            lambda: guided(PROCESS, {"main": Recorder()}, Interval(SkipLayers()), YES, negative),
+            "leaves out blocks, which Recorder cannot",
+        ),
+        (
+            lambda: guided(PROCESS, {"main": Recorder()}, PerturbedAttention(), YES, negative),
+            "leaves out blocks, which Recorder cannot",
+        ),
+        (lambda: Part(YES, math.nan), "a weight must be a number, got nan"),
+        (
+            lambda: guided(PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES), Part(NO, -1.0)]),
+            "weights must sum to more than 0 at every place, got 0.0",
+        ),
+        (
+            lambda: guided(PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES, where=torch.eye(2))]),
+            "weights must sum to more than 0 at every place",
         ),
     ],
 )

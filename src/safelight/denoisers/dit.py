@@ -5,7 +5,9 @@ any number of axes, text by cross-attention (PixArt-α, arXiv 2310.00426) or in 
 that all blocks share (adaLN-single, idem).
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -19,7 +21,7 @@ from safelight.nn.attention import CrossAttention, SelfAttention
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.patchify import patch_grid, patchify, unpatchify
 from safelight.nn.positions import Rotation, grid_positions, rotation, split
-from safelight.types import Condition, Latents, Shape, Tokens
+from safelight.types import Condition, Latents, Network, Shape, Tokens
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,24 @@ class DiT(nn.Module):
 
     def forward(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
         """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, *space)."""
+        return self.answer(noisy, time, condition)
+
+    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
+        """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
+        for block in (*skip, *alone):
+            if not 0 <= block < len(self.blocks):
+                raise BadInput(f"this transformer has the blocks 0 to {len(self.blocks) - 1}, not {block}: name these.")
+        return partial(self.answer, skip=frozenset(skip), alone=frozenset(alone))
+
+    def answer(
+        self,
+        noisy: Latents,
+        time: Tensor,
+        condition: Condition,
+        skip: Collection[int] = (),
+        alone: Collection[int] = (),
+    ) -> Tensor:
+        """``forward`` and, less some of its parts, what ``without`` gives."""
         if noisy.ndim - 2 != self.config.axes or noisy.shape[1] != self.config.channels:
             raise BadInput(
                 f"this transformer takes {self.config.channels} channels on {self.config.axes} spatial axes, "
@@ -128,8 +148,10 @@ class DiT(nn.Module):
             x = torch.cat([tokens.projected[0], x], dim=1)  # (b, text + n, width)
         turn = self.turn(grid, ahead, x.device)
         shared = heard if self.modulation is None else self.modulation(heard)
+        only_self = lonely(mask, x.shape[1], ahead, x.device) if alone else None
         for index, block in enumerate(self.blocks):
-            x = block(x, shared, turn, mask, self.asked(tokens, index))
+            if index not in skip:
+                x = block(x, shared, turn, only_self if index in alone else mask, self.asked(tokens, index))
         answer = self.final(x[:, ahead:], heard)  # (b, n, patch^axes · channels)
         return unpatchify(answer, self.config.patch, grid).to(noisy.dtype)
 
@@ -228,6 +250,14 @@ class Final(nn.Module):
         shift, scale = self.modulation(heard).to(x.dtype).split(1, dim=1)
         answer: Tensor = self.linear(modulated(x, shift, scale))
         return answer
+
+
+def lonely(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
+    """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a word all as before."""
+    sees = torch.eye(n, dtype=torch.bool, device=device)
+    sees[:, :ahead] = True
+    sees[:ahead] = True
+    return sees[None] if mask is None else sees & mask[:, None]
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

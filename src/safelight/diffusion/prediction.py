@@ -5,12 +5,14 @@ Each is affine in the answer, so that guidance may combine in clean space what w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from safelight.types import Estimate, Latents, NoiseLevel
+from safelight.types import Estimate, Latents, NoiseLevel, Prediction
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,23 @@ class Flow:
         return Estimate((level.d_sigma * noisy - level.sigma * answer) / turn)
 
 
+SPACES: Mapping[str, Prediction] = {"clean": Clean(), "noise": Noise(), "v": V(), "flow": Flow()}
+"""The spaces in which rules of the literature are stated, each by its prediction."""
+
+Space = Literal["clean", "noise", "v", "flow"]
+
+
 def noise_of(estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
     """The noise behind ``noisy``: the estimate's own, or what is left when the clean latents are taken out."""
     return (noisy - level.alpha * estimate.clean) / level.sigma if estimate.noise is None else estimate.noise
+
+
+def write(space: Space, estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
+    """What a network of that space would have answered, had it meant ``estimate``; the space's ``read`` undoes it."""
+    return SPACES[space].target(estimate.clean, noise_of(estimate, noisy, level), level)
+
+
+def read(space: Space, answer: Latents, noisy: Latents, level: NoiseLevel, blind: Latents) -> Latents:
+    """The clean latents of an answer in that space; ``blind`` where it tells nothing of them (noise at alpha = 0)."""
+    clean = SPACES[space].read(answer, noisy, level).clean
+    return torch.where(level.alpha.to(clean) > 0, clean, blind) if SPACES[space].needs_signal else clean

@@ -23,7 +23,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
-        """``mask`` (b, n) is true for the tokens that may be looked at."""
+        """``mask`` is true for the tokens that may be looked at, (b, n), or looked at by each, (1 or b, n, n)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 × (b, n, heads, d)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -58,9 +58,10 @@ class CrossAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) is true → (b, n, heads · d)."""
+    """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) or (1 or b, n, m) is true →
+    (b, n, heads · d)."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (b, heads, n or m, d)
-    allowed = None if mask is None else mask[:, None, None, :]
+    allowed = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     # Under autocast q and k may still be float32 here; the values say in what the products will be.
     training_in_bf16 = q.device.type == "cpu" and q.requires_grad and v.dtype == torch.bfloat16
     attention = attend_plainly if training_in_bf16 and k.shape[2] < 1024 else F.scaled_dot_product_attention

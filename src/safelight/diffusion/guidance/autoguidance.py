@@ -1,0 +1,36 @@
+"""Guidance by a weaker model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safelight.diffusion.guidance._rules import demand_scale, past
+from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Pass, Question
+
+WEAK = Pass("weak")
+
+
+@dataclass(frozen=True)
+class Autoguidance:
+    """Away from a weaker model under the same condition (arXiv 2406.02507): less trained, or smaller.
+
+    The weaker one stands beside the model under the name ``weak``. Two answers, and one at scale 1. Raises BadInput if
+    the scale is not a number or there is no such network.
+    """
+
+    scale: float = 2.0
+
+    def __post_init__(self) -> None:
+        demand_scale(self.scale)
+
+    def begin(self, networks: Networks) -> Autoguidance:
+        networks(WEAK)
+        return self
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        main = Question(condition)
+        return (main,) if self.scale == 1 else (main, Question(condition, WEAK))
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        return answers[0] if len(answers) < 2 else past(answers[0], answers[1], self.scale)

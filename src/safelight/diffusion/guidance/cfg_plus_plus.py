@@ -1,0 +1,39 @@
+"""CFG++: guidance that renoises without guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from safelight.diffusion.checks import demand
+from safelight.diffusion.guidance._rules import past
+from safelight.diffusion.prediction import noise_of
+from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+
+
+@dataclass(frozen=True)
+class CFGPlusPlus:
+    """CFG++ (arXiv 2406.08070): guided clean latents, renoised with the noise of the negative.
+
+    It interpolates, so that the result stays near what the network knows: ``scale`` 0 is the negative, 1 the
+    condition. It counts in samplers that put found noise back (Euler, Heun); the DPM-Solver family, which never reads
+    it, sees a weak guidance only. Raises BadInput for a scale outside 0 to 1.
+    """
+
+    kind: ClassVar[str] = "cfg-plus-plus"
+
+    scale: float = 0.6
+
+    def __post_init__(self) -> None:
+        demand(0 <= self.scale <= 1, "scale must be from 0 to 1", self.scale, "0.6 is usual")
+
+    def begin(self, networks: Networks) -> CFGPlusPlus:
+        return self
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        return Question(condition), Question(negative(None))
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        toward, away = answers
+        return Estimate(past(toward, away, self.scale).clean, noise_of(away, noisy, level), toward.variance)

@@ -1,0 +1,33 @@
+"""Guidance that the network itself has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safelight.diffusion.guidance._rules import demand_number
+from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A guidance-distilled network hears the scale and answers guided, in one pass (arXiv 2210.03142).
+
+    The scale goes in as the scalar ``name``; a network that hears no such scalar refuses it. Raises BadInput unless
+    the scale is a number.
+    """
+
+    scale: float = 3.5
+    name: str = "guidance"
+
+    def __post_init__(self) -> None:
+        demand_number("scale", self.scale, "3.5 is usual")
+
+    def begin(self, networks: Networks) -> Distilled:
+        return self
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        return (Question(condition, hears={self.name: self.scale}),)
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        return answers[0]

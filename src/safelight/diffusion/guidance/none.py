@@ -1,0 +1,25 @@
+"""No guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """The network's own answer: one pass."""
+
+    kind: ClassVar[str] = "none"
+
+    def begin(self, networks: Networks) -> Unguided:
+        return self
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        return (Question(condition),)
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        return answers[0]

@@ -1,0 +1,40 @@
+"""Perturbed-attention guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from safelight.diffusion.guidance._rules import beyond, demand_weakened, weakened
+from safelight.diffusion.guidance.classifier_free import ClassifierFree
+from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Pass, Question
+
+
+@dataclass(frozen=True)
+class PerturbedAttention:
+    """Away from what the network answers where its patches see only themselves, on top of another guidance.
+
+    Perturbed-attention guidance (arXiv 2403.17377): guided + ``strength`` · (conditional - conditional with
+    the identity as self-attention map in ``blocks``), from ``high`` down to ``low`` in sigma / (alpha + sigma). One
+    more answer there. Raises BadInput for a network that cannot do so in these blocks, and unless 0 <= low < high <= 1.
+    """
+
+    of: Guidance = field(default_factory=ClassifierFree)
+    blocks: tuple[int, ...] = (1,)
+    strength: float = 3.0
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        demand_weakened(self.blocks, self.strength, self.low, self.high)
+
+    def begin(self, networks: Networks) -> PerturbedAttention:
+        networks(Pass(alone=self.blocks))
+        return replace(self, of=self.of.begin(networks))
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        also = Question(condition, Pass(alone=self.blocks))
+        return weakened(self.of.ask(condition, negative, level), also, level, self.low, self.high)
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        return beyond(self.of, answers, self.strength, noisy, level, self.low, self.high)

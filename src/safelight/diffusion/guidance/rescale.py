@@ -1,0 +1,46 @@
+"""Guidance that keeps the spread of the answer that it guides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from safelight.diffusion.checks import demand
+from safelight.diffusion.guidance._rules import each, over
+from safelight.diffusion.guidance.classifier_free import ClassifierFree
+from safelight.diffusion.prediction import Space, read, write
+from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """Another guidance, its spread brought back to that of the conditional answer (arXiv 2305.08891, section 3.4).
+
+    ``phi`` is how far: 0 leaves it, 1 gives each sample's deviation back wholly, which looks plain; the paper takes
+    0.7. The spread is that of the network's answer, v in the paper; ``space`` names another. Raises BadInput for a
+    ``phi`` outside 0 to 1.
+    """
+
+    of: Guidance = field(default_factory=ClassifierFree)
+    phi: float = 0.7
+    space: Space = "v"
+
+    def __post_init__(self) -> None:
+        demand(0 <= self.phi <= 1, "phi must be from 0 to 1", self.phi, "0.7 is usual")
+
+    def begin(self, networks: Networks) -> Rescale:
+        return replace(self, of=self.of.begin(networks))
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        return self.of.ask(condition, negative, level)
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        guided = self.of.combine(answers, noisy, level)
+        if len(answers) < 2 or self.phi == 0:
+            return guided
+        wide = write(self.space, replace(guided, noise=None), noisy, level)
+        narrow = write(self.space, answers[0], noisy, level)
+        factor = self.phi * over(each(Tensor.std, narrow), each(Tensor.std, wide)) + (1 - self.phi)
+        return replace(guided, clean=read(self.space, factor * wide, noisy, level, blind=guided.clean))

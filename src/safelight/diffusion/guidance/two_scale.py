@@ -1,0 +1,39 @@
+"""Editing a picture as a text says: two scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from safelight.diffusion.guidance._rules import demand_number
+from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+
+
+@dataclass(frozen=True)
+class TwoScale:
+    """Text and picture guided apart, as InstructPix2Pix does (arXiv 2211.09800, eq. 3).
+
+    From nothing ``picture`` times toward the picture alone, and from there ``text`` times toward both. Three answers;
+    "the picture alone" is the condition with its text negated. Raises BadInput unless both scales are numbers.
+    """
+
+    kind: ClassVar[str] = "two-scale"
+
+    text: float = 7.5
+    picture: float = 1.5
+
+    def __post_init__(self) -> None:
+        demand_number("text", self.text, "7.5 is usual")
+        demand_number("picture", self.picture, "1.5 is usual")
+
+    def begin(self, networks: Networks) -> TwoScale:
+        return self
+
+    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+        return Question(condition), Question(negative({"text"})), Question(negative(None))
+
+    def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
+        both, picture, nothing = (answer.clean for answer in answers)
+        clean = nothing + self.picture * (picture - nothing) + self.text * (both - picture)
+        return Estimate(clean, variance=answers[0].variance)
