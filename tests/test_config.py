@@ -22,7 +22,12 @@ from safelight.training.recipe import Recipe
 FOLDERS = ("autoencoders", "conditioners", "data.sources", "denoisers", "tasks", "training.objectives")
 DIFFUSION = ("density", "guidance", "prediction", "samplers", "schedule", "spacing")
 FILES = (*(f"diffusion.{name}" for name in DIFFUSION), "training.optimisers")
-WANTED = {"paths": ("pictures",), "autoencoder": "runs/kl"}  # values of fields that have no default
+WANTED = {
+    "paths": ("pictures",),
+    "autoencoder": "runs/kl",
+    "times": (1.0, 0.0),
+    "sigmas": (9.0, 0.0),
+}  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 SAMPLER = Slot("diffusion.samplers")
 RECIPE = {"objective": {"kind": "reconstruction"}, "data": {"kind": "folder", "paths": ["a"]}}

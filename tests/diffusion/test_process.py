@@ -4,18 +4,20 @@ import pytest
 import torch
 
 from safelight.diffusion.ideal import IdealGaussian
-from safelight.diffusion.prediction import Clean, Flow, Noise, V, noise_of
+from safelight.diffusion.prediction import EDM, Clean, Flow, Noise, V, noise_of
 from safelight.diffusion.process import Process
-from safelight.diffusion.schedule import Cosine, Linear, ScaledLinear
+from safelight.diffusion.schedule import EDM as Exploding
+from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear, Sigmoid
 from safelight.errors import BadInput
 from safelight.types import Condition, Estimate
 
-SCHEDULES = [Linear(), ScaledLinear(), Cosine()]
-PREDICTIONS = [Noise(), Clean(), V(), Flow()]
+SIGNAL = [ScaledLinear(), LinearBeta(), Exploding()]  # they end with some signal left
+SCHEDULES = [Linear(), Cosine(), Sigmoid(), ScaledLinear(zero_terminal=True), *SIGNAL]
+PREDICTIONS = [Noise(), Clean(), V(), Flow(), EDM(), EDM(deviation=1.3)]
 CLEAN, NOISE = torch.randn(2, 3, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-# A noise prediction cannot be read where there is no signal, as at the end of the other two.
-PAIRS = [(s, p) for s in SCHEDULES for p in PREDICTIONS if s == ScaledLinear() or not p.needs_signal]
-T = torch.tensor([0.0305, 0.4005, 0.9805], dtype=torch.float64)
+# A noise prediction cannot be read where there is no signal, as at the end of the others.
+PAIRS = [(s, p) for s in SCHEDULES for p in PREDICTIONS if s in SIGNAL or not p.needs_signal]
+T = torch.tensor([0.1305, 0.4005, 0.9805], dtype=torch.float64)
 
 
 def noisy_at(schedule, t):
@@ -27,7 +29,7 @@ def noisy_at(schedule, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_a_target_is_read_back(schedule, prediction):
     level, noisy = noisy_at(schedule, T)
-    estimate = prediction.read(prediction.target(CLEAN, NOISE, level), prediction.show(noisy, level), level)
+    estimate = prediction.read(prediction.target(CLEAN, NOISE, level), noisy, level)
     torch.testing.assert_close(estimate.clean, CLEAN, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(noise_of(estimate, noisy, level), NOISE, rtol=1e-9, atol=1e-11)
 
