@@ -14,13 +14,14 @@ import pytest
 import safelight
 from safelight.config import Slot, dump, kind_of, override, read, read_toml
 from safelight.diffusion.guidance import ClassifierFree, Interval, Unguided
-from safelight.diffusion.samplers import Euler, Heun
+from safelight.diffusion.samplers.euler import Euler
+from safelight.diffusion.samplers.heun import Heun
 from safelight.errors import BadInput
 from safelight.training.optimisers import Adamw, Muon
 from safelight.training.recipe import Recipe
 
 FOLDERS = ("autoencoders", "conditioners", "data.sources", "denoisers", "tasks", "training.objectives")
-DIFFUSION = ("density", "guidance", "prediction", "samplers", "schedule", "spacing")
+DIFFUSION = ("density", "guidance", "prediction", "schedule", "spacing")
 FILES = (*(f"diffusion.{name}" for name in DIFFUSION), "training.optimisers")
 WANTED = {
     "paths": ("pictures",),
@@ -29,7 +30,7 @@ WANTED = {
     "sigmas": (9.0, 0.0),
 }  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
-SAMPLER = Slot("diffusion.samplers")
+SAMPLER = Slot("diffusion.samplers.*")
 RECIPE = {"objective": {"kind": "reconstruction"}, "data": {"kind": "folder", "paths": ["a"]}}
 
 
@@ -67,6 +68,20 @@ def test_a_room_is_every_folder_or_file_that_is_tested_here():
         assert (root / f"{room.replace('.', '/')}.py").is_file()
         assert Slot(room).kinds() == sorted(map(kind_of, Slot(room).all()))
         assert Slot(room).all()
+
+
+def test_a_folder_of_files_of_classes():
+    kinds = {kind_of(cls): cls.__module__ for cls in SAMPLER.all()}
+    assert sorted(kinds) == SAMPLER.kinds()
+    assert SAMPLER.word == "sampler"
+    assert kinds["heun"] == kinds["dpm2-ancestral"] == "safelight.diffusion.samplers.heun"
+    folder = Path(safelight.__file__).parent / "diffusion" / "samplers"
+    files = {one.rpartition(".")[2] for one in kinds.values()}
+    assert files == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    with pytest.raises(BadInput, match=r"unknown sampler 'huen'; did you mean 'heun'\?"):
+        SAMPLER.read("huen")
+    with pytest.raises(BadInput, match=r"unipc\.variant: "):
+        SAMPLER.read("unipc:variant=bh3")
 
 
 def test_kinds_of_folders_are_listed_without_torch():
@@ -139,7 +154,7 @@ def test_what_a_slot_cannot_hold_is_refused(slot, given, message):
         slot.read(given)
 
 
-@pytest.mark.parametrize("room", FOLDERS + FILES)
+@pytest.mark.parametrize("room", [*FOLDERS, *FILES, "diffusion.samplers.*"])
 def test_every_kind_survives_being_written_and_read(room):
     for cls in Slot(room).all():
         value = default(cls)

@@ -133,9 +133,9 @@ class Polyexponential:
         _demand_ratios(self.rho, self.sigma_min, self.sigma_max)
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        bottom, top = _ends(steps, schedule, begin, self.sigma_min, self.sigma_max)
+        low, high = _ends(steps, schedule, begin, self.sigma_min, self.sigma_max)
         ramp = torch.linspace(1, 0, steps, dtype=torch.float64) ** self.rho
-        return _to_clean(schedule.when(-(ramp * math.log(top / bottom) + math.log(bottom))))
+        return _to_clean(schedule.when(-(ramp * math.log(high / low) + math.log(low))))
 
 
 @dataclass(frozen=True)
