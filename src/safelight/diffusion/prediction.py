@@ -112,6 +112,26 @@ class EDM:
         return (level.sigma**2 + (level.alpha * self.deviation) ** 2).sqrt()
 
 
+@dataclass(frozen=True)
+class NoiseAndVariance:
+    """The noise, and in as many channels again a learned variance (improved DDPM, arXiv 2102.09672, eq. 15; DiT).
+
+    Those channels are -1 at the lower bound of the posterior and 1 at the upper; nothing keeps them within.
+    """
+
+    needs_signal: ClassVar[bool] = True
+
+    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+        noise, place = answer.chunk(2, dim=1)
+        return Estimate((noisy - level.sigma * noise) / level.alpha, variance=(place + 1) / 2)
+
+    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+        return noisy
+
+    def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
+        return noise
+
+
 def noise_of(estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
     """The noise behind ``noisy``: the estimate's own, or what is left when the clean latents are taken out."""
     return (noisy - level.alpha * estimate.clean) / level.sigma if estimate.noise is None else estimate.noise
