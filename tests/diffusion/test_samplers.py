@@ -21,6 +21,7 @@ from safelight.diffusion.samplers.restart import Restart
 from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
 from safelight.diffusion.schedule import EDM, Cosine, Linear, LinearBeta, ScaledLinear
 from safelight.diffusion.spacing import Karras, Leading, Shifted, Uniform
+from safelight.diffusion.walk import partway
 from safelight.errors import BadInput
 from safelight.types import Estimate
 
@@ -312,6 +313,22 @@ def test_a_run_goes_on_from_a_kept_step(sampler):
     if type(sampler) in (Euler, DDIM, EulerAncestral, Heun, DPM2, DPM2Ancestral, Single, DPMpp2S, DPMppSDE, DDPM):
         assert torch.equal(again[-1].noisy, steps[-1].noisy)
     torch.testing.assert_close(again[-1].noisy, steps[-1].noisy, rtol=0, atol=0.15)
+
+
+def test_a_picture_is_noised_partway():
+    clean, times = torch.full((1, 1), 0.5), Uniform()(10, Linear())
+    noisy, left = partway(clean, 0.4, times, Linear(), lambda *_: torch.full((1, 1), 2.0))
+    assert torch.equal(left, times[6:])
+    torch.testing.assert_close(noisy, torch.full((1, 1), 0.6 * 0.5 + 0.4 * 2.0))
+    assert partway(clean, 0.59, times, Linear(), SeededNoise([0]))[1].tolist() == times[5:].tolist()
+    assert len(partway(clean, 0.7, times, Linear(), SeededNoise([0]))[1]) == 8  # though 0.7 · 10 is below 7 in binary
+    assert torch.equal(partway(clean, 1.0, times, Linear(), SeededNoise([0]))[0], SeededNoise([0])((1, 1)))
+    same, none = partway(clean, 0.0, times, Linear(), silence)
+    assert same is clean
+    assert list(Euler()(silence, same, none, Linear(), silence)) == []
+    for strength in (-0.1, 1.1, math.nan):
+        with pytest.raises(BadInput, match=f"strength must be from 0 to 1, got {strength}"):
+            partway(clean, strength, times, Linear(), silence)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)

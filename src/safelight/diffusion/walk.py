@@ -65,10 +65,33 @@ def walk(times: Tensor, schedule: Schedule) -> Iterator[Leg]:
     times = times.to("cpu", torch.float64)
     fall = times.ndim == 1 and bool(times.isfinite().all()) and bool((times.diff() < 0).all())
     demand(fall and len(times) > 0, "times must be finite and fall", times.tolist(), "take them from a spacing")
-    levels = [schedule(t) for t in times]
+    every = schedule(times)
+    levels = [NoiseLevel(*(value[index] for value in values(every))) for index in range(len(times))]
     for index, (level, after) in enumerate(pairwise(levels)):
         interval = (float(times[index]), float(times[index + 1]))
         yield Leg(index, len(times) - 1, level, after, interval, times[index + 1 :])
+
+
+def values(level: NoiseLevel) -> tuple[Tensor, ...]:
+    """The fields of a level, in their order."""
+    return level.time, level.alpha, level.sigma, level.d_alpha, level.d_sigma
+
+
+def partway(
+    clean: Latents, strength: float, times: Tensor, schedule: Schedule, noise: NoiseSource
+) -> tuple[Latents, Tensor]:
+    """A picture to begin from: ``clean`` noised to where the last ``strength`` of the steps begin, and their times.
+
+    The steps are counted in whole ones, rounded down, as image-to-image has it everywhere; with strength 0 there are
+    none, and the picture stays as it is. Raises BadInput unless strength lies in 0 to 1.
+    """
+    demand(0 <= strength <= 1, "strength must be from 0 to 1", strength, "1 begins from pure noise, 0 changes nothing")
+    total = len(times) - 1
+    left = times[total - int(total * strength + 1e-9) :]
+    if len(left) == 1:
+        return clean, left
+    level = schedule(left[0].to("cpu", torch.float64))
+    return level.alpha * clean + level.sigma * noise(clean.shape, None).to(clean), left
 
 
 def straight(estimate: Estimate, noisy: Latents, level: NoiseLevel, after: NoiseLevel) -> Latents:

@@ -72,8 +72,8 @@ class UniPC:
 class SASolver:
     """SA-Solver (arXiv 2309.05019, algorithm 1): stochastic Adams, predicting and correcting with one fresh noise.
 
-    Noise is renewed at the rate ``tau``² where sigma / alpha lies within ``renew_from`` and ``renew_to``. A predictor
-    of order 2 integrates flatly, as published. Steps from pure noise and to clean are of first order. ``corrector`` 0
+    Noise is renewed at the rate ``tau``² where sigma / alpha lies within ``renew_from`` and ``renew_to``. Through two
+    values it integrates flatly, as published. Steps from pure noise and to clean are of first order. ``corrector`` 0
     leaves it out. Raises BadInput for other orders, and unless tau is from 0 to 2.
     """
 
@@ -101,8 +101,8 @@ class SASolver:
             estimate = denoise(noisy, level)
             if step and self.corrector and not step[0].endless:
                 earlier, begin, down, added = step
-                nodes: Nodes = [(1.0, estimate.clean), *placed(past, earlier.level, level, self.corrector)]
-                noisy = advance(begin, earlier.level, down, nodes) + added
+                nodes: Nodes = [(1.0, estimate.clean), *placed(past, earlier.level, level, self.corrector - 1)]
+                noisy = _adams(begin, earlier.level, down, nodes) + added
             past = [(level.half_logsnr, estimate.clean), *past][:4]
             renewing = self.renew_from <= level.sigma / level.alpha <= self.renew_to
             down, fresh = diffused(level, after, self.tau**2 if renewing else 0.0)
@@ -112,5 +112,9 @@ class SASolver:
                 noisy = straight(estimate, noisy, level, down) + added
             else:
                 nodes = placed(past, level, after, self.predictor)
-                noisy = advance(noisy, level, down, nodes, "clean", "flat" if len(nodes) == 2 else "exact") + added
+                noisy = _adams(noisy, level, down, nodes) + added
             yield leg.step(noisy, estimate)
+
+
+def _adams(noisy: Latents, level: NoiseLevel, down: NoiseLevel, nodes: Nodes) -> Latents:
+    return advance(noisy, level, down, nodes, "clean", "flat" if len(nodes) == 2 else "exact")

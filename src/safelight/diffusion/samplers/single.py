@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from safelight.diffusion.checks import demand
 from safelight.diffusion.exponential import Form
 from safelight.diffusion.passes import Passes
-from safelight.diffusion.walk import About, ancestral, demand_eta, demand_order, freshen, straight, walk
+from safelight.diffusion.walk import About, ancestral, demand_eta, demand_order, freshen, straight, values, walk
 from safelight.types import Denoise, Latents, NoiseLevel, NoiseSource, Run, Schedule, Step
 
 
@@ -158,4 +158,4 @@ def _at(schedule: Schedule, lam: Tensor, like: Latents) -> NoiseLevel:
     """The level of each sample, no finer than the latents, so that they keep their dtype."""
     level = schedule(schedule.when(lam))
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return NoiseLevel(*(vars(level)[one.name].to(dtype) for one in fields(level)))
+    return NoiseLevel(*(one.to(dtype) for one in values(level)))
