@@ -34,8 +34,8 @@ def close(times, wanted):
     torch.testing.assert_close(times, torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("begin", [1.0, 0.6, 0.06])
-@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+@pytest.mark.parametrize("begin", [1.0, 0.06])
+@pytest.mark.parametrize("steps", [1, 2, 50])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("spacing", SPACINGS, ids=repr)
 def test_times_fall_from_begin_to_clean(spacing, schedule, steps, begin):
