@@ -184,7 +184,7 @@ l1 = 1.0
 weight = 0.5
 
 [objective.adversarial]
-begins = 280
+begins = 600
 weight = 0.5
 rate = 0.2
 
@@ -220,21 +220,21 @@ kind = "adamw"
 betas = [0.5, 0.9]
 
 [rate]
-peak = 2e-3
+peak = 1.5e-3
 warmup = 30
 decay = "linear"
 floor = 0.05
 
 [loop]
-updates = 420
-batch = 16
-ema = 0.98
+updates = 900
+batch = 8
+ema = 0.99
 
 [watch]
 write = 20
-check = 140
-sheet = 140
-save = 70
+check = 300
+sheet = 300
+save = 150
 pictures = 128
 """
 

@@ -17,7 +17,7 @@ FLOORS = [
     ["task", "tasks", "generate"],
     ["evaluation"],
     ["training"],
-    ["progress", "inspection", "service", "web", "cli"],
+    ["progress", "inspection", "listing", "service", "web", "cli"],
 ]
 ROOMS = [room for floor in FLOORS for room in floor]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -352,3 +352,21 @@ def test_an_error_that_nobody_foresaw_asks_to_be_reported(safelight, monkeypatch
     monkeypatch.setenv("SAFELIGHT_DEBUG", "1")
     with pytest.raises(RuntimeError, match="the shelf"):
         safelight("inspect", tiny_folder)
+
+
+def test_samplers_are_listed(safelight):
+    told = safelight("samplers")
+    listed = json.loads(safelight("samplers", "--json").out)
+    assert {one["kind"] for one in listed} >= {"euler", "ddim", "dpmpp2m", "dpmpp2m-sde", "unipc", "sa-solver", "lcm"}
+    for one in listed:
+        assert one["kind"] in told.out
+        assert one["order"]
+        assert one["passes"]
+        assert one["paper"].startswith("arXiv ")
+    assert next(one for one in listed if one["kind"] == "heun")["draws"] == "with churn"
+
+
+def test_an_unknown_sampler_suggests_the_nearest(safelight):
+    refusal = safelight("generate", "fox", "--sampler", "unipcc")
+    assert refusal.code == 2
+    assert refusal.sentence() == "unknown sampler 'unipcc'; did you mean 'unipc'?"

@@ -19,7 +19,8 @@ from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guidance.interval import Interval
 from safelight.diffusion.guidance.none import Unguided
 from safelight.diffusion.guidance.rescale import Rescale
-from safelight.diffusion.samplers import Euler, Heun
+from safelight.diffusion.samplers.euler import Euler
+from safelight.diffusion.samplers.heun import Heun
 from safelight.errors import BadInput
 from safelight.training.optimisers import Adamw, Muon
 from safelight.training.recipe import Recipe
@@ -33,11 +34,16 @@ FOLDERS = (
     "tasks",
     "training.objectives",
 )
-DIFFUSION = ("density", "prediction", "samplers", "schedule", "spacing")
+DIFFUSION = ("density", "prediction", "schedule", "spacing")
 FILES = (*(f"diffusion.{name}" for name in DIFFUSION), "training.optimisers")
-WANTED = {"paths": ("pictures",), "autoencoder": "runs/kl"}  # values of fields that have no default
+WANTED = {
+    "paths": ("pictures",),
+    "autoencoder": "runs/kl",
+    "times": (1.0, 0.0),
+    "sigmas": (9.0, 0.0),
+}  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
-SAMPLER = Slot("diffusion.samplers")
+SAMPLER = Slot("diffusion.samplers.*")
 RECIPE = {"objective": {"kind": "reconstruction"}, "data": {"kind": "folder", "paths": ["a"]}}
 
 
@@ -75,6 +81,20 @@ def test_a_room_is_every_folder_or_file_that_is_tested_here():
         assert (root / f"{room.replace('.', '/')}.py").is_file()
         assert Slot(room).kinds() == sorted(map(kind_of, Slot(room).all()))
         assert Slot(room).all()
+
+
+def test_a_folder_of_files_of_classes():
+    kinds = {kind_of(cls): cls.__module__ for cls in SAMPLER.all()}
+    assert sorted(kinds) == SAMPLER.kinds()
+    assert SAMPLER.word == "sampler"
+    assert kinds["heun"] == kinds["dpm2-ancestral"] == "safelight.diffusion.samplers.heun"
+    folder = Path(safelight.__file__).parent / "diffusion" / "samplers"
+    files = {one.rpartition(".")[2] for one in kinds.values()}
+    assert files == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    with pytest.raises(BadInput, match=r"unknown sampler 'huen'; did you mean 'heun'\?"):
+        SAMPLER.read("huen")
+    with pytest.raises(BadInput, match=r"unipc\.variant: "):
+        SAMPLER.read("unipc:variant=bh3")
 
 
 def test_kinds_of_folders_are_listed_without_torch():
@@ -165,7 +185,7 @@ def test_what_was_given_in_python_is_named_but_cannot_be_read():
         GUIDANCE.read(written)
 
 
-@pytest.mark.parametrize("room", FOLDERS + FILES)
+@pytest.mark.parametrize("room", [*FOLDERS, *FILES, "diffusion.samplers.*"])
 def test_every_kind_survives_being_written_and_read(room):
     for cls in set(Slot(room).all()) - {Classifier}:
         value = default(cls)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from safelight.config import Slot
 from safelight.errors import BadInput, SafelightError
@@ -164,6 +165,24 @@ def reconstruct(
     again, facts = report.one(load(model, device, precision), picture, tile)
     write_png(again, out, facts)
     typer.echo(json.dumps({"file": str(out), **facts}, indent=2, ensure_ascii=False) if as_json else str(out))
+
+
+@app.command()
+def samplers(as_json: JSON = False) -> None:
+    """List the samplers: the kind, its order, the passes of a step, when it draws noise, and the paper.
+
+    Example: safelight generate "fox" --sampler dpmpp2m
+    """
+    from safelight.listing import samplers as listed
+
+    found = listed()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    table = Table("kind", "name", "order", "passes a step", "draws noise", "options", "paper", box=None)
+    for one in found:
+        table.add_row(*(one[key] for key in ("kind", "name", "order", "passes", "draws", "options", "paper")))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _verb(task: type[Any]) -> type:

@@ -2,7 +2,8 @@
 
 A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*: its kinds are the files
 of a folder (``autoencoders/kl.py`` holds ``Config``, ``tasks/text_to_image.py`` holds ``TextToImage``) or the
-dataclasses of a file (``diffusion/samplers.py`` holds ``Euler``). Adding a file or a class adds a kind; nothing is
+dataclasses of a file (``diffusion/spacing.py`` holds ``Karras``), or those of all files of a folder
+(``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a kind; nothing is
 registered.
 """
 
@@ -44,7 +45,8 @@ def kind_of(value: object) -> str:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one of the kinds of a room, e.g. ``Slot("autoencoders")`` or ``Slot("diffusion.samplers")``.
+    """A place for one of the kinds of a room: ``Slot("autoencoders")`` has one in each file of the folder,
+    ``Slot("diffusion.spacing")`` those of the file, ``Slot("diffusion.samplers.*")`` those of all files of the folder.
 
     It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where ``number`` is
     set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field ``of`` holds another kind of the
@@ -72,7 +74,7 @@ class Slot:
     @property
     def word(self) -> str:
         """The room's name as people say one thing of it."""
-        return self.room.rpartition(".")[2].removesuffix("s").replace("_", " ")
+        return self.room.removesuffix(".*").rpartition(".")[2].removesuffix("s").replace("_", " ")
 
     def read(self, value: object) -> Any:
         """A configuration from any of the accepted forms."""
@@ -137,6 +139,10 @@ def _files(room: str) -> list[str]:
 
 @lru_cache
 def _classes(room: str) -> dict[str, type]:
+    if room.endswith(".*"):
+        folder = room.removesuffix(".*")
+        files = (f"{folder}.{name.replace('-', '_')}" for name in _files(folder))
+        return {kind: cls for file in files for kind, cls in _classes(file).items()}
     module = import_module(f"safelight.{room}")
     mine = (item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__)
     return {kind_of(cls): cls for cls in mine if is_dataclass(cls) and not cls.__name__.startswith("_")}

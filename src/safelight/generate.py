@@ -12,7 +12,7 @@ from safelight import __version__
 from safelight.config import kind_of
 from safelight.diffusion.blend import Part
 from safelight.diffusion.guided import guided
-from safelight.diffusion.noise import SeededNoise
+from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.media.pictures import to_pictures
 from safelight.model import LatentDiffusion, Whole
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
@@ -53,7 +53,8 @@ def steps(
     whole = model.need()
     sampler, spacing = SAMPLER.read(chosen.sampler), SPACING.read(chosen.spacing)
     guidance = GUIDANCE.read(chosen.guidance)
-    noise = SeededNoise([chosen.seed + i for i in range(chosen.count)])
+    seeds = [chosen.seed + i for i in range(chosen.count)]
+    noise = SeededNoise(seeds)
     start = task.start(whole, noise, chosen.count)
     schedule = whole.process.schedule
     times = spacing(chosen.steps, schedule, start.begin)
@@ -61,7 +62,8 @@ def steps(
     latents = start.latents.to(_device(whole))
     if start.begin == 1:
         latents = latents * _spread(schedule(times[0]))
-    for step in sampler(start.wrap(waist), latents, times, schedule, noise):
+    source = BrownianNoise(seeds) if sampler.about.brownian else noise
+    for step in sampler(start.wrap(waist), latents, times, schedule, source):
         latents = step.noisy
         yield step
     return start.finish(_decoded(whole, latents))

@@ -7,7 +7,7 @@ from typing import Any
 from safelight.config import Slot
 from safelight.errors import BadInput
 
-SAMPLER = Slot("diffusion.samplers")
+SAMPLER = Slot("diffusion.samplers.*")
 SPACING = Slot("diffusion.spacing")
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 

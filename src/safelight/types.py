@@ -104,14 +104,24 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of a sampler: the ``estimate`` it took and the ``noisy`` latents at the ``level`` it reached."""
+    """One step of a sampler: the ``estimate`` it took, the ``noisy`` latents at the ``level`` it reached, and the times
+    that are ``left`` to visit, beginning with the one it is at.
+
+    A run goes on from a kept step with its ``noisy`` and its ``left``. What a sampler remembers of earlier steps is not
+    in it: one of several steps begins again as it does at a start, at first order. A stochastic one goes on as if never
+    stopped where its noise is keyed by the interval of times, else with other draws.
+    """
 
     index: int
     total: int
     level: NoiseLevel
     noisy: Latents
     estimate: Estimate
+    left: Tensor
 
+
+Run: TypeAlias = Iterator[Step]
+"""What a sampler makes: its steps, one by one, as they are asked for."""
 
 Denoise: TypeAlias = Callable[[Latents, NoiseLevel], Estimate]
 """The waist: noisy latents and a noise level in, clean latents out."""
@@ -174,7 +184,7 @@ class Sampler(Protocol):
 
     def __call__(
         self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource
-    ) -> Iterator[Step]: ...
+    ) -> Run: ...
 
 
 @dataclass(frozen=True)

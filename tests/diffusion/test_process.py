@@ -1,21 +1,26 @@
 """Targets are read back to what they were made of, and the loss asks the network what sampling asks it."""
 
+import math
+
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from safelight.diffusion.ideal import IdealGaussian
-from safelight.diffusion.prediction import Clean, Flow, Noise, V, noise_of
+from safelight.diffusion.prediction import EDM, Clean, Flow, Noise, NoiseAndVariance, V, noise_of
 from safelight.diffusion.process import Process
-from safelight.diffusion.schedule import Cosine, Linear, ScaledLinear
+from safelight.diffusion.schedule import EDM as Exploding
+from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear, Sigmoid
 from safelight.errors import BadInput
 from safelight.types import Condition, Estimate
 
-SCHEDULES = [Linear(), ScaledLinear(), Cosine()]
-PREDICTIONS = [Noise(), Clean(), V(), Flow()]
+SIGNAL = [ScaledLinear(), LinearBeta(), Exploding()]  # they end with some signal left
+SCHEDULES = [Linear(), Cosine(), Sigmoid(), ScaledLinear(zero_terminal=True), *SIGNAL]
+PREDICTIONS = [Noise(), Clean(), V(), Flow(), EDM(), EDM(deviation=1.3)]
 CLEAN, NOISE = torch.randn(2, 3, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-# A noise prediction cannot be read where there is no signal, as at the end of the other two.
-PAIRS = [(s, p) for s in SCHEDULES for p in PREDICTIONS if s == ScaledLinear() or not p.needs_signal]
-T = torch.tensor([0.0305, 0.4005, 0.9805], dtype=torch.float64)
+# A noise prediction cannot be read where there is no signal, as at the end of the others.
+PAIRS = [(s, p) for s in SCHEDULES for p in PREDICTIONS if s in SIGNAL or not p.needs_signal]
+T = torch.tensor([0.1305, 0.4005, 0.9805], dtype=torch.float64)
 
 
 def noisy_at(schedule, t):
@@ -27,7 +32,7 @@ def noisy_at(schedule, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_a_target_is_read_back(schedule, prediction):
     level, noisy = noisy_at(schedule, T)
-    estimate = prediction.read(prediction.target(CLEAN, NOISE, level), prediction.show(noisy, level), level)
+    estimate = prediction.read(prediction.target(CLEAN, NOISE, level), noisy, level)
     torch.testing.assert_close(estimate.clean, CLEAN, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(noise_of(estimate, noisy, level), NOISE, rtol=1e-9, atol=1e-11)
 
@@ -37,6 +42,38 @@ def test_the_flow_target_is_the_velocity_of_the_path(schedule):
     level, _ = noisy_at(schedule, T)
     velocity = (noisy_at(schedule, T + 1e-5)[1] - noisy_at(schedule, T - 1e-5)[1]) / 2e-5
     torch.testing.assert_close(Flow().target(CLEAN, NOISE, level), velocity, rtol=1e-6, atol=1e-6)
+
+
+def test_hybrid_loss_is_its_closed_form():
+    """Against torch's divergence of two normal distributions, in bits; it teaches the variance and not the mean."""
+    process = Process(LinearBeta(), NoiseAndVariance())
+    level, noisy = noisy_at(process.schedule, T)
+    answer = torch.cat([NOISE + 0.1, torch.linspace(-1, 1, NOISE.numel()).reshape(NOISE.shape)], 1).requires_grad_()
+    loss = process.loss(lambda *_: answer, CLEAN, NOISE, T, Condition())
+    after = process.schedule((T - 0.001).reshape(-1, 1, 1, 1))
+    beta = 1 - (level.alpha / after.alpha) ** 2
+    lower = beta * after.sigma**2 / level.sigma**2
+    place = (answer[:, 2:] + 1) / 2
+    learned = torch.exp(place * beta.log() + (1 - place) * lower.log())
+
+    def mean(clean):
+        kept = (1 - beta).sqrt() * after.sigma**2 / level.sigma**2
+        return after.alpha * beta / level.sigma**2 * clean + kept * noisy
+
+    guess = (noisy - level.sigma * answer[:, :2]) / level.alpha
+    true, made = Normal(mean(CLEAN), lower.sqrt()), Normal(mean(guess), learned.sqrt())
+    bits = kl_divergence(true, made).flatten(1).mean(1) / math.log(2)
+    torch.testing.assert_close(loss, 0.01 + 0.001 * bits)
+    (gradient,) = torch.autograd.grad(loss.sum(), answer)
+    torch.testing.assert_close(gradient[:, :2], torch.full_like(NOISE, 0.2 / NOISE[0].numel()))
+    assert gradient[:, 2:].abs().min() > 0
+
+
+def test_hybrid_loss_is_finite_at_the_clean_end():
+    process = Process(LinearBeta(), NoiseAndVariance())
+    answer = torch.zeros(3, 4, 4, 5, dtype=torch.float64)
+    t = torch.tensor([1e-6, 0.001, 1.0], dtype=torch.float64)
+    assert process.loss(lambda *_: answer, CLEAN, NOISE, t, Condition()).isfinite().all()
 
 
 def test_an_estimate_may_bring_its_own_noise():

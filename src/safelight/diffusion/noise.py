@@ -51,26 +51,41 @@ class BrownianNoise:
     def __init__(self, seeds: Sequence[int]) -> None:
         _demand_seeds(seeds)
         self._seeds = tuple(seeds)
+        # Nodes on the way to the last two times of each seed: the next step begins at one of them, and ends near it.
+        self._found: dict[tuple[int, Shape], dict[int, Tensor]] = {}
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor:
         _demand_batch(shape, len(self._seeds))
         first, last = sorted(round(t * self._grid) for t in interval or (0.0, 0.0))
         demand(0 <= first < last <= self._grid, "an interval must join two times in 0 to 1", interval, "name its ends")
-        increments = [self._path(seed, last, shape[1:]) - self._path(seed, first, shape[1:]) for seed in self._seeds]
+        increments = [self._increment(seed, first, last, shape[1:]) for seed in self._seeds]
         return (torch.stack(increments) / math.sqrt(last - first)).float()
 
-    def _path(self, seed: int, node: int, shape: Shape) -> Tensor:
-        """The path at ``node``, whose variance is ``node``."""
+    def _increment(self, seed: int, first: int, last: int, shape: Shape) -> Tensor:
+        known = self._found.get((seed, shape), {})
+        found: dict[int, Tensor] = {}
+        increment = self._path(seed, last, shape, known, found) - self._path(seed, first, shape, known, found)
+        self._found[seed, shape] = found
+        return increment
+
+    def _path(self, seed: int, node: int, shape: Shape, known: dict[int, Tensor], found: dict[int, Tensor]) -> Tensor:
+        """The path at ``node``, whose variance is ``node``. Nodes on the way are taken from ``known`` or ``found``."""
+
+        def at(place: int, base: Tensor | None, spread: float) -> Tensor:
+            if place not in found:
+                value = known.get(place)
+                found[place] = value if value is not None else spread * draw(place) + (0 if base is None else base)
+            return found[place]
 
         def draw(at: int) -> Tensor:
             stream = torch.Generator().manual_seed(_key(seed, "brownian", at))
-            return torch.randn(shape, generator=stream, dtype=torch.float64)
+            return torch.randn(shape, generator=stream).double()  # four times as fast as drawn in double precision
 
         low, high = 0, self._grid
-        below, above = torch.zeros(shape, dtype=torch.float64), math.sqrt(high) * draw(high)
+        below, above = torch.zeros(shape, dtype=torch.float64), at(high, None, math.sqrt(high))
         while low < node < high:
             middle = (low + high) // 2
-            between = (below + above) / 2 + math.sqrt((high - low) / 4) * draw(middle)
+            between = at(middle, (below + above) / 2, math.sqrt((high - low) / 4))
             if node < middle:
                 high, above = middle, between
             else:

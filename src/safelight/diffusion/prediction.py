@@ -5,6 +5,7 @@ Each is affine in the answer, so that guidance may combine in clean space what w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from safelight.diffusion.checks import demand
 from safelight.types import Estimate, Latents, NoiseLevel, Prediction
 
 
@@ -78,6 +80,58 @@ class Flow:
     def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         turn = level.alpha * level.d_sigma - level.d_alpha * level.sigma
         return Estimate((level.d_sigma * noisy - level.sigma * answer) / turn)
+
+
+@dataclass(frozen=True)
+class EDM:
+    """The preconditioned network of EDM (arXiv 2206.00364, table 1 and eq. 7), for any alpha.
+
+    Shown latents of unit variance, it answers what is missing from the best linear guess at data of ``deviation``.
+    Raises BadInput if that is not positive.
+    """
+
+    deviation: float = 0.5
+
+    needs_signal: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        demand(0 < self.deviation < math.inf, "deviation must be above 0", self.deviation, "0.5 is that of EDM")
+
+    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+        return noisy / self._spread(level)
+
+    def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
+        # (clean - c_skip · noisy) / c_out, multiplied out: nothing is divided by a sigma that may be 0.
+        spread = self._spread(level)
+        return (level.sigma / self.deviation * clean - level.alpha * self.deviation * noise) / spread
+
+    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+        spread = self._spread(level)
+        guess = level.alpha * (self.deviation / spread) ** 2 * noisy
+        return Estimate(guess + level.sigma * self.deviation / spread * answer)
+
+    def _spread(self, level: NoiseLevel) -> Tensor:
+        return (level.sigma**2 + (level.alpha * self.deviation) ** 2).sqrt()
+
+
+@dataclass(frozen=True)
+class NoiseAndVariance:
+    """The noise, and in as many channels again a learned variance (improved DDPM, arXiv 2102.09672, eq. 15; DiT).
+
+    Those channels are -1 at the lower bound of the posterior and 1 at the upper; nothing keeps them within.
+    """
+
+    needs_signal: ClassVar[bool] = True
+
+    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+        noise, place = answer.chunk(2, dim=1)
+        return Estimate((noisy - level.sigma * noise) / level.alpha, variance=(place + 1) / 2)
+
+    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+        return noisy
+
+    def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
+        return noise
 
 
 SPACES: Mapping[str, Prediction] = {"clean": Clean(), "noise": Noise(), "v": V(), "flow": Flow()}

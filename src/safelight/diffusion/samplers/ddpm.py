@@ -1,0 +1,45 @@
+"""Ancestral sampling as DDPM has it, with the variance that the paper fixes or the network learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from safelight.diffusion.walk import About, walk
+from safelight.errors import BadInput
+from safelight.types import Denoise, Latents, NoiseSource, Run, Schedule
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """The mean of the posterior and a variance between its bounds (arXiv 2006.11239, section 3.2).
+
+    ``variance``: ``small`` is the posterior's own, right for a known clean picture; ``large`` that of the forward step,
+    right for pure noise; ``learned`` lies where the network says (arXiv 2102.09672, eq. 15), and raises BadInput at the
+    first pass of a model that says nothing. A step to clean adds no noise.
+    """
+
+    about: ClassVar = About("DDPM ancestral", "1", "1", "arXiv 2006.11239, 2102.09672", "always")
+
+    variance: Literal["small", "large", "learned"] = "small"
+
+    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+        for leg in walk(times, schedule):
+            level, after = leg.level, leg.after
+            estimate = denoise(noisy, level)
+            ratio = level.alpha / after.alpha
+            forward = level.sigma**2 - (ratio * after.sigma) ** 2  # what noise the forward process adds on the way
+            lower = (after.sigma / level.sigma) ** 2 * forward
+            noisy = ratio * (after.sigma / level.sigma) ** 2 * noisy + (
+                after.alpha * forward / level.sigma**2 * estimate.clean
+            )
+            fresh: Tensor = {"small": lower, "large": forward, "learned": lower}[self.variance].sqrt()
+            if self.variance == "learned" and after.sigma > 0:
+                if estimate.variance is None:
+                    raise BadInput("learned variance wants a model that learned one, got none: take variance=small.")
+                fresh = fresh * (forward / lower) ** (estimate.variance / 2).to(noisy)
+            if after.sigma > 0:
+                noisy = noisy + fresh * noise(noisy.shape, leg.interval).to(noisy)
+            yield leg.step(noisy, estimate)

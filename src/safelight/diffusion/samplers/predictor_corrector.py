@@ -1,0 +1,120 @@
+"""A prediction is corrected by the pass that the next step makes anyway: UniPC, and SA-Solver of the reverse SDE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from safelight.diffusion.checks import demand
+from safelight.diffusion.exponential import Form, History, Nodes, Rule, advance, placed, value
+from safelight.diffusion.walk import About, Leg, demand_order, diffused, straight, walk
+from safelight.types import Denoise, Latents, NoiseLevel, NoiseSource, Run, Schedule
+
+
+@dataclass(frozen=True)
+class UniPC:
+    """The unified predictor and corrector (arXiv 2302.04867, algorithms 5 to 8) of ``order`` 1 to 3.
+
+    Order p converges with p + 1. ``variant`` bh1 and bh2 differ where the paper takes one half for the solution of its
+    system: in the predictor of order 2 and the corrector of order 1. ``lower_last`` falls to order 1 at the end, as
+    published. Steps from pure noise and to clean are Euler's. The ``noisy`` of a step is the prediction: it is
+    corrected once the next pass is made. Raises BadInput for other orders.
+    """
+
+    about: ClassVar = About("UniPC", "2 to 3, order + 1", "1", "arXiv 2302.04867")
+    kind: ClassVar = "unipc"
+
+    order: int = 2
+    variant: Literal["bh1", "bh2"] = "bh2"
+    form: Form = "clean"
+    lower_last: bool = False
+
+    def __post_init__(self) -> None:
+        demand_order(self.order, 3)
+
+    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+        past: History = []
+        corrected, order, earlier = noisy, 0, None
+        for leg in walk(times, schedule):
+            level, after = leg.level, leg.after
+            estimate = denoise(noisy, level)
+            found = value(self.form, estimate, noisy, level)
+            if earlier is not None and not earlier.endless:
+                nodes: Nodes = [(1.0, found), *placed(past, earlier.level, level, order)]
+                noisy = self._advanced(corrected, earlier.level, level, nodes, order == 1)
+            past, corrected, earlier = [(level.half_logsnr, found), *past][:3], noisy, leg
+            finite = sum(bool(lam.isfinite()) for lam, _ in past)
+            order = min(self.order, finite, leg.total - leg.index if self.lower_last else self.order)
+            if leg.endless:
+                noisy = straight(estimate, noisy, level, after)
+            else:
+                noisy = self._advanced(noisy, level, after, placed(past, level, after, order), order == 2)
+            yield leg.step(noisy, estimate)
+
+    def _advanced(
+        self,
+        noisy: Latents,
+        level: NoiseLevel,
+        after: NoiseLevel,
+        nodes: Nodes,
+        half: bool,
+    ) -> Latents:
+        rule: Rule = "exact"
+        if half:
+            rule = "midpoint" if self.variant == "bh2" else "flat"
+        return advance(noisy, level, after, nodes, self.form, rule)
+
+
+@dataclass(frozen=True)
+class SASolver:
+    """SA-Solver (arXiv 2309.05019, algorithm 1): stochastic Adams, predicting and correcting with one fresh noise.
+
+    Noise is renewed at the rate ``tau``² where sigma / alpha lies within ``renew_from`` and ``renew_to``. Through two
+    values it integrates flatly, as published. Steps from pure noise and to clean are of first order. ``corrector`` 0
+    leaves it out. Raises BadInput for other orders, and unless tau is from 0 to 2.
+    """
+
+    about: ClassVar = About("SA-Solver", "1", "1", "arXiv 2309.05019", "always")
+    kind: ClassVar = "sa-solver"
+
+    predictor: int = 2
+    corrector: int = 2
+    tau: float = 1.0
+    renew_from: float = 0.05
+    renew_to: float = 1.0
+
+    def __post_init__(self) -> None:
+        demand_order(self.predictor, 4)
+        demand(0 <= self.corrector <= 4, "corrector must be an order from 0 to 4", self.corrector, "2 is usual")
+        demand(0 <= self.tau <= 2, "tau must be from 0 to 2", self.tau, "1 is the SDE of DDPM, 0 its flow")
+        bounds = (self.renew_from, self.renew_to)
+        demand(0 <= bounds[0] <= bounds[1], "renew_from must be within 0 and renew_to", bounds, "0.05 to 1 is usual")
+
+    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+        past: History = []
+        step: tuple[Leg, Latents, NoiseLevel, Tensor] | None = None
+        for leg in walk(times, schedule):
+            level, after = leg.level, leg.after
+            estimate = denoise(noisy, level)
+            if step and self.corrector and not step[0].endless:
+                earlier, begin, down, added = step
+                nodes: Nodes = [(1.0, estimate.clean), *placed(past, earlier.level, level, self.corrector - 1)]
+                noisy = _adams(begin, earlier.level, down, nodes) + added
+            past = [(level.half_logsnr, estimate.clean), *past][:4]
+            renewing = self.renew_from <= level.sigma / level.alpha <= self.renew_to
+            down, fresh = diffused(level, after, self.tau**2 if renewing else 0.0)
+            added = fresh * noise(noisy.shape, leg.interval).to(noisy) if fresh > 0 else torch.zeros_like(noisy)
+            step = (leg, noisy, down, added)
+            if leg.endless:
+                noisy = straight(estimate, noisy, level, down) + added
+            else:
+                nodes = placed(past, level, after, self.predictor)
+                noisy = _adams(noisy, level, down, nodes) + added
+            yield leg.step(noisy, estimate)
+
+
+def _adams(noisy: Latents, level: NoiseLevel, down: NoiseLevel, nodes: Nodes) -> Latents:
+    return advance(noisy, level, down, nodes, "clean", "flat" if len(nodes) == 2 else "exact")
