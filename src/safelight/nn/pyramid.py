@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from safelight.nn.kernels.convolution import Convolution3
+from safelight.nn.kernels.norm import NormSiLU
 from safelight.types import Images, Latents
 
 
@@ -47,12 +49,12 @@ class Encoder(nn.Module):
             before = width
         self.levels = nn.Sequential(*layers)
         self.middle = middle(before, shape)
-        self.norm = norm(before, shape.groups)
+        self.norm = NormSiLU(shape.groups, before)
         self.leave = nn.Conv2d(before, out, 3, padding=1)
 
     def forward(self, images: Images) -> Tensor:
         x = self.middle(self.levels(self.enter(images)))
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 2c, h/f, w/f)
+        return self.leave(self.norm(x, mine=True))  # type: ignore[no-any-return]  # (b, 2c, h/f, w/f)
 
 
 class Decoder(nn.Module):
@@ -69,12 +71,12 @@ class Decoder(nn.Module):
             layers += [Up(width)] if number else []
             before = width
         self.levels = nn.Sequential(*layers)
-        self.norm = norm(before, shape.groups)
+        self.norm = NormSiLU(shape.groups, before)
         self.leave = nn.Conv2d(before, shape.channels, 3, padding=1)
 
     def forward(self, latents: Latents) -> Tensor:
         x = self.levels(self.middle(self.enter(latents)))
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, 3, h, w)
+        return self.leave(self.norm(x, mine=True))  # type: ignore[no-any-return]  # (b, 3, h, w)
 
 
 class Residual(nn.Module):
@@ -82,15 +84,15 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, width: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = norm(before, groups)
-        self.conv1 = nn.Conv2d(before, width, 3, padding=1)
-        self.norm2 = norm(width, groups)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm1 = NormSiLU(groups, before)
+        self.conv1 = Convolution3(before, width)
+        self.norm2 = NormSiLU(groups, width)
+        self.conv2 = Convolution3(width, width)
         self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(y)))  # type: ignore[no-any-return]
+        y = self.conv1(self.norm1(x))
+        return self.conv2(self.norm2(y, mine=True), self.skip(x))  # type: ignore[no-any-return]
 
 
 class SpatialAttention(nn.Module):
@@ -98,7 +100,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.norm = norm(width, groups)
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
 
@@ -124,10 +126,10 @@ class Up(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Convolution3(width, width, twice=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+        return self.conv(x)  # type: ignore[no-any-return]
 
 
 def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> list[nn.Module]:
@@ -142,7 +144,3 @@ def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> l
 def middle(width: int, shape: Pyramid) -> nn.Sequential:
     between = [SpatialAttention(width, shape.groups)] if shape.middle else []
     return nn.Sequential(Residual(width, width, shape.groups), *between, Residual(width, width, shape.groups))
-
-
-def norm(width: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, width, eps=1e-6)
