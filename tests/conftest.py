@@ -8,7 +8,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-ROOMS = ("diffusion", "nn", "media", "autoencoders", "denoisers", "conditioners", "model")
+ROOMS = ("diffusion", "nn", "media", "autoencoders", "denoisers", "conditioners", "features", "model")
 
 
 def pytest_configure(config):

@@ -202,10 +202,14 @@ class Autoencoder(Protocol):
     """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance.
 
     ``factor``: a latent's side in pixels. ``costs``: what training asks of an encoding besides giving the images
-    back, each by its name in the field (``kl``, ``commitment``), as (b,).
+    back, each by its name in the field (``kl``, ``commitment``), as (b,). ``last``: the weight of the decoder's last
+    layer, by which adversarial training balances its terms; None if there is none.
     """
 
     factor: int
+
+    @property
+    def last(self) -> Tensor | None: ...
 
     def encode(self, images: Images) -> Encoding: ...
 
@@ -214,6 +218,47 @@ class Autoencoder(Protocol):
     def costs(self, encoding: Encoding) -> Mapping[str, Tensor]: ...
 
     def latent_shape(self, image_shape: Shape) -> Shape: ...
+
+
+@runtime_checkable
+class Divided(Protocol):
+    """An autoencoder that can be carried out in tiles: each way has a part that looks at all places at once and a
+    part that looks at near ones, but for the statistics of ``nn.norms.GroupNorm``.
+
+    ``encode`` is ``encode_far(encode_near(images))``, ``decode`` is ``decode_near(decode_far(latents))``. In between
+    are features (b, d, h/n, w/n), where n divides the factor.
+    """
+
+    def encode_near(self, images: Images) -> Tensor: ...
+
+    def encode_far(self, features: Tensor) -> Encoding: ...
+
+    def decode_far(self, latents: Latents) -> Tensor: ...
+
+    def decode_near(self, features: Tensor) -> Images: ...
+
+
+@runtime_checkable
+class Features(Protocol):
+    """A network that others trained to see: for the perceptual loss and for distances between sets of pictures.
+
+    ``name`` is what results are reported by, ``least`` the smallest side in pixels, ``heads`` a weight for each
+    channel of each map where such were learned (LPIPS), else empty. It never trains, but gradients reach the images.
+    ``maps`` gives features of several depths, (b, c, h, w) each; ``vector`` pooled ones (b, d) at its native size.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def least(self) -> int: ...
+
+    @property
+    def heads(self) -> tuple[Tensor, ...]: ...
+
+    def maps(self, images: Images) -> tuple[Tensor, ...]: ...
+
+    def vector(self, images: Images) -> Tensor: ...
 
 
 @runtime_checkable

@@ -122,6 +122,12 @@ def test_a_gradient_reaches_every_parameter(autoencoder):
     assert unreached == []
 
 
+def test_its_last_weight_is_one_of_its_own_next_to_the_pictures(autoencoder):
+    last = autoencoder.last
+    assert last is None or any(last is p for p in autoencoder.parameters())
+    assert last is None or len(last) % 3 == 0
+
+
 def test_all_that_it_knows_travels_through_safetensors(kind, autoencoder):
     other = fresh(kind, seed=1)
     autoencoder.scale.measure([autoencoder.encode(images())])

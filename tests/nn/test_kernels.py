@@ -11,7 +11,7 @@ from safelight.autoencoders.kl import Config
 from safelight.model import LatentDiffusion
 from safelight.nn.kernels.compiled import library
 from safelight.nn.kernels.convolution import PLAIN, TWICE, Convolution3
-from safelight.nn.kernels.norm import NormSiLU
+from safelight.nn.norms import GroupNorm
 from safelight.runtime import prepare
 
 compiled = pytest.mark.usefixtures("kernels")
@@ -69,10 +69,11 @@ def test_the_convolution_equals_its_twin(before, width, size, twice, dtype):
 
 @compiled
 @PRECISIONS
+@pytest.mark.parametrize("silu", [False, True])
 @torch.no_grad()
-def test_norm_and_silu_equal_their_twin(dtype):
+def test_norm_and_silu_equal_their_twin(dtype, silu):
     torch.manual_seed(0)
-    norm = NormSiLU(8, 64).to(dtype)
+    norm = GroupNorm(8, 64, 1e-6, silu).to(dtype)
     for p in norm.parameters():
         p.add_(torch.randn_like(p))
     x = (3 * torch.randn(2, 64, 33, 17) + 5).to(dtype)
@@ -93,7 +94,7 @@ def test_norm_and_silu_equal_their_twin(dtype):
 @PRECISIONS
 @torch.no_grad()
 def test_large_and_constant_inputs_stay_finite(dtype):
-    norm, convolution = quick(NormSiLU(2, 64).to(dtype)), quick(Convolution3(64, 64).to(dtype))
+    norm, convolution = quick(GroupNorm(2, 64, 1e-6, True).to(dtype)), quick(Convolution3(64, 64).to(dtype))
     for x in (1e15 * torch.randn(1, 64, 8, 8), torch.full((1, 64, 8, 8), 1e4), torch.zeros(1, 64, 8, 8)):
         assert norm(x.to(dtype)).isfinite().all()
         assert convolution(x.to(dtype)).isfinite().all()
@@ -134,7 +135,7 @@ def test_what_is_derived_follows_the_weights_and_never_meets_gradients():
         assert convolution.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
     convolution.float().requires_grad_(True)
     assert convolution(x).requires_grad
-    norm = quick(NormSiLU(2, 64)).requires_grad_(True)
+    norm = quick(GroupNorm(2, 64, 1e-6, True)).requires_grad_(True)
     assert norm(x, mine=True).requires_grad
 
 

@@ -13,20 +13,41 @@ from making import command, go, metrics, recipe, tables, write_recipe
 from safelight.training.run import open_run
 
 FOREVER = 100_000
-CASES = [(stage, precision) for stage in ("reconstruction", "denoising") for precision in ("fp32", "bf16")]
+STAGES = ("reconstruction", "denoising", "adversarial")
+CASES = [(stage, precision) for stage in STAGES for precision in ("fp32", "bf16")]
+ADVERSARIAL = {  # all that stage one has, begun before the first checkpoint
+    "objective__perceptual": {"weight": 0.5},
+    "objective__log_variance": 0.0,
+    "objective__equivariance": 0.1,
+    "objective__robust": 0.1,
+    "objective__adversarial": {
+        "discriminator": {"kind": "patch", "width": 8, "layers": 2},
+        "begins": 3,
+        "r1": 1.0,
+        "optimiser": {"kind": "adamw", "betas": [0.5, 0.9]},
+    },
+}
+NORMS = {"fp32": "actnorm", "bf16": "spectral"}  # those with a state of their own
 
 
 @pytest.fixture
 def tree(stage, precision, pictures, tiny_folder):
     """Lines of metrics every 2 and checkpoints every 5 updates: measures are pending where a run is cut off."""
-    return tables(
-        stage,
+    made = tables(
+        "reconstruction" if stage == "adversarial" else stage,
         pictures,
         tiny_folder,
         loop__precision=precision,
         loop__updates=FOREVER,
         framing__mirror=stage != "denoising",
+        **(ADVERSARIAL if stage == "adversarial" else {}),
     )
+    if stage == "adversarial":
+        against = made["objective"]["adversarial"]
+        made["objective"]["adversarial"] = against | {
+            "discriminator": against["discriminator"] | {"norm": NORMS[precision]}
+        }
+    return made
 
 
 def started(tree, tmp_path):

@@ -59,18 +59,38 @@ class KL(nn.Module):
         self.post_quant = nn.Conv2d(c, c, 1) if config.quant else nn.Identity()
         self.scale = LatentScale(c)
 
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        return self.decoder.leave.weight
+
     def encode(self, images: Images) -> Encoding:
         """The diagonal Gaussian over latents, in standard units."""
         self.latent_shape(tuple(images.shape))
-        moments = self.quant(self.encoder(images.to(self.encoder.enter.weight.dtype)))
+        return self.encode_far(self.encode_near(images))
+
+    def encode_near(self, images: Images) -> Tensor:
+        """The encoder's layers before any attention."""
+        return self.encoder.near(images.to(self.encoder.enter.weight.dtype))
+
+    def encode_far(self, features: Tensor) -> Encoding:
+        """The rest of ``encode``."""
+        moments = self.quant(self.encoder.far(features))
         mean, log_variance = moments.float().chunk(2, dim=1)
         return self.scale.standard(Encoding(mean, torch.exp(0.5 * log_variance.clamp(-30, 20))))
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
+        return self.decode_near(self.decode_far(latents)).to(latents.dtype)
+
+    def decode_far(self, latents: Latents) -> Tensor:
+        """The decoder's layers up to the last attention."""
         raw = self.scale.raw(latents).to(self.decoder.enter.weight.dtype)
-        images: Tensor = self.decoder(self.post_quant(raw))
-        return images.to(latents.dtype)
+        return self.decoder.far(self.post_quant(raw))
+
+    def decode_near(self, features: Tensor) -> Images:
+        """The rest of ``decode``, in the precision of the weights."""
+        return self.decoder.near(features)
 
     def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """``kl`` (b,): divergence from the standard normal in nats, the mean over a latent's numbers."""

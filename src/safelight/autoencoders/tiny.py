@@ -4,6 +4,7 @@ It shares the latent space of a large family, which its weights decide; used for
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,11 @@ class Tiny(nn.Module):
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
         self.scale = LatentScale(config.latent_channels)
+
+    @property
+    def last(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        return cast(nn.Conv2d, self.decoder[-1]).weight
 
     def encode(self, images: Images) -> Encoding:
         """The latents of images; the encoding has no spread."""

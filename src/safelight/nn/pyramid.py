@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.nn.kernels.convolution import Convolution3
-from safelight.nn.kernels.norm import NormSiLU
+from safelight.nn.norms import GroupNorm
 from safelight.types import Images, Latents
 
 
@@ -36,7 +36,7 @@ class Pyramid:
 
 
 class Encoder(nn.Module):
-    """Images (b, channels, h, w) → (b, out, h/f, w/f)."""
+    """Images (b, channels, h, w) → (b, out, h/f, w/f): first ``near``, then ``far``, which attends to all places."""
 
     def __init__(self, shape: Pyramid, out: int) -> None:
         super().__init__()
@@ -49,16 +49,24 @@ class Encoder(nn.Module):
             before = width
         self.levels = nn.Sequential(*layers)
         self.middle = middle(before, shape)
-        self.norm = NormSiLU(shape.groups, before)
+        self.norm = norm(before, shape.groups, silu=True)
         self.leave = nn.Conv2d(before, out, 3, padding=1)
 
     def forward(self, images: Images) -> Tensor:
-        x = self.middle(self.levels(self.enter(images)))
-        return self.leave(self.norm(x, mine=True))  # type: ignore[no-any-return]  # (b, 2c, h/f, w/f)
+        return self.far(self.near(images))
+
+    def near(self, images: Images) -> Tensor:
+        """The layers before any attention."""
+        return self.levels[: attending(self.levels)[0]](self.enter(images))  # type: ignore[no-any-return]
+
+    def far(self, x: Tensor) -> Tensor:
+        """The layers from the first attention on."""
+        x = self.middle(self.levels[attending(self.levels)[0] :](x))
+        return self.leave(self.norm(x))  # type: ignore[no-any-return]  # (b, out, h/f, w/f)
 
 
 class Decoder(nn.Module):
-    """Latents (b, c, h/f, w/f) → (b, channels, h, w)."""
+    """Latents (b, c, h/f, w/f) → (b, channels, h, w): first ``far``, which attends to all places, then ``near``."""
 
     def __init__(self, shape: Pyramid, latent_channels: int) -> None:
         super().__init__()
@@ -71,12 +79,21 @@ class Decoder(nn.Module):
             layers += [Up(width)] if number else []
             before = width
         self.levels = nn.Sequential(*layers)
-        self.norm = NormSiLU(shape.groups, before)
+        self.norm = norm(before, shape.groups, silu=True)
         self.leave = nn.Conv2d(before, shape.channels, 3, padding=1)
 
     def forward(self, latents: Latents) -> Tensor:
-        x = self.levels(self.middle(self.enter(latents)))
-        return self.leave(self.norm(x, mine=True))  # type: ignore[no-any-return]  # (b, 3, h, w)
+        return self.near(self.far(latents))
+
+    def far(self, latents: Latents) -> Tensor:
+        """The layers up to the last attention."""
+        x = self.middle(self.enter(latents))
+        return self.levels[: attending(self.levels)[1]](x)  # type: ignore[no-any-return]
+
+    def near(self, x: Tensor) -> Tensor:
+        """The layers after all attention."""
+        x = self.levels[attending(self.levels)[1] :](x)
+        return self.leave(self.norm(x))  # type: ignore[no-any-return]  # (b, channels, h, w)
 
 
 class Residual(nn.Module):
@@ -84,9 +101,9 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, width: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = NormSiLU(groups, before)
+        self.norm1 = norm(before, groups, silu=True)
         self.conv1 = Convolution3(before, width)
-        self.norm2 = NormSiLU(groups, width)
+        self.norm2 = norm(width, groups, silu=True)
         self.conv2 = Convolution3(width, width)
         self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
@@ -100,7 +117,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.norm = norm(width, groups)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
 
@@ -141,6 +158,16 @@ def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> l
     return layers
 
 
+def attending(layers: nn.Sequential) -> tuple[int, int]:
+    """Where the first layer that attends begins and where the last one ends: (the layers' number, 0) if none does."""
+    places = [number for number, layer in enumerate(layers) if isinstance(layer, SpatialAttention)]
+    return (places[0], places[-1] + 1) if places else (len(layers), 0)
+
+
 def middle(width: int, shape: Pyramid) -> nn.Sequential:
     between = [SpatialAttention(width, shape.groups)] if shape.middle else []
     return nn.Sequential(Residual(width, width, shape.groups), *between, Residual(width, width, shape.groups))
+
+
+def norm(width: int, groups: int, silu: bool = False) -> GroupNorm:
+    return GroupNorm(groups, width, 1e-6, silu)

@@ -101,7 +101,7 @@ def _build(recipe: Recipe, setting: Setting) -> tuple[Objective, State]:
     for part in objective.parts.values():
         part.to(setting.device)
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimisers = {group.name: recipe.optimiser.build(group.parameters) for group in objective.groups}
+    optimisers = {one.name: (one.optimiser or recipe.optimiser).build(one.parameters) for one in objective.groups}
     ema = {group.name: Ema(group.parameters, recipe.loop.ema) for group in objective.groups}
     return objective, State(objective.parts, objective.groups, optimisers, ema)
 
@@ -146,7 +146,7 @@ def _update(
                     found.setdefault(f"{group.name}/{name}", []).append(value.detach())
         norm = nn.utils.clip_grad_norm_(group.parameters.values(), loop.clip or float("inf"))
         for options in optimiser.param_groups:
-            options["lr"] = rate
+            options["lr"] = rate * group.rate
         optimiser.step()
         optimiser.zero_grad()
         state.ema[group.name].update(update)

@@ -18,11 +18,16 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Parameters that one optimiser updates, from update ``begins`` on."""
+    """Parameters that one optimiser updates, from update ``begins`` on, at ``rate`` times the recipe's rate.
+
+    ``optimiser`` is its own kind of optimiser, where it has another than the recipe's.
+    """
 
     name: str
     parameters: Mapping[str, nn.Parameter]
     begins: int = 0
+    rate: float = 1.0
+    optimiser: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +62,17 @@ class Objective(Protocol):
     def model(self, card: Card, dataset: Dataset) -> LatentDiffusion: ...
 
 
+def alone(value: Tensor) -> Tensor:
+    """A value of the only process, which is the mean over all."""
+    return value
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a run hands to the objective that it builds."""
+    """What a run hands to the objective that it builds. ``mean`` averages over the processes of the run."""
 
     seed: int
     cache: Path
     device: torch.device
     dtype: torch.dtype
+    mean: Callable[[Tensor], Tensor] = alone

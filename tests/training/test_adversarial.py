@@ -1,0 +1,204 @@
+"""The adversary's losses by hand, its balance, its discriminators, and what each of them leaves alone."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import safelight.training.discriminators
+from safelight.errors import BadInput
+from safelight.training.adversarial import Adversarial, Opponent, balance, penalty, separation, through
+from safelight.training.discriminators.patch import ActNorm, Config
+from safelight.training.objective import alone
+
+NORMS = ["spectral", "actnorm", "group", "none"]
+
+
+def number(value):
+    """A scalar, whether or not it has a gradient."""
+    return float(value.detach())
+
+
+def images(batch=4, size=24, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return 2 * torch.rand(batch, 3, size, size, generator=draw) - 1
+
+
+def patch(norm="group", mean=alone, **options):
+    torch.manual_seed(0)
+    return Config(**{"width": 8, "layers": 2, "norm": norm} | options).build(mean)
+
+
+def test_the_discriminator_s_losses_by_hand():
+    real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 0.5])
+    assert number(separation("hinge", real, fake)) == pytest.approx((0.5 + 0.75) / 2)
+    wanted = [math.log1p(math.exp(-2)), math.log(2), math.log1p(math.exp(-3)), math.log1p(math.exp(0.5))]
+    assert number(separation("non-saturating", real, fake)) == pytest.approx(sum(wanted) / 4)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("hinge", 1.25), ("non-saturating", None)])
+def test_what_the_autoencoder_descends_by_hand(kind, wanted):
+    opponent = Opponent(Adversarial(loss=kind), alone)
+    opponent.network = torch.nn.Flatten()
+    fake = torch.tensor([[-3.0], [0.5]])
+    wanted = wanted or (math.log1p(math.exp(3)) + math.log1p(math.exp(-0.5))) / 2
+    assert number(opponent.against(fake)) == pytest.approx(wanted)
+
+
+def test_what_is_written_down_of_a_discriminator():
+    opponent = Opponent(Adversarial(r1=2.0), alone)
+    opponent.network = torch.nn.Flatten()
+    total, measured = opponent.loss(torch.tensor([[2.0], [-1.0]]), torch.tensor([[-3.0], [-0.5]]))
+    assert {name: number(value) for name, value in measured.items()} == pytest.approx(
+        {"real": 0.5, "fake": -1.75, "accuracy": 0.75, "r1": 1.0}
+    )
+    assert number(total) == pytest.approx((1.0 + 0.25) / 2 + 2 / 2 * 1.0)
+
+
+def test_r1_of_a_linear_discriminator_is_the_square_of_its_weights():
+    weight = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = penalty(lambda x: (x * weight).sum((1, 2, 3)).view(-1, 1, 1, 1) + 7, images(3, 5))
+    assert number(found) == pytest.approx(number(weight.square().sum()))
+    (gradient,) = torch.autograd.grad(found, weight)
+    torch.testing.assert_close(gradient, 2 * weight)
+    halves = penalty(lambda x: torch.stack([(x * weight).sum((1, 2, 3)), x.new_zeros(len(x))], 1), images(3, 5))
+    assert number(halves) == pytest.approx(number(found) / 4)  # the mean of two logits, one of them constant
+
+
+def test_the_balance_by_hand():
+    """Pictures are last · z: a gradient g at the picture is Σ g·z at last."""
+    last = torch.tensor([2.0], requires_grad=True)
+    z = torch.tensor([[1.0, 2.0, -1.0]])
+    pull, push = torch.tensor([[3.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.5, 0.0]])
+    assert number(balance(last * z, last, pull, push, 1e4, alone)) == pytest.approx(4 / (1 + 1e-6))
+    assert number(balance(last * z, last, pull, push, 3.0, alone)) == 3.0
+    assert number(balance(last * z, last, pull, 0 * push, 1e4, alone)) == 1e4
+    assert not balance(last * z, last, pull, push, 1e4, alone).requires_grad
+    assert last.grad is None
+
+
+def test_processes_are_averaged_before_the_norms_are_taken():
+    """Of two processes, one pulls with 4 and the other with -2; both push with 1: (4 - 2) / 2 over 1."""
+    last = torch.tensor([2.0], requires_grad=True)
+    others = iter([torch.tensor([-2.0]), torch.tensor([1.0])])
+    found = balance(
+        last * torch.ones(1, 1), last, torch.full((1, 1), 4.0), torch.ones(1, 1), 1e4, lambda g: (g + next(others)) / 2
+    )
+    assert number(found) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_through_has_the_value_that_it_is_given_and_the_gradient_too():
+    x, own = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor(5.0, requires_grad=True)
+    value = through(3 * x, torch.tensor([1.0, -1.0]), own.square())
+    assert number(value) == 25
+    value.backward()
+    assert x.grad.tolist() == [3, -3]
+    assert number(own.grad) == 10
+
+
+def test_every_discriminator_is_asked_here():
+    folder = Path(safelight.training.discriminators.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", "patch"}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_patch_discriminator_gives_a_logit_a_patch(norm):
+    network = patch(norm)
+    assert network(images(2, 24)).shape == (2, 1, 4, 4)
+    assert network(images(2, network.least)).shape == (2, 1, 1, 1)
+    network.eval()
+    together = network(images(4))
+    for row in range(4):  # no statistics of the batch
+        torch.testing.assert_close(network(images(4)[row : row + 1])[0], together[row], rtol=1e-4, atol=1e-5)
+    network(images()).square().sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+def test_the_defaults_are_those_of_the_paper():
+    torch.manual_seed(0)
+    network = Config(norm="none").build(alone)
+    convolutions = [one for one in network.modules() if isinstance(one, torch.nn.Conv2d)]
+    assert [one.out_channels for one in convolutions] == [64, 128, 256, 512, 1]
+    assert [one.stride[0] for one in convolutions] == [2, 2, 2, 1, 1]
+    seen = torch.zeros(1, 3, 256, 256, requires_grad=True)
+    network(seen)[0, 0, 15, 15].backward()
+    rows = seen.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert int(rows.max() - rows.min()) + 1 == 70
+
+
+def test_spectral_norm_keeps_every_layer_at_gain_one():
+    network = patch("spectral")
+    for _ in range(30):
+        network(images())
+    for layer in [one for one in network.layers if isinstance(one, torch.nn.Conv2d)]:
+        assert number(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1, abs=0.02)
+
+
+def test_actnorm_begins_with_its_first_batch_of_training_and_only_then():
+    norm = ActNorm(3, alone)
+    first, second = 5 * images(seed=1) + 2, images(seed=2)
+    norm.eval()
+    assert torch.equal(norm(first), first)
+    norm.train()
+    begun = norm(first)
+    torch.testing.assert_close(begun.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(begun.var((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    kept = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm(second)
+    resumed = ActNorm(3, alone)
+    resumed.load_state_dict(kept)
+    assert torch.equal(resumed(second), norm(second))
+    assert all(torch.equal(value, norm.state_dict()[name]) for name, value in kept.items())
+
+
+def test_actnorm_of_two_processes_is_that_of_one():
+    whole = images(8, seed=3)
+    one = ActNorm(3, alone)
+    one(whole)
+
+    def meanwhile(stats):
+        """What the other process measured of its half joins in."""
+        other = whole[4:]
+        return (stats + torch.stack([other.mean((0, 2, 3)), other.square().mean((0, 2, 3))])) / 2
+
+    half = ActNorm(3, meanwhile)
+    half(whole[:4])
+    torch.testing.assert_close(half.gain, one.gain)
+    torch.testing.assert_close(half.shift, one.shift)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_only_its_own_step_changes_an_opponent(norm):
+    torch.manual_seed(0)
+    opponent = Opponent(Adversarial(Config(8, 2, norm)), alone)
+    assert not opponent.begun
+    opponent.loss(images(), images(seed=1))
+    assert opponent.begun
+    before = {name: value.clone() for name, value in opponent.state_dict().items()}
+    opponent.against(images(seed=2))
+    assert [name for name, value in opponent.state_dict().items() if not torch.equal(value, before[name])] == []
+
+
+@pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
+def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
+    torch.manual_seed(0)
+    opponent = Opponent(Adversarial(Config(8, 2, "spectral"), loss, r1=0.1), alone)
+    optimiser = torch.optim.Adam(opponent.parameters(), 1e-2)
+    for step in range(40):
+        smooth = F.interpolate(images(4, 6, seed=step), (24, 24))
+        total, measured = opponent.loss(smooth, images(4, 24, seed=1000 + step))
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+    assert measured["accuracy"] > 0.95
+    assert measured["real"] > measured["fake"]
+
+
+@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"most": float("inf")}, {"begins": -1}, {"r1": float("nan")}])
+def test_numbers_that_cannot_be_are_refused(wrong):
+    with pytest.raises(BadInput, match="adversarial: wanted weight, begins, most, r1 and rate of at least 0"):
+        Adversarial(**wrong)
+    with pytest.raises(BadInput, match="patch: every number wants to be at least 1"):
+        Config(layers=0)
