@@ -149,6 +149,16 @@ def test_they_begin_as_torchs_own():
 
 
 @compiled
+@torch.no_grad()
+def test_threads_change_nothing(monkeypatch):
+    torch.manual_seed(0)
+    norm, convolution, x = quick(GroupNorm(2, 64, 1e-6, True)), quick(Convolution3(64, 128)), torch.randn(2, 64, 30, 30)
+    alone = convolution(norm(x))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert torch.equal(convolution(norm(x)), alone)
+
+
+@compiled
 def test_kernels_are_built_once_and_done_without(tmp_path, monkeypatch):
     build = library.__wrapped__
     monkeypatch.setenv("SAFELIGHT_CACHE", str(tmp_path))
