@@ -197,7 +197,7 @@ def edited(**changes):
     ("edit", "words", "wanted"),
     [
         (edited(loop={"updats": 3}), [], "unknown key in loop: 'updats'; did you mean 'updates'?"),
-        (edited(objective={"l2": 3}), [], "unknown key"),
+        (edited(objective={"l3": 3}), [], "unknown key"),
         (edited(objective={"kind": "reconstuction"}), [], "did you mean 'reconstruction'?"),
         (edited(loop={"updates": 0}), [], "loop: wanted updates ≥ 1"),
         (edited(loop={"updates": "many"}), [], "loop.updates: "),

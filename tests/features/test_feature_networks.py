@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import zipfile
 from importlib import import_module
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_names_by_which_results_are_reported(networks):
 def test_maps_of_several_depths_and_pooled_vectors(network):
     assert isinstance(network, Features)
     for size in [(64, 64), (network.least, network.least + 3)]:
-        maps = network.maps(native(images(), 80)[..., : size[0], : size[1]])
+        maps = network.maps(native(images(), 67)[..., : size[0], : size[1]])
         assert len(maps) >= 5
         assert all(one.dim() == 4 and len(one) == 2 and one.isfinite().all() for one in maps)
         sides = [one.shape[-1] for one in maps]
@@ -165,31 +166,31 @@ def test_padding_is_at_the_right_and_bottom_where_a_stride_halves_even_sides():
     assert same(torch.zeros(1, 1, 6, 7), 1).shape == (1, 1, 8, 9)
 
 
-ACCURACY = {"accordion": 15, "flamingo": 15, "scorpion": 19, "grand_piano": 17, "schooner": 17, "revolver": 17}
-ACCURACY |= {"dalmatian": 20, "soccer_ball": 17, "tick": 20, "llama": 16}
+SHARED = ["accordion", "flamingo", "scorpion", "grand_piano", "schooner", "revolver"]
+SHARED += ["dalmatian", "soccer_ball", "tick", "llama"]
 
 
-def test_mobilenet_knows_what_is_in_photographs(networks):
-    """Top-1 of 20 photographs each of ten classes that Caltech-101 shares with ImageNet: measured 173 of 200."""
+@pytest.mark.parametrize(("count", "least"), [(4, 35), pytest.param(20, 170, marks=pytest.mark.slow)])
+def test_mobilenet_knows_what_is_in_photographs(count, least, networks):
+    """Top-1 of photographs of ten classes that Caltech-101 shares with ImageNet: measured 36 of 40, and 173 of 200."""
     words = DATA / "feature-nets" / "imagenet_labels_1001.txt"
     if not words.exists():
         pytest.skip("the reference data is not here")
     labels = [line.split(",")[0] for line in words.read_text("utf-8").splitlines()]
     right = {}
-    for label in ACCURACY:
-        told = networks["mobilenet"].classify(photographs(label)).argmax(1)
+    for label in SHARED:
+        told = networks["mobilenet"].classify(photographs(label, count)).argmax(1)
         right[label] = sum(labels[place] == label.replace("_", " ") for place in told.tolist())
-    assert sum(right.values()) >= 170, json.dumps(right)
+    assert sum(right.values()) >= least, json.dumps(right)
 
 
-# The class of Darknet's own order that most of 20 photographs come out as, and how many do
-DARKNET = {"dalmatian": (40, 18), "tick": (609, 17), "soccer_ball": (221, 17), "scorpion": (602, 15)}
+# The class of Darknet's own order that most of a class's photographs come out as: 18, 17, 17 and 15 of 20
+DARKNET = {"dalmatian": 40, "tick": 609, "soccer_ball": 221, "scorpion": 602}
 
 
 def test_tiny_darknet_says_the_same_of_photographs_of_one_class(networks):
-    for label, (wanted, count) in DARKNET.items():
-        told = networks["tiny-darknet"].classify(photographs(label)).argmax(1).tolist()
-        assert told.count(wanted) >= count - 1, label
+    told = {label: networks["tiny-darknet"].classify(photographs(label, 8)).argmax(1).tolist() for label in DARKNET}
+    assert sum(told[label].count(wanted) for label, wanted in DARKNET.items()) >= 25, told  # measured: 26 of 32
 
 
 def test_lpips_without_its_trunk_says_what_to_do(tmp_path, networks):
@@ -207,8 +208,34 @@ def test_lpips_without_its_trunk_says_what_to_do(tmp_path, networks):
         Config(networks["lpips:alex"].config.weights, heads=other).build()
 
 
+def test_lpips_takes_its_trunk_from_the_hub_if_that_can_be_asked(monkeypatch, networks):
+    from safelight.features.lpips import Config
+
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def fetched(*what):
+        asked.append(what)
+        return networks["lpips:vgg"].config.weights
+
+    def refused(*what):
+        raise OSError("no connection\nand more")
+
+    monkeypatch.setattr(hub, "hf_hub_download", fetched)
+    got = Config("someone/vgg16", "vgg").build()
+    assert asked == [("someone/vgg16", "model.safetensors")]
+    assert torch.equal(got.vector(images()), networks["lpips:vgg"].vector(images()))
+    monkeypatch.setattr(hub, "hf_hub_download", refused)
+    with pytest.raises(BadInput, match=r"did not come from the hub \(no connection\); name a file of weights"):
+        Config("someone/vgg16", "vgg").build()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(BadInput, match="would come from the hub; pip install huggingface_hub"):
+        Config("someone/vgg16", "vgg").build()
+
+
 def test_lpips_is_what_the_paper_s_own_code_computes(networks):
-    """Written out anew from its definition: scaled colours, taps, unit vectors, 1×1 heads, means over places."""
+    """Written out anew from its definition: scaled colours, taps, unit vectors, 1×1 heads, means over places. (Once
+    measured against the package lpips 0.1.4 with the same random trunks: within 3e-7 of it, all three of them.)"""
     network = networks["lpips:alex"]
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     total = torch.zeros(2)

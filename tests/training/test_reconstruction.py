@@ -1,7 +1,10 @@
 """Stage one's terms: what each of them is, whom it trains, and that the others keep out of it."""
 
 import math
+import re
+import zipfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -267,3 +270,28 @@ def test_accumulated_micro_batches_equal_one_batch_with_an_adversary(pictures, t
     for name in first:
         torch.testing.assert_close(parts[name], once[name], atol=1e-7, rtol=1e-3)
     assert max(number(once[name].abs().max()) for name in first if "discriminator" in name) > 1e-4
+
+
+@pytest.mark.slow
+def test_on_photographs_an_adversary_costs_no_psnr(tmp_path):
+    """100 updates of all terms on 32 photographs, with the adversary from the 50th on."""
+    archive = Path(__file__).parents[3] / "shared" / "data" / "caltech101-128" / "caltech101-128.zip"
+    if not archive.exists():
+        pytest.skip("the reference data is not here")
+    (tmp_path / "data").mkdir()
+    with zipfile.ZipFile(archive) as file:
+        for name in [name for name in file.namelist() if re.match("images/(flamingo|dalmatian)/", name)][:32]:
+            (tmp_path / "data" / Path(name).name).write_bytes(file.read(name))
+    tree = tables("reconstruction", tmp_path / "data", loop__updates=100, loop__batch=8, rate__peak=2e-3)
+    tree["objective"] |= {
+        "autoencoder": {"kind": "kl", "width": 16, "multipliers": [1, 2, 2], "blocks": 1, "groups": 4},
+        "perceptual": {"weight": 0.1},
+        "adversarial": {"begins": 50, "discriminator": {"kind": "patch", "width": 16, "layers": 2, "norm": "spectral"}},
+    }
+    tree |= {"framing": {"size": 64, "short_side": 64, "mirror": True}}
+    tree["watch"] = {"write": 1, "check": 50, "sheet": 0, "save": 0, "pictures": 16}
+    lines = metrics(go(tmp_path / "run", recipe(tree)).folder)
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    assert sum("autoencoder/adaptive" in line for line in lines) == 49
+    before, after = (line["check/psnr"] for line in lines if "check/psnr" in line)
+    assert after >= before
