@@ -8,17 +8,32 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from safelight.nn.kernels.compiled import usable
+from safelight.nn.kernels.norm import group_norm
+
 Box = tuple[float, float, float, float]
 """A part of an image as fractions of its sides: top, bottom, left, right."""
 
 
 class GroupNorm(nn.GroupNorm):
-    """The group norm of (b, c, h, w), by the statistics of each image, or by those of ``shared`` while it is set."""
+    """The group norm of (b, c, h, w), by the statistics of each image, or by those of ``shared`` while it is set.
+
+    ``silu`` lets a SiLU follow. ``quick`` lets the compiled kernel do both in one pass where it can: not for learning,
+    and for widths that are multiples of 64.
+    """
 
     shared: "Statistics | None" = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.shared is None else self.shared.apply(self, x)
+    def __init__(self, groups: int, width: int, eps: float, silu: bool = False) -> None:
+        super().__init__(groups, width, eps)
+        self.silu, self.quick = silu, False
+
+    def forward(self, x: Tensor, mine: bool = False) -> Tensor:
+        """``mine`` says that ``x`` is not used again, so that the result may be written over it."""
+        if self.shared is None and self.quick and x.shape[1] % 64 == 0 and usable(x, self.weight, self.bias):
+            return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, self.silu, mine)
+        y = super().forward(x) if self.shared is None else self.shared.apply(self, x)
+        return F.silu(y) if self.silu else y
 
 
 class Statistics:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
+from safelight.nn.kernels.convolution import Convolution3
 from safelight.nn.norms import GroupNorm
 from safelight.types import Images, Latents
 
@@ -64,7 +65,7 @@ class Encoder(nn.Module):
             before = width
         self.levels = nn.Sequential(*layers)
         self.middle = middle(before, shape)
-        self.norm = norm(before, shape.groups)
+        self.norm = norm(before, shape.groups, silu=True)
         self.leave = nn.Conv2d(before, out, 3, padding=1)
 
     def forward(self, images: Images) -> Tensor:
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
     def far(self, x: Tensor) -> Tensor:
         """The layers from the first attention on."""
         x = self.middle(self.levels[attending(self.levels)[0] :](x))
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, out, h/f, w/f)
+        return self.leave(self.norm(x))  # type: ignore[no-any-return]  # (b, out, h/f, w/f)
 
 
 class Decoder(nn.Module):
@@ -94,7 +95,7 @@ class Decoder(nn.Module):
             layers += [Up(width)] if number else []
             before = width
         self.levels = nn.Sequential(*layers)
-        self.norm = norm(before, shape.groups)
+        self.norm = norm(before, shape.groups, silu=True)
         self.leave = nn.Conv2d(before, shape.channels, 3, padding=1)
 
     def forward(self, latents: Latents) -> Tensor:
@@ -108,7 +109,7 @@ class Decoder(nn.Module):
     def near(self, x: Tensor) -> Tensor:
         """The layers after all attention."""
         x = self.levels[attending(self.levels)[1] :](x)
-        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]  # (b, channels, h, w)
+        return self.leave(self.norm(x))  # type: ignore[no-any-return]  # (b, channels, h, w)
 
 
 class Residual(nn.Module):
@@ -116,15 +117,15 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, width: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = norm(before, groups)
-        self.conv1 = nn.Conv2d(before, width, 3, padding=1)
-        self.norm2 = norm(width, groups)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm1 = norm(before, groups, silu=True)
+        self.conv1 = Convolution3(before, width)
+        self.norm2 = norm(width, groups, silu=True)
+        self.conv2 = Convolution3(width, width)
         self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(y)))  # type: ignore[no-any-return]
+        y = self.conv1(self.norm1(x))
+        return self.conv2(self.norm2(y, mine=True), self.skip(x))  # type: ignore[no-any-return]
 
 
 class SpatialAttention(nn.Module):
@@ -158,10 +159,10 @@ class Up(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Convolution3(width, width, twice=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+        return self.conv(x)  # type: ignore[no-any-return]
 
 
 def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> list[nn.Module]:
@@ -184,5 +185,5 @@ def middle(width: int, shape: Pyramid) -> nn.Sequential:
     return nn.Sequential(Residual(width, width, shape.groups), *between, Residual(width, width, shape.groups))
 
 
-def norm(width: int, groups: int) -> GroupNorm:
-    return GroupNorm(groups, width, eps=1e-6)
+def norm(width: int, groups: int, silu: bool = False) -> GroupNorm:
+    return GroupNorm(groups, width, 1e-6, silu)

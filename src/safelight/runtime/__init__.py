@@ -7,6 +7,8 @@ from torch import nn
 
 from safelight.errors import BadInput, unknown
 from safelight.model import LatentDiffusion
+from safelight.nn.kernels.convolution import Convolution3
+from safelight.nn.norms import GroupNorm
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -37,7 +39,8 @@ def dtype_of(precision: str, device: torch.device) -> torch.dtype:
 
 
 def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto") -> LatentDiffusion:
-    """The model on a device, in a precision, ready to be used: no gradients, convolutions channels-last."""
+    """The model on a device, in a precision, ready to be used: no gradients, convolutions channels-last,
+    compiled kernels where they can be had."""
     where = device_of(device)
     dtype = dtype_of(precision, where)
     for part in (model.autoencoder, model.conditioner, model.denoiser):
@@ -45,6 +48,9 @@ def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto
             part.eval().requires_grad_(False)
             part.to(where, dtype)
             part.to(memory_format=torch.channels_last)
+            for one in part.modules():
+                if isinstance(one, Convolution3 | GroupNorm):
+                    one.quick = True
     return model
 
 
