@@ -15,7 +15,7 @@ from safelight.checkpoints import EMBEDDED
 
 SUMMARY = (
     "Emoji from a prompt, 128 px. Name a thing and a style: 'flat emoji', 'glossy 3d emoji', 'cartoon emoji with soft "
-    "shading' or 'soft cartoon blob emoji'. A small model, trained for about an hour and a half on one to two "
+    "shading' or 'soft cartoon blob emoji'. A small model, trained for about four hours on one to two "
     "processor cores: it obeys some prompts recognisably and is vague about many."
 )
 LICENCE = "Apache-2.0 (denoiser, text encoder); MIT (autoencoder: TAESD, Ollin Boer Bohan); data: see ATTRIBUTION.md"
