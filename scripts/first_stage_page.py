@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--count", type=int, default=128, help="pictures of either kind")
     options = parser.parse_args()
-    photographs = Folder((PHOTOGRAPHS,), only={"split": "test"}).build()
+    photographs = Folder((PHOTOGRAPHS,), only={"split": "test"}, label="class_name").build()
     emoji = Folder(EMOJI, only={"split": "val_concept"}).build()
     models = {run: safelight.load(run / "model", precision="fp32") for run in options.runs}
     rows = [_row(run, model, photographs, emoji, options.count) for run, model in models.items()]

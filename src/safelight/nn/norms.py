@@ -39,8 +39,8 @@ class GroupNorm(nn.GroupNorm):
 class Statistics:
     """Mean and variance of each norm's groups over one image of which parts are seen, one batch after another.
 
-    A norm that is not known yet takes what it sees, all of the batch together: a sample of the image. ``gather`` adds
-    up, over the parts that follow, what ``settle`` then makes known. A norm depends on those before it, so that each
+    A norm that is not known yet takes those of the part that it sees. ``gather`` adds up, over the parts that follow,
+    what ``settle`` then makes known. A norm depends on those before it, so that each
     round of all parts makes one more norm exact and brings the others nearer.
     """
 
@@ -72,11 +72,10 @@ class Statistics:
 
     def apply(self, norm: GroupNorm, x: Tensor) -> Tensor:
         """``x`` (b, c, h, w) normalised by what is known of the whole image."""
-        if norm not in self._known:
-            self._known[norm] = _moments(_sums(x, norm.num_groups))
+        known = self._known.get(norm) or _moments(_sums(x, norm.num_groups))
         if self._part is not None:
             self._sums[norm] = self._sums.get(norm, 0) + _sums(_cut(x, self._part), norm.num_groups)
-        mean, variance = (one.repeat_interleave(x.shape[1] // norm.num_groups) for one in self._known[norm])
+        mean, variance = (one.repeat_interleave(x.shape[1] // norm.num_groups) for one in known)
         weight, bias = norm.weight.float(), norm.bias.float()
         return F.batch_norm(x, mean, variance, weight, bias, eps=norm.eps)
 

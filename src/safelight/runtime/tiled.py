@@ -22,10 +22,10 @@ class Tiled:
     each side are thrown away and the quarter between is blended. Where 3/8 of the overlap reach as far as the
     convolutions do, tiles give what the whole image gives.
 
-    That holds but for the group norms, whose statistics are the whole image's (where tiles took their own, each would
-    have a tone of its own). They are first taken from a sample of nine parts, then improved by ``rounds`` of all tiles,
-    each of which costs as much as the result itself; all tiles then use the same. Networks without group norms need
-    neither. ``docs/judging.md`` has what each round gives.
+    That holds but for the group norms, whose statistics are the whole image's (where tiles take their own, each has a
+    tone of its own). They are gathered in ``rounds`` of all tiles, each of which costs as much as the result itself: in
+    the first each tile still uses its own. Networks without group norms need none. ``docs/judging.md`` has what each
+    round gives.
     """
 
     def __init__(self, autoencoder: Autoencoder, tile: int = 512, overlap: int = 128, rounds: int = 3) -> None:
@@ -75,8 +75,6 @@ class Tiled:
             return near(x)
         statistics = Statistics()
         with statistics.used(self._norms) if self._norms else nullcontext():
-            if self._norms:
-                near(_sample(x, max(1, tile // 3 // grain) * grain, grain))
             for _ in range(self._rounds):
                 for rows, columns in tiles:
                     statistics.gather((*rows.own(), *columns.own()))
@@ -145,16 +143,6 @@ def spans(side: int, tile: int, overlap: int, grain: int = 1) -> Iterator[Span]:
 
 def _part(x: Tensor, rows: Span, columns: Span) -> Tensor:
     return x[..., rows.start : rows.end, columns.start : columns.end]
-
-
-def _sample(x: Tensor, side: int, grain: int) -> Tensor:
-    """Three by three squares spread over ``x`` (1, c, h, w), as a batch; where ``x`` is narrow they overlap."""
-    sides = [min(side, extent) for extent in x.shape[-2:]]
-    places = [
-        [round((number + 0.5) / 3 * (extent - size) / grain) * grain for number in range(3)]
-        for extent, size in zip(x.shape[-2:], sides, strict=True)
-    ]
-    return torch.cat([x[..., top : top + sides[0], left : left + sides[1]] for top, left in product(*places)])
 
 
 def _blended(near: Callable[[Tensor], Tensor], x: Tensor, tiles: list[tuple[Span, Span]]) -> Tensor:
