@@ -297,7 +297,22 @@ class _Stop:
 
 
 def main() -> None:
-    """Run the command line; a refusal is one sentence, exit code 2 for the user's mistake and 1 for ours."""
+    """Run the command line; a refusal is one sentence, exit code 2 for the user's mistake and 1 for ours.
+
+    One of several processes leaves without taking the interpreter apart: threads of the process group may still let go
+    of tensors, and one that wants the interpreter then aborts.
+    """
+    try:
+        _main()
+    except SystemExit as end:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
+def _main() -> None:
     debug = "--debug" in sys.argv[1:2] or os.environ.get("SAFELIGHT_DEBUG", "") not in ("", "0")
     try:
         app()

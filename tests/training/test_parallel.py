@@ -126,7 +126,7 @@ def test_one_that_is_told_to_stop_stops_both_and_they_were_as_one(tree, tmp_path
     processes[1].send_signal(signal.SIGINT)
     codes, told = ended(processes)
     reached = int(open_run(tmp_path / "two").checkpoints[-1].name)
-    assert codes == [130, 130]
+    assert codes == [130, 130], told
     assert told == [f"saved at update {reached}; go on with: safelight train {tmp_path / 'two'}"]
     assert_two_are_one(tree, tmp_path)
 
