@@ -32,7 +32,7 @@ DRAWN = (
 )
 GRID = ("euler", "heun", "dpm2", "lms", "pndm", "deis", "dpmpp2m", "dpmpp3m", "unipc", "unipc:order=3", "single")
 STEPS = (4, 8, 12, 20, 50)
-PROMPT = "evergreen tree, cartoon emoji with soft shading"
+PROMPT = "a red fox, flat emoji"
 
 
 def curve(spelled: str) -> Iterator[tuple[int, float]]:
