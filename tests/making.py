@@ -12,6 +12,7 @@ import tomli_w
 import torch
 from PIL import Image, ImageDraw
 
+from safelight import cli
 from safelight.autoencoders.kl import KL as KLNetwork
 from safelight.autoencoders.kl import Config as KL
 from safelight.checkpoints import save
@@ -155,3 +156,13 @@ def command(*words: object, **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def exit_code(monkeypatch: Any, *words: object) -> int:
+    """Run the command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["safelight", *map(str, words)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0

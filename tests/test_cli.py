@@ -39,13 +39,7 @@ def safelight(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("safelight.training.loop.plot", lambda lines, path: None)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["safelight", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return Result(code, capsys.readouterr())
+        return Result(making.exit_code(monkeypatch, *words), capsys.readouterr())
 
     return run
 

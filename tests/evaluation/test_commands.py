@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import making
-from safelight import cli
 from safelight.autoencoders.kl import Config as KL
 from safelight.autoencoders.vq import Config as VQ
 from safelight.checkpoints import save
@@ -23,12 +21,7 @@ def safelight(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["safelight", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
+        code = making.exit_code(monkeypatch, *words)
         told = capsys.readouterr()
         return code, told.out, told.err
 

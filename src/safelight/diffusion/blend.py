@@ -54,8 +54,10 @@ def blend(answers: Sequence[Estimate], parts: Sequence[Part]) -> Estimate:
 
     def mean(values: Sequence[Tensor | None]) -> Tensor | None:
         present = [value for value in values if value is not None]
-        terms = [part.say.to(value) / total.to(value) * value for part, value in zip(parts, present, strict=False)]
-        return sum(terms[1:], terms[0]) if terms else None
+        if len(present) < len(parts):
+            return None
+        terms = [part.say.to(value) / total.to(value) * value for part, value in zip(parts, present, strict=True)]
+        return sum(terms[1:], terms[0])
 
     clean = mean([answer.clean for answer in answers])
     assert clean is not None
