@@ -184,7 +184,7 @@ l1 = 1.0
 weight = 0.5
 
 [objective.adversarial]
-begins = 600
+begins = 1_800
 weight = 0.5
 rate = 0.2
 
@@ -226,7 +226,7 @@ decay = "linear"
 floor = 0.05
 
 [loop]
-updates = 900
+updates = 2_700
 batch = 8
 ema = 0.99
 
