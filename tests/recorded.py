@@ -1,0 +1,63 @@
+"""What the original implementations gave: recordings, thinned, in tests/recorded; whole ones beside the project."""
+
+import json
+import zipfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+HERE = Path(__file__).parent / "recorded"
+WHOLE = Path(__file__).parents[2] / "shared" / "goldens"
+LAYOUTS = Path(__file__).parents[2] / "shared" / "data" / "checkpoint-layouts"
+
+
+class Recording:
+    """One family's folder; a test that wants what neither place holds is skipped."""
+
+    def __init__(self, name: str) -> None:
+        self.folders = [folder for place in (HERE, WHOLE) if (folder := place / name).is_dir()]
+        if not self.folders:
+            pytest.skip(f"the recordings of {name} are not here")
+
+    def file(self, name: str) -> Path:
+        """A file or folder of the recording, the shipped one first."""
+        for folder in self.folders:
+            if (folder / name).exists():
+                return folder / name
+        pytest.skip(f"{name} is not here")
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """``golden.json``."""
+        return json.loads(self.file("golden.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        return load_file(self.file("inputs.safetensors"))
+
+    @cached_property
+    def outputs(self) -> dict[str, Tensor]:
+        return load_file(self.file("outputs.safetensors"))
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """A file's tensors in the fp32 that the original ran them in."""
+        return {key: one.float() if one.is_floating_point() else one for key, one in load_file(self.file(name)).items()}
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """The largest difference over the largest value."""
+    assert got.shape == want.shape, (got.shape, want.shape)
+    return float((got.double() - want.double()).abs().max() / want.double().abs().max())
+
+
+def real_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a real full-size checkpoint, ``real.UNET-v1-SD``; skipped where the lists are not."""
+    if not (LAYOUTS / "key-lists.zip").exists():
+        pytest.skip("the lists of real checkpoints are not here")
+    with zipfile.ZipFile(LAYOUTS / "key-lists.zip") as archive:
+        tensors = json.loads(archive.read(f"{name}.json"))["tensors"]
+    return {key: tuple(shape) for key, shape in dict(tensors).items()}
