@@ -1,0 +1,134 @@
+"""Where a tensor lies in a file, and how it comes to memory: mapped if it is large, checked for NaN as it is read."""
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from safelight.errors import BadInput
+from safelight.types import Shape
+
+TYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+"""The types of tensors, as safetensors calls them."""
+
+SMALL = 1 << 16  # bytes below which a copy is cheaper than a mapping of its own
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was when its header was read."""
+
+    path: Path
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> "Source":
+        """BadInput if there is no such file."""
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise BadInput(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+        if not path.is_file():
+            raise BadInput(f"{str(path)!r} is not a file; wanted a file of weights.")
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+    def read(self, start: int, length: int) -> bytes:
+        """So many bytes from ``start``, fewer at the end of the file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise BadInput(f"{str(self.path)!r} cannot be read: {error.strerror}.") from None
+
+    def memory(self, start: int, length: int, aligned: bool) -> "mmap.mmap | bytearray":
+        """The same, writable without a change to the file: a private mapping of their own, or a copy.
+
+        A tensor that has a mapping of its own gives its pages back when it is gone, so that a model which is read
+        into another precision never holds two copies of more than one tensor.
+        """
+        try:
+            with self.path.open("rb") as file:
+                if Source.of(self.path) != self:
+                    raise BadInput(f"{str(self.path)!r} changed while it was being read; load it again.")
+                if length >= SMALL and aligned:
+                    skip = start % mmap.ALLOCATIONGRANULARITY
+                    return mmap.mmap(file.fileno(), skip + length, access=mmap.ACCESS_COPY, offset=start - skip)
+                file.seek(start)
+                copy = bytearray(length)
+                if file.readinto(copy) == length:
+                    return copy
+        except OSError as error:
+            raise BadInput(f"{str(self.path)!r} cannot be read: {error.strerror or error}.") from None
+        raise BadInput(f"{str(self.path)!r} ends before its last tensor; get the file again.")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file: ``start`` is the first byte, ``strides`` (in elements; none: contiguous) lead on."""
+
+    source: Source
+    start: int
+    shape: Shape
+    type: str
+    strides: tuple[int, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """What the tensor takes in memory."""
+        return prod(self.shape) * TYPES[self.type].itemsize
+
+    def read(self, name: str) -> Tensor:
+        """The tensor. BadInput, in its ``name``, if it holds NaN or infinity."""
+        dtype = TYPES[self.type]
+        elements = span(self.shape, self.strides) if self.strides else prod(self.shape)
+        if not elements:
+            return torch.empty(self.shape, dtype=dtype)
+        length, aligned = elements * dtype.itemsize, self.start % dtype.itemsize == 0
+        memory = self.source.memory(self.start, length, aligned)
+        flat = torch.frombuffer(memory, dtype=dtype, count=elements, offset=len(memory) - length)
+        tensor = flat.as_strided(self.shape, self.strides) if self.strides else flat.view(self.shape)
+        if not finite(tensor):
+            raise BadInput(
+                f"{self.source.path.name}: {name} holds values that are not finite (NaN or infinity); "
+                "the file is damaged or comes from a training that diverged: get another."
+            )
+        return tensor
+
+
+def span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements lie between the first and the last of a strided tensor, both counted."""
+    return 1 + sum((length - 1) * step for length, step in zip(shape, strides, strict=True)) if prod(shape) else 0
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; integers always are."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.to(torch.float16)
+    return all(bool(torch.isfinite(one)) for one in torch.aminmax(tensor))  # both are NaN where there is one
