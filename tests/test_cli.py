@@ -331,7 +331,7 @@ def test_a_full_disk_while_saving_a_checkpoint(pictures, here):
 
 
 def test_an_error_that_nobody_foresaw_asks_to_be_reported(safelight, monkeypatch, tiny_folder, here):
-    def broken(source):
+    def broken(source, hints):
         raise RuntimeError("the shelf\nfell down")
 
     monkeypatch.setattr("safelight.inspection.inspect", broken)

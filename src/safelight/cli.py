@@ -31,6 +31,19 @@ err = Console(stderr=True, highlight=False)
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+MODEL = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name, folder or file of weights; several hold a model's parts together.",
+        show_default="stickers",
+    ),
+]
+HINT = Annotated[
+    list[str] | None,
+    typer.Option("--hint", metavar="KEY=VALUE", help="What a file cannot tell: prediction=v, ema=yes, scale=0.13025."),
+]
 
 
 def _version(asked: bool) -> None:
@@ -88,17 +101,20 @@ def train(
 
 @app.command()
 def inspect(
-    source: Annotated[str, typer.Argument(help="A model, a run folder, or a picture that was made here.")] = "stickers",
+    source: Annotated[str, typer.Argument(help="A model, weights, a run folder, a picture made here.")] = "stickers",
+    hint: HINT = None,
     as_json: JSON = False,
 ) -> None:
-    """Say what a model consists of, how far a run is, or how a picture was made.
+    """Say what a model or file of weights consists of, how far a run is, or how a picture was made.
 
-    Example: safelight inspect stickers
+    Of files the headers alone are read, so that it takes no time whatever their size.
+
+    Example: safelight inspect sd-v1-5.safetensors
     """
     from safelight.inspection import inspect as look
     from safelight.inspection import show
 
-    found = look(source)
+    found = look(source, _hints(hint))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
@@ -107,7 +123,7 @@ def inspect(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A name, model or run folder with an autoencoder.")],
+    model: Annotated[str, typer.Argument(help="A name, folder or file with an autoencoder.")],
     data: Annotated[Path, typer.Argument(help="A folder or zip of pictures.")],
     size: Annotated[int | None, typer.Option(help="Side of the centre squares. Default: the model's own.")] = None,
     count: Annotated[int, typer.Option(min=1, help="At most so many pictures, spread evenly over the data.")] = 5000,
@@ -144,7 +160,8 @@ def evaluate(
 def reconstruct(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A picture of any size.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The PNG to write.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A name, model or run folder.")] = "stickers",
+    model: MODEL = None,
+    hint: HINT = None,
     tile: Annotated[int, typer.Option(min=0, help="Work in tiles of so many pixels; 0: whole.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
@@ -162,7 +179,7 @@ def reconstruct(
 
     check_writable(out)
     picture = read_picture(source, str(source))
-    again, facts = report.one(load(model, device, precision), picture, tile)
+    again, facts = report.one(load(model or "stickers", device, precision, _hints(hint)), picture, tile)
     write_png(again, out, facts)
     typer.echo(json.dumps({"file": str(out), **facts}, indent=2, ensure_ascii=False) if as_json else str(out))
 
@@ -195,7 +212,8 @@ def _verb(task: type[Any]) -> type:
     options += [_option(Settings, one) for one in fields(Settings)]
     options += [
         ("out", Annotated[Path, typer.Option("--out", "-o", help="A PNG; more get -1, -2, …")], Path("out.png")),
-        ("model", Annotated[str, typer.Option("--model", "-m", help="A name, model or run folder.")], "stickers"),
+        ("model", MODEL, None),
+        ("hint", HINT, None),
         ("weak", Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")], None),
         ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
         ("precision", Annotated[str, typer.Option(help="auto, fp32 or bf16.")], "auto"),
@@ -244,7 +262,7 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
     from safelight.progress import Bars
 
     check_writable(options.out)
-    model = load(options.model, options.device, options.precision)
+    model = load(options.model or "stickers", options.device, options.precision, _hints(options.hint))
     if options.weak is not None:
         model = replace(model, beside={"weak": load(options.weak, options.device, options.precision)})
     settings = resolve(model, settings)
@@ -258,6 +276,13 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
         made.append({"file": str(path), "recipe": how})
     names = "\n".join(one["file"] for one in made)
     typer.echo(json.dumps(made, indent=2, ensure_ascii=False) if options.as_json else names)
+
+
+def _hints(given: list[str] | None) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given or ()]
+    if wrong := [name for name, equals, value in pairs if not (name and equals and value)]:
+        raise BadInput(f"--hint: wanted KEY=VALUE such as prediction=v, got {wrong[0]!r}.")
+    return {name: value for name, _, value in pairs}
 
 
 def _demand_png(out: Path) -> None:

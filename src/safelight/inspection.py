@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,26 @@ from rich.console import Console
 from rich.table import Table
 
 from safelight.checkpoints import locate
+from safelight.checkpoints.assembly import Outline
+from safelight.checkpoints.foreign import is_foreign, plan
 from safelight.checkpoints.native import PARTS, PROCESS, header, read_config
+from safelight.checkpoints.pieces import Piece
 from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
 from safelight.media.pictures import read_recipe
 from safelight.model import Card
 
 
-def inspect(source: str) -> dict[str, Any]:
-    """Facts about a model, run or picture, as JSON values. BadInput if it is none of them."""
+def inspect(source: str, hints: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Facts about a model, weights, a run or a picture, as JSON values. BadInput if it is none of them."""
     path = Path(source)
     if path.suffix.lower() == ".png" and path.is_file():
         recipe = _recipe(path)
         if recipe is None:
             raise BadInput(f"{source!r} is a picture without a recipe: it was not made by Safelight, or it was edited.")
         return {"what": "picture", "recipe": recipe}
+    if is_foreign(path):
+        return {"what": "model", **_outline(plan([path], hints or {}))}
     run = _run(path)
     if run and not (path / "model" / "config.json").exists():
         return {"what": "run", "run": run}
@@ -52,7 +58,9 @@ def show(found: dict[str, Any], console: Console) -> None:
 def _show_model(found: dict[str, Any], console: Console) -> None:
     card = found["card"]
     height, width = card["size"]
-    console.print(f"[bold]{card['name']}[/]  {width}×{height} pixels, licence: {card['licence']}")
+    console.print(f"[bold]{card['name']}[/]  {width}×{height} pixels, licence: {card['licence']}", soft_wrap=True)
+    if "title" in found:
+        console.print(f"family: {found['title']} ({found['family']})")
     table = Table("part", "kind", "parameters", "precision", "MB", box=None, pad_edge=False)
     for name, part in found["parts"].items():
         size = f"{part['bytes'] / 1e6:.1f}"
@@ -62,6 +70,8 @@ def _show_model(found: dict[str, Any], console: Console) -> None:
         if name in found:
             console.print(_list(name, found[name]))
     console.print(_list("settings", {key: value for key, value in card["settings"].items() if value is not None}))
+    if assumed := card["origin"].get("assumed"):
+        console.print(f"{_list('assumed', assumed)} (say otherwise with --hint)")
     for origin in card["data"]:
         console.print(_list("trained on", origin), soft_wrap=True)
 
@@ -79,6 +89,30 @@ def _model(folder: Path) -> dict[str, Any]:
     }
     process = {name: config[name] for name in PROCESS if name in config}
     return {"parts": parts, **process, "card": dump(read(Card, config.get("card", {}), "card"))}
+
+
+def _outline(found: Outline) -> dict[str, Any]:
+    """The facts of what other programs wrote, in the words of a model folder's."""
+    towers = {f"tower {number + 1}": one for number, one in enumerate(found.towers)}
+    parts = {name: _piece(piece) for name, piece in (*found.pieces.items(), *towers.items())}
+    process = {name: slot.write(vars(found.process)[name]) for name, slot in PROCESS.items() if found.process}
+    family = {"family": found.family.name, "title": found.family.title} if found.family else {}
+    return {**family, "parts": parts, **process, "card": dump(found.card)}
+
+
+def _piece(piece: Piece) -> dict[str, Any]:
+    table = piece.dialect.table(piece.config)
+    names = [name for name in piece.weights if not table.ignores(name)]
+    shapes, types = piece.weights.shapes, Counter(piece.weights.types[name] for name in names)
+    return {
+        "kind": piece.kind,
+        "layout": piece.dialect.name,
+        "config": dump(piece.config),
+        "parameters": sum(prod(shapes[name]) for name in names),
+        "precision": types.most_common(1)[0][0],
+        "bytes": piece.weights.bytes,
+        "where": piece.where,
+    }
 
 
 def _part(slot: Slot, given: Any, file: Path) -> dict[str, Any]:

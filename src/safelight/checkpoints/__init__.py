@@ -1,7 +1,9 @@
 """Models in files: ``load`` from what the user has, ``save`` for others to load."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safelight.errors import BadInput, unknown
 
@@ -32,15 +34,41 @@ def locate(source: str | Path) -> Path:
     raise unknown("model", str(source), embedded())
 
 
-def load(source: str | Path = "stickers", device: str = "auto", precision: str = "auto") -> "LatentDiffusion":
-    """A model by embedded name, model folder or run folder; ``precision`` is auto, fp32 or bf16.
+def load(
+    source: str | Path | Sequence[str | Path] = "stickers",
+    device: str = "auto",
+    precision: str = "auto",
+    hints: Mapping[str, Any] | None = None,
+) -> "LatentDiffusion":
+    """A model by embedded name, model folder, run folder, or from the files and folders of other programs.
 
-    Raises BadInput if there is none, or if a file is not whole.
+    Several sources together make one model: a file may hold one part only. ``hints`` say what files cannot tell, as
+    ``{"prediction": "v"}`` (``assembly.HINTS``). ``precision`` is auto, fp32 or bf16. Raises BadInput if there is no
+    such model, if a file is not whole, or fits no family.
     """
-    from safelight.checkpoints.native import read_model
     from safelight.runtime import prepare
 
-    return prepare(read_model(locate(source)), device, precision)
+    return prepare(read(source, hints), device, precision)
+
+
+def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | None = None) -> "LatentDiffusion":
+    """The model as it is in its files, in their precision; as ``load``, but not prepared for use."""
+    from safelight.checkpoints.foreign import is_foreign, read_foreign
+    from safelight.checkpoints.native import read_model
+
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    others = [Path(one) for one in sources if is_foreign(Path(one))]
+    ours = [read_model(locate(one)) for one in sources if Path(one) not in others]
+    models = ours + ([read_foreign(others, hints or {})] if others else [])
+    if hints and not others:
+        raise BadInput(f"hints are for the files of other programs, got {', '.join(hints)} for {sources[0]}.")
+    if not models:
+        raise BadInput("wanted at least one model or file, got none.")
+    whole = models[0]
+    for one in models[1:]:  # a later source's parts stand in for those of an earlier one
+        parts = ("autoencoder", "conditioner", "denoiser", "process")
+        whole = replace(whole, **{name: part for name in parts if (part := vars(one)[name]) is not None})
+    return whole
 
 
 def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native") -> None:

@@ -35,10 +35,10 @@ def write_model(model: LatentDiffusion, folder: Path) -> None:
     with writing_folder(folder) as aside:
         for name, part in parts.items():
             save_file(contiguous(part.state_dict()), aside / f"{name}.safetensors", metadata={"format": "pt"})
-        _write_json(aside / "config.json", config | {"card": dump(replace(model.card, hash=""))})
+        write_json(aside / "config.json", config | {"card": dump(replace(model.card, hash=""))})
         (aside / "README.md").write_text(describe(model.card, parts), encoding="utf-8")
         hashes = {file.name: sha256(file) for file in sorted(aside.iterdir())}
-        _write_json(aside / "manifest.json", {"sha256": hashes})
+        write_json(aside / "manifest.json", {"sha256": hashes})
 
 
 def read_model(folder: Path) -> LatentDiffusion:
@@ -59,7 +59,7 @@ def read_model(folder: Path) -> LatentDiffusion:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a native folder: the parts, the process and the card, of a format that is known."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("format") != FORMAT:
         raise BadInput(
             f"{folder.name}: wanted a model folder of format {FORMAT}, got {config.get('format')!r}; "
@@ -87,7 +87,7 @@ def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False) -> None:
     """Load a whole state dict; BadInput lists missing, unexpected and misshapen names."""
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in state]
@@ -100,7 +100,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     if problems:
         more = f" … and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise BadInput(f"{where} does not fit its configuration: {'; '.join(problems[:4])}{more}.")
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), assign=assign)
+
+
+def assigned(module: nn.Module, state: Mapping[str, Tensor], where: str) -> nn.Module:
+    """A module built on the meta device, given a whole state dict, which it takes as it is."""
+    load_strictly(module, state, where, assign=True)
+    return module
 
 
 def describe(card: Card, parts: Mapping[str, nn.Module]) -> str:
@@ -135,7 +141,7 @@ def _part(slot: Slot, config: Any, file: Path) -> nn.Module:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    hashes = _read_json(folder / "manifest.json").get("sha256")
+    hashes = read_json(folder / "manifest.json").get("sha256")
     if not isinstance(hashes, dict):
         raise BadInput(f"{folder.name}/manifest.json holds no hashes; get the folder again.")
     return hashes
@@ -175,7 +181,8 @@ def header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise BadInput(f"{str(file)!r} cannot be read as safetensors: {error}.") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; BadInput if it cannot be read or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -185,5 +192,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """An object as a JSON file that people can read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -49,6 +49,7 @@ def dialects(words: Words, describe: Callable[[Any], Mapping[str, Any]] | None =
             lambda shapes, said: _kl(words, shapes, said),
             lambda config: table(words, config),
             describe,
+            kl.Config(),
         ),
         Dialect(
             words.name,
@@ -57,6 +58,7 @@ def dialects(words: Words, describe: Callable[[Any], Mapping[str, Any]] | None =
             lambda shapes, said: _vq(words, shapes, said),
             lambda config: table(words, config),
             describe,
+            vq.Config(),
         ),
     )
 

@@ -173,6 +173,7 @@ class Dialect:
     config: Callable[[Shapes, Mapping[str, Any]], Any]
     table: Callable[[Any], Table]
     describe: Callable[[Any], Mapping[str, Any]] | None = None
+    example: Any = None  # a configuration of ours at its public size, by which strangers are told what is nearest
 
 
 def layer(ours: str, *theirs: str, bias: bool = True, change: Change = SAME, rows: tuple[int, ...] = ()) -> list[Rule]:

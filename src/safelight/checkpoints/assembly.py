@@ -1,0 +1,159 @@
+"""Parts found in files → a model: each part built, what its family knows beside it, and what nobody has said."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safelight.checkpoints.families import Family, families, family_of
+from safelight.checkpoints.native import assigned
+from safelight.checkpoints.pieces import Piece
+from safelight.diffusion.process import Process
+from safelight.errors import BadInput, unknown
+from safelight.model import Card, LatentDiffusion
+from safelight.settings import Settings
+
+HINTS = {
+    "family": "which family the weights are of",
+    "part": "what a bare file holds: autoencoder, denoiser, tower, control",
+    "prediction": "what the denoiser was taught: noise, v, clean, flow",
+    "ema": "yes: the running mean of the weights where a file holds it beside the last ones",
+    "scale": "the scale of the latents",
+    "shift": "the shift of the latents",
+    "heads": "how many heads attend, where widths are unusual",
+    "licence": "the licence of the weights",
+}
+"""What the user may know better than a file."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a folder says beside its weights, in place of what the family would be taken to be."""
+
+    process: Process | None = None
+    settings: Settings = field(default_factory=Settings)
+    scale: float | None = None
+    shift: float | None = None
+    licence: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What the parts are together, before any weight is read. ``scale`` and ``shift`` are the latents'."""
+
+    pieces: Mapping[str, Piece]  # by part; towers apart
+    towers: tuple[Piece, ...]
+    family: Family | None
+    process: Process | None
+    card: Card
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -> Outline:
+    """What the parts are together: as the user says, else a folder, else the family.
+
+    Raises BadInput if two files hold the same part, or a hint is unknown.
+    """
+    check(hints)
+    single = {part: one for part in ("autoencoder", "denoiser", "control") if (one := _single(part, pieces))}
+    family = _family(single.get("denoiser"), hints)
+    assumed: dict[str, Any] = {}
+    process = beside.process
+    if family is not None and (process is None or "prediction" in hints):
+        process = family.process(hints.get("prediction"))
+        assumed |= {} if "prediction" in hints else {"prediction": family.prediction}
+    scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
+    towers = tuple(piece for piece in pieces if piece.part == "tower")
+    return Outline(single, towers, family, process, _card(family, pieces, hints, beside, assumed), scale, shift)
+
+
+def assemble(plan: Outline) -> LatentDiffusion:
+    """The model that the parts are, in the precision of their files; a part that no file holds is None."""
+    parts: dict[str, Any] = {}
+    if "denoiser" in plan.pieces:
+        parts["denoiser"] = build(plan.pieces["denoiser"])
+    if "autoencoder" in plan.pieces:
+        piece = plan.pieces["autoencoder"]
+        like = torch.ones(piece.config.latent_channels)
+        kept = {"scale.mean": like * plan.shift, "scale.deviation": like / plan.scale}
+        parts["autoencoder"] = build(piece, kept)
+    return LatentDiffusion(**parts, process=plan.process, card=plan.card)
+
+
+def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The part with its weights as they are in the file, in their precision.
+
+    ``given``: what no file of this layout holds, by our names. Raises BadInput if names or shapes do not fit.
+    """
+    with torch.device("meta"):
+        module: nn.Module = piece.config.build()
+    state = {**(given or {})}
+    state |= piece.dialect.table(piece.config).read(piece.weights, module.state_dict(), piece.where)
+    return assigned(module, state, piece.where)
+
+
+def check(hints: Mapping[str, Any]) -> None:
+    """BadInput for a hint that means nothing."""
+    for name in hints:
+        if name not in HINTS:
+            raise unknown("hint", name, HINTS)
+    if "family" in hints and hints["family"] not in families():
+        raise unknown("family", hints["family"], families())
+
+
+def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
+    found = [piece for piece in pieces if piece.part == part]
+    if len(found) > 1:
+        raise BadInput(f"{' and '.join(one.where for one in found)} both hold a {part}; give one of them.")
+    return found[0] if found else None
+
+
+def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
+    if "family" in hints:
+        return families()[str(hints["family"])]
+    return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
+
+
+SCALES = {(4, True): "sd1", (16, False): "flux-dev"}
+"""By latent channels and quant convolutions: whose scale a lone KL autoencoder is taken to have."""
+
+
+def _scale(
+    piece: Piece | None, family: Family | None, hints: Mapping[str, Any], beside: Beside, assumed: dict[str, Any]
+) -> tuple[float, float]:
+    """Scale and shift of the latents: as the user says, else a folder, else the family, else the likeliest one."""
+    if piece is not None and family is None and "quant" in vars(piece.config):
+        family = families().get(SCALES.get((piece.config.latent_channels, piece.config.quant), ""))
+        assumed |= {"latents of": family.name} if family and beside.scale is None and "scale" not in hints else {}
+    known = (family.scale, family.shift) if family else (1.0, 0.0)
+    said = (hints.get("scale", beside.scale), hints.get("shift", beside.shift))
+    try:
+        scale, shift = (float(ours if one is None else one) for one, ours in zip(said, known, strict=True))
+        if scale > 0:
+            return scale, shift
+    except ValueError:
+        pass
+    raise BadInput(f"scale and shift: wanted numbers, the scale above 0, got {said[0]} and {said[1]}.")
+
+
+def _card(
+    family: Family | None, pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside, assumed: dict[str, Any]
+) -> Card:
+    """What is known of the model, and in ``origin`` what was only taken to be so."""
+    metadata = {key: value for piece in pieces for key, value in piece.weights.metadata.items()}
+    licence = str(hints.get("licence") or metadata.get("modelspec.license") or beside.licence)
+    if not licence:
+        licence = f"not stated (public weights of {family.title}: {family.licence})" if family else "not stated"
+    files, names = [piece.where for piece in pieces], sorted({piece.dialect.name for piece in pieces})
+    origin: dict[str, Any] = {"files": files, "dialect": names}
+    origin |= {"family": family.name} if family else {}
+    origin |= {"hints": dict(hints)} if hints else {}
+    origin |= {"assumed": assumed} if assumed else {}
+    settings = beside.settings.over(family.settings) if family else beside.settings
+    size = family.size if family else 512
+    name = metadata.get("modelspec.title") or beside.name or (family.title if family else pieces[0].where)
+    return Card(name=name, size=(size, size), settings=settings, licence=licence, origin=origin)

@@ -1,0 +1,65 @@
+"""The public families, of which ``families.toml`` is the table: by what each is known, what its files cannot tell."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safelight.config import Slot, read
+from safelight.diffusion.process import Process
+from safelight.settings import Settings
+
+SCHEDULE, PREDICTION = Slot("diffusion.schedule"), Slot("diffusion.prediction")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a family beside its weights, in the words of ``families.toml``."""
+
+    name: str
+    title: str
+    fits: Mapping[str, Any]
+    schedule: Any
+    prediction: Any
+    scale: float
+    licence: str
+    shift: float = 0.0
+    towers: tuple[str, ...] = ()
+    size: int = 512
+    settings: Settings = field(default_factory=Settings)
+
+    def process(self, prediction: Any = None) -> Process:
+        """Its schedule and prediction, or another prediction that the user knows of."""
+        return Process(SCHEDULE.read(self.schedule), PREDICTION.read(prediction or self.prediction))
+
+    def knows(self, kind: str, config: Any) -> bool:
+        """Whether a denoiser of this configuration is one of the family."""
+        return kind == self.fits["kind"] and all(
+            _agrees(vars(config)[name], wanted) for name, wanted in self.fits.items() if name != "kind"
+        )
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """All families by name."""
+    table = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+    for one in table.values():  # what a family is like stands above it
+        if "like" in one:
+            like = table[one.pop("like")]
+            fits = {**like["fits"], **one.get("fits", {})}
+            one |= {**like, **one, "fits": fits}
+    return {name: read(Family, {"name": name, **one}, f"families.toml {name}") for name, one in table.items()}
+
+
+def family_of(kind: str, config: Any) -> Family | None:
+    """The family of a denoiser, the last that knows it; None if it is of none."""
+    return next((one for one in reversed(list(families().values())) if one.knows(kind, config)), None)
+
+
+def _agrees(value: Any, wanted: Any) -> bool:
+    """Whether a field has the value that is wanted: lists by their length, numbers also by whether they are 0."""
+    if isinstance(value, tuple):
+        value = len(value)
+    return bool(value) == wanted if isinstance(wanted, bool) else bool(value == wanted)

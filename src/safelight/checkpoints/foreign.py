@@ -1,0 +1,62 @@
+"""What other programs wrote: single files, several together, and folders of parts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safelight.checkpoints.assembly import Beside, Outline, assemble, check, outline
+from safelight.checkpoints.diffusers_folder import read_folder, read_part
+from safelight.checkpoints.pieces import Piece, pieces
+from safelight.checkpoints.weights import open_weights
+from safelight.errors import BadInput
+from safelight.model import LatentDiffusion
+
+YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a file, or a folder in a layout of others."""
+    return path.is_file() or (path / "model_index.json").is_file() or is_part(path)
+
+
+def is_part(folder: Path) -> bool:
+    """Whether a folder holds one part in diffusers' or transformers' layout."""
+    return (
+        (folder / "config.json").is_file()
+        and not (folder / "manifest.json").is_file()
+        and any(folder.glob("*.safetensors*"))
+    )
+
+
+def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], Beside]:
+    """All parts in these files and folders, and what a folder says beside them. BadInput if one cannot be read."""
+    check(hints)
+    found: list[Piece] = []
+    beside = Beside()
+    for path in paths:
+        if path.is_file():
+            found += pieces(open_weights(path), path.name, hints, _ema(hints))
+        elif (path / "model_index.json").is_file():
+            parts, beside = read_folder(path, hints)
+            found += parts
+        else:
+            found.append(read_part(path, hints))
+    return found, beside
+
+
+def read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> LatentDiffusion:
+    """The model that these files and folders hold together, in the precision of its files."""
+    return assemble(plan(paths, hints))
+
+
+def plan(paths: Sequence[Path], hints: Mapping[str, Any]) -> Outline:
+    """What these files and folders hold together, from their headers alone."""
+    found, beside = find(paths, hints)
+    return outline(found, hints, beside)
+
+
+def _ema(hints: Mapping[str, Any]) -> bool:
+    said = str(hints.get("ema", "no")).lower()
+    if said not in YES:
+        raise BadInput(f"hint ema: wanted yes or no, got {hints['ema']!r}.")
+    return YES[said]

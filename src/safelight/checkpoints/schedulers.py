@@ -1,0 +1,110 @@
+"""diffusers' ``scheduler_config.json`` as a process and the settings that go with it, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safelight.diffusion import prediction, schedule
+from safelight.diffusion.process import Process
+from safelight.errors import BadInput
+from safelight.settings import SPACING, Settings
+from safelight.types import Prediction
+
+PREDICTIONS: Mapping[str, Prediction] = {
+    "epsilon": prediction.Noise(),
+    "v_prediction": prediction.V(),
+    "sample": prediction.Clean(),
+}
+Betas = type[schedule.ScaledLinear] | type[schedule.LinearBeta]
+BETAS: Mapping[str, Betas] = {"scaled_linear": schedule.ScaledLinear, "linear": schedule.LinearBeta}
+SAMPLERS = {
+    "DDIMScheduler": "euler",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler:eta=1",
+    "HeunDiscreteScheduler": "heun",
+    "PNDMScheduler": "pndm",
+    "LMSDiscreteScheduler": "lms",
+    "DDPMScheduler": "ddpm",
+    "DPMSolverMultistepScheduler": "dpmpp2m",
+    "UniPCMultistepScheduler": "unipc",
+    "DEISMultistepScheduler": "deis",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
+    "FlowMatchEulerDiscreteScheduler": "euler",
+    "FlowMatchHeunDiscreteScheduler": "heun",
+}
+
+
+def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
+    """The process and the settings of a configuration; a learned variance shows in the denoiser, not here.
+
+    Raises BadInput for a scheduler or a prediction that is not known.
+    """
+    kind = config.get("_class_name")
+    if kind not in SAMPLERS:
+        raise BadInput(f"{where}: wanted one of {', '.join(SAMPLERS)}, got {kind!r}; put another scheduler there.")
+    if str(kind).startswith("FlowMatch"):
+        spacing: Any = {"kind": "shifted-twice", "shift": float(config.get("shift", 1.0))}
+        if config.get("use_dynamic_shifting"):
+            ends = {"low_tokens": "base_image_seq_len", "low_mu": "base_shift"}
+            ends |= {"high_tokens": "max_image_seq_len", "high_mu": "max_shift"}
+            spacing = {"kind": "shifted-by-tokens"} | {ours: config[one] for ours, one in ends.items() if one in config}
+        return Process(schedule.Linear(), prediction.Flow()), Settings(sampler=SAMPLERS[kind], spacing=spacing)
+    what = config.get("prediction_type", "epsilon")
+    betas = config.get("beta_schedule", "linear")
+    if what not in PREDICTIONS or betas not in BETAS or config.get("trained_betas") is not None:
+        raise BadInput(
+            f"{where}: wanted a prediction_type of {', '.join(PREDICTIONS)} and betas of {', '.join(BETAS)}, got "
+            f"{what!r} and {betas!r}; this scheduler cannot be read."
+        )
+    kept = {"steps": "num_train_timesteps", "beta_start": "beta_start", "beta_end": "beta_end"}
+    made = {ours: config[one] for ours, one in kept.items() if one in config}
+    process = Process(BETAS[betas](**made, zero_terminal=bool(config.get("rescale_betas_zero_snr"))), PREDICTIONS[what])
+    return process, Settings(sampler=SAMPLERS[kind], spacing=_spacing(config))
+
+
+def write(process: Process, settings: Settings) -> dict[str, Any]:
+    """A configuration that diffusers reads as this process; BadInput if it has no scheduler for it."""
+    made = process.schedule
+    if isinstance(made, schedule.Linear) and isinstance(process.prediction, prediction.Flow):
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000} | _shift(settings)
+    betas = [name for name, kind in BETAS.items() if isinstance(made, kind)]
+    noise = prediction.NoiseAndVariance
+    asked = prediction.Noise() if isinstance(process.prediction, noise) else process.prediction
+    what = [name for name, one in PREDICTIONS.items() if one == asked]
+    if not betas or not what or not isinstance(made, schedule.ScaledLinear | schedule.LinearBeta):
+        raise BadInput(f"no scheduler of diffusers has the schedule {made} with the prediction {process.prediction}.")
+    return {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": betas[0],
+        "beta_start": made.beta_start,
+        "beta_end": made.beta_end,
+        "num_train_timesteps": made.steps,
+        "prediction_type": what[0],
+        "rescale_betas_zero_snr": made.zero_terminal,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "timestep_spacing": "trailing" if made.zero_terminal else "leading",
+    }
+
+
+def _spacing(config: Mapping[str, Any]) -> Any:
+    """The times that the scheduler visits."""
+    steps = int(config.get("num_train_timesteps", 1000))
+    if config.get("use_karras_sigmas"):
+        return "karras"
+    how = config.get("timestep_spacing", "leading")
+    if how == "trailing":
+        return "uniform"
+    if how == "linspace":
+        return {"kind": "linspace", "table": steps}
+    return {"kind": "leading", "table": steps, "offset": int(config.get("steps_offset", 0))}
+
+
+def _shift(settings: Settings) -> dict[str, Any]:
+    spacing = vars(SPACING.read(settings.spacing or "uniform"))
+    if "high_mu" in spacing:
+        ends = {"base_image_seq_len": "low_tokens", "base_shift": "low_mu"}
+        ends |= {"max_image_seq_len": "high_tokens", "max_shift": "high_mu"}
+        return {"shift": 1.0, "use_dynamic_shifting": True} | {theirs: spacing[ours] for theirs, ours in ends.items()}
+    return {"shift": spacing.get("shift", 1.0), "use_dynamic_shifting": False}
