@@ -26,9 +26,11 @@ class Family:
     scale: float
     licence: str
     shift: float = 0.0
-    towers: tuple[str, ...] = ()
     size: int = 512
     settings: Settings = field(default_factory=Settings)
+    text: str = ""
+    single: Mapping[str, Any] = field(default_factory=dict)
+    folder: Mapping[str, Any] = field(default_factory=dict)
 
     def process(self, prediction: Any = None) -> Process:
         """Its schedule and prediction, or another prediction that the user knows of."""
@@ -48,8 +50,8 @@ def families() -> Mapping[str, Family]:
     for one in table.values():  # what a family is like stands above it
         if "like" in one:
             like = table[one.pop("like")]
-            fits = {**like["fits"], **one.get("fits", {})}
-            one |= {**like, **one, "fits": fits}
+            nested = {key: {**like[key], **one.get(key, {})} for key in ("fits", "single", "folder")}
+            one |= {**like, **one, **nested}
     return {name: read(Family, {"name": name, **one}, f"families.toml {name}") for name, one in table.items()}
 
 
