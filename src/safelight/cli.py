@@ -122,6 +122,30 @@ def inspect(
 
 
 @app.command()
+def convert(
+    sources: Annotated[list[str], typer.Argument(metavar="IN... OUT", help="What to read, then what to write.")],
+    to: Annotated[str, typer.Option(help="native, single-file or diffusers.")] = "native",
+    hint: HINT = None,
+    as_json: JSON = False,
+) -> None:
+    """Write a model in another layout: our folder, one safetensors file, or a folder as diffusers has it.
+
+    Weights stay as they are, to the bit. Several files may hold one model: name them all, and where to write it last.
+
+    Example: safelight convert sd-v1-5.safetensors sd-v1-5 --to diffusers
+    """
+    if len(sources) < 2:
+        raise BadInput("convert: wanted what to read and then what to write, got one name.")
+    from safelight.checkpoints import read, save
+
+    *given, out = sources
+    model = read(given, _hints(hint))
+    save(model, out, to)
+    facts = {"file": out, "to": to, "name": model.card.name, **model.card.origin}
+    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False, default=str) if as_json else out)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A name, folder or file with an autoencoder.")],
     data: Annotated[Path, typer.Argument(help="A folder or zip of pictures.")],

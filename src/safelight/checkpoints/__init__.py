@@ -71,10 +71,18 @@ def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | N
     return whole
 
 
-def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native") -> None:
-    """Write a model folder: config.json, one safetensors a part, a card and a manifest of hashes."""
-    from safelight.checkpoints.native import write_model
+DIALECTS = ("native", "single-file", "diffusers")
 
-    if dialect != "native":
-        raise unknown("dialect", dialect, ["native"])
-    write_model(model, Path(folder))
+
+def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native") -> None:
+    """Write a model: a native folder, one safetensors file of its family's layout, or a folder of diffusers' layout.
+
+    Raises BadInput if the dialect is unknown, cannot hold the model, or something else is in the way.
+    """
+    from safelight.checkpoints.native import write_model
+    from safelight.checkpoints.writing import write_folder, write_single
+
+    writers = dict(zip(DIALECTS, (write_model, write_single, write_folder), strict=True))
+    if dialect not in writers:
+        raise unknown("dialect", dialect, DIALECTS)
+    writers[dialect](model, Path(folder))

@@ -81,6 +81,8 @@ def assemble(plan: Outline) -> LatentDiffusion:
         like = torch.ones(piece.config.latent_channels)
         kept = {"scale.mean": like * plan.shift, "scale.deviation": like / plan.scale}
         parts["autoencoder"] = build(piece, kept)
+    if plan.towers and plan.family and plan.family.text:
+        parts["conditioner"] = reading(plan.family, plan.towers, plan.pieces.get("denoiser"))
     return LatentDiffusion(**parts, process=plan.process, card=plan.card)
 
 
@@ -94,6 +96,33 @@ def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
     state = {**(given or {})}
     state |= piece.dialect.table(piece.config).read(piece.weights, module.state_dict(), piece.where)
     return assigned(module, state, piece.where)
+
+
+def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> nn.Module | None:
+    """The conditioner that these text towers are; None if one that the family needs is in none of the files.
+
+    Where a family has two of CLIP's towers, the narrower comes first.
+    """
+    kinds = kinds_of(family.text)
+    clips = sorted((one for one in towers if one.kind == "clip"), key=lambda one: int(one.config.width))
+    by_kind = {"clip": clips, "t5": [one for one in towers if one.kind == "t5"]}
+    found = [by_kind[kind].pop(0) if by_kind[kind] else None for kind in kinds]
+    if None in found[: kinds.count("clip")]:
+        return None
+    wide = 4096 if denoiser is None else denoiser.config.text_width
+    config = joined(family.text, [None if one is None else one.config for one in found], wide)
+    with torch.device("meta"):
+        module = config.build()
+    state: dict[str, Tensor] = {name: one for name, one in module.state_dict().items() if name.endswith("_extra_state")}
+    for number, one in enumerate(found):
+        if one is not None:
+            reader = module.towers[number]
+            if one.tokenizer:
+                reader.words.give(one.tokenizer, one.where)
+            table = one.dialect.table(one.config).read(one.weights, reader.network.state_dict(), one.where)
+            state |= {f"towers.{number}.network.{name}": tensor for name, tensor in table}
+            state[f"towers.{number}.words._extra_state"] = reader.words.get_extra_state()
+    return assigned(module, state, " and ".join(one.where for one in found if one is not None))
 
 
 def check(hints: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Hub-style folders with ``model_index.json``: a folder for each part, with its configuration, one for the schedule."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ PARTS = {  # folder → part; towers in this order
     "controlnet": "control",
 }
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "scheduler", "low_res_scheduler")
+TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", ".fp16", ".bf16")
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
@@ -35,7 +37,8 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
     found = []
     for name in listed:
         if name in PARTS:
-            found.append(read_part(folder / name, hints, PARTS[name]))
+            words = _files(folder / name.replace("text_encoder", "tokenizer")) if PARTS[name] == "tower" else {}
+            found.append(replace(read_part(folder / name, hints, PARTS[name]), tokenizer=words))
         elif name not in UNUSED and not name.startswith("tokenizer"):
             raise BadInput(
                 f"{folder.name}/model_index.json names {name!r} ({index[name][-1]}), which no known family has; known "
@@ -73,6 +76,11 @@ def weights_in(folder: Path) -> Weights:
                 if (folder / name).is_file():
                     return open_weights(folder / name)
     raise BadInput(f"{folder} holds no weights: wanted {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it.")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The files of a tokenizer's folder."""
+    return {name: path.read_bytes() for name in TOKENIZER if (path := folder / name).is_file()}
 
 
 def _index_name(stem: str, variant: str, suffix: str) -> str:

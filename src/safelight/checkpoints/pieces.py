@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -45,6 +45,7 @@ class Piece:
     weights: Weights
     where: str  # the file, and the prefix in it
     said: Mapping[str, Any]  # what a folder's configuration says of it
+    tokenizer: Mapping[str, bytes] = field(default_factory=dict)  # of a tower, the files that lie beside it
 
     @property
     def kind(self) -> str:

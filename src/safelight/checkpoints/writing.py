@@ -1,0 +1,236 @@
+"""A model in the layouts of other programs: one file, or a folder for each part; to the bit what it was read from."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from safelight.autoencoders import kl
+from safelight.checkpoints import schedulers
+from safelight.checkpoints.families import Family, families, family_of
+from safelight.checkpoints.native import contiguous, write_json
+from safelight.checkpoints.pieces import dialects
+from safelight.checkpoints.table import Dialect
+from safelight.config import kind_of
+from safelight.errors import BadInput
+from safelight.files import writing, writing_folder
+from safelight.model import Card, LatentDiffusion, module
+
+LARGEST = 10 * 10**9  # bytes of one file in a folder; what is larger is divided
+
+
+class Written(NamedTuple):
+    """A part on its way out: our ``state`` of it, and the words that it is written in."""
+
+    part: str  # denoiser, autoencoder, towers
+    number: int  # of several towers
+    config: Any
+    state: Mapping[str, Tensor]
+    scale: Mapping[str, float]  # of latents, in the words of a folder's configuration
+
+
+def write_single(model: LatentDiffusion, path: Path) -> None:
+    """All parts in one safetensors file, by the names of the family's first publisher; a lone part by bare names.
+
+    Raises BadInput if no family has such parts, or its layout cannot hold what they are.
+    """
+    if path.suffix != ".safetensors":
+        raise BadInput(f"a single file wants a name that ends in .safetensors, got {path.name!r}.")
+    family, parts = _parts(model)
+    tensors: dict[str, Tensor] = {}
+    for one in parts:
+        if family is None:
+            prefix, dialect = "", _dialect("ldm", one)
+        else:
+            places = family.single[one.part]
+            prefix, name = places[one.number] if one.part == "towers" else places
+            dialect = _dialect(name, one)
+            known = {"scaling_factor": family.scale, "shift_factor": family.shift}
+            if any(abs(known[key] - value) > 1e-5 for key, value in one.scale.items()):
+                raise BadInput(
+                    f"a single file of {family.title} has latents of the scale {family.scale:g}, got "
+                    f"{one.scale['scaling_factor']:g}, which it cannot say; write a folder (--to diffusers)."
+                )
+        tensors |= {prefix + name: one for name, one in dialect.table(one.config).write(one.state)}
+    metadata = {"format": "pt", "modelspec.title": model.card.name, "modelspec.license": model.card.licence}
+    with writing(path) as aside:
+        save_file(contiguous(tensors), aside, metadata=metadata)
+
+
+def write_folder(model: LatentDiffusion, folder: Path) -> None:
+    """A folder of diffusers' layout, with its ``model_index.json``; a lone autoencoder as the folder of one part.
+
+    Raises BadInput if no family has such parts, or if something else is in the way.
+    """
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise BadInput(f"{str(folder)!r} is not empty; write to a folder that is new.")
+    family, parts = _parts(model)
+    with writing_folder(folder) as aside:
+        if family is None:
+            (only,) = parts
+            _write_part(only, aside)
+            return
+        index: dict[str, Any] = {"_class_name": family.folder["pipeline"]}
+        for one in parts:
+            name, library, kind = _place(one, family)
+            _write_part(one, aside / name)
+            index[name] = [library, kind]
+            if one.part == "towers":
+                words = name.replace("text_encoder", "tokenizer")
+                tokenizer = "T5TokenizerFast" if kind.startswith("T5") else "CLIPTokenizer"
+                _write_words(module(model.conditioner), one.number, aside / words)
+                index[words] = ["transformers", tokenizer]
+        if model.process is not None:
+            scheduler = schedulers.write(model.process, model.card.settings)
+            (aside / "scheduler").mkdir()
+            write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
+            index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        write_json(aside / "model_index.json", dict(sorted(index.items())))
+        (aside / "README.md").write_text(_card(model.card), encoding="utf-8")
+
+
+def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
+    """The family and all parts; the family is None for an autoencoder alone."""
+    parts: list[Written] = []
+    family = None
+    if model.denoiser is not None:
+        config = vars(module(model.denoiser))["config"]
+        known = model.card.origin.get("family")
+        family = families().get(str(known)) or family_of(kind_of(config), config)
+        if family is None:
+            raise BadInput(f"no public layout holds a denoiser like this ({kind_of(config)}); save it as native.")
+        parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), {}))
+    if model.autoencoder is not None:
+        parts.append(_latents(module(model.autoencoder)))
+    if model.conditioner is not None and family is not None:
+        parts += _towers(module(model.conditioner), family)
+    if not parts:
+        raise BadInput("the model has no part that could be written.")
+    return family, parts
+
+
+def _latents(autoencoder: nn.Module) -> Written:
+    """An autoencoder whose latents have one scale for all channels, which is all that other layouts can say.
+
+    Where ours has one for each, it goes into the 1×1 convolutions beside the latents, which then make and take
+    standard latents themselves: the same pictures but for rounding.
+    """
+    config, state = vars(autoencoder)["config"], autoencoder.state_dict()
+    mean, deviation = state.get("scale.mean"), state.get("scale.deviation")
+    if mean is None or deviation is None:
+        return Written("autoencoder", 0, config, state, {})
+    if bool((mean == mean[0]).all() and (deviation == deviation[0]).all()):
+        scale = {"scaling_factor": 1 / float(deviation[0]), "shift_factor": float(mean[0])}
+        return Written("autoencoder", 0, config, state, {key: round(value, 6) for key, value in scale.items()})
+    if not isinstance(config, kl.Config) or not config.quant:
+        raise BadInput("latents with a scale for each channel can be written for kl with quant convolutions only.")
+    return Written("autoencoder", 0, config, folded(state), {"scaling_factor": 1.0, "shift_factor": 0.0})
+
+
+def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a ``kl`` with quant convolutions, with the latents' scale in them and that of none beside."""
+    state = dict(state)
+    mean, deviation = state["scale.mean"].double(), state["scale.deviation"].double()
+    rows = torch.cat([1 / deviation, torch.ones_like(deviation)])  # of the mean, then of the log-variance
+    shift = torch.cat([-mean / deviation, -2 * deviation.log()])
+    weight, kind = state["quant.weight"].double(), state["quant.weight"].dtype
+    state["quant.weight"] = (weight * rows[:, None, None, None]).to(kind)
+    state["quant.bias"] = (state["quant.bias"].double() * rows + shift).to(kind)
+    weight = state["post_quant.weight"].double()
+    state["post_quant.weight"] = (weight * deviation[None, :, None, None]).to(kind)
+    state["post_quant.bias"] = (state["post_quant.bias"].double() + weight[:, :, 0, 0] @ mean).to(kind)
+    return state
+
+
+def _towers(conditioner: nn.Module, family: Family) -> list[Written]:
+    if not family.text or kind_of(vars(conditioner)["config"]) != "towers":
+        kind = kind_of(vars(conditioner)["config"])
+        raise BadInput(f"files of {family.title} hold no conditioner of the kind {kind}; save the model as native.")
+    found = []
+    for number, reader in enumerate(vars(conditioner)["_modules"]["towers"]):
+        if reader.network is not None:
+            state = reader.network.state_dict()
+            found.append(Written("towers", number, reader.tower.network, state, {}))
+    return found
+
+
+def _dialect(name: str, one: Written) -> Dialect:
+    """The dialect of that name for a part of this kind."""
+    part = "tower" if one.part == "towers" else one.part
+    for dialect in dialects():
+        if (dialect.name, dialect.part) == (name, part) and kind_of(dialect.example) == kind_of(one.config):
+            return dialect
+    raise BadInput(f"the layout {name} has no {part} of the kind {kind_of(one.config)}; save the model as native.")
+
+
+def _place(one: Written, family: Family) -> tuple[str, str, str]:
+    """The folder of a part, and the library and the class that read it."""
+    if one.part == "denoiser":
+        return family.folder["denoiser"][0], "diffusers", family.folder["denoiser"][1]
+    if one.part == "towers":
+        name = "text_encoder" + (f"_{one.number + 1}" if one.number else "")
+        return name, "transformers", family.folder["towers"][one.number]
+    kind = kind_of(one.config)
+    return ("vqvae", "diffusers", "VQModel") if kind == "vq" else ("vae", "diffusers", "AutoencoderKL")
+
+
+def _write_part(one: Written, folder: Path) -> None:
+    """The configuration and the weights of a part, in several files where they are large."""
+    dialect = _dialect("transformers" if one.part == "towers" else "diffusers", one)
+    assert dialect.describe is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", {**dialect.describe(one.config), **one.scale})
+    tensors = dict(dialect.table(one.config).write(one.state))
+    stem = "model" if one.part == "towers" else "diffusion_pytorch_model"
+    shards = _shards(tensors)
+    for number, shard in enumerate(shards, 1):
+        name = f"{stem}-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"
+        save_file(contiguous({key: tensors[key] for key in shard}), folder / name, metadata={"format": "pt"})
+    if len(shards) > 1:
+        places = {
+            key: f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+            for number, shard in enumerate(shards, 1)
+            for key in shard
+        }
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    held = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and held + tensor.nbytes > LARGEST:
+            shards.append([])
+            held = 0
+        shards[-1].append(name)
+        held += tensor.nbytes
+    return shards
+
+
+def _write_words(conditioner: nn.Module, number: int, folder: Path) -> None:
+    """The tokenizer of a tower, as its library saves it."""
+    reader = vars(conditioner)["_modules"]["towers"][number]
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(reader.words.tokenizer.to_str(), encoding="utf-8")
+    length = {"model_max_length": reader.tower.length}
+    kind = "T5TokenizerFast" if reader.tower.words == "t5" else "CLIPTokenizer"
+    markers = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    if reader.tower.words == "clip":
+        begin, end = "<|startoftext|>", "<|endoftext|>"
+        pad = end if reader.tower.pad == "end" else "!"
+        markers = {"bos_token": begin, "eos_token": end, "unk_token": end, "pad_token": pad}
+        model = json.loads(reader.words.tokenizer.to_str())["model"]
+        write_json(folder / "vocab.json", model["vocab"])
+        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind, **length, **markers})
+
+
+def _card(card: Card) -> str:
+    """The model card, with its licence where the hub looks for it."""
+    return f"---\nlicense: other\nlicense_name: {card.licence}\n---\n\n# {card.name}\n\n{card.summary}\n"
