@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from safelight.checkpoints import safetensor
+from safelight.checkpoints import pickled, safetensor
 from safelight.checkpoints.stored import Source, Stored
 from safelight.checkpoints.table import Shapes
 from safelight.errors import BadInput
@@ -75,9 +75,12 @@ class Weights(Mapping[str, Tensor]):
 
 
 def open_weights(path: Path) -> Weights:
-    """The weights in a file, known by its content: safetensors, or the index of several such files.
+    """The weights in a file, known by its content: safetensors, PyTorch's own, or the index of several.
 
-    No tensor is read yet. Raises BadInput if there is no such file, if it is of another kind or not whole.
+    No tensor is read yet, and no pickle ever executed. A file of PyTorch's may nest its tensors: names are paths, to
+    be chosen among by ``under("state_dict.")``, ``under("ema.")``, …; other words and numbers are in ``metadata``,
+    and under ``unread`` there the names of objects that were left alone. Raises BadInput if there is no such file, if
+    it is of another kind or not whole.
     """
     source = Source.of(path)
     opening = source.read(0, 64)
@@ -89,10 +92,20 @@ def open_weights(path: Path) -> Weights:
 def _single(source: Source, opening: bytes) -> Weights:
     if safetensor.looks_like(opening):
         return Weights(*safetensor.read_header(source))
+    if pickled.looks_like(opening):
+        if source.path.suffix == ".safetensors":
+            raise BadInput(
+                f"{source.path.name} is named safetensors and is a PyTorch pickle; whoever renamed it may mean harm: "
+                "get it elsewhere, or call it .ckpt to have its tensors read (nothing in it is ever executed)."
+            )
+        return Weights(*pickled.read_pickled(source))
     for start, what in STRANGERS.items():
         if opening.startswith(start):
             raise BadInput(f"{source.path.name} is {what}.")
-    raise BadInput(f"{source.path.name} is no file of weights: it begins with {opening[:8]!r}; wanted safetensors.")
+    raise BadInput(
+        f"{source.path.name} is no file of weights: it begins with {opening[:8]!r}; wanted safetensors or a "
+        "PyTorch checkpoint."
+    )
 
 
 def _shards(source: Source) -> Weights:
