@@ -14,6 +14,7 @@ from safelight.errors import BadInput
 from safelight.types import Condition, Denoiser, Tokens
 
 SMALL = {"width": 32, "depth": 2, "heads": 2, "text_width": 8, "vector_width": 5, "extra_channels": 2}
+TWO_STREAMS = {"channels": 4, "width": 32, "depth": 3, "heads": 2, "text_width": 8, "vector_width": 5, "side": 8}
 CONFIGS = {
     "dit": {
         "cross": SMALL,
@@ -21,9 +22,14 @@ CONFIGS = {
         "shared": SMALL | {"modulation": "shared"},
         "closed": {"width": 32, "depth": 2, "heads": 2, "text": "none"},
     },
+    "mmdit": {
+        "sd3": TWO_STREAMS | {"qk_norm": False},
+        "sd35": TWO_STREAMS | {"dual": (0,)},
+    },
 }
 OPEN = {"cross": ("tokens", "vector", "channels"), "closed": ()}
 OPEN |= {"joint": OPEN["cross"], "shared": OPEN["cross"]}
+OPEN |= dict.fromkeys(("sd3", "sd35"), ("tokens", "vector", "residuals"))
 CASES = [(kind, case) for kind, cases in CONFIGS.items() for case in cases]
 WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "residuals")
 
@@ -67,7 +73,7 @@ def every_way(batch: int = 3, space=(6, 10), words: int = 8) -> dict[str, object
         "scalars": {"scale": torch.ones(batch)},
         "channels": torch.randn(batch, 2, *space, generator=draw),
         "references": (torch.randn(batch, 4, *space, generator=draw),),
-        "residuals": (torch.randn(batch, 4, *space, generator=draw),),
+        "residuals": (torch.randn(batch, space[0] * space[1] // 4, 32, generator=draw),),
     }
 
 
@@ -119,7 +125,9 @@ def test_a_sample_does_not_know_its_batch(network, case):
         tokens = given.tokens and Tokens(given.tokens.values[i : i + 1], given.tokens.mask[i : i + 1])
         vector = None if given.vector is None else given.vector[i : i + 1]
         channels = None if given.channels is None else given.channels[i : i + 1]
-        alone = network(noisy[i : i + 1], time[i : i + 1], Condition(tokens, vector=vector, channels=channels))
+        told = Condition(tokens, vector=vector, channels=channels)
+        told = replace(told, residuals=tuple(one[i : i + 1] for one in given.residuals))
+        alone = network(noisy[i : i + 1], time[i : i + 1], told)
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
 
 

@@ -63,6 +63,19 @@ class Swapped:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """Theirs is a convolution of ``patch`` by ``patch`` in steps as long, ours a linear layer on whole patches."""
+
+    patch: int
+
+    def read(self, theirs: Tensor) -> Tensor:
+        return rearrange(theirs, "d c p q -> d (p q c)")
+
+    def write(self, ours: Tensor) -> Tensor:
+        return rearrange(ours, "d (p q c) -> d c p q", p=self.patch, q=self.patch)
+
+
+@dataclass(frozen=True)
 class Transposed:
     """Theirs multiplies from the right: x @ W."""
 
@@ -177,10 +190,10 @@ class Dialect:
 
 
 def layer(ours: str, *theirs: str, bias: bool = True, change: Change = SAME, rows: tuple[int, ...] = ()) -> list[Rule]:
-    """The rules of a layer's weight and, if it has one, bias; a bias has no trailing axes and is not transposed."""
+    """The rules of a layer's weight and, if it has one, bias; a bias has no axis but its own."""
     rules = [Rule(f"{ours}.weight", tuple(f"{one}.weight" for one in theirs), change, rows)]
     if bias:
-        plain = SAME if isinstance(change, Pointwise | Transposed) else change
+        plain = SAME if isinstance(change, Pointwise | Patches | Transposed) else change
         rules.append(Rule(f"{ours}.bias", tuple(f"{one}.bias" for one in theirs), plain, rows))
     return rules
 

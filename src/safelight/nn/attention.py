@@ -57,6 +57,52 @@ class CrossAttention(nn.Module):
         return answer
 
 
+class Heads(nn.Module):
+    """Queries, keys and values of one sequence and the way out, for an attention that several sequences share.
+
+    ``qk_norm`` is a root mean square norm with weights on queries and keys. A sequence that ``asks`` nothing is only
+    looked at; the norm of its queries, which files hold, is kept beside the parameters.
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool = False, asks: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        q_norm = RMSNorm if asks else Kept
+        self.q_norm = q_norm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.out = nn.Linear(width, width) if asks else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, n, width) → queries, keys and values, (b, n, heads, d) each."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return self.q_norm(q), self.k_norm(k), v
+
+
+class RMSNorm(nn.RMSNorm):
+    """x over its root mean square along the last axis, times a weight, in the precision of x (arXiv 1910.07467)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class Kept(nn.Module):
+    """A ``weight`` that files hold and no answer depends on."""
+
+    weight: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) or (1 or b, n, m) is true →
     (b, n, heads · d)."""
@@ -77,3 +123,11 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> T
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     mixed: Tensor = scores.softmax(dim=-1) @ v
     return mixed
+
+
+def lonely(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
+    """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a word all as before."""
+    sees = torch.eye(n, dtype=torch.bool, device=device)
+    sees[:, :ahead] = True
+    sees[:ahead] = True
+    return sees[None] if mask is None else sees & mask[:, None]

@@ -1,12 +1,13 @@
-"""Rotary positions over any number of axes."""
+"""Where tokens lie: rotary positions over any number of axes, and the fixed table of sines."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safelight.errors import BadInput
+from safelight.types import Shape
 
 
 class Rotation(NamedTuple):
@@ -51,3 +52,48 @@ def grid_positions(grid: Sequence[int], device: torch.device | None = None) -> T
     """Where the tokens of a ``grid`` lie, in the order in which they are flattened → (n, axes)."""
     lines = [torch.arange(size, device=device) for size in grid]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(-1, len(grid))
+
+
+class PositionTable(nn.Module):
+    """A fixed vector for each patch of a square of ``side``: ``table`` (1, side², width), the rows one after another.
+
+    It is made of sines (ViT, DiT: arXiv 2212.09748); a file's own table takes its place, and is then what is read.
+    """
+
+    table: Tensor
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.side = side
+        self.register_buffer("table", sines(grid_positions((side, side)), width)[None])
+
+    def middle(self, grid: Shape) -> Tensor:
+        """The vectors of a ``grid`` in the middle of the square, (1, n, width) (SD 3: arXiv 2403.03206, 5.3.2).
+
+        Raises BadInput if it is larger than the square.
+        """
+        height, width = grid
+        if max(grid) > self.side:
+            raise BadInput(
+                f"there are positions for {self.side}×{self.side} patches, not for {height}×{width}: "
+                "take a smaller size."
+            )
+        top, left = (self.side - height) // 2, (self.side - width) // 2
+        square = self.table.reshape(1, self.side, self.side, -1)
+        return square[:, top : top + height, left : left + width].flatten(1, 2)
+
+    def stretched(self, grid: Shape) -> Tensor:
+        """The whole square, seen as a ``grid`` of other sides: the same stretch in finer or coarser steps."""
+        if tuple(grid) == (self.side, self.side):
+            return self.table
+        steps = torch.tensor([self.side / length for length in grid], dtype=torch.float64, device=self.table.device)
+        places = grid_positions(grid, self.table.device) * steps
+        return sines(places, self.table.shape[-1])[None].to(self.table.dtype)
+
+
+def sines(positions: Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of each axis of ``positions`` (n, axes), the last axis first → (n, width) in float32."""
+    share = width // positions.shape[1] // 2
+    slower = 10_000.0 ** -(torch.arange(share, dtype=torch.float64, device=positions.device) / share)
+    angles = positions.double().flip(-1)[..., None] * slower  # (n, axes, share)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float()

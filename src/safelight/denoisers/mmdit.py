@@ -1,0 +1,191 @@
+"""The multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (arXiv 2403.03206).
+
+Text and patches are two sequences with weights of their own that meet in one attention. The last block answers for the
+patches alone. SD 3.5 adds a norm of queries and keys and, in its medium size, an attention of the patches among
+themselves in the first blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safelight.diffusion.condition import refuse
+from safelight.errors import BadInput
+from safelight.nn.attention import Heads, attend, lonely
+from safelight.nn.blocks import WHOLE, Less
+from safelight.nn.embeddings import TimeEmbedding
+from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
+from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
+from safelight.nn.positions import PositionTable
+from safelight.types import Condition, Latents, Network
+
+
+@dataclass(frozen=True)
+class Config:
+    """A transformer for latents of ``channels``, told text of ``text_width`` and a pooled vector of ``vector_width``.
+
+    It has positions for ``side`` × ``side`` patches. ``dual`` are the blocks with a second attention among patches.
+    """
+
+    channels: int = 16
+    patch: int = 2
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    text_width: int = 256
+    vector_width: int = 256
+    side: int = 64
+    qk_norm: bool = True
+    dual: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "dual" and name != "qk_norm" and value <= 0:
+                raise BadInput(f"{name} must be above 0, not {value}.")
+        if self.width % self.heads or self.width % 4:
+            raise BadInput(f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another.")
+        if any(not 0 <= block < self.depth for block in self.dual):
+            raise BadInput(f"dual must name blocks from 0 to {self.depth - 1}, not {self.dual}.")
+
+    def build(self) -> "MMDiT":
+        """The network, freshly initialised: its answer is zero everywhere."""
+        return MMDiT(self)
+
+
+class MMDiT(nn.Module):
+    """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents' shape.
+
+    It takes ``tokens``, ``vector`` and ``residuals``, each of which may be left out. Residuals, (b, n, width) each, are
+    added to the patches after every block but the last; if they are fewer than the blocks, one serves several blocks
+    in turn. Any other way in, and sizes that the patch does not divide or the positions do not reach, are BadInput.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.grain = config.patch
+        self.takes = frozenset({"tokens", "vector", "residuals"})
+        width, volume = config.width, config.channels * config.patch**2
+        self.patches = nn.Linear(volume, width)
+        self.positions = PositionTable(config.side, width)
+        self.time = TimeEmbedding(width)
+        self.vector = nn.Sequential(nn.Linear(config.vector_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.text = nn.Linear(config.text_width, width)
+        self.blocks = cast("list[Block]", nn.ModuleList(Block(config, index) for index in range(config.depth)))
+        self.final = Final(width, volume)
+        begin_at_rest(self)
+
+    def prepare(self, condition: Condition) -> Condition:
+        """Project the text once for all steps: ``tokens.projected`` becomes one tensor (b, n, width)."""
+        refuse(condition, self.takes, "this transformer")
+        tokens = condition.tokens
+        if tokens is None or tokens.projected:
+            return condition
+        projected = self.text(tokens.values.to(self.text.weight.dtype))
+        return replace(condition, tokens=replace(tokens, projected=(projected,)))
+
+    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
+        """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
+        return partial(self, less=Less.of(skip, alone, len(self.blocks)))
+
+    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+        """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
+        demand_latents(noisy, self.config.channels)
+        grid = patch_grid(noisy.shape[2:], self.config.patch)
+        condition = self.prepare(condition)
+        x = self.patches(patchify(noisy.to(self.patches.weight.dtype), self.config.patch))  # (b, n, width)
+        x = x + self.positions.middle(grid).to(x.dtype)
+        text, mask, ahead = None, None, 0
+        if condition.tokens is not None:
+            text, ahead = condition.tokens.projected[0].to(x.dtype), condition.tokens.mask.shape[1]
+            mask = F.pad(condition.tokens.mask, (0, x.shape[1]), value=True)
+        heard, last = self.hear(time, condition.vector), len(self.blocks) - 1
+        only_self = lonely(mask, ahead + x.shape[1], ahead, x.device) if less.alone else None
+        for index, block in enumerate(self.blocks):
+            if index not in less.skip:
+                x, text = block(x, text, heard, only_self if index in less.alone else mask)
+            if condition.residuals and index < last:
+                x = x + condition.residuals[index * len(condition.residuals) // len(self.blocks)].to(x.dtype)
+        return unpatchify(self.final(x, heard), self.config.patch, grid).to(noisy.dtype)
+
+    def hear(self, time: Tensor, vector: Tensor | None) -> Tensor:
+        """Time and vector as one embedding (b, width), ready for the modulations."""
+        heard: Tensor = self.time(time)
+        if vector is not None:
+            heard = heard + self.vector(vector.to(self.patches.weight.dtype))
+        return F.silu(heard)
+
+
+class Block(nn.Module):
+    """One attention of patches and text together, and an MLP for each; in the last block the text only answers."""
+
+    def __init__(self, config: Config, index: int) -> None:
+        super().__init__()
+        dual, last = index in config.dual, index == config.depth - 1
+        self.patches = Stream(config, 9 if dual else 6)
+        self.text = Stream(config, 2 if last else 6)
+        self.dual = Heads(config.width, config.heads, config.qk_norm) if dual else None
+
+    def forward(
+        self, x: Tensor, text: Tensor | None, heard: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``x`` (b, n, width), ``text`` (b, m, width), ``heard`` (b, width) → patches and text anew.
+
+        ``mask`` over text and patches, in this order: true for what may be looked at, (b, m + n), or looked at by
+        each, (1 or b, m + n, m + n).
+        """
+        n = x.shape[1]
+        shift, scale, *mine = self.patches.scales(heard, x.dtype)
+        q, k, v = self.patches.attention(modulated(x, shift, scale))
+        theirs: list[Tensor] = []
+        if text is not None:
+            shift, scale, *theirs = self.text.scales(heard, x.dtype)
+            asked, *seen = self.text.attention(modulated(text, shift, scale))
+            k, v = (torch.cat(pair, dim=1) for pair in zip(seen, (k, v), strict=True))
+            q = torch.cat([asked, q], dim=1) if theirs else q
+        mixed = attend(q, k, v, mask[:, -q.shape[1] :] if mask is not None and mask.ndim == 3 else mask)
+        if text is not None and theirs:
+            text = self.text.onward(text, mixed[:, :-n], theirs)
+        return self.patches.onward(x, mixed[:, -n:], mine, self.among(x, mask, mine[4:])), text
+
+    def among(self, x: Tensor, mask: Tensor | None, scales: Sequence[Tensor]) -> Tensor | None:
+        """What the second attention adds to the patches ``x`` (b, n, width); None if there is none."""
+        if self.dual is None or self.dual.out is None:
+            return None
+        n, (shift, scale, gate) = x.shape[1], scales
+        q, k, v = self.dual(modulated(x, shift, scale))
+        mixed = attend(q, k, v, mask[:, -n:, -n:] if mask is not None and mask.ndim == 3 else None)
+        added: Tensor = gate * self.dual.out(mixed)
+        return added
+
+
+class Stream(nn.Module):
+    """What one of the sequences has of its own in a block; with two ``parts`` of modulation it is only looked at."""
+
+    def __init__(self, config: Config, parts: int) -> None:
+        super().__init__()
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        self.modulation = Modulation(width, parts)
+        self.attention = Heads(width, config.heads, config.qk_norm, asks=parts > 2)
+        mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        self.mlp = mlp if parts > 2 else None
+
+    def scales(self, heard: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Shifts, scales and gates, (b, 1, width) each, as ``onward`` and the two norms before attention take them."""
+        scales: tuple[Tensor, ...] = self.modulation(heard).to(dtype).split(1, dim=1)
+        return scales
+
+    def onward(self, x: Tensor, mixed: Tensor, scales: Sequence[Tensor], more: Tensor | None = None) -> Tensor:
+        """``x`` (b, n, width) with what attention ``mixed``, with ``more``, and through the MLP."""
+        assert self.attention.out is not None
+        assert self.mlp is not None
+        gate, shift, scale, gate_mlp, *_ = scales
+        x = torch.addcmul(x, gate, self.attention.out(mixed))
+        x = x if more is None else x + more
+        return torch.addcmul(x, gate_mlp, self.mlp(modulated(x, shift, scale)))
