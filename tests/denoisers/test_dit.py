@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from safelight.denoisers.dit import Config, lonely
+from safelight.denoisers.dit import Config
 from safelight.errors import BadInput
+from safelight.nn.attention import lonely
 from safelight.types import Condition, Skippable, Tokens
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "text_width": 8}

@@ -5,7 +5,7 @@ any number of axes, text by cross-attention (PixArt-α, arXiv 2310.00426) or in 
 that all blocks share (adaLN-single, idem).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, cast
@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
-from safelight.nn.attention import CrossAttention, SelfAttention
+from safelight.nn.attention import CrossAttention, SelfAttention, lonely
+from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
-from safelight.nn.patchify import patch_grid, patchify, unpatchify
+from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
+from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
 from safelight.nn.positions import Rotation, grid_positions, rotation, split
 from safelight.types import Condition, Latents, Network, Shape, Tokens
 
@@ -80,16 +82,10 @@ class DiT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Xavier throughout; zero wherever a branch joins the trunk, so that each block starts as the identity."""
+        """As ``begin_at_rest``, and zero where text joins the trunk, so that each block starts as the identity."""
+        begin_at_rest(self)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, Modulation | Final):
-                nn.init.zeros_(module.linear.weight)
-            elif isinstance(module, CrossAttention):
+            if isinstance(module, CrossAttention):
                 nn.init.zeros_(module.out.weight)
 
     def prepare(self, condition: Condition) -> Condition:
@@ -111,31 +107,13 @@ class DiT(nn.Module):
                 projected += block.cross.project(values)
         return replace(condition, tokens=replace(tokens, projected=projected))
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
-        """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, *space)."""
-        return self.answer(noisy, time, condition)
-
     def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
         """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
-        for block in (*skip, *alone):
-            if not 0 <= block < len(self.blocks):
-                raise BadInput(f"this transformer has the blocks 0 to {len(self.blocks) - 1}, not {block}: name these.")
-        return partial(self.answer, skip=frozenset(skip), alone=frozenset(alone))
+        return partial(self, less=Less.of(skip, alone, len(self.blocks)))
 
-    def answer(
-        self,
-        noisy: Latents,
-        time: Tensor,
-        condition: Condition,
-        skip: Collection[int] = (),
-        alone: Collection[int] = (),
-    ) -> Tensor:
-        """``forward`` and, less some of its parts, what ``without`` gives."""
-        if noisy.ndim - 2 != self.config.axes or noisy.shape[1] != self.config.channels:
-            raise BadInput(
-                f"this transformer takes {self.config.channels} channels on {self.config.axes} spatial axes, "
-                f"not latents of shape {tuple(noisy.shape)}."
-            )
+    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+        """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, *space)."""
+        demand_latents(noisy, self.config.channels, self.config.axes)
         grid = patch_grid(noisy.shape[2:], self.config.patch)
         condition = self.prepare(condition)
         tokens = condition.tokens
@@ -148,10 +126,10 @@ class DiT(nn.Module):
             x = torch.cat([tokens.projected[0], x], dim=1)  # (b, text + n, width)
         turn = self.turn(grid, ahead, x.device)
         shared = heard if self.modulation is None else self.modulation(heard)
-        only_self = lonely(mask, x.shape[1], ahead, x.device) if alone else None
+        only_self = lonely(mask, x.shape[1], ahead, x.device) if less.alone else None
         for index, block in enumerate(self.blocks):
-            if index not in skip:
-                x = block(x, shared, turn, only_self if index in alone else mask, self.asked(tokens, index))
+            if index not in less.skip:
+                x = block(x, shared, turn, only_self if index in less.alone else mask, self.asked(tokens, index))
         answer = self.final(x[:, ahead:], heard)  # (b, n, patch^axes · channels)
         return unpatchify(answer, self.config.patch, grid).to(noisy.dtype)
 
@@ -214,19 +192,6 @@ class Block(nn.Module):
         return torch.addcmul(x, gate_mlp, self.mlp(modulated(x, shift_mlp, scale_mlp)))
 
 
-class Modulation(nn.Module):
-    """adaLN-zero: ``parts`` vectors from what is heard, (b, width) → (b, parts, width); all zero at first."""
-
-    def __init__(self, width: int, parts: int) -> None:
-        super().__init__()
-        self.parts = parts
-        self.linear = nn.Linear(width, parts * width)
-
-    def forward(self, heard: Tensor) -> Tensor:
-        vectors: Tensor = self.linear(heard).unflatten(-1, (self.parts, -1))
-        return vectors
-
-
 class Table(nn.Module):
     """adaLN-single: what one block adds to the modulation that all share, (b, parts, width) → the same."""
 
@@ -236,30 +201,3 @@ class Table(nn.Module):
 
     def forward(self, shared: Tensor) -> Tensor:
         return shared + self.offsets
-
-
-class Final(nn.Module):
-    """The last modulated norm and the patches' values, (b, n, width) → (b, n, out); all zero at first."""
-
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.modulation = Modulation(width, 2)
-        self.linear = nn.Linear(width, out)
-
-    def forward(self, x: Tensor, heard: Tensor) -> Tensor:
-        shift, scale = self.modulation(heard).to(x.dtype).split(1, dim=1)
-        answer: Tensor = self.linear(modulated(x, shift, scale))
-        return answer
-
-
-def lonely(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
-    """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a word all as before."""
-    sees = torch.eye(n, dtype=torch.bool, device=device)
-    sees[:, :ahead] = True
-    sees[:ahead] = True
-    return sees[None] if mask is None else sees & mask[:, None]
-
-
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights of ``x`` (b, n, width), then scaled and shifted by (b, 1, width)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)

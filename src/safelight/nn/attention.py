@@ -57,6 +57,17 @@ class CrossAttention(nn.Module):
         return answer
 
 
+class RMSNorm(nn.RMSNorm):
+    """x over its root mean square along the last axis, times a weight, in the precision of x (arXiv 1910.07467)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) or (1 or b, n, m) is true →
     (b, n, heads · d)."""
@@ -77,3 +88,11 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> T
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     mixed: Tensor = scores.softmax(dim=-1) @ v
     return mixed
+
+
+def lonely(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
+    """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a word all as before."""
+    sees = torch.eye(n, dtype=torch.bool, device=device)
+    sees[:, :ahead] = True
+    sees[:ahead] = True
+    return sees[None] if mask is None else sees & mask[:, None]

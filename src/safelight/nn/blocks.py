@@ -4,13 +4,33 @@ A block is the outermost composite element of a ``ModuleList`` or ``Sequential``
 pyramid, a block of a transformer. Most of a network's activations and time are spent there, and what is done to a block
 changes neither names nor values of weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from safelight.errors import BadInput
+
+
+class Less(NamedTuple):
+    """What a transformer leaves out of one pass: whole blocks, and in others what patches see beside themselves."""
+
+    skip: frozenset[int] = frozenset()
+    alone: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, skip: Iterable[int], alone: Iterable[int], count: int) -> "Less":
+        """BadInput if a block is named that a transformer of ``count`` blocks does not have."""
+        for block in (*skip, *alone):
+            if not 0 <= block < count:
+                raise BadInput(f"this transformer has the blocks 0 to {count - 1}, not {block}: name these.")
+        return cls(frozenset(skip), frozenset(alone))
+
+
+WHOLE = Less()
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:

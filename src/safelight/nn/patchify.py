@@ -4,7 +4,7 @@ from einops import rearrange
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.types import Shape
+from safelight.types import Latents, Shape
 
 
 def patch_grid(space: Shape, patch: int) -> Shape:
@@ -12,6 +12,15 @@ def patch_grid(space: Shape, patch: int) -> Shape:
     if any(size % patch for size in space):
         raise BadInput(f"latents of size {'×'.join(map(str, space))} cannot be cut into patches of {patch}.")
     return tuple(size // patch for size in space)
+
+
+def demand_latents(noisy: Latents, channels: int, axes: int = 2) -> None:
+    """BadInput unless ``noisy`` has so many channels on so many spatial axes."""
+    if noisy.ndim - 2 != axes or noisy.shape[1] != channels:
+        raise BadInput(
+            f"this transformer takes {channels} channels on {axes} spatial axes, "
+            f"not latents of shape {tuple(noisy.shape)}."
+        )
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
