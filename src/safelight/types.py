@@ -335,6 +335,13 @@ class Skippable(Protocol):
 
 
 @runtime_checkable
+class Hearing(Protocol):
+    """A denoiser that says by name which scalars it hears, so that others are refused before the first step."""
+
+    hears: frozenset[str]
+
+
+@runtime_checkable
 class Conditioner(Protocol):
     """Prompts → a condition of the same batch."""
 

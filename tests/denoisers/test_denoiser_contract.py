@@ -15,6 +15,7 @@ from safelight.types import Condition, Denoiser, Tokens
 
 SMALL = {"width": 32, "depth": 2, "heads": 2, "text_width": 8, "vector_width": 5, "extra_channels": 2}
 TWO_STREAMS = {"channels": 4, "width": 32, "depth": 3, "heads": 2, "text_width": 8, "vector_width": 5, "side": 8}
+FLUX = {"channels": 4, "width": 32, "axes": (4, 6, 6), "double": 1, "single": 2, "text_width": 8}
 CONFIGS = {
     "dit": {
         "cross": SMALL,
@@ -26,10 +27,20 @@ CONFIGS = {
         "sd3": TWO_STREAMS | {"qk_norm": False},
         "sd35": TWO_STREAMS | {"dual": (0,)},
     },
+    "flux": {
+        "dev": FLUX | {"vector_width": 5, "extra_channels": 2},
+        "schnell": FLUX | {"vector_width": 5, "guidance": False},
+        "second": FLUX | {"axes": (4, 4, 4, 4), "vector_width": 0, "generation": 2},
+    },
 }
 OPEN = {"cross": ("tokens", "vector", "channels"), "closed": ()}
 OPEN |= {"joint": OPEN["cross"], "shared": OPEN["cross"]}
 OPEN |= dict.fromkeys(("sd3", "sd35"), ("tokens", "vector", "residuals"))
+OPEN |= {
+    "dev": ("tokens", "vector", "channels", "scalars", "references"),
+    "schnell": ("tokens", "vector", "references"),
+}
+OPEN |= {"second": ("tokens", "scalars", "references")}
 CASES = [(kind, case) for kind, cases in CONFIGS.items() for case in cases]
 WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "residuals")
 
@@ -70,7 +81,7 @@ def every_way(batch: int = 3, space=(6, 10), words: int = 8) -> dict[str, object
         "tokens": tokens,
         "streams": (tokens,),
         "vector": torch.randn(batch, 5, generator=draw),
-        "scalars": {"scale": torch.ones(batch)},
+        "scalars": {"guidance": 3 * torch.rand(batch, generator=draw) + 2},
         "channels": torch.randn(batch, 2, *space, generator=draw),
         "references": (torch.randn(batch, 4, *space, generator=draw),),
         "residuals": (torch.randn(batch, space[0] * space[1] // 4, 32, generator=draw),),
@@ -127,6 +138,8 @@ def test_a_sample_does_not_know_its_batch(network, case):
         channels = None if given.channels is None else given.channels[i : i + 1]
         told = Condition(tokens, vector=vector, channels=channels)
         told = replace(told, residuals=tuple(one[i : i + 1] for one in given.residuals))
+        told = replace(told, scalars={name: one[i : i + 1] for name, one in given.scalars.items()})
+        told = replace(told, references=tuple(one[i : i + 1] for one in given.references))
         alone = network(noisy[i : i + 1], time[i : i + 1], told)
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
 

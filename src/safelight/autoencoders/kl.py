@@ -24,7 +24,7 @@ class Config:
     channels: int = 3
     groups: int = 32  # of the group norms
     attention: tuple[int, ...] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
-    quant: bool = True  # 1×1 convolutions beside the latents: SD 1, 2, XL have them, SD 3 and FLUX do not
+    quant: bool = True  # 1×1 convolutions beside the latents: SD 1, 2, XL have them, SD 3 and FLUX.1 do not
 
     def __post_init__(self) -> None:
         self.pyramid.demand("kl", self.latent_channels)

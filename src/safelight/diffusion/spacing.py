@@ -262,6 +262,25 @@ class ShiftedByTokens:
 
 
 @dataclass(frozen=True)
+class ShiftedByTokensAndSteps:
+    """Uniform, shifted as FLUX.2 does: shift = exp(mu), and mu rises with the tokens and falls with the steps.
+
+    It lies on a line through what was fitted at 10 and at 200 steps, each linear in the tokens; beyond 4300 tokens that
+    at 200 holds for all (black-forest-labs/flux2). Raises BadInput unless the tokens are at least 1.
+    """
+
+    tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        demand(1 <= self.tokens <= 2**24, "tokens must be at least 1", self.tokens, "4096 is 1024 x 1024 pixels")
+
+    def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
+        few, many = 8.73809524e-05 * self.tokens + 1.89833333, 0.00016927 * self.tokens + 0.45666666
+        mu = many if self.tokens > 4300 else many + (few - many) * (200 - steps) / 190
+        return Shifted(math.exp(mu))(steps, schedule, begin)
+
+
+@dataclass(frozen=True)
 class ShiftedTwice:
     """As the reference of SD3 and SD3.5 shifts: its training table is shifted, and the steps between its ends again.
 

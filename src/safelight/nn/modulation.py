@@ -8,10 +8,10 @@ from torch.nn import functional as F
 class Modulation(nn.Module):
     """adaLN-zero: ``parts`` vectors from what is heard, (b, width) → (b, parts, width); all zero at first."""
 
-    def __init__(self, width: int, parts: int) -> None:
+    def __init__(self, width: int, parts: int, bias: bool = True) -> None:
         super().__init__()
         self.parts = parts
-        self.linear = nn.Linear(width, parts * width)
+        self.linear = nn.Linear(width, parts * width, bias)
 
     def forward(self, heard: Tensor) -> Tensor:
         vectors: Tensor = self.linear(heard).unflatten(-1, (self.parts, -1))
@@ -21,10 +21,10 @@ class Modulation(nn.Module):
 class Final(nn.Module):
     """The last modulated norm and the patches' values, (b, n, width) → (b, n, out); all zero at first."""
 
-    def __init__(self, width: int, out: int) -> None:
+    def __init__(self, width: int, out: int, bias: bool = True) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 2)
-        self.linear = nn.Linear(width, out)
+        self.modulation = Modulation(width, 2, bias)
+        self.linear = nn.Linear(width, out, bias)
 
     def forward(self, x: Tensor, heard: Tensor) -> Tensor:
         shift, scale = self.modulation(heard).to(x.dtype).split(1, dim=1)

@@ -41,6 +41,34 @@ def rotation(positions: Tensor, width: int, base: float = 10_000.0) -> Rotation:
     return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
 
+class PairRotation(NamedTuple):
+    """A turn for each token of a sequence that pairs neighbours, channel 2i with 2i + 1: ``cos``, ``sin`` (n, d/2)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Turn ``x`` (…, n, heads, d), in float32."""
+        cos, sin = self.cos[:, None], self.sin[:, None]
+        even, odd = x.float()[..., ::2], x.float()[..., 1::2]  # (…, n, heads, d/2)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def pair_rotation(positions: Tensor, widths: Sequence[int], base: float = 10_000.0) -> PairRotation:
+    """The turns for tokens at ``positions`` (n, axes), of which each axis has so many channels of a head: FLUX.
+
+    The angles are products in float64, as there; only their cosines and sines are float32.
+    """
+    device = positions.device
+    places = positions.cpu().double() if device.type == "mps" else positions.double()  # mps has no float64
+    angles = [
+        places[:, axis, None] * base ** -(torch.arange(0, width, 2, device=places.device, dtype=torch.float64) / width)
+        for axis, width in enumerate(widths)
+    ]
+    angle = torch.cat(angles, dim=-1)  # (n, d/2)
+    return PairRotation(angle.cos().float().to(device), angle.sin().float().to(device))
+
+
 def split(pairs: int, axes: int) -> tuple[int, ...]:
     """``pairs`` shared out among ``axes`` as evenly as they go, the first axes taking what is left over."""
     if pairs < axes:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safelight.diffusion.guidance._rules import demand_number
-from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.errors import BadInput
+from safelight.types import Condition, Estimate, Hearing, Latents, Negative, Networks, NoiseLevel, Pass, Question
 
 
 @dataclass(frozen=True)
 class Distilled:
     """A guidance-distilled network hears the scale and answers guided, in one pass (arXiv 2210.03142).
 
-    The scale goes in as the scalar ``name``; a network that hears no such scalar refuses it. Raises BadInput unless
-    the scale is a number.
+    The scale goes in as the scalar ``name``; a network that says that it hears no such scalar is refused by ``begin``,
+    any other such one refuses. Raises BadInput unless the scale is a number.
     """
 
     scale: float = 3.5
@@ -24,6 +25,12 @@ class Distilled:
         demand_number("scale", self.scale, "3.5 is usual")
 
     def begin(self, networks: Networks) -> Distilled:
+        network = networks(Pass())
+        if isinstance(network, Hearing) and self.name not in network.hears:
+            raise BadInput(
+                f"this guidance tells its scale as {self.name!r}, which {type(network).__name__} does not hear: "
+                "it was not distilled so; choose guidance none."
+            )
         return self
 
     def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:

@@ -1,0 +1,308 @@
+"""The transformers of FLUX: latents, text and reference pictures as one sequence (black-forest-labs/flux and /flux2).
+
+First come blocks with weights of their own for pictures and for text, which meet in attention (Esser et al., arXiv
+2403.03206), then blocks that see one sequence and attend and compute side by side (ViT-22B, arXiv 2302.05442).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import prod
+from typing import Literal, cast
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safelight.diffusion.condition import refuse
+from safelight.errors import BadInput
+from safelight.nn.attention import RMSNorm, attend, lonely
+from safelight.nn.blocks import WHOLE, Less
+from safelight.nn.embeddings import sinusoidal
+from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
+from safelight.nn.patchify import demand_latents, patch_grid
+from safelight.nn.positions import PairRotation, grid_positions, pair_rotation
+from safelight.types import Condition, Latents, Network, Shape
+
+WAVES = 256
+"""How many sinusoids time and guidance are heard by."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """FLUX.1-dev with the defaults. A width of 0 closes a way in; ``axes`` are the channels of a head that turn with
+    the picture's number, the row, the column and (generation 2) the word's number: their sum is a head's width.
+
+    Generation 2 (FLUX.2) has no biases, gated MLPs, modulations that all blocks share, words with places and other
+    frequencies.
+    """
+
+    channels: int = 16
+    extra_channels: int = 0  # 80 in Fill (masked latents, mask), as many as channels in Canny and Depth
+    patch: int = 2
+    width: int = 3072
+    axes: tuple[int, ...] = (16, 56, 56)
+    double: int = 19  # blocks with weights of their own for text
+    single: int = 38  # blocks of one sequence
+    mlp_ratio: float = 4.0
+    text_width: int = 4096
+    vector_width: int = 768
+    guidance: bool = True  # whether it hears the scale: dev does, schnell does not
+    generation: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        closable = ("extra_channels", "double", "single", "vector_width")
+        for name, value in asdict(self).items():
+            if name not in ("axes", "guidance") and value < (least := 0 if name in closable else 1e-9):
+                raise BadInput(f"{name} must be {'0 or more' if least == 0 else 'above 0'}, not {value}.")
+        if len(self.axes) != self.generation + 2 or any(one < 2 or one % 2 for one in self.axes):
+            raise BadInput(f"axes wants {self.generation + 2} even numbers of channels, got {self.axes}.")
+        if self.width % sum(self.axes):
+            raise BadInput(f"a width of {self.width} is no multiple of a head's {sum(self.axes)} channels.")
+
+    @property
+    def heads(self) -> int:
+        """How many heads attend."""
+        return self.width // sum(self.axes)
+
+    @property
+    def hidden(self) -> int:
+        """The width within the MLPs."""
+        return round(self.width * self.mlp_ratio)
+
+    def build(self) -> "Flux":
+        """The network, freshly initialised: its answer is zero everywhere."""
+        return Flux(self)
+
+
+class Flux(nn.Module):
+    """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents' shape.
+
+    It takes ``tokens``, ``references`` (b, channels, h', w') of any sizes, ``vector`` and ``channels`` if they have a
+    width, and the scalar ``guidance`` if it was distilled to hear one; left out, that is 1: none. Any other way in, and
+    a size that the patch does not divide, is BadInput.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.grain = config.patch
+        bias, area = config.generation == 1, config.patch**2
+        self.patches = nn.Linear((config.channels + config.extra_channels) * area, config.width, bias)
+        self.text = nn.Linear(config.text_width, config.width, bias)
+        self.time = heard_by(WAVES, config.width, bias)
+        self.guidance = heard_by(WAVES, config.width, bias) if config.guidance else None
+        self.vector = heard_by(config.vector_width, config.width, bias) if config.vector_width else None
+        shared = config.generation == 2
+        self.shared_image = Modulation(config.width, 6, bias) if shared else None
+        self.shared_text = Modulation(config.width, 6, bias) if shared else None
+        self.shared_single = Modulation(config.width, 3, bias) if shared else None
+        self.doubles = cast("list[Double]", nn.ModuleList(Double(config) for _ in range(config.double)))
+        self.singles = cast("list[Single]", nn.ModuleList(Single(config) for _ in range(config.single)))
+        self.final = Final(config.width, config.channels * area, bias)
+        self.hears = frozenset({"guidance"} if config.guidance else ())
+        ways = {"vector": config.vector_width, "channels": config.extra_channels, "scalars": self.hears}
+        self.takes = frozenset({"tokens", "references", *(name for name, is_open in ways.items() if is_open)})
+        begin_at_rest(self)
+
+    def prepare(self, condition: Condition) -> Condition:
+        """Project the text once for all steps: ``tokens.projected`` is the one tensor (b, n, width) that enters the
+        sequence. A condition that is prepared already is returned as it is."""
+        refuse(condition, self.takes, "this FLUX")
+        if unheard := sorted(set(condition.scalars) - self.hears):
+            raise BadInput(f"of scalars this FLUX hears {sorted(self.hears)}, not {unheard}: leave them out.")
+        tokens = condition.tokens
+        if tokens is None or tokens.projected:
+            return condition
+        return replace(condition, tokens=replace(tokens, projected=(self.text(self.cast(tokens.values)),)))
+
+    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
+        """This network without the blocks ``skip``, and with patches that see only themselves and the text in those
+        ``alone``; blocks are counted through, the double ones first."""
+        return partial(self, less=Less.of(skip, alone, len(self.doubles) + len(self.singles)))
+
+    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+        """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
+        condition = self.prepare(condition)
+        pictures = (noisy, *condition.references)
+        for one in pictures:
+            demand_latents(one, self.config.channels)
+        grids = [patch_grid(one.shape[2:], self.config.patch) for one in pictures]
+        joined = [self.join(noisy, condition.channels), *(self.join(one, None) for one in condition.references)]
+        image = self.patches(torch.cat([self.pack(one) for one in joined], dim=1))  # (b, n, width)
+        text, mask = image[:, :0], None  # (b, words, width)
+        if condition.tokens is not None:
+            text = condition.tokens.projected[0]
+            mask = F.pad(condition.tokens.mask, (0, image.shape[1]), value=True)
+        ahead, whole = text.shape[1], text.shape[1] + image.shape[1]
+        turn = pair_rotation(self.places(ahead, grids, image.device), self.config.axes, self.base)
+        heard = self.hear(time, condition)
+        told = [heard if one is None else one(heard) for one in (self.shared_image, self.shared_text)]
+        only_self = lonely(mask, whole, ahead, image.device) if less.alone else None
+        for index, block in enumerate(self.doubles):
+            if index not in less.skip:
+                image, text = block(image, text, *told, turn, only_self if index in less.alone else mask)
+        x = torch.cat([text, image], dim=1)  # (b, words + n, width)
+        told_single = heard if self.shared_single is None else self.shared_single(heard)
+        for index, layer in enumerate(self.singles, len(self.doubles)):
+            if index not in less.skip:
+                x = layer(x, told_single, turn, only_self if index in less.alone else mask)
+        own = x[:, ahead : ahead + prod(grids[0])]
+        return self.unpack(self.final(own, heard), grids[0]).to(noisy.dtype)
+
+    @property
+    def base(self) -> float:
+        """The inverse of the slowest frequency, nearly."""
+        return 10_000.0 if self.config.generation == 1 else 2_000.0
+
+    def cast(self, x: Tensor) -> Tensor:
+        """In the precision of the parameters."""
+        return x.to(self.patches.weight.dtype)
+
+    def join(self, latents: Latents, channels: Float[Tensor, "b extra *space"] | None) -> Tensor:
+        """The latents and whatever is concatenated to them."""
+        if self.config.extra_channels == 0:
+            return self.cast(latents)
+        if channels is None:
+            channels = latents.new_zeros(len(latents), self.config.extra_channels, *latents.shape[2:])
+        return self.cast(torch.cat([latents, channels.to(latents.dtype)], dim=1))
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) → (b, n, c · patch²), row by row: the channel outermost, as FLUX's latents were packed."""
+        return F.pixel_unshuffle(x, self.config.patch).flatten(2).transpose(1, 2)
+
+    def unpack(self, x: Tensor, grid: Shape) -> Tensor:
+        """The inverse of ``pack``."""
+        rows, columns = grid
+        return F.pixel_shuffle(rearrange(x, "b (h w) c -> b c h w", h=rows, w=columns), self.config.patch)
+
+    def hear(self, time: Tensor, condition: Condition) -> Tensor:
+        """Time, guidance and vector as one embedding (b, width), ready for the modulations."""
+        heard: Tensor = self.time(self.cast(sinusoidal(time, WAVES)))
+        if self.guidance is not None:
+            scale = condition.scalars.get("guidance", torch.ones_like(time))
+            heard = heard + self.guidance(self.cast(sinusoidal(1000 * scale.float(), WAVES)))
+        if self.vector is not None and condition.vector is not None:
+            heard = heard + self.vector(self.cast(condition.vector))
+        return F.silu(heard)
+
+    def places(self, ahead: int, grids: Sequence[Shape], device: torch.device) -> Tensor:
+        """Where each token lies, (words + n, axes): the number of its picture, row, column and, if it has one, word.
+
+        The picture that is made is number 0; a reference is one further, in generation 2 ten further. The words lie
+        at 0, in generation 2 one after another on an axis of their own.
+        """
+        axes, apart = len(self.config.axes), 1 if self.config.generation == 1 else 10
+        words = torch.zeros(ahead, axes, device=device)
+        if self.config.generation == 2:
+            words[:, -1] = torch.arange(ahead, device=device)
+        places = [words]
+        for number, grid in enumerate(grids):
+            rows = F.pad(grid_positions(grid, device).float(), (1, axes - 3))  # (n, axes)
+            rows[:, 0] = number * apart
+            places.append(rows)
+        return torch.cat(places)
+
+
+class Double(nn.Module):
+    """A block in which picture and text have weights of their own and one attention."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.image, self.text = Stream(config), Stream(config)
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor,
+        told_image: Tensor,
+        told_text: Tensor,
+        turn: PairRotation,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``image`` (b, n, width), ``text`` (b, words, width), what each is told → both."""
+        of_image, of_text = self.image.parts(image, told_image), self.text.parts(text, told_text)
+        asked = zip(self.text.ask(text, *of_text[:2]), self.image.ask(image, *of_image[:2]), strict=True)
+        q, k, v = (torch.cat(pair, dim=1) for pair in asked)  # (b, words + n, heads, d)
+        mixed = attend(turn(q), turn(k), v, mask)
+        ahead = text.shape[1]
+        image = self.image.take(image, mixed[:, ahead:], *of_image[2:])
+        return image, self.text.take(text, mixed[:, :ahead], *of_text[2:])
+
+
+class Stream(nn.Module):
+    """What a double block does to one of its two sequences, before and after they meet."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        bias, width = config.generation == 1, config.width
+        self.heads = config.heads
+        self.modulation = Modulation(width, 6) if config.generation == 1 else None
+        self.qkv = nn.Linear(width, 3 * width, bias)
+        self.q_norm = RMSNorm(width // config.heads)
+        self.k_norm = RMSNorm(width // config.heads)
+        self.out = nn.Linear(width, width, bias)
+        self.enter = nn.Linear(width, config.hidden * config.generation, bias)
+        self.leave = nn.Linear(config.hidden, width, bias)
+        self.activate = activation(config)
+
+    def parts(self, x: Tensor, told: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of attention, then of the MLP, (b, 1, width) each."""
+        told = (told if self.modulation is None else self.modulation(told)).to(x.dtype)
+        shift, scale, gate, *mlp = told.split(1, dim=1)
+        return (shift, scale, gate, *mlp)
+
+    def ask(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (b, n, heads, d) each."""
+        q, k, v = self.qkv(modulated(x, shift, scale)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def take(self, x: Tensor, mixed: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, last: Tensor) -> Tensor:
+        """``x`` (b, n, width) with what attention gave, then the MLP."""
+        x = torch.addcmul(x, gate, self.out(mixed))
+        return torch.addcmul(x, last, self.leave(self.activate(self.enter(modulated(x, shift, scale)))))
+
+
+class Single(nn.Module):
+    """A block of one sequence: attention and MLP at once, from one projection into one."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        bias, width = config.generation == 1, config.width
+        self.heads, self.width = config.heads, width
+        self.modulation = Modulation(width, 3) if config.generation == 1 else None
+        self.enter = nn.Linear(width, 3 * width + config.hidden * config.generation, bias)
+        self.q_norm = RMSNorm(width // config.heads)
+        self.k_norm = RMSNorm(width // config.heads)
+        self.leave = nn.Linear(width + config.hidden, width, bias)
+        self.activate = activation(config)
+
+    def forward(self, x: Tensor, told: Tensor, turn: PairRotation, mask: Tensor | None) -> Tensor:
+        """``x`` (b, n, width) → the same."""
+        told = (told if self.modulation is None else self.modulation(told)).to(x.dtype)
+        shift, scale, gate = told.split(1, dim=1)
+        entered = self.enter(modulated(x, shift, scale))
+        qkv, inner = entered.split([3 * self.width, entered.shape[-1] - 3 * self.width], dim=-1)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # (b, n, heads, d) each
+        mixed = attend(turn(self.q_norm(q)), turn(self.k_norm(k)), v, mask)
+        return torch.addcmul(x, gate, self.leave(torch.cat([mixed, self.activate(inner)], dim=-1)))
+
+
+class Gated(nn.Module):
+    """SwiGLU (Shazeer, arXiv 2002.05202): the first half, through SiLU, times the second."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return F.silu(first) * second
+
+
+def activation(config: Config) -> nn.Module:
+    """What stands between the layers of an MLP."""
+    return nn.GELU("tanh") if config.generation == 1 else Gated()
+
+
+def heard_by(width: int, out: int, bias: bool) -> nn.Sequential:
+    """(b, width) → (b, out): how time, guidance and vector are embedded."""
+    return nn.Sequential(nn.Linear(width, out, bias), nn.SiLU(), nn.Linear(out, out, bias))
