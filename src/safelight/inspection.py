@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from safelight.checkpoints import locate
@@ -58,7 +59,8 @@ def show(found: dict[str, Any], console: Console) -> None:
 def _show_model(found: dict[str, Any], console: Console) -> None:
     card = found["card"]
     height, width = card["size"]
-    console.print(f"[bold]{card['name']}[/]  {width}×{height} pixels, licence: {card['licence']}", soft_wrap=True)
+    told = f"{width}×{height} pixels, licence: {card['licence']}"
+    console.print(f"[bold]{escape(card['name'])}[/]  {escape(told)}", soft_wrap=True)
     if "title" in found:
         console.print(f"family: {found['title']} ({found['family']})")
     table = Table("part", "kind", "parameters", "precision", "MB", box=None, pad_edge=False)

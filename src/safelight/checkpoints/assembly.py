@@ -65,7 +65,8 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     process = beside.process
     if family is not None and (process is None or "prediction" in hints):
         process = family.process(hints.get("prediction"))
-        assumed |= {} if "prediction" in hints else {"prediction": family.prediction}
+        unsure = "prediction" in family.unsure and "prediction" not in hints
+        assumed |= {"prediction": family.prediction} if unsure else {}
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
     towers = tuple(piece for piece in pieces if piece.part == "tower")
     return Outline(single, towers, family, process, _card(family, pieces, hints, beside, assumed), scale, shift)

@@ -28,6 +28,7 @@ class Family:
     shift: float = 0.0
     size: int = 512
     settings: Settings = field(default_factory=Settings)
+    unsure: tuple[str, ...] = ()
     text: str = ""
     single: Mapping[str, Any] = field(default_factory=dict)
     folder: Mapping[str, Any] = field(default_factory=dict)

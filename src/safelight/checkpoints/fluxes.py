@@ -28,6 +28,13 @@ class Words:
         return f"{self.layers[ours][0].format(i=0)}.{what}"
 
 
+EXAMPLES = {
+    1: flux.Config(),
+    2: flux.Config(axes=(32, 32, 32, 32), vector_width=0, generation=2),
+}
+"""By generation: what strangers are compared with."""
+
+
 def dialect(words: Words, describe: Callable[[flux.Config], Mapping[str, Any]] | None = None) -> Dialect:
     """The dialect of one generation in these words."""
     modulation = "doubles.image.modulation.linear" if words.generation == 1 else "shared_image.linear"
@@ -39,6 +46,7 @@ def dialect(words: Words, describe: Callable[[flux.Config], Mapping[str, Any]] |
         lambda shapes, said: infer(words, shapes, said),
         lambda config: table(words, config),
         describe,
+        EXAMPLES[words.generation],
     )
 
 

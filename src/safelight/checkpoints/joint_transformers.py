@@ -48,6 +48,7 @@ def dialect(words: Words, describe: Callable[[Any], Mapping[str, Any]] | None = 
         lambda shapes, said: config(words, shapes, said),
         lambda config: table(words, config),
         describe,
+        Config(),
     )
 
 
