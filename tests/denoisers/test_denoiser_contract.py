@@ -10,10 +10,18 @@ from safetensors.torch import load, save
 from torch import nn
 
 import safelight.denoisers
+from safelight.config import read
 from safelight.errors import BadInput
 from safelight.types import Condition, Denoiser, Tokens
 
 SMALL = {"width": 32, "depth": 2, "heads": 2, "text_width": 8, "vector_width": 5, "extra_channels": 2}
+UNET = {
+    "levels": [{"width": 32, "depth": 1, "heads": 2}, {"width": 64, "depth": 2, "heads": 4}],
+    "norm": {"groups": 8},
+    "blocks": 1,
+    "text_width": 8,
+}
+WIDE = {"vector_width": 5, "extra_channels": 2, "classes": 3}
 CONFIGS = {
     "dit": {
         "cross": SMALL,
@@ -21,9 +29,16 @@ CONFIGS = {
         "shared": SMALL | {"modulation": "shared"},
         "closed": {"width": 32, "depth": 2, "heads": 2, "text": "none"},
     },
+    "unet": {
+        "levels": UNET | WIDE | {"levels": [UNET["levels"][0] | {"text_only": True}, UNET["levels"][1]]},
+        "modulated": UNET | WIDE | {"modulated": True, "residual_resize": True},
+        "plain": UNET | {"text_width": 0, "levels": [{"width": 32, "depth": 0}, {"width": 64, "heads": 4}]},
+    },
 }
 OPEN = {"cross": ("tokens", "vector", "channels"), "closed": ()}
 OPEN |= {"joint": OPEN["cross"], "shared": OPEN["cross"]}
+OPEN |= dict.fromkeys(("levels", "modulated"), ("tokens", "vector", "channels", "scalars", "residuals"))
+OPEN |= {"plain": ("residuals",)}
 CASES = [(kind, case) for kind, cases in CONFIGS.items() for case in cases]
 WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "residuals")
 
@@ -35,7 +50,7 @@ def test_every_file_of_the_folder_has_small_configs_here():
 
 def fresh(kind: str, case: str) -> nn.Module:
     torch.manual_seed(0)
-    return import_module(f"safelight.denoisers.{kind}").Config(**CONFIGS[kind][case]).build()
+    return read(import_module(f"safelight.denoisers.{kind}").Config, CONFIGS[kind][case]).build()
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -64,10 +79,13 @@ def every_way(batch: int = 3, space=(6, 10), words: int = 8) -> dict[str, object
         "tokens": tokens,
         "streams": (tokens,),
         "vector": torch.randn(batch, 5, generator=draw),
-        "scalars": {"scale": torch.ones(batch)},
+        "scalars": {"noise_level": torch.arange(batch) % 3 * 1.0},
         "channels": torch.randn(batch, 2, *space, generator=draw),
         "references": (torch.randn(batch, 4, *space, generator=draw),),
-        "residuals": (torch.randn(batch, 4, *space, generator=draw),),
+        "residuals": tuple(
+            torch.randn(batch, width, *(side // smaller for side in space), generator=draw)
+            for width, smaller in ((32, 1), (32, 1), (32, 2), (64, 2), (64, 2))  # of the small U-Nets here
+        ),
     }
 
 
@@ -79,6 +97,18 @@ def condition(case: str, batch: int = 3, space=(6, 10)) -> Condition:
 def latents(batch: int = 3, space=(6, 10)) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(2)
     return torch.randn(batch, 4, *space, generator=draw), 1000 * torch.rand(batch, generator=draw)
+
+
+def only(given: Condition, i: int) -> Condition:
+    """What one sample of a batch is told."""
+    tokens = given.tokens and Tokens(given.tokens.values[i : i + 1], given.tokens.mask[i : i + 1])
+    return Condition(
+        tokens,
+        vector=None if given.vector is None else given.vector[i : i + 1],
+        scalars={name: value[i : i + 1] for name, value in given.scalars.items()},
+        channels=None if given.channels is None else given.channels[i : i + 1],
+        residuals=tuple(one[i : i + 1] for one in given.residuals),
+    )
 
 
 @pytest.mark.parametrize("space", [(6, 10), (2, 2), (14, 6)])
@@ -116,10 +146,7 @@ def test_a_sample_does_not_know_its_batch(network, case):
     together = network(noisy, time, condition(case))
     given = condition(case)
     for i in range(3):
-        tokens = given.tokens and Tokens(given.tokens.values[i : i + 1], given.tokens.mask[i : i + 1])
-        vector = None if given.vector is None else given.vector[i : i + 1]
-        channels = None if given.channels is None else given.channels[i : i + 1]
-        alone = network(noisy[i : i + 1], time[i : i + 1], Condition(tokens, vector=vector, channels=channels))
+        alone = network(noisy[i : i + 1], time[i : i + 1], only(given, i))
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
 
 
