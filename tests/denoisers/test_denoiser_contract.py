@@ -10,12 +10,20 @@ from safetensors.torch import load, save
 from torch import nn
 
 import safelight.denoisers
+from safelight.config import read
 from safelight.errors import BadInput
 from safelight.types import Condition, Denoiser, Tokens
 
 SMALL = {"width": 32, "depth": 2, "heads": 2, "text_width": 8, "vector_width": 5, "extra_channels": 2}
 TWO_STREAMS = {"channels": 4, "width": 32, "depth": 3, "heads": 2, "text_width": 8, "vector_width": 5, "side": 8}
 FLUX = {"channels": 4, "width": 32, "axes": (4, 6, 6), "double": 1, "single": 2, "text_width": 8}
+UNET = {
+    "levels": [{"width": 32, "depth": 1, "heads": 2}, {"width": 64, "depth": 2, "heads": 4}],
+    "norm": {"groups": 8},
+    "blocks": 1,
+    "text_width": 8,
+}
+WIDE = {"vector_width": 5, "extra_channels": 2, "classes": 3}
 CONFIGS = {
     "dit": {
         "cross": SMALL,
@@ -32,6 +40,11 @@ CONFIGS = {
         "schnell": FLUX | {"vector_width": 5, "guidance": False},
         "second": FLUX | {"axes": (4, 4, 4, 4), "vector_width": 0, "generation": 2},
     },
+    "unet": {
+        "levels": UNET | WIDE | {"levels": [UNET["levels"][0] | {"text_only": True}, UNET["levels"][1]]},
+        "modulated": UNET | WIDE | {"modulated": True, "residual_resize": True},
+        "plain": UNET | {"text_width": 0, "levels": [{"width": 32, "depth": 0}, {"width": 64, "heads": 4}]},
+    },
 }
 OPEN = {"cross": ("tokens", "vector", "channels"), "closed": ()}
 OPEN |= {"joint": OPEN["cross"], "shared": OPEN["cross"]}
@@ -41,6 +54,9 @@ OPEN |= {
     "schnell": ("tokens", "vector", "references"),
 }
 OPEN |= {"second": ("tokens", "scalars", "references")}
+OPEN |= dict.fromkeys(("levels", "modulated"), ("tokens", "vector", "channels", "scalars", "residuals"))
+OPEN |= {"plain": ("residuals",)}
+U_NETS = CONFIGS["unet"]
 CASES = [(kind, case) for kind, cases in CONFIGS.items() for case in cases]
 WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "residuals")
 
@@ -52,7 +68,7 @@ def test_every_file_of_the_folder_has_small_configs_here():
 
 def fresh(kind: str, case: str) -> nn.Module:
     torch.manual_seed(0)
-    return import_module(f"safelight.denoisers.{kind}").Config(**CONFIGS[kind][case]).build()
+    return read(import_module(f"safelight.denoisers.{kind}").Config, CONFIGS[kind][case]).build()
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -71,31 +87,52 @@ def network(request, case):
     return network
 
 
-def every_way(batch: int = 3, space=(6, 10), words: int = 8) -> dict[str, object]:
+def every_way(case: str, batch: int = 3, space=(6, 10), words: int = 8) -> dict[str, object]:
     """Something for each way in; the second text is shorter than the others."""
     draw = torch.Generator().manual_seed(1)
     mask = torch.ones(batch, words, dtype=torch.bool)
     mask[1:2, 3:] = False
     tokens = Tokens(torch.randn(batch, words, 8, generator=draw), mask)
+    guidance = 3 * torch.rand(batch, generator=draw) + 2
     return {
         "tokens": tokens,
         "streams": (tokens,),
         "vector": torch.randn(batch, 5, generator=draw),
-        "scalars": {"guidance": 3 * torch.rand(batch, generator=draw) + 2},
+        "scalars": {"noise_level": torch.arange(batch) % 3 * 1.0} if case in U_NETS else {"guidance": guidance},
         "channels": torch.randn(batch, 2, *space, generator=draw),
         "references": (torch.randn(batch, 4, *space, generator=draw),),
-        "residuals": (torch.randn(batch, space[0] * space[1] // 4, 32, generator=draw),),
+        "residuals": tuple(torch.randn(batch, *shape, generator=draw) for shape in residuals(case, *space)),
     }
+
+
+def residuals(case: str, height: int, width: int) -> list[tuple[int, ...]]:
+    """What is added inside a network: patches of two streams, or the features of the small U-Nets here."""
+    if case not in U_NETS:
+        return [(height * width // 4, 32)]
+    return [(wide, height // s, width // s) for wide, s in ((32, 1), (32, 1), (32, 2), (64, 2), (64, 2))]
 
 
 def condition(case: str, batch: int = 3, space=(6, 10)) -> Condition:
     """A condition that opens all that the network takes."""
-    return Condition(**{name: value for name, value in every_way(batch, space).items() if name in OPEN[case]})
+    return Condition(**{name: value for name, value in every_way(case, batch, space).items() if name in OPEN[case]})
 
 
 def latents(batch: int = 3, space=(6, 10)) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(2)
     return torch.randn(batch, 4, *space, generator=draw), 1000 * torch.rand(batch, generator=draw)
+
+
+def only(given: Condition, i: int) -> Condition:
+    """What one sample of a batch is told."""
+    tokens = given.tokens and Tokens(given.tokens.values[i : i + 1], given.tokens.mask[i : i + 1])
+    return Condition(
+        tokens,
+        vector=None if given.vector is None else given.vector[i : i + 1],
+        scalars={name: value[i : i + 1] for name, value in given.scalars.items()},
+        channels=None if given.channels is None else given.channels[i : i + 1],
+        references=tuple(one[i : i + 1] for one in given.references),
+        residuals=tuple(one[i : i + 1] for one in given.residuals),
+    )
 
 
 @pytest.mark.parametrize("space", [(6, 10), (2, 2), (14, 6)])
@@ -120,7 +157,7 @@ def test_time_and_latents_matter(network, case):
 @pytest.mark.parametrize("way", WAYS)
 def test_an_open_way_in_changes_the_answer_and_a_closed_one_is_refused(network, case, way):
     noisy, time = latents()
-    given = Condition(**{way: every_way()[way]})
+    given = Condition(**{way: every_way(case)[way]})
     if way in OPEN[case]:
         assert not torch.allclose(network(noisy, time, given), network(noisy, time, Condition()), atol=1e-3)
     else:
@@ -133,14 +170,7 @@ def test_a_sample_does_not_know_its_batch(network, case):
     together = network(noisy, time, condition(case))
     given = condition(case)
     for i in range(3):
-        tokens = given.tokens and Tokens(given.tokens.values[i : i + 1], given.tokens.mask[i : i + 1])
-        vector = None if given.vector is None else given.vector[i : i + 1]
-        channels = None if given.channels is None else given.channels[i : i + 1]
-        told = Condition(tokens, vector=vector, channels=channels)
-        told = replace(told, residuals=tuple(one[i : i + 1] for one in given.residuals))
-        told = replace(told, scalars={name: one[i : i + 1] for name, one in given.scalars.items()})
-        told = replace(told, references=tuple(one[i : i + 1] for one in given.references))
-        alone = network(noisy[i : i + 1], time[i : i + 1], told)
+        alone = network(noisy[i : i + 1], time[i : i + 1], only(given, i))
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -101,6 +101,23 @@ class HeadsFirst:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """One change after the other."""
+
+    changes: tuple[Change, ...]
+
+    def read(self, theirs: Tensor) -> Tensor:
+        for one in self.changes:
+            theirs = one.read(theirs)
+        return theirs
+
+    def write(self, ours: Tensor) -> Tensor:
+        for one in self.changes[::-1]:
+            ours = one.write(ours)
+        return ours
+
+
+@dataclass(frozen=True)
 class Rule:
     """One tensor of ours, made of one or several of theirs, joined along the first axis in this order.
 
@@ -158,6 +175,11 @@ class Table:
         """Their names and tensors of our state dict, one at a time."""
         for rule in self.rules:
             yield from zip(rule.theirs, rule.write(ours[rule.ours]), strict=True)
+
+    def undotted(self) -> "Table":
+        """The same for names without their dots, as latent diffusion keeps its averaged weights."""
+        bare = (replace(rule, theirs=tuple(name.replace(".", "") for name in rule.theirs)) for rule in self.rules)
+        return Table(tuple(bare), self.ignored)
 
     def ignores(self, name: str) -> bool:
         """Whether a name of theirs may stand in a file unread."""

@@ -1,10 +1,21 @@
 """Multi-head attention, on itself and on another sequence."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.nn.positions import Rotation
+
+
+class Source(NamedTuple):
+    """What cross-attention asks: ``keys`` and ``values`` (b, m, heads, d) and ``mask`` (b, m), none: all of it."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
 
 
 class SelfAttention(nn.Module):
@@ -34,26 +45,36 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every token asks a ``source`` of another width, whose keys and values can be projected once and kept."""
+    """Every token asks a ``source`` of another width, whose keys and values can be projected once and kept.
 
-    def __init__(self, width: int, source: int, heads: int) -> None:
+    ``qk_norm`` as in ``SelfAttention``.
+    """
+
+    def __init__(self, width: int, source: int, heads: int, qk_norm: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(source, 2 * width, bias=False)
-        self.q_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
-        self.k_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False)
+        self.q_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False) if qk_norm else None
+        self.k_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False) if qk_norm else None
         self.out = nn.Linear(width, width)
 
     def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of ``source`` (b, m, source) → twice (b, m, heads, d)."""
         k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return self.k_norm(k), v
+        return k if self.k_norm is None else self.k_norm(k), v
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """``x`` (b, n, width), ``k`` and ``v`` as ``project`` made them, ``mask`` (b, m) → (b, n, width)."""
-        q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1)))  # (b, n, heads, d)
-        answer: Tensor = self.out(attend(q, k, v, mask))
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, further: Sequence[Source] = ()) -> Tensor:
+        """``x`` (b, n, width), ``k`` and ``v`` as ``project`` made them, ``mask`` (b, m) → (b, n, width).
+
+        What is asked of ``further`` sources is added, each attended to by itself (IP-Adapter, arXiv 2308.06721, eq. 5).
+        """
+        q = self.q(x).unflatten(-1, (self.heads, -1))  # (b, n, heads, d)
+        q = q if self.q_norm is None else self.q_norm(q)
+        mixed = attend(q, k, v, mask)
+        for source in further:
+            mixed = mixed + attend(q, *source)
+        answer: Tensor = self.out(mixed)
         return answer
 
 
