@@ -9,13 +9,19 @@ from safetensors.torch import load, save
 from torch import nn
 
 import safelight.conditioners
+from safelight.config import read
 from safelight.errors import BadInput
 from safelight.types import Condition, Conditioner, Prompt
 
 CONFIGS = {
     "text": {"vocabulary": 300, "length": 16, "width": 16, "depth": 2, "heads": 2},
     "label": {"classes": 4, "width": 16},
+    "towers": {
+        "towers": [{"network": {"kind": "clip", "width": 8, "depth": 2, "heads": 2, "hidden": 16}, "pooled": "plain"}]
+    },
 }
+MEANING = {"text": "text", "label": "label", "towers": "text"}  # what the prompt's part is called
+LEARNED = ["text", "label"]  # the others know what they read
 LESSONS = [Prompt(f"a {word} in the woods", {"label": word}) for word in ("fox", "owl", "bear")]
 PROMPTS = [*LESSONS[:2], Prompt("a bear and another bear, both of them in the deep woods", {"label": "bear"})]
 
@@ -26,7 +32,7 @@ def test_every_file_of_the_folder_has_a_small_config_here():
 
 
 def fresh(kind: str) -> nn.Module:
-    return import_module(f"safelight.conditioners.{kind}").Config(**CONFIGS[kind]).build()
+    return read(import_module(f"safelight.conditioners.{kind}").Config, CONFIGS[kind]).build()
 
 
 @pytest.fixture(params=CONFIGS)
@@ -64,7 +70,11 @@ def test_prompts_are_told_apart_and_from_nothing(conditioner, kind):
 
 
 def test_only_what_is_named_is_taken_away(conditioner, kind):
-    told, taken, kept = conditioner(PROMPTS), conditioner.nothing(PROMPTS, [kind]), conditioner.nothing(PROMPTS, [])
+    told, taken, kept = (
+        conditioner(PROMPTS),
+        conditioner.nothing(PROMPTS, [MEANING[kind]]),
+        conditioner.nothing(PROMPTS, []),
+    )
     for row in range(len(PROMPTS)):
         assert close(parts(kept, row), parts(told, row))
         assert close(parts(taken, row), parts(conditioner.nothing(PROMPTS), row))
@@ -76,11 +86,13 @@ def test_a_prompt_does_not_know_its_batch(conditioner):
         assert close(parts(conditioner([prompt]), 0), parts(together, row))
 
 
+@pytest.mark.parametrize("kind", LEARNED)
 def test_calling_before_learning_says_what_to_do(kind):
     with pytest.raises(BadInput, match=r"train it on .* or load its weights"):
         fresh(kind)(PROMPTS)
 
 
+@pytest.mark.parametrize("kind", LEARNED)
 def test_learning_does_not_depend_on_order_or_repetition(conditioner, kind):
     again = fresh(kind)
     again.learn(reversed(LESSONS * 2))

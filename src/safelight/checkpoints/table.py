@@ -137,6 +137,8 @@ class Rule:
 
     def write(self, ours: Tensor) -> list[Tensor]:
         """Theirs, taken from ours."""
+        if len(self.theirs) == 1:  # which may be a number, that has no axis to be cut along
+            return [self.change.write(ours)]
         pieces = torch.split(ours, list(self.rows)) if self.rows else ours.chunk(len(self.theirs))
         return [self.change.write(one) for one in pieces]
 

@@ -1,0 +1,57 @@
+"""Text towers as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
+
+Every block is stored, also the last one, which Stable Diffusion 2 does not use.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safelight.checkpoints.table import Dialect, Rule, Shapes, Table, Transposed, layer
+from safelight.nn.towers.clip import Config
+
+LAYER = {"norm1": "ln_1", "out": "attn.out_proj", "norm2": "ln_2", "enter": "mlp.c_fc", "leave": "mlp.c_proj"}
+
+
+def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """The tower's shape; ``heads`` and ``activation`` may be said, else heads have 64 features, and it is GELU."""
+    width = shapes["ln_final.weight"][0]
+    return Config(
+        width=width,
+        depth=sum(name.endswith(".attn.in_proj_weight") for name in shapes),
+        heads=said.get("heads", max(1, width // 64)),
+        hidden=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        activation=said.get("activation", "gelu"),
+        vocabulary=shapes["token_embedding.weight"][0],
+        length=shapes["positional_embedding"][0],
+        projection=shapes["text_projection"][1] if "text_projection" in shapes else 0,
+        temperature="logit_scale" in shapes,
+    )
+
+
+def table(config: Config) -> Table:
+    """The rules; the mask, which some files hold, says nothing."""
+    rules = [
+        Rule("embedding.weight", ("token_embedding.weight",)),
+        Rule("positions", ("positional_embedding",)),
+        *layer("norm", "ln_final"),
+    ]
+    if config.projection:
+        rules.append(Rule("projection.weight", ("text_projection",), Transposed()))
+    if config.temperature:
+        rules.append(Rule("temperature", ("logit_scale",)))
+    for number in range(config.depth):
+        ours, theirs = f"blocks.{number}", f"transformer.resblocks.{number}"
+        rules += [Rule(f"{ours}.qkv.{one}", (f"{theirs}.attn.in_proj_{one}",)) for one in ("weight", "bias")]
+        rules += [rule for mine, one in LAYER.items() for rule in layer(f"{ours}.{mine}", f"{theirs}.{one}")]
+    return Table(tuple(rules), ignored="attn_mask")
+
+
+DIALECTS = (
+    Dialect(
+        "openclip",
+        "tower",
+        lambda shapes: {"transformer.resblocks.0.attn.in_proj_weight", "token_embedding.weight"} <= shapes.keys(),
+        config,
+        table,
+    ),
+)

@@ -1,0 +1,151 @@
+"""Text towers in the layouts of others: real lists of names, recordings, and there and back."""
+
+import pytest
+import torch
+
+from recorded import Recording, error, real_shapes
+from safelight.checkpoints.dialects import openclip, transformers_clip, transformers_t5
+from safelight.checkpoints.table import Dialect
+from safelight.checkpoints.texts import FAMILIES, joined
+from safelight.errors import BadInput
+from safelight.nn.towers import clip, t5
+
+MODULES = (openclip, transformers_clip, transformers_t5)
+REAL = {
+    "real.CLIP-v1-SD": 123_060_480,
+    "real.CLIP-v2-SD": 354_032_641,
+    "real.CLIP-v2-WD": 340_387_840,
+    "real.CLIP-XL-SD": 694_659_841,
+    "sd15.text_encoder.transformers": 123_060_480,
+    "sdxl.text_encoder_2.transformers": 694_659_840,
+    "sd3.text_encoder_3-t5xxl.transformers": 4_762_310_656,
+}
+
+
+def only(shapes) -> Dialect:
+    (found,) = [one for module in MODULES for one in module.DIALECTS if one.recognises(shapes)]
+    return found
+
+
+def filled(file, said):
+    """The network with the weights of a file, and the file that its weights make again."""
+    shapes = {key: tuple(one.shape) for key, one in file.items()}
+    dialect = only(shapes)
+    config = dialect.config(shapes, said)
+    network, table = config.build(), dialect.table(config)
+    ours = dict(table.read(file, network.state_dict(), dialect.name))
+    network.load_state_dict(ours)
+    return network, dict(table.write(ours))
+
+
+def below(weights, prefix):
+    return {key.removeprefix(prefix): one for key, one in weights.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
+    shapes = real_shapes(name)
+    dialect = only(shapes)
+    config = dialect.config(shapes, {})
+    with torch.device("meta"):
+        network = config.build()
+    file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    table = dialect.table(config)
+    ours = dict(table.read(file, network.state_dict(), name))
+    assert ours.keys() == network.state_dict().keys()
+    assert sum(one.numel() for one in network.parameters()) == REAL[name]
+    again = {key: tuple(one.shape) for key, one in table.write(ours)}
+    assert again == {key: shape for key, shape in shapes.items() if not key.endswith("position_ids")}
+
+
+TOWERS = [
+    ("sd1", "model.safetensors", "cond_stage_model.transformer.", {"num_attention_heads": 2}),
+    ("sd2-v", "model.safetensors", "cond_stage_model.model.", {"heads": 2}),
+    ("sdxl", "model.safetensors", "conditioner.embedders.0.transformer.", {"num_attention_heads": 2}),
+    ("sdxl", "model.safetensors", "conditioner.embedders.1.model.", {"heads": 3}),
+    ("diffusers-folders", "flux/text_encoder/model.safetensors", "", {"num_attention_heads": 2}),
+    ("diffusers-folders", "sd3/text_encoder_3/model.safetensors", "", {}),
+]
+
+
+@pytest.mark.parametrize(("folder", "name", "prefix", "said"), TOWERS)
+def test_a_recorded_tower_comes_back_to_the_bit(folder, name, prefix, said):
+    file = below(Recording(folder).weights(name), prefix)
+    _, again = filled(file, said)
+    assert again.keys() == {key for key in file if not key.endswith("position_ids")}
+    assert all(torch.equal(again[key], file[key]) for key in again)
+
+
+@torch.no_grad()
+def test_towers_give_what_they_gave():
+    sd1, sd2, sdxl = (Recording(name) for name in ("sd1", "sd2-v", "sdxl"))
+    network, _ = filled(below(sd1.weights("model.safetensors"), TOWERS[0][2]), TOWERS[0][3])
+    conditioner = build("sd1", [network])
+    states, _ = conditioner.towers[0].states(sd1.inputs["ids"])
+    assert error(states, sd1.outputs["text.cond"]) < 1e-4
+    network, _ = filled(below(sd2.weights("model.safetensors"), TOWERS[1][2]), TOWERS[1][3])
+    states, _ = build("sd2", [network]).towers[0].states(sd2.inputs["ids"])
+    assert error(states, sd2.outputs["text.cond"]) < 1e-4
+    networks = [filled(below(sdxl.weights(name), prefix), said)[0] for _, name, prefix, said in TOWERS[2:4]]
+    left, right = build("sdxl", networks).towers
+    assert error(left.states(sdxl.inputs["ids_l"])[0], sdxl.outputs["text.l.penultimate"]) < 1e-4
+    states, vector = right.states(sdxl.inputs["ids_g"])
+    assert error(states, sdxl.outputs["text.g.penultimate"]) < 1e-4
+    assert error(vector, sdxl.outputs["text.g.pooled"]) < 1e-4
+
+
+def build(family, networks):
+    """A family's conditioner around networks that are there already."""
+    conditioner = joined(family, [one.config for one in networks]).build()
+    for reader, network in zip(conditioner.towers, networks, strict=True):
+        reader.network = network
+    return conditioner
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@torch.no_grad()
+def test_a_clip_tower_equals_that_of_transformers(activation):
+    transformers = pytest.importorskip("transformers")
+    config = clip.Config(24, 3, 3, 40, activation, 60, 16, projection=12)
+    torch.manual_seed(0)
+    network = config.build().eval()
+    dialect = transformers_clip.DIALECTS[0]
+    theirs = transformers.CLIPTextModelWithProjection(
+        transformers.CLIPTextConfig(**{**dialect.describe(config), "attn_implementation": "eager"})
+    ).eval()
+    prefix = "text_model." if "text_projection.weight" in theirs.state_dict() else ""
+    file = dict(transformers_clip.dialect("it", prefix).table(config).write(network.state_dict()))
+    theirs.load_state_dict(file)
+    ids = torch.tensor([[58, 3, 9, 59, 59], [58, 7, 59, 0, 0]])
+    want = theirs(ids, output_hidden_states=True)
+    for skip in (0, 1, 2):
+        states, last = network(network.embedding(ids), skip, True)
+        assert error(states, want.hidden_states[-1 - skip]) < 1e-5
+    assert error(last, want.last_hidden_state) < 1e-5
+    ends = torch.tensor([3, 2])
+    assert error(network.project(last[torch.arange(2), ends]), want.text_embeds) < 1e-5
+
+
+@torch.no_grad()
+def test_a_t5_encoder_equals_that_of_transformers_also_far_apart():
+    transformers = pytest.importorskip("transformers")
+    config = t5.Config(width=24, depth=2, heads=3, head=5, hidden=40, vocabulary=60)
+    torch.manual_seed(0)
+    network = config.build()
+    (dialect,) = transformers_t5.DIALECTS
+    theirs = transformers.T5EncoderModel(transformers.T5Config(**dialect.describe(config))).eval()
+    file = dict(dialect.table(config).write(network.state_dict()))
+    theirs.load_state_dict(file | {"encoder.embed_tokens.weight": file["shared.weight"]})
+    ids = torch.randint(0, 60, (2, 300))
+    assert error(network(network.embedding(ids), 0, True)[1], theirs(ids).last_hidden_state) < 1e-5
+
+
+def test_families_say_which_towers_they_want():
+    assert set(FAMILIES) == {"sd1", "sd2", "sd2-folder", "sdxl", "sdxl-refiner", "sd3", "flux"}
+    with pytest.raises(BadInput, match="did you mean 'sdxl'"):
+        joined("sdx", [])
+    with pytest.raises(BadInput, match="sdxl reads with 2 text towers, got 1"):
+        joined("sdxl", [clip.Config()])
+    with pytest.raises(BadInput, match="text tower 2 of sd3 is missing"):
+        joined("sd3", [clip.Config(projection=8), None, None])
+    assert joined("sd3", [clip.Config(projection=8)] * 2 + [None], 32).towers[2].network.width == 32

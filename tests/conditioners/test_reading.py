@@ -1,0 +1,175 @@
+"""Texts before a network sees them: cleaned, weighted, cut into pieces and pages."""
+
+import json
+import time
+
+import pytest
+
+from recorded import Recording
+from safelight.conditioners.reading.cleaning import clean
+from safelight.conditioners.reading.page import Frame, pages
+from safelight.conditioners.reading.pieces import read, shipped
+from safelight.conditioners.reading.syntax import MOST, at, scheduled, weights
+from safelight.conditioners.reading.words import Words
+from safelight.errors import BadInput
+
+
+def flat(text):
+    return [piece for chunk in weights(text) for piece in chunk]
+
+
+def test_clip_reads_every_recorded_text_as_the_original_does():
+    cases = json.loads(Recording("clip-bpe").file("ids.json").read_text("utf-8"))
+    words = Words("clip", 49_408)
+    for case in cases["cases"]:
+        assert words.pieces(case["text"]) == case["ids"], case["text"]
+    for case in cases["padded"]:
+        for pad in (0, words.end):
+            frame = Frame(77, words.begin, words.end, pad)
+            (page,) = pages([[(case["text"], 1.0)]], frame, 1, words.pieces, {})
+            assert list(page.ids) == case[f"ids_77_padded_with_{pad}"]
+
+
+def test_clip_and_t5_read_what_everyone_knows():
+    assert Words("clip", 49_408).pieces("A photo of a FOX") == [320, 1125, 539, 320, 3240]
+    assert Words("t5", 32_128).pieces("A photo of a red fox in the snow") == [
+        *(71, 1202, 13, 3, 9, 1131, 3, 20400, 16, 8, 2983)
+    ]
+    assert (Words("clip", 49_408).begin, Words("clip", 49_408).end, Words("t5", 32_128).end) == (49_406, 49_407, 1)
+    for words in (Words("clip", 49_408), Words("t5", 32_128)):
+        assert words.pieces("") == []
+        assert words.pieces("\ud800\0") is not None
+
+
+def test_cleaning_mends_what_was_broken_and_leaves_other_letters_alone():
+    assert clean("Donâ€™t  &amp;lt; ﬁne\tＡＢ") == "don't < fine ab"
+    assert clean("CAFÉ naïve Ãb 日本 ½ ™") == "café naïve ãb 日本 ½ ™"
+
+
+@pytest.mark.parametrize("folder", ["sd/tokenizer", "sdxl/tokenizer_2", "sd3/tokenizer_3", "flux/tokenizer_2"])
+def test_tokenizers_of_folders_read_as_recorded(folder):
+    recording = Recording("diffusers-folders")
+    family = folder.split("/")[0]
+    there = {file.name: file.read_bytes() for file in recording.file(folder).iterdir()}
+    kind = "t5" if "spiece.model" in there else "clip"
+    words = Words(kind, 527 if kind == "clip" else 42)
+    words.give(there, folder)
+    wanted = {"sd": "sd.ids", "sdxl": "sdxl.ids_2", "sd3": "sd3.ids_3"}.get(family)
+    again = Words(kind, words.vocabulary)
+    again.set_extra_state(words.get_extra_state())
+    for row, text in enumerate(recording.facts["config"]["prompts"]):
+        assert again.pieces(text) == words.pieces(text)
+        if wanted:
+            want = recording.outputs[wanted][row].tolist()
+            frame = Frame(len(want), words.begin, words.end, want[-1])
+            (page,) = pages([[(text, 1.0)]], frame, 1, words.pieces, {})
+            assert kind == "t5" or list(page.ids) == want
+            assert page.ids[: frame.room] == tuple(want[: frame.room])
+
+
+def test_a_tokenizer_that_cannot_serve_is_refused():
+    with pytest.raises(BadInput, match=r"wanted tokenizer\.json, .* found none of them"):
+        read({"readme": b""}, "a folder")
+    for name in ("tokenizer.json", "spiece.model"):
+        with pytest.raises(BadInput, match="tokenizer of a folder cannot be read"):
+            read({name: b"\x0a\xff\xff"}, "a folder")
+    small = {"vocab.json": json.dumps({"a": 0, "a</w>": 1, "<|endoftext|>": 2}).encode(), "merges.txt": b"#version: 1"}
+    words = Words("clip", 2)
+    with pytest.raises(BadInput, match=r"a text tower of 2 pieces needs its own tokenizer; .* or load its weights"):
+        words.pieces("a")
+    with pytest.raises(BadInput, match="has 4 pieces, its tower 2: they do not belong together"):
+        words.give(small, "a folder")
+
+
+def test_what_ships_is_not_written_again():
+    words = Words("clip", 49_408)
+    words.give({"tokenizer.json": shipped("clip").to_str().encode()}, "a folder")
+    assert words.given is None
+    assert len(words.get_extra_state()) == 0
+
+
+def test_weights_are_those_recorded():
+    for case in json.loads(Recording("clip-bpe").file("weights.json").read_text("utf-8")):
+        got = flat(case["text"])
+        assert [text for text, _ in got] == [text for text, _ in case["parsed"]]
+        assert [weight for _, weight in got] == pytest.approx([weight for _, weight in case["parsed"]], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("a (b:1.3)", [("a ", 1.0), ("b", 1.3)]),
+        ("(b:-.5) (c:0)", [("b", -0.5), (" ", 1.0), ("c", 0.0)]),
+        ("a) b] (c:1.2.3)", [("a) b] ", 1.0), ("c:1.2.3", 1.1)]),
+        ("(a [b) c]", [("a ", 1.1), ("b", 1.0), (" c", 1 / 1.1)]),
+        (r"\\(a\)", [("\\", 1.0), ("a)", 1.1)]),
+        ("(" * 999 + "a", [("a", MOST)]),
+    ],
+)
+def test_weights_of_what_people_write(text, want):
+    got = flat(text)
+    assert [text for text, _ in got] == [text for text, _ in want]
+    assert [weight for _, weight in got] == pytest.approx([weight for _, weight in want])
+
+
+def test_break_begins_a_chunk_within_brackets_too():
+    assert weights("a BREAK (b BREAK c:1.2) d") == [
+        *([("a", 1.0)], [("b", pytest.approx(1.2))], [("c", pytest.approx(1.2)), (" d", 1.0)])
+    ]
+    assert weights("aBREAK breaks BREAKS") == [[("aBREAK breaks BREAKS", 1.0)]]
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("[a:b:0.5] c", ["a c", "a c", "b c", "b c"]),
+        ("[a:3]", ["", "", "", "a"]),
+        ("[a::1]", ["a", "", "", ""]),
+        ("[a|b|]", ["a", "b", "", "a"]),
+        ("[[x|y]:(z:1.2):0.5]", ["x", "y", "(z:1.2)", "(z:1.2)"]),
+        ("x[(a:1.1):b:0.25]", ["x(a:1.1)", "xb", "xb", "xb"]),
+    ],
+)
+def test_schedules_say_what_holds_at_each_step(text, want):
+    assert scheduled(text)
+    assert [at(text, step, 4) for step in range(4)] == want
+
+
+@pytest.mark.parametrize(
+    "text", ["[a]", "[a:b]", "[a:b:c]", "(a:1.3)", r"\[a:b:0.5\]", "[a:b:0.5", "a:b|c]", "[(a:b:1]"]
+)
+def test_what_is_no_schedule_stays_as_written(text):
+    assert not scheduled(text)
+    assert [at(text, step, 2) for step in range(2)] == [text, text]
+
+
+@pytest.mark.parametrize("piece", ["(", "[", "[a:", "\\", "[a|b]", "BREAK ", "(])", "[a:b:0.5]"])
+def test_the_time_grows_with_the_length_alone(piece):
+    text = piece * ((100_000 if piece == "(" else 20_000) // len(piece)) + ":0.5]"
+    begin = time.process_time()
+    weights(text)
+    at(text, 1, 3)
+    assert time.process_time() - begin < 30  # shapes are checked at every call here; a square would take an hour
+
+
+def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
+    frame = Frame(6, 90, 91, 0)
+    spelled = {"a": 1, "b": 2, "c": 3}
+
+    def ids(text, most=9, learned=None):
+        chunks = [[(text, 1.5)], [("c", 1.0)]]
+        made = pages(chunks, frame, most, lambda part: [spelled[one] for one in part.split()], learned or {})
+        return [page.ids for page in made]
+
+    assert ids("a b") == [(90, 1, 2, 91, 0, 0), (90, 3, 91, 0, 0, 0)]
+    assert ids("a b a b a") == [(90, 1, 2, 1, 2, 91), (90, 1, 91, 0, 0, 0), (90, 3, 91, 0, 0, 0)]
+    assert ids("a b a b a", most=2) == [(90, 1, 2, 1, 2, 91), (90, 1, 91, 0, 0, 0)]
+    assert ids("a <Toy> b", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 7, 8, 9, 91), (90, 2, 91, 0, 0, 0)]
+    assert ids("a b <toy>", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 2, 91, 0, 0), (90, 7, 8, 9, 91, 0)]
+    (first, *_) = pages([[("a", 1.5)]], Frame(4, None, 91, 0), 1, lambda _: [1], {})
+    assert (first.ids, first.weights) == ((1, 91, 0, 0), (1.5, 1.0, 1.0, 1.0))
+
+
+def test_a_learned_word_is_not_found_inside_another():
+    made = pages([[("catalog cat", 1.0)]], Frame(8, None, 9, 0), 1, lambda part: [5] * len(part.split()), {"cat": [7]})
+    assert made[0].ids == (5, 7, 9, 0, 0, 0, 0, 0)

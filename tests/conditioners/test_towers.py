@@ -1,0 +1,291 @@
+"""The conditioner of other families' text towers: as recorded, page by page, weight by weight."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from recorded import Recording, error
+from safelight.checkpoints.dialects import openclip, transformers_clip, transformers_t5
+from safelight.checkpoints.texts import joined
+from safelight.conditioners.reading.reader import Tower
+from safelight.conditioners.towers import Config, Towers
+from safelight.errors import BadInput
+from safelight.nn.embeddings import sinusoidal
+from safelight.nn.towers import clip, t5
+from safelight.types import Prompt
+
+SMALL = clip.Config(width=8, depth=2, heads=2, hidden=16, vocabulary=49_408, projection=6)
+OTHER = clip.Config(width=12, depth=2, heads=2, hidden=16, vocabulary=49_408, projection=10)
+LONG = "a red fox in the snow, " * 20  # 140 pieces
+
+
+def small(family="sd1", *networks: object, **changes: object) -> Towers:
+    torch.manual_seed(0)
+    config = joined(family, networks or [SMALL])
+    return Config(**{**vars(config), **changes}).build().eval()
+
+
+def encoded(conditioner, text, **given: object):
+    with torch.no_grad():
+        return conditioner([Prompt(text, given)])
+
+
+def load(conditioner, number, module, weights, said):
+    """Fill one tower of a conditioner from a file of another layout."""
+    dialects = [one for one in module.DIALECTS if one.recognises({key: tuple(v.shape) for key, v in weights.items()})]
+    network = conditioner.towers[number].network
+    ours = dict(dialects[0].table(network.config).read(weights, network.state_dict(), "it"))
+    network.load_state_dict(ours)
+
+
+def folder(family, number_of_towers):
+    """The conditioner of a recorded diffusers folder."""
+    recording, names = Recording("diffusers-folders"), ["", "_2", "_3"][:number_of_towers]
+    configs, files, words = [], [], []
+    for name in names:
+        place = recording.file(f"{family}/text_encoder{name}")
+        said = json.loads((place / "config.json").read_text())
+        file = recording.weights(next(str(one.relative_to(place.parents[1])) for one in place.glob("*.safetensors")))
+        module = transformers_t5 if said["model_type"] == "t5" else transformers_clip
+        shapes = {key: tuple(one.shape) for key, one in file.items()}
+        (dialect,) = [one for one in module.DIALECTS if one.recognises(shapes)]
+        configs.append(dialect.config(shapes, said))
+        files.append((module, file))
+        words.append({one.name: one.read_bytes() for one in recording.file(f"{family}/tokenizer{name}").iterdir()})
+    config = joined("sd1" if family == "sd" else family, configs)
+    towers = tuple(Tower(**{**vars(one), "length": 12} if one.words == "t5" else vars(one)) for one in config.towers)
+    conditioner = Config(**{**vars(config), "towers": towers}).build().eval()
+    for number, (module, file) in enumerate(files):
+        load(conditioner, number, module, file, {})
+        conditioner.towers[number].words.give(words[number], family)
+    return conditioner, recording
+
+
+@pytest.mark.parametrize(("family", "towers"), [("sd", 1), ("sdxl", 2), ("sd3", 3), ("flux", 2)])
+@torch.no_grad()
+def test_prompts_become_what_the_pipelines_made_of_them(family, towers):
+    conditioner, recording = folder(family, towers)
+    facts, outputs = recording.facts["config"], recording.outputs
+    prompts = [Prompt(text) for text in facts["prompts"]]
+    told, negative = conditioner(prompts), conditioner([Prompt(facts["negative_prompt"])] * 2)
+    assert told.tokens.mask.all()
+    tokens = outputs["sd.text" if family == "sd" else f"{family}.prompt_embeds"]
+    assert error(told.tokens.values, tokens) < 1e-4
+    if family == "sd":
+        assert told.vector is None
+        return
+    pooled = outputs[f"{family}.pooled"]
+    assert error(told.vector[:, : pooled.shape[1]], pooled) < 1e-4
+    if family != "flux":
+        assert error(negative.tokens.values, outputs[f"{family}.negative_prompt_embeds"]) < 1e-4
+        assert error(negative.vector[:, : pooled.shape[1]], outputs[f"{family}.negative_pooled"]) < 1e-4
+
+
+@torch.no_grad()
+def test_sdxl_hears_sizes_behind_the_pooled_vector():
+    recording = Recording("sdxl")
+    inputs, outputs = recording.inputs, recording.outputs
+    file = recording.weights("model.safetensors")
+    left, right = (
+        {key.removeprefix(prefix): one for key, one in file.items() if key.startswith(prefix)}
+        for prefix in ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
+    )
+    shapes = [{key: tuple(one.shape) for key, one in part.items()} for part in (left, right)]
+    networks = [
+        transformers_clip.DIALECTS[0].config(shapes[0], {"num_attention_heads": 2}),
+        openclip.DIALECTS[0].config(shapes[1], {"heads": 3}),
+    ]
+    conditioner = Config(**{**vars(joined("sdxl", networks)), "frequencies": 32}).build()
+    load(conditioner, 0, transformers_clip, left, {})
+    load(conditioner, 1, openclip, right, {})
+    given = [{key: tuple(inputs[name][row].tolist()) for key, name in SIZES.items()} for row in range(2)]
+    for which, where in (("", ""), ("uncond_", "uncond.")):
+        first, _ = conditioner.towers[0].states(inputs[f"{which}ids_l"])
+        second, pooled = conditioner.towers[1].states(inputs[f"{which}ids_g"])
+        assert error(torch.cat([first, second], dim=-1), outputs[f"{where}crossattn"]) < 1e-4
+        vector = conditioner.vector([pooled], [Prompt("", each) for each in given])
+        assert error(vector, outputs[f"{where}vector"]) < 1e-4
+
+
+SIZES = {"original_size": "original_size", "crop": "crop_top_left", "target_size": "target_size"}
+
+
+def test_sizes_come_from_the_prompt_the_picture_or_the_model():
+    conditioner = small("sdxl", SMALL, OTHER)
+    assert conditioner.numbers(Prompt()) == [1024, 1024, 0, 0, 1024, 1024]
+    assert conditioner.numbers(Prompt("", {"picture_size": (512, 768)})) == [512, 768, 0, 0, 512, 768]
+    given = {"picture_size": (512, 768), "original_size": [64, 96], "crop": (1, 2)}
+    assert conditioner.numbers(Prompt("", given)) == [64, 96, 1, 2, 512, 768]
+    refiner = small("sdxl-refiner")
+    assert refiner.numbers(Prompt())[-1] == 6.0
+    assert refiner.numbers(Prompt("", {"negative": True}))[-1] == 2.5
+    with pytest.raises(BadInput, match="crop: wanted two numbers, got 3"):
+        conditioner.numbers(Prompt("", {"crop": 3}))
+    vector = refiner.nothing([Prompt("", {"picture_size": (8, 16)})]).vector[0]
+    waves = sinusoidal(torch.tensor([8.0, 16, 0, 0, 2.5]), 256).flatten()
+    torch.testing.assert_close(vector[6:], waves)
+
+
+def test_sdxl_without_a_negative_prompt_points_away_from_zeros():
+    conditioner = small("sdxl", SMALL, OTHER)
+    with torch.no_grad():
+        nothing = conditioner.nothing([Prompt("a", {"picture_size": (8, 16)})])
+        empty = conditioner([Prompt("", {"picture_size": (8, 16)})])
+    assert not nothing.tokens.values.any()
+    assert nothing.tokens.mask.all()
+    assert not nothing.vector[:, :10].any()
+    assert torch.equal(nothing.vector[:, 10:], empty.vector[:, 10:])
+    assert empty.tokens.values.any()
+
+
+def test_long_prompts_are_read_page_by_page():
+    conditioner = small("sdxl", SMALL, OTHER)
+    told = encoded(conditioner, LONG)
+    assert told.tokens.values.shape == (1, 2 * 77, 20)
+    first = encoded(conditioner, "a red fox in the snow, " * 11).tokens.values[:, :77]
+    assert torch.equal(told.tokens.values[:, :77], first)
+    assert error(told.tokens.values[:, 77:], first) > 0.1
+    with torch.no_grad():
+        both = conditioner([Prompt("short"), Prompt(LONG)])
+    assert both.tokens.mask.sum(dim=1).tolist() == [77, 154]
+    assert error(both.tokens.values[0, :77], encoded(conditioner, "short").tokens.values[0]) < 1e-5
+    assert not both.tokens.values[0, 77:].any()
+    assert encoded(conditioner, "x " * 10_000).tokens.values.shape[1] == 8 * 77
+
+
+def test_breaks_and_weights_are_read_when_asked_for():
+    conditioner = small()
+    text = "a (fox:1.5) BREAK snow"
+    assert encoded(conditioner, text).tokens.values.shape[1] == 77
+    parted = encoded(conditioner, text, emphasis="empty").tokens.values
+    assert parted.shape[1] == 2 * 77
+    plain = encoded(conditioner, "a fox").tokens.values
+    empty = encoded(conditioner, "").tokens.values
+    fox = slice(2, 3)  # begin, a, fox
+    torch.testing.assert_close(parted[:, fox], empty[:, fox] + 1.5 * (plain - empty)[:, fox])
+    torch.testing.assert_close(parted[:, :2], plain[:, :2])
+    torch.testing.assert_close(parted[:, 77:], encoded(conditioner, "snow").tokens.values)
+    with pytest.raises(BadInput, match="unknown emphasis 'men'; did you mean 'mean'"):
+        encoded(conditioner, "a", emphasis="men")
+
+
+@torch.no_grad()
+def test_the_web_ui_scales_and_gives_the_page_its_mean_back():
+    conditioner, plainly = small(emphasis="mean"), small()
+    plain = encoded(conditioner, "a fox").tokens.values
+    scales = torch.ones(1, 77, 1)
+    scales[:, 2] = 1.5
+    scaled = plain * scales
+    want = scaled * (plain.mean() / scaled.mean())
+    torch.testing.assert_close(encoded(conditioner, "a (fox:1.5)").tokens.values, want)
+    letters = encoded(plainly, "a (fox)").tokens.values
+    torch.testing.assert_close(encoded(conditioner, "a \\(fox\\)").tokens.values, letters)
+    torch.testing.assert_close(encoded(conditioner, "a (fox)", emphasis="none").tokens.values, letters)
+    both = conditioner([Prompt("a (fox:1.5)"), Prompt("a (fox:1.5)", {"emphasis": "none"})]).tokens.values
+    torch.testing.assert_close(both[:1], want)
+    assert error(both[1:], want) > 0.01
+
+
+def test_a_prompt_may_change_with_the_steps():
+    conditioner = small(emphasis="mean")
+    for step, text in ((0, "a fox"), (4, "a fox"), (5, "an owl")):
+        torch.testing.assert_close(
+            encoded(conditioner, "[a fox:an owl:0.5]", step=(step, 10)).tokens.values,
+            encoded(conditioner, text).tokens.values,
+        )
+
+
+def test_pictures_of_one_prompt_are_read_once():
+    conditioner = small()
+    seen = []
+    conditioner.towers[0].network.register_forward_hook(lambda module, args, answer: seen.append(len(args[0])))
+    told = conditioner([Prompt("a"), Prompt("b"), Prompt("a")])
+    assert seen == [2]
+    assert torch.equal(told.tokens.values[0], told.tokens.values[2])
+
+
+def test_sd3_reads_without_t5_and_says_so_once():
+    conditioner = small("sd3", SMALL, OTHER, None)
+    with pytest.warns(UserWarning, match="this model reads without its T5 tower: zeros stand in its place"):
+        told = encoded(conditioner, "a fox")
+    assert told.tokens.values.shape == (1, 77 + 256, 4096)
+    assert not told.tokens.values[:, 77:].any()
+    assert not told.tokens.values[:, :77, 20:].any()
+    assert told.vector.shape == (1, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoded(conditioner, "an owl")
+
+
+def test_nothing_of_transformers_is_needed_and_nothing_is_built_twice():
+    with torch.device("meta"):
+        conditioner = joined("flux", [clip.Config(), t5.Config()]).build()
+    assert sum(one.numel() for one in conditioner.parameters()) == 123_060_480 + 4_762_310_656
+    assert all(one.is_meta for one in conditioner.parameters())
+    assert [name for name, _ in conditioner.named_buffers()] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"length": 78}, "a length of 78 pieces is more than the 77 that it can read"),
+        ({"skip": 12}, "a skip within 12 blocks"),
+        ({"pooled": "projected"}, "a projected vector needs a tower with a projection"),
+        ({"network": t5.Config(), "words": "t5", "pooled": "plain"}, "a vector is taken from a CLIP tower"),
+    ],
+)
+def test_a_tower_that_cannot_work_is_refused(given, message):
+    with pytest.raises(BadInput, match=message):
+        Tower(**given)
+
+
+def test_a_config_that_cannot_work_is_refused():
+    with pytest.raises(BadInput, match="at least one tower must have a row"):
+        Config(towers=(Tower(row=None),))
+    with pytest.raises(BadInput, match="cannot be shared out among 5 heads"):
+        clip.Config(heads=5)
+
+
+@torch.no_grad()
+def test_a_learned_word_is_read_as_recorded_and_removing_it_restores():
+    recording, lora = Recording("sd1"), Recording("lora")
+    prefix = "cond_stage_model.transformer."
+    file = {
+        key.removeprefix(prefix): one
+        for key, one in recording.weights("model.safetensors").items()
+        if key.startswith(prefix)
+    }
+    shapes = {key: tuple(one.shape) for key, one in file.items()}
+    network = transformers_clip.DIALECTS[0].config(shapes, {"num_attention_heads": 2})
+    conditioner = joined("sd1", [network]).build()
+    load(conditioner, 0, transformers_clip, file, {})
+    before = encoded(conditioner, "a <toy> fox").tokens.values
+    (vectors,) = lora.weights("ti-diffusers.safetensors").values()
+    conditioner.add_word("<toy>", [vectors])
+    states, _ = conditioner.towers[0].states(lora.inputs["textual_inversion.ids"])
+    assert error(states, lora.outputs["textual_inversion.text"]) < 1e-4
+    assert error(encoded(conditioner, "a <TOY> fox").tokens.values, before) > 0.01
+    assert "toy" not in str(conditioner.state_dict().keys())
+    (page,) = conditioner.towers[0].pages([[("a <toy>", 1.0)]])
+    assert page.ids[:5] == (49_406, 320, 49_408, 49_409, 49_407)
+    with pytest.raises(BadInput, match=r"vectors of shape \(2, 9\); this model's text towers take \(n, 8\)"):
+        conditioner.add_word("<other>", [torch.zeros(2, 9)])
+    conditioner.remove_word("<toy>")
+    assert torch.equal(encoded(conditioner, "a <toy> fox").tokens.values, before)
+    with pytest.raises(BadInput, match="unknown learned word '<toy>'"):
+        conditioner.remove_word("<toy>")
+
+
+def test_each_tower_takes_the_vectors_of_its_width():
+    conditioner = small("sdxl", SMALL, OTHER)
+    conditioner.add_word("owl", [torch.randn(2, 8), torch.randn(1, 12)])
+    conditioner.add_word("bear", [torch.randn(1, 12)])
+    ids = [reader.pages([[("owl bear", 1.0)]])[0].ids for reader in conditioner.towers]
+    assert ids[0][1:3] == (49_408, 49_409)
+    assert ids[0][3] < 49_406
+    assert ids[1][1:3] == (49_408, 49_409)
+    assert ids[1][3] == 49_407
+    assert isinstance(conditioner, nn.Module)
