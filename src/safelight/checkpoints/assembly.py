@@ -1,15 +1,17 @@
 """Parts found in files → a model: each part built, what its family knows beside it, and what nobody has said."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from safelight.checkpoints import texts
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.native import assigned
 from safelight.checkpoints.pieces import Piece
+from safelight.conditioners.reading.reader import Reader
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
 from safelight.model import Card, LatentDiffusion
@@ -104,20 +106,26 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
 
     Where a family has two of CLIP's towers, the narrower comes first.
     """
-    kinds = kinds_of(family.text)
+    kinds = texts.kinds(family.text)
     clips = sorted((one for one in towers if one.kind == "clip"), key=lambda one: int(one.config.width))
     by_kind = {"clip": clips, "t5": [one for one in towers if one.kind == "t5"]}
     found = [by_kind[kind].pop(0) if by_kind[kind] else None for kind in kinds]
     if None in found[: kinds.count("clip")]:
         return None
     wide = 4096 if denoiser is None else denoiser.config.text_width
-    config = joined(family.text, [None if one is None else one.config for one in found], wide)
+    config = texts.joined(family.text, [None if one is None else one.config for one in found], wide)
+    if config.sizes and denoiser is not None:  # the denoiser takes in what the pooled vectors leave of its width
+        pooled = sum(one.network.projection for one in config.towers if one.pooled == "projected")
+        numbers = sum(1 if one == "aesthetic_score" else 2 for one in config.sizes)
+        config = replace(config, frequencies=(denoiser.config.vector_width - pooled) // numbers)
     with torch.device("meta"):
         module = config.build()
+    readers = cast("list[Reader]", module.towers)
     state: dict[str, Tensor] = {name: one for name, one in module.state_dict().items() if name.endswith("_extra_state")}
     for number, one in enumerate(found):
         if one is not None:
-            reader = module.towers[number]
+            reader = readers[number]
+            assert reader.network is not None
             if one.tokenizer:
                 reader.words.give(one.tokenizer, one.where)
             table = one.dialect.table(one.config).read(one.weights, reader.network.state_dict(), one.where)

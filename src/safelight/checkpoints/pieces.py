@@ -66,8 +66,9 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
 
     ``ema``: the running mean of a denoiser's weights, which training files hold beside the last ones, instead.
     """
+    weights = _unwrapped(weights, ema)
     groups, rest = _grouped(weights)
-    if ema:
+    if ema and groups:
         groups = _with_means(groups, weights, where)
     if not groups:
         return [piece(weights, where, hints)]
@@ -98,6 +99,15 @@ def _grouped(weights: Weights) -> tuple[dict[str, Weights], list[str]]:
         elif not BUFFERS.fullmatch(name):
             held.setdefault(prefix, {})[name.removeprefix(prefix)] = one
     return {prefix: Weights(held[prefix], weights.metadata) for prefix in PREFIXES if prefix in held}, rest
+
+
+def _unwrapped(weights: Weights, ema: bool) -> Weights:
+    """What training files hold in ``state_dict``, or, as DiT's do, in ``model`` and its running mean in ``ema``."""
+    for wrapper in ("state_dict.", "ema." if ema else "model."):
+        inner = weights.under(wrapper)
+        if inner and (wrapper == "state_dict." or weights.under("ema.")):
+            return inner
+    return weights
 
 
 def _with_means(groups: Mapping[str, Weights], weights: Weights, where: str) -> dict[str, Weights]:

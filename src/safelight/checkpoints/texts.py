@@ -37,6 +37,11 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def kinds(family: str) -> list[str]:
+    """Which network each tower of a family is, ``clip`` or ``t5``, in their order."""
+    return [str(tower.get("words", "clip")) for tower in FAMILIES[family]["towers"]]
+
+
 def joined(family: str, networks: Sequence[Network | None], t5_width: int = 4096) -> Config:
     """The conditioner of a family whose towers have these shapes, in its order.
 

@@ -142,4 +142,6 @@ def recognises(shapes: Shapes) -> bool:
     return {"conv_in.weight", "conv_norm_out.weight", "time_embedding.linear_1.weight"} <= shapes.keys()
 
 
-DIALECTS = (Dialect("diffusers", "denoiser", recognises, config, lambda config: table(WORDS, config), describe),)
+DIALECTS = (
+    Dialect("diffusers", "denoiser", recognises, config, lambda config: table(WORDS, config), describe, Config()),
+)

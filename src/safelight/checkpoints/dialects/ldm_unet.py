@@ -3,6 +3,7 @@ names of ``model.diffusion_model.``, or, without their dots, of ``model_ema.``."
 
 from safelight.checkpoints.table import Dialect, Shapes
 from safelight.checkpoints.unets import Words, infer, table
+from safelight.denoisers.unet import Config
 
 WORDS = Words(
     enter="input_blocks.0.0",
@@ -37,5 +38,6 @@ DIALECTS = (
         recognises,
         lambda shapes, said: infer(WORDS, shapes, said),
         lambda config: table(WORDS, config),
+        example=Config(),
     ),
 )

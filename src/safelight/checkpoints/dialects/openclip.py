@@ -53,5 +53,6 @@ DIALECTS = (
         lambda shapes: {"transformer.resblocks.0.attn.in_proj_weight", "token_embedding.weight"} <= shapes.keys(),
         config,
         table,
+        example=Config(projection=1024),
     ),
 )

@@ -84,6 +84,7 @@ def dialect(name: str, prefix: str) -> Dialect:
         partial(config, prefix),
         partial(table, prefix),
         describe,
+        Config(),
     )
 
 

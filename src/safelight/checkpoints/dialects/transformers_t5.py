@@ -80,5 +80,6 @@ DIALECTS = (
         config,
         table,
         describe,
+        Config(),
     ),
 )
