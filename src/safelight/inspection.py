@@ -15,8 +15,9 @@ from rich.table import Table
 from safelight.checkpoints import locate
 from safelight.checkpoints.assembly import Outline
 from safelight.checkpoints.foreign import is_foreign, plan
-from safelight.checkpoints.native import PARTS, PROCESS, header, read_config
+from safelight.checkpoints.native import PARTS, PROCESS, read_config
 from safelight.checkpoints.pieces import Piece
+from safelight.checkpoints.weights import open_weights
 from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
 from safelight.media.pictures import read_recipe
@@ -121,15 +122,15 @@ def _part(slot: Slot, given: Any, file: Path) -> dict[str, Any]:
     config = slot.read(given)
     with torch.device("meta"):  # the names of its parameters without their memory
         names = [name for name, _ in config.build().named_parameters()]
-    tensors = header(file)
-    if missing := [name for name in names if name not in tensors]:
+    weights = open_weights(file)
+    shapes, types = weights.shapes, weights.types
+    if missing := [name for name in names if name not in weights]:
         raise BadInput(f"{file.parent.name}/{file.name} does not fit its configuration: {missing[0]} is missing.")
-    types = Counter(tensors[name][0] for name in names)
     return {
         "kind": kind_of(config),
         "config": slot.write(config),
-        "parameters": sum(prod(tensors[name][1]) for name in names),
-        "precision": types.most_common(1)[0][0],
+        "parameters": sum(prod(shapes[name]) for name in names),
+        "precision": Counter(types[name] for name in names).most_common(1)[0][0],
         "bytes": file.stat().st_size,
     }
 

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 import safelight
-from safelight.checkpoints import native
+from safelight.checkpoints.stored import Stored
 from safelight.config import dump
 from safelight.errors import BadInput
 from safelight.inspection import inspect, show
@@ -22,7 +22,7 @@ def test_the_facts_of_a_model_are_true_and_no_weight_is_read(model, folder, monk
     def never(*args: object) -> None:
         raise AssertionError("the weights were read")
 
-    monkeypatch.setattr(native, "load_file", never)
+    monkeypatch.setattr(Stored, "read", never)
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", never)
     found = inspect(str(folder))
     assert found["what"] == "model"
@@ -81,7 +81,7 @@ def test_what_is_none_of_them_is_refused(folder, tmp_path):
         ("config.json", b"{", r"saved/config.json cannot be read"),
         ("config.json", b'{"format": 2}', "wanted a model folder of format 1, got 2"),
         ("config.json", b'{"format": 1, "denoiser": {}}', "denoiser: wanted a kind"),
-        ("denoiser.safetensors", b"no", "cannot be read as safetensors"),
+        ("denoiser.safetensors", b"no", "saved/denoiser.safetensors is no file of weights: it begins with b'no'"),
     ],
 )
 def test_a_damaged_model_is_one_sentence(folder, name, data, message):

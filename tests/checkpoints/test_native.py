@@ -138,13 +138,42 @@ def test_a_missing_file_is_named(folder):
         safelight.load(folder)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 100, -10])
-def test_a_file_that_stops_in_the_middle_is_named(folder, keep):
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (0, "is empty; get the file again"),
+        (5, "is no file of weights: it begins with"),
+        (100, "ends within its header, after 100 of"),
+        (-10, "ends after .* bytes of tensors; get the file again"),
+    ],
+)
+def test_a_file_that_stops_in_the_middle_is_named(folder, keep, message):
     data = (folder / "denoiser.safetensors").read_bytes()
     (folder / "denoiser.safetensors").write_bytes(data[:keep])
     rehash(folder)
-    with pytest.raises(BadInput, match=r"^saved/denoiser.safetensors cannot be read: "):
+    with pytest.raises(BadInput, match=f"^saved/denoiser.safetensors {message}"):
         safelight.load(folder)
+
+
+def test_weights_that_are_not_finite_are_named(model, folder):
+    with torch.no_grad():
+        model.autoencoder.decoder.leave.weight[0, 0, 0, 0] = float("nan")
+    safelight.save(model, folder)
+    with pytest.raises(BadInput, match=r"^saved/autoencoder.safetensors: decoder.leave.weight holds values that are"):
+        safelight.load(folder)
+
+
+def test_a_loaded_part_has_no_memory_but_its_files_and_no_value_left_to_chance(model, folder):
+    for name in PARTS:
+        part = vars(read_model(folder))[name]
+        assert not any(one.is_meta for one in [*part.parameters(), *part.buffers()])
+        wanted = {name: one.dtype for name, one in vars(model)[name].named_buffers()}
+        assert {name: one.dtype for name, one in part.named_buffers()} == wanted
+    file = (folder / "denoiser.safetensors").read_bytes()
+    with torch.no_grad():
+        for parameter in read_model(folder).denoiser.parameters():
+            parameter.add_(1)
+    assert (folder / "denoiser.safetensors").read_bytes() == file
 
 
 @pytest.mark.parametrize(

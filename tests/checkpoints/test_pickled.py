@@ -183,7 +183,7 @@ def test_a_hostile_object_never_runs(tmp_path, kind, protocol, form):
     with pytest.raises(BadInput) as caught:
         open_weights(path)
     assert not canary.exists()
-    assert str(caught.value).startswith(path.name)
+    assert str(caught.value).startswith(f"{tmp_path.name}/{path.name}")
     if "named" in form:
         assert "is named safetensors and is a PyTorch pickle" in str(caught.value)
     elif form != "bare" or protocol > 1:  # the oldest pickles cannot be told from any other file
@@ -307,7 +307,7 @@ def test_what_a_state_dict_does_not_need_is_refused_by_its_name(tmp_path, value,
     with pytest.raises(BadInput) as caught:
         open_weights(path)
     assert sentence in str(caught.value)
-    assert str(caught.value).startswith("a.ckpt")
+    assert str(caught.value).startswith(f"{tmp_path.name}/a.ckpt")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -351,7 +351,7 @@ def test_damaged_files_are_one_sentence(tmp_path):
         (tmp_path / "a.ckpt").write_bytes(data)
         with pytest.raises(BadInput, match=sentence) as caught:
             open_weights(tmp_path / "a.ckpt")
-        assert str(caught.value).startswith("a.ckpt")
+        assert str(caught.value).startswith(f"{tmp_path.name}/a.ckpt")
 
     path = tmp_path / "whole"
     whole = zipped(path, holding(GOOD), bytes(16)).read_bytes()

@@ -133,7 +133,7 @@ def test_damage_is_one_sentence(tmp_path, sentence, content):
     with pytest.raises(BadInput) as caught:
         open_weights(path)
     assert sentence in str(caught.value)
-    assert str(caught.value).startswith("bad.safetensors")
+    assert str(caught.value).startswith(f"{tmp_path.name}/bad.safetensors")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -153,7 +153,7 @@ def test_a_file_that_shrank_or_changed_since_is_refused(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a pointer of Git LFS"),
         (b"<!DOCTYPE html><title>404</title>", "a web page"),
         (b"GGUF\x03\0\0\0", "GGUF"),
-        (b"", "is no file of weights"),
+        (b"", "is empty"),
         (b"hello there", "begins with b'hello th'"),
     ],
 )

@@ -40,7 +40,8 @@ def load(
     precision: str = "auto",
     hints: Mapping[str, Any] | None = None,
 ) -> "LatentDiffusion":
-    """A model by embedded name, model folder, run folder, or from the files and folders of other programs.
+    """A model by embedded name, model folder, run folder, from the files and folders of other programs, or from the hub
+    (``owner/name``, ``owner/name@revision``, ``owner/name:file``).
 
     Several sources together make one model: a file may hold one part only. ``hints`` say what files cannot tell, as
     ``{"prediction": "v"}`` (``assembly.HINTS``). ``precision`` is auto, fp32 or bf16. Raises BadInput if there is no
@@ -56,7 +57,7 @@ def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | N
     from safelight.checkpoints.foreign import is_foreign, read_foreign
     from safelight.checkpoints.native import read_model
 
-    sources = [source] if isinstance(source, str | Path) else list(source)
+    sources = [_fetched(one) for one in ([source] if isinstance(source, str | Path) else source)]
     others = [Path(one) for one in sources if is_foreign(Path(one))]
     ours = [read_model(locate(one)) for one in sources if Path(one) not in others]
     models = ours + ([read_foreign(others, hints or {})] if others else [])
@@ -69,6 +70,14 @@ def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | N
         parts = ("autoencoder", "conditioner", "denoiser", "process")
         whole = replace(whole, **{name: part for name in parts if (part := vars(one)[name]) is not None})
     return whole
+
+
+def _fetched(source: str | Path) -> str | Path:
+    """A source that is here; what could only be a model on the hub is fetched from there."""
+    from safelight.checkpoints.hub import fetch, is_identifier
+
+    here = Path(source).exists() or str(source) in embedded()
+    return source if here or not is_identifier(str(source)) else fetch(str(source))
 
 
 DIALECTS = ("native", "single-file", "diffusers")

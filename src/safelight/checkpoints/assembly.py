@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from safelight.checkpoints import texts
 from safelight.checkpoints.families import Family, families, family_of
-from safelight.checkpoints.native import assigned
+from safelight.checkpoints.hollow import hollow
+from safelight.checkpoints.native import load_strictly
 from safelight.checkpoints.pieces import Piece
 from safelight.conditioners.reading.reader import Reader
 from safelight.diffusion.process import Process
@@ -94,11 +95,17 @@ def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
 
     ``given``: what no file of this layout holds, by our names. Raises BadInput if names or shapes do not fit.
     """
-    with torch.device("meta"):
-        module: nn.Module = piece.config.build()
-    state = {**(given or {})}
-    state |= piece.dialect.table(piece.config).read(piece.weights, module.state_dict(), piece.where)
-    return assigned(module, state, piece.where)
+    module: nn.Module = hollow(piece.config.build)
+    table = piece.dialect.table(piece.config)
+    wanted = module.state_dict()
+    state = {**_made(wanted), **(given or {}), **dict(table.read(piece.weights, wanted, piece.where))}
+    load_strictly(module, state, piece.where, assign=True)
+    return module
+
+
+def _made(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a hollow module holds already."""
+    return {name: tensor for name, tensor in state.items() if tensor.device.type != "meta"}
 
 
 def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> nn.Module | None:
@@ -118,10 +125,9 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
         pooled = sum(one.network.projection for one in config.towers if one.pooled == "projected")
         numbers = sum(1 if one == "aesthetic_score" else 2 for one in config.sizes)
         config = replace(config, frequencies=(denoiser.config.vector_width - pooled) // numbers)
-    with torch.device("meta"):
-        module = config.build()
+    module = hollow(config.build)
     readers = cast("list[Reader]", module.towers)
-    state: dict[str, Tensor] = {name: one for name, one in module.state_dict().items() if name.endswith("_extra_state")}
+    state = _made(module.state_dict())
     for number, one in enumerate(found):
         if one is not None:
             reader = readers[number]
@@ -131,7 +137,8 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
             table = one.dialect.table(one.config).read(one.weights, reader.network.state_dict(), one.where)
             state |= {f"towers.{number}.network.{name}": tensor for name, tensor in table}
             state[f"towers.{number}.words._extra_state"] = reader.words.get_extra_state()
-    return assigned(module, state, " and ".join(one.where for one in found if one is not None))
+    load_strictly(module, state, " and ".join(one.where for one in found if one is not None), assign=True)
+    return module
 
 
 def check(hints: Mapping[str, Any]) -> None:

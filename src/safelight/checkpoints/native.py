@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from safelight.checkpoints.hollow import hollow
+from safelight.checkpoints.stored import TYPES
+from safelight.checkpoints.weights import open_weights
 from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
@@ -88,7 +91,10 @@ def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False) -> None:
-    """Load a whole state dict; BadInput lists missing, unexpected and misshapen names."""
+    """Load a whole state dict; BadInput lists missing, unexpected and misshapen names.
+
+    ``assign``: the module takes the tensors themselves, in their memory and precision, instead of their values.
+    """
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} is not expected" for name in state if name not in wanted]
@@ -101,12 +107,6 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, as
         more = f" … and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise BadInput(f"{where} does not fit its configuration: {'; '.join(problems[:4])}{more}.")
     module.load_state_dict(dict(state), assign=assign)
-
-
-def assigned(module: nn.Module, state: Mapping[str, Tensor], where: str) -> nn.Module:
-    """A module built on the meta device, given a whole state dict, which it takes as it is."""
-    load_strictly(module, state, where, assign=True)
-    return module
 
 
 def describe(card: Card, parts: Mapping[str, nn.Module]) -> str:
@@ -128,15 +128,12 @@ def _listed(value: object) -> str:
 
 
 def _part(slot: Slot, config: Any, file: Path) -> nn.Module:
-    module: nn.Module = slot.read(config).build()
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{file.parent.name}/{file.name} cannot be read: {error}.") from None
-    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        module.to(dtypes.pop())
-    load_strictly(module, state, f"{file.parent.name}/{file.name}")
+    module: nn.Module = hollow(slot.read(config).build)
+    weights = open_weights(file)
+    dtypes = {dtype for kind in weights.types.values() if (dtype := TYPES[kind]).is_floating_point}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    state = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
+    load_strictly(module.to(dtype), state, f"{file.parent.name}/{file.name}", assign=True)
     return module
 
 
@@ -169,16 +166,6 @@ def _check_whole(folder: Path, needed: Sequence[str]) -> None:
             raise BadInput(f"{folder.name} is not whole: {name} is missing; get the folder again.")
         if sha256(folder / name) != wanted:
             raise BadInput(f"{folder.name}/{name} is corrupt: its hash is not the manifest's; get the folder again.")
-
-
-def header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Names, types and shapes of a safetensors file, from its header alone."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{str(file)!r} cannot be read as safetensors: {error}.") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -86,12 +86,12 @@ def read_pickled(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
         views, facts = _named(root)
         stored = {name: _stored(source, view, places, name) for name, view in views.items()}
     except BadInput as error:
-        if str(error).startswith(source.path.name):
+        if str(error).startswith(source.where):
             raise
-        raise BadInput(f"{source.path.name} {error}.") from None
+        raise BadInput(f"{source.where} {error}.") from None
     if not stored:
         objects = f"objects of {', '.join([*left][:3])}" if left else "none"
-        raise BadInput(f"{source.path.name}: wanted tensors with names, got {objects}; save the model's state_dict.")
+        raise BadInput(f"{source.where}: wanted tensors with names, got {objects}; save the model's state_dict.")
     return stored, facts | ({"unread": ", ".join([*left][:20])} if left else {})
 
 

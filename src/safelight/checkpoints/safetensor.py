@@ -23,7 +23,7 @@ def read_header(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
     Raises BadInput with what is wrong: the file ends early, the header is too long or no JSON, names come twice,
     tensors overlap, leave gaps or do not have the bytes that their shapes and types need.
     """
-    where, length = source.path.name, int.from_bytes(source.read(0, 8), "little")
+    where, length = source.where, int.from_bytes(source.read(0, 8), "little")
     if length > LONGEST:
         raise BadInput(
             f"{where} has a header of {length:,} bytes; wanted at most {LONGEST:,}: it is damaged or made to do harm."

@@ -54,6 +54,11 @@ class Source:
             raise BadInput(f"{str(path)!r} is not a file; wanted a file of weights.")
         return cls(path, found.st_size, found.st_mtime_ns)
 
+    @property
+    def where(self) -> str:
+        """The file as messages call it: its name after its folder's, which may tell it from others of that name."""
+        return "/".join(self.path.parts[-2:])
+
     def read(self, start: int, length: int) -> bytes:
         """So many bytes from ``start``, fewer at the end of the file."""
         try:
@@ -112,7 +117,7 @@ class Stored:
         tensor = flat.as_strided(self.shape, self.strides) if self.strides else flat.view(self.shape)
         if not finite(tensor):
             raise BadInput(
-                f"{self.source.path.name}: {name} holds values that are not finite (NaN or infinity); "
+                f"{self.source.where}: {name} holds values that are not finite (NaN or infinity); "
                 "the file is damaged or comes from a training that diverged: get another."
             )
         return tensor

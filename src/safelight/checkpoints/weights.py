@@ -95,22 +95,24 @@ def _single(source: Source, opening: bytes) -> Weights:
     if pickled.looks_like(opening):
         if source.path.suffix == ".safetensors":
             raise BadInput(
-                f"{source.path.name} is named safetensors and is a PyTorch pickle; whoever renamed it may mean harm: "
+                f"{source.where} is named safetensors and is a PyTorch pickle; whoever renamed it may mean harm: "
                 "get it elsewhere, or call it .ckpt to have its tensors read (nothing in it is ever executed)."
             )
         return Weights(*pickled.read_pickled(source))
     for start, what in STRANGERS.items():
         if opening.startswith(start):
-            raise BadInput(f"{source.path.name} is {what}.")
+            raise BadInput(f"{source.where} is {what}.")
+    if not opening:
+        raise BadInput(f"{source.where} is empty; get the file again.")
     raise BadInput(
-        f"{source.path.name} is no file of weights: it begins with {opening[:8]!r}; wanted safetensors or a "
+        f"{source.where} is no file of weights: it begins with {opening[:8]!r}; wanted safetensors or a "
         "PyTorch checkpoint."
     )
 
 
 def _shards(source: Source) -> Weights:
     """Several files as one, by the index that says which holds which name."""
-    where = source.path.name
+    where = source.where
     if source.size > LONGEST_INDEX:
         raise BadInput(f"{where} has {source.size:,} bytes; wanted an index of at most {LONGEST_INDEX:,}.")
     try:

@@ -24,7 +24,7 @@ class Member:
 
     def place(self) -> int:
         """Where its bytes begin. BadInput if they are compressed or not all there."""
-        where = f"{self.source.path.name}: {self.name[:200]}"
+        where = f"{self.source.where}: {self.name[:200]}"
         if not self.plain:
             raise BadInput(f"{where} is compressed; wanted it stored as it is: save the file anew with PyTorch.")
         local = self.source.read(self.header, 30)
@@ -39,7 +39,7 @@ class Member:
 
 def members(source: Source) -> Mapping[str, Member]:
     """What a zip holds, by name. BadInput if its directory is not whole, too long, or names something twice."""
-    where = source.path.name
+    where = source.where
     length, place = _directory(source)
     if length > LONGEST:
         raise BadInput(f"{where} has a zip directory of {length:,} bytes; wanted at most {LONGEST:,}.")
@@ -65,7 +65,7 @@ def _directory(source: Source) -> tuple[int, int]:
     tail = source.read(tail_at, source.size - tail_at)
     end = tail.rfind(b"PK\5\6")
     if end < 0 or end + END.size > len(tail):
-        raise BadInput(f"{source.path.name} is a zip that ends early; get the file again.")
+        raise BadInput(f"{source.where} is a zip that ends early; get the file again.")
     length, place = END.unpack_from(tail, end)[5:7]
     locator = source.read(tail_at + end - 20, 20) if tail_at + end >= 20 else b""
     if locator[:4] == b"PK\6\7":
