@@ -96,7 +96,7 @@ def test_sdxl_hears_sizes_behind_the_pooled_vector():
     shapes = [{key: tuple(one.shape) for key, one in part.items()} for part in (left, right)]
     networks = [
         transformers_clip.DIALECTS[0].config(shapes[0], {"num_attention_heads": 2}),
-        openclip.DIALECTS[0].config(shapes[1], {"heads": 3}),
+        openclip.DIALECTS[0].config(shapes[1], {"text_head_width": 8}),
     ]
     conditioner = Config(**{**vars(joined("sdxl", networks)), "frequencies": 32}).build()
     load(conditioner, 0, transformers_clip, left, {})
