@@ -1,7 +1,7 @@
 """The one body: a task becomes steps, the last step becomes pictures."""
 
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,24 @@ from safelight.config import kind_of
 from safelight.diffusion.blend import Part
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
+from safelight.errors import BadInput
 from safelight.media.pictures import to_pictures
 from safelight.model import LatentDiffusion, Whole
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
 from safelight.task import Start, Task
-from safelight.types import Condition, Conditioner, Denoise, Guidance, Latents, Negative, NoiseLevel, Prompt, Step
+from safelight.types import (
+    Condition,
+    Conditioner,
+    Denoise,
+    Estimate,
+    Guidance,
+    Latents,
+    Negative,
+    NoiseLevel,
+    Prompt,
+    Step,
+    Weighing,
+)
 
 
 def generate(
@@ -55,16 +68,16 @@ def steps(
     guidance = GUIDANCE.read(chosen.guidance)
     seeds = [chosen.seed + i for i in range(chosen.count)]
     noise = SeededNoise(seeds)
-    start = task.start(whole, noise, chosen.count)
+    start = _told_more(whole, task.start(whole, noise, chosen.count), chosen.emphasis)
     schedule = whole.process.schedule
     times = spacing(chosen.steps, schedule, start.begin)
-    waist = _waist(whole, guidance, start, bool(chosen.one_batch))
+    waist = _Waist(whole, guidance, start, bool(chosen.one_batch), len(times) - 1)
     latents = start.latents.to(_device(whole))
     if start.begin == 1:
         latents = latents * _spread(schedule(times[0]))
     source = BrownianNoise(seeds) if sampler.about.brownian else noise
     for step in sampler(start.wrap(waist), latents, times, schedule, source):
-        latents = step.noisy
+        latents, waist.step = step.noisy, step.index + 1
         yield step
     return start.finish(_decoded(whole, latents))
 
@@ -96,6 +109,56 @@ def recipe(model: LatentDiffusion, task: Task, settings: Settings, index: int = 
 
 def _named(model: LatentDiffusion) -> dict[str, str]:
     return {"name": model.card.name, "hash": model.card.hash, "licence": model.card.licence}
+
+
+def _told_more(whole: Whole, start: Start, emphasis: str | None) -> Start:
+    """The start with what every prompt is told beside its text: how large the picture is, what brackets do.
+
+    BadInput if brackets shall mean something and the model's conditioner does not read them.
+    """
+    more: dict[str, Any] = {}
+    if start.latents.ndim == 4:
+        more["picture_size"] = tuple(side * whole.autoencoder.factor for side in start.latents.shape[-2:])
+    if emphasis not in (None, "none"):
+        if not isinstance(whole.conditioner, Weighing):
+            raise BadInput(f"emphasis: the model {whole.card.name!r} reads brackets as letters; leave emphasis out.")
+        more["emphasis"] = emphasis
+    told = _reworded(start, lambda prompt: replace(prompt, given={**more, **prompt.given}))
+    against = [replace(prompt, given={"negative": True, **prompt.given}) for prompt in told.negatives]
+    return replace(told, negatives=against)
+
+
+def _reworded(start: Start, change: Callable[[Prompt], Prompt]) -> Start:
+    """The start with every prompt in it changed."""
+    shares = [replace(share, prompts=[change(one) for one in share.prompts]) for share in start.shares]
+    prompts, negatives = ([change(one) for one in each] for each in (start.prompts, start.negatives))
+    return replace(start, prompts=prompts, negatives=negatives, shares=shares)
+
+
+class _Waist:
+    """The waist of a whole run. Where prompts change with the ``step``, each wording has its own, made when its step
+    comes, and guidance begins anew in each."""
+
+    def __init__(self, whole: Whole, guidance: Guidance, start: Start, one_batch: bool, steps: int) -> None:
+        self.whole, self.guidance, self.start, self.one_batch = whole, guidance, start, one_batch
+        self.step, self.steps = 0, steps
+        self.made: dict[tuple[str, ...], Denoise] = {}
+        self.current()
+
+    def __call__(self, noisy: Latents, level: NoiseLevel) -> Estimate:
+        return self.current()(noisy, level)
+
+    def current(self) -> Denoise:
+        """The waist of the step that is at hand."""
+        start, conditioner = self.start, self.whole.conditioner
+        if isinstance(conditioner, Weighing):
+            step = min(self.step, self.steps - 1)
+            start = _reworded(start, lambda prompt: conditioner.at(prompt, step, self.steps))
+        prompts = [start.prompts, start.negatives, *(share.prompts for share in start.shares)]
+        wording = tuple(prompt.text for each in prompts for prompt in each)
+        if wording not in self.made:
+            self.made[wording] = _waist(self.whole, self.guidance, start, self.one_batch)
+        return self.made[wording]
 
 
 def _waist(whole: Whole, guidance: Guidance, start: Start, one_batch: bool) -> Denoise:

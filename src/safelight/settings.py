@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from safelight.config import Slot
-from safelight.errors import BadInput
+from safelight.errors import BadInput, unknown
 
 SAMPLER = Slot("diffusion.samplers.*")
 SPACING = Slot("diffusion.spacing")
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 
+EMPHASES = ("none", "mean", "empty")
 MOST_STEPS = 10_000
 MOST_PICTURES = 1_000
 
@@ -40,11 +41,16 @@ class Settings:
     seed: int | None = _said("Of the first picture; the next has the next seed.")
     count: int | None = _said("How many pictures.")
     one_batch: bool | None = _said("Answer guidance's questions together: faster, in more memory.")
+    emphasis: str | None = _said(
+        "What (word:1.3) and [a:b:0.5] do in a prompt: none (letters), mean (as in web UIs), empty (from no text)."
+    )
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 1, MOST_STEPS)
         _within("count", self.count, 1, MOST_PICTURES)
         _within("seed", self.seed, 0, 2**63 - MOST_PICTURES)
+        if self.emphasis is not None and self.emphasis not in EMPHASES:
+            raise unknown("emphasis", self.emphasis, EMPHASES)
 
     def over(self, base: "Settings") -> "Settings":
         """These settings, with ``base`` where they say nothing."""
@@ -52,5 +58,7 @@ class Settings:
         return replace(base, **said)
 
 
-DEFAULTS = Settings(steps=20, sampler="dpmpp2m", spacing="uniform", guidance=4.0, seed=0, count=1, one_batch=True)
+DEFAULTS = Settings(
+    steps=20, sampler="dpmpp2m", spacing="uniform", guidance=4.0, seed=0, count=1, one_batch=True, emphasis="none"
+)
 """What holds where neither the request nor the model's card says anything."""

@@ -350,3 +350,11 @@ class Conditioner(Protocol):
     def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition: ...
 
     def learn(self, prompts: Iterable[Prompt]) -> None: ...
+
+
+@runtime_checkable
+class Weighing(Conditioner, Protocol):
+    """A conditioner that reads brackets where ``given["emphasis"]`` asks for it: weights, and what changes with the
+    steps. ``at`` is the prompt that holds at a step, the same object if it never changes."""
+
+    def at(self, prompt: Prompt, step: int, steps: int) -> Prompt: ...

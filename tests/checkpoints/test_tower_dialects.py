@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from recorded import Recording, error, real_shapes
+from safelight.checkpoints import read
 from safelight.checkpoints.dialects import openclip, transformers_clip, transformers_t5
 from safelight.checkpoints.table import Dialect
-from safelight.checkpoints.texts import FAMILIES, joined
+from safelight.checkpoints.texts import FAMILIES, cut, joined
 from safelight.errors import BadInput
 from safelight.nn.towers import clip, t5
+from safelight.types import Prompt
 
 MODULES = (openclip, transformers_clip, transformers_t5)
 REAL = {
@@ -59,11 +61,11 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
 
 
 TOWERS = [
-    ("sd1", "model.safetensors", "cond_stage_model.transformer.", {"num_attention_heads": 2}),
-    ("sd2-v", "model.safetensors", "cond_stage_model.model.", {"heads": 2}),
-    ("sdxl", "model.safetensors", "conditioner.embedders.0.transformer.", {"num_attention_heads": 2}),
-    ("sdxl", "model.safetensors", "conditioner.embedders.1.model.", {"heads": 3}),
-    ("diffusers-folders", "flux/text_encoder/model.safetensors", "", {"num_attention_heads": 2}),
+    ("sd1", "model.safetensors", "cond_stage_model.transformer.", {"text_head_width": 4}),
+    ("sd2-v", "model.safetensors", "cond_stage_model.model.", {"text_head_width": 10}),
+    ("sdxl", "model.safetensors", "conditioner.embedders.0.transformer.", {"text_head_width": 8}),
+    ("sdxl", "model.safetensors", "conditioner.embedders.1.model.", {"text_head_width": 8}),
+    ("diffusers-folders", "flux/text_encoder/model.safetensors", "", {"text_head_width": 8}),
     ("diffusers-folders", "sd3/text_encoder_3/model.safetensors", "", {}),
 ]
 
@@ -140,8 +142,33 @@ def test_a_t5_encoder_equals_that_of_transformers_also_far_apart():
     assert error(network(network.embedding(ids), 0, True)[1], theirs(ids).last_hidden_state) < 1e-5
 
 
+@torch.no_grad()
+def test_a_folder_becomes_the_conditioner_of_its_family():
+    recording = Recording("diffusers-folders")
+    conditioner = read(recording.file("sd3")).conditioner.float()
+    told = conditioner([Prompt(text) for text in recording.facts["config"]["prompts"]])
+    assert error(told.tokens.values[:, :77], recording.outputs["sd3.prompt_embeds"][:, :77]) < 1e-4
+    assert error(told.vector, recording.outputs["sd3.pooled"]) < 1e-4
+    assert told.tokens.values.shape == (2, 77 + 256, 48)
+
+
+@torch.no_grad()
+def test_a_tower_may_be_written_without_what_it_does_not_use():
+    torch.manual_seed(0)
+    whole = joined("sd2", [clip.Config(16, 3, 2, 32, "gelu", 60, projection=8, temperature=True)]).build()
+    reader = whole.towers[0]
+    config, state = cut(reader.tower, reader.network.state_dict())
+    lean = joined("sd2", [config]).build()
+    lean.towers[0].network.load_state_dict(state)
+    ids = torch.tensor([[58, 3, 9, 59, 0]])
+    assert (config.depth, lean.towers[0].tower.skip, reader.tower.skip) == (2, 0, 1)
+    assert torch.equal(lean.towers[0].states(ids)[0], reader.states(ids)[0])
+    sdxl = joined("sdxl", [clip.Config(16, 3, 2, 32), clip.Config(16, 3, 2, 32, projection=8)])
+    assert [cut(tower, {"blocks.2.out.bias": None})[0] for tower in sdxl.towers] == [one.network for one in sdxl.towers]
+
+
 def test_families_say_which_towers_they_want():
-    assert set(FAMILIES) == {"sd1", "sd2", "sd2-folder", "sdxl", "sdxl-refiner", "sd3", "flux"}
+    assert set(FAMILIES) == {"sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux"}
     with pytest.raises(BadInput, match="did you mean 'sdxl'"):
         joined("sdx", [])
     with pytest.raises(BadInput, match="sdxl reads with 2 text towers, got 1"):

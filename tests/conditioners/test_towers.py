@@ -96,7 +96,7 @@ def test_sdxl_hears_sizes_behind_the_pooled_vector():
     shapes = [{key: tuple(one.shape) for key, one in part.items()} for part in (left, right)]
     networks = [
         transformers_clip.DIALECTS[0].config(shapes[0], {"num_attention_heads": 2}),
-        openclip.DIALECTS[0].config(shapes[1], {"heads": 3}),
+        openclip.DIALECTS[0].config(shapes[1], {"text_head_width": 8}),
     ]
     conditioner = Config(**{**vars(joined("sdxl", networks)), "frequencies": 32}).build()
     load(conditioner, 0, transformers_clip, left, {})
@@ -174,28 +174,30 @@ def test_breaks_and_weights_are_read_when_asked_for():
 
 @torch.no_grad()
 def test_the_web_ui_scales_and_gives_the_page_its_mean_back():
-    conditioner, plainly = small(emphasis="mean"), small()
+    conditioner, plainly = small(), small()
     plain = encoded(conditioner, "a fox").tokens.values
     scales = torch.ones(1, 77, 1)
     scales[:, 2] = 1.5
     scaled = plain * scales
     want = scaled * (plain.mean() / scaled.mean())
-    torch.testing.assert_close(encoded(conditioner, "a (fox:1.5)").tokens.values, want)
+    torch.testing.assert_close(encoded(conditioner, "a (fox:1.5)", emphasis="mean").tokens.values, want)
     letters = encoded(plainly, "a (fox)").tokens.values
-    torch.testing.assert_close(encoded(conditioner, "a \\(fox\\)").tokens.values, letters)
+    torch.testing.assert_close(encoded(conditioner, "a \\(fox\\)", emphasis="mean").tokens.values, letters)
     torch.testing.assert_close(encoded(conditioner, "a (fox)", emphasis="none").tokens.values, letters)
-    both = conditioner([Prompt("a (fox:1.5)"), Prompt("a (fox:1.5)", {"emphasis": "none"})]).tokens.values
+    both = conditioner([Prompt("a (fox:1.5)", {"emphasis": "mean"}), Prompt("a (fox:1.5)")]).tokens.values
     torch.testing.assert_close(both[:1], want)
     assert error(both[1:], want) > 0.01
 
 
 def test_a_prompt_may_change_with_the_steps():
-    conditioner = small(emphasis="mean")
-    for step, text in ((0, "a fox"), (4, "a fox"), (5, "an owl")):
-        torch.testing.assert_close(
-            encoded(conditioner, "[a fox:an owl:0.5]", step=(step, 10)).tokens.values,
-            encoded(conditioner, text).tokens.values,
-        )
+    conditioner = small()
+    asked = Prompt("[a fox:an owl:0.5]", {"emphasis": "mean"})
+    assert [conditioner.at(asked, step, 10).text for step in (0, 4, 5, 9)] == ["a fox", "a fox", "an owl", "an owl"]
+    assert conditioner.at(asked, 9, 10).given is asked.given
+    for same in (Prompt(asked.text), Prompt("a (fox:1.3)", asked.given)):
+        assert conditioner.at(same, 5, 10) is same
+    first = encoded(conditioner, asked.text, emphasis="mean").tokens.values
+    torch.testing.assert_close(first, encoded(conditioner, "a fox").tokens.values)
 
 
 def test_pictures_of_one_prompt_are_read_once():

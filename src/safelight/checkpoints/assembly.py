@@ -26,6 +26,7 @@ HINTS = {
     "scale": "the scale of the latents",
     "shift": "the shift of the latents",
     "heads": "how many heads attend, where widths are unusual",
+    "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
     "licence": "the licence of the weights",
 }
 """What the user may know better than a file."""

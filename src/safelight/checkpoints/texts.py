@@ -1,12 +1,17 @@
 """How the families join their text towers, as data for the conditioner of ``conditioners.towers``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
+from safelight.conditioners.reading.reader import Tower
 from safelight.conditioners.towers import Config
 from safelight.config import read
 from safelight.errors import BadInput, unknown
 from safelight.nn.towers import Network
+from safelight.nn.towers.clip import Config as Clip
 from safelight.nn.towers.t5 import Config as T5
 
 _STATES = {"skip": 1, "norm": False}  # those before the last block, as they are
@@ -15,8 +20,7 @@ _SIZES = ["original_size", "crop"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "sd1": {"towers": [_L]},
-    "sd2": {"towers": [{**_G, "skip": 1}]},  # all blocks are there; the last is not used
-    "sd2-folder": {"towers": [_G]},  # the last block was left out when it was written
+    "sd2": {"towers": [{**_G, "skip": 1}]},
     "sdxl": {
         "towers": [{**_L, **_STATES}, {**_G, **_STATES, "pooled": "projected"}],
         "sizes": [*_SIZES, "target_size"],
@@ -38,7 +42,9 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 
 
 def kinds(family: str) -> list[str]:
-    """Which network each tower of a family is, ``clip`` or ``t5``, in their order."""
+    """Which network each tower of a family is, ``clip`` or ``t5``, in their order; BadInput if it has no such towers."""
+    if family not in FAMILIES:
+        raise unknown("family of text towers:", family, FAMILIES)
     return [str(tower.get("words", "clip")) for tower in FAMILIES[family]["towers"]]
 
 
@@ -48,15 +54,38 @@ def joined(family: str, networks: Sequence[Network | None], t5_width: int = 4096
     None for a T5 that is not there: zeros of ``t5_width``, which the denoiser knows, stand in its place. BadInput for
     a family that has no such towers, or if any other is missing.
     """
-    if family not in FAMILIES:
-        raise unknown("family of text towers:", family, FAMILIES)
-    towers = FAMILIES[family]["towers"]
-    if len(networks) != len(towers):
-        raise BadInput(f"{family} reads with {len(towers)} text towers, got {len(networks)}; add the others' files.")
-    filled = []
-    for number, (network, tower) in enumerate(zip(networks, towers, strict=True)):
-        if network is None and tower.get("words") != "t5":
+    wanted, filled = kinds(family), []
+    if len(networks) != len(wanted):
+        raise BadInput(f"{family} reads with {len(wanted)} text towers, got {len(networks)}; add the others' files.")
+    for number, (network, tower) in enumerate(zip(networks, FAMILIES[family]["towers"], strict=True)):
+        if network is None and wanted[number] != "t5":
             raise BadInput(f"text tower {number + 1} of {family} is missing; add the file that holds it.")
-        there = {"network": network} if network is not None else {"network": T5(width=t5_width), "absent": True}
-        filled.append({**tower, **there})
+        if network is None:
+            filled.append({**tower, "network": T5(width=t5_width), "absent": True})
+        else:
+            filled.append({**tower, "network": network, "skip": 0 if _cut(tower, network) else tower.get("skip", 0)})
     return read(Config, {**FAMILIES[family], "towers": filled})
+
+
+def _cut(tower: Mapping[str, Any], network: Network) -> bool:
+    """Whether the last block, which is not used, was left out when the tower was written: with it went the projection
+    (diffusers' folders of Stable Diffusion 2, Waifu Diffusion's files)."""
+    return tower.get("norm", True) and not network.projection
+
+
+def cut(tower: Tower, state: Mapping[str, Tensor]) -> tuple[Network, Mapping[str, Tensor]]:
+    """A tower's network and weights without what is never used, for layouts that read the last state: SD 2's."""
+    network = tower.network
+    if not isinstance(network, Clip) or not tower.skip or not tower.norm or tower.pooled != "none":
+        return network, state
+    kept = network.depth - tower.skip
+    unused = (*(f"blocks.{number}." for number in range(kept, network.depth)), "projection.", "temperature")
+    left = {name: one for name, one in state.items() if not name.startswith(unused)}
+    return replace(network, depth=kept, projection=0, temperature=False), left
+
+
+def heads(width: int, said: Mapping[str, Any]) -> int:
+    """How many heads a tower has: as many features each as the user says, else as a folder says, else 64 each."""
+    if "text_head_width" in said:
+        return max(1, width // max(1, int(said["text_head_width"])))
+    return int(said.get("num_attention_heads", max(1, width // 64)))

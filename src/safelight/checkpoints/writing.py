@@ -15,6 +15,7 @@ from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.native import contiguous, write_json
 from safelight.checkpoints.pieces import dialects
 from safelight.checkpoints.table import Dialect
+from safelight.checkpoints.texts import cut
 from safelight.config import kind_of
 from safelight.errors import BadInput
 from safelight.files import writing, writing_folder
@@ -77,7 +78,7 @@ def write_folder(model: LatentDiffusion, folder: Path) -> None:
         index: dict[str, Any] = {"_class_name": family.folder["pipeline"]}
         for one in parts:
             name, library, kind = _place(one, family)
-            _write_part(one, aside / name)
+            _write_part(_to_the_last(model, one), aside / name)
             index[name] = [library, kind]
             if one.part == "towers":
                 words = name.replace("text_encoder", "tokenizer")
@@ -156,6 +157,15 @@ def _towers(conditioner: nn.Module, family: Family) -> list[Written]:
             state = reader.network.state_dict()
             found.append(Written("towers", number, reader.tower.network, state, {}))
     return found
+
+
+def _to_the_last(model: LatentDiffusion, one: Written) -> Written:
+    """A tower without the blocks that it does not use: this layout's readers take the last state."""
+    if one.part != "towers":
+        return one
+    reader = vars(model.conditioner)["_modules"]["towers"][one.number]
+    config, state = cut(reader.tower, one.state)
+    return one._replace(config=config, state=state)
 
 
 def _dialect(name: str, one: Written) -> Dialect:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.conditioners.reading.reader import Reader, Tower
-from safelight.conditioners.reading.syntax import Weighted, at, weights
+from safelight.conditioners.reading.syntax import Weighted, at, scheduled, weights
 from safelight.errors import BadInput, unknown
 from safelight.nn.embeddings import sinusoidal
 from safelight.types import Condition, Prompt, Tokens
 
 Number = Literal["original_size", "crop", "target_size", "aesthetic_score"]
-Emphasis = Literal["none", "mean", "empty"]
+EMPHASES = ("none", "mean", "empty")
 LONGEST = 100_000  # letters of a text whose brackets are read
 
 
@@ -31,9 +31,7 @@ class Config:
     ``frequencies`` a number.
 
     ``native``: the height and width that a prompt without a size is taken for. ``empty``: what no prompt at all is,
-    the encoding of the empty text, or zeros (SDXL's base). ``emphasis``: what brackets do; in ``none`` they are
-    letters. The others read the web UI's syntax, and scale a piece's state: ``mean`` keeps the page's mean, ``empty``
-    scales the distance from the empty text. A prompt's ``given["emphasis"]`` decides for itself.
+    the encoding of the empty text, or zeros (SDXL's base).
     """
 
     towers: tuple[Tower, ...] = (Tower(),)
@@ -41,7 +39,6 @@ class Config:
     frequencies: int = 256
     native: tuple[int, int] = (1024, 1024)
     empty: Literal["encoded", "zeros"] = "encoded"
-    emphasis: Emphasis = "none"
 
     def __post_init__(self) -> None:
         if all(tower.row is None for tower in self.towers):
@@ -56,8 +53,9 @@ class Towers(nn.Module):
     """The prompts' texts → ``tokens`` (b, n, width) and, if a tower is pooled or there are sizes, ``vector`` (b, d).
 
     Of ``given`` it reads ``original_size``, ``crop`` (top, left), ``target_size``, ``aesthetic_score``, ``negative``,
-    ``picture_size``, which both sizes are by default, all heights first; ``emphasis``; and ``step``, of how many, for
-    prompts that change.
+    ``picture_size``, which both sizes are by default, all heights first; and ``emphasis``, what brackets do: in
+    ``none`` they are letters, the others read the web UI's syntax and scale the states of pieces, where ``mean`` keeps
+    the mean of a page and ``empty`` scales the distance from the empty text.
     """
 
     def __init__(self, config: Config) -> None:
@@ -71,9 +69,9 @@ class Towers(nn.Module):
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         """The condition of ``prompts``; BadInput if a tower has no tokenizer yet."""
-        said = [(prompt.text, self.emphasis(prompt), prompt.given.get("step", (0, 1))) for prompt in prompts]
+        said = [(prompt.text, _emphasis(prompt)) for prompt in prompts]
         once = list(dict.fromkeys(said))  # pictures of one prompt are read together
-        tokens, vectors = self.encode([chunks(*one) for one in once], [mode for _, mode, _ in once])
+        tokens, vectors = self.encode([chunks(*one) for one in once], [mode for _, mode in once])
         which = torch.tensor([once.index(one) for one in said], device=tokens.values.device)
         vector = self.vector([one[which] for one in vectors], prompts)
         return Condition(tokens=Tokens(tokens.values[which], tokens.mask[which]), vector=vector)
@@ -115,12 +113,11 @@ class Towers(nn.Module):
         for reader in readers:
             reader.learned.pop(name.lower(), None)
 
-    def emphasis(self, prompt: Prompt) -> str:
-        """What brackets do in this prompt."""
-        mode = prompt.given.get("emphasis", self.config.emphasis)
-        if mode not in ("none", "mean", "empty"):
-            raise unknown("emphasis", mode, ("none", "mean", "empty"))
-        return str(mode)
+    def at(self, prompt: Prompt, step: int, steps: int) -> Prompt:
+        """The prompt that holds at ``step``, from 0, of ``steps``."""
+        if _emphasis(prompt) == "none" or not scheduled(prompt.text[:LONGEST]):
+            return prompt
+        return replace(prompt, text=at(prompt.text[:LONGEST], step, steps))
 
     def encode(self, texts: Sequence[list[list[Weighted]]], modes: Sequence[str]) -> tuple[Tokens, list[Tensor]]:
         """The joined tokens, and the vectors of the pooled towers in their order."""
@@ -175,9 +172,16 @@ class Towers(nn.Module):
             warnings.warn(f"this model reads without its {kinds} tower: zeros stand in its place.", stacklevel=4)
 
 
-def chunks(text: str, mode: str, step: tuple[int, int]) -> list[list[Weighted]]:
-    """What is to be read at a step, of how many, as weighted text in chunks of their own."""
-    return [[(text, 1.0)]] if mode == "none" else weights(at(text[:LONGEST], *step))
+def chunks(text: str, mode: str) -> list[list[Weighted]]:
+    """What is to be read, as weighted text in chunks of their own; of a text that changes what holds at first."""
+    return [[(text, 1.0)]] if mode == "none" else weights(at(text[:LONGEST], 0, 1))
+
+
+def _emphasis(prompt: Prompt) -> str:
+    mode = prompt.given.get("emphasis", "none")
+    if mode not in EMPHASES:
+        raise unknown("emphasis", mode, EMPHASES)
+    return str(mode)
 
 
 def _joined(rows: Sequence[Sequence[Tokens]]) -> Tokens:

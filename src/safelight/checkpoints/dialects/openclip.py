@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from safelight.checkpoints.table import Dialect, Rule, Shapes, Table, Transposed, layer
+from safelight.checkpoints.texts import heads
 from safelight.nn.towers.clip import Config
 
 LAYER = {"norm1": "ln_1", "out": "attn.out_proj", "norm2": "ln_2", "enter": "mlp.c_fc", "leave": "mlp.c_proj"}
 
 
 def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape; ``heads`` and ``activation`` may be said, else heads have 64 features, and it is GELU."""
+    """The tower's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
     width = shapes["ln_final.weight"][0]
     return Config(
         width=width,
         depth=sum(name.endswith(".attn.in_proj_weight") for name in shapes),
-        heads=said.get("heads", max(1, width // 64)),
+        heads=heads(width, said),
         hidden=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        activation=said.get("activation", "gelu"),
+        activation="gelu",
         vocabulary=shapes["token_embedding.weight"][0],
         length=shapes["positional_embedding"][0],
         projection=shapes["text_projection"][1] if "text_projection" in shapes else 0,
@@ -53,6 +54,6 @@ DIALECTS = (
         lambda shapes: {"transformer.resblocks.0.attn.in_proj_weight", "token_embedding.weight"} <= shapes.keys(),
         config,
         table,
-        example=Config(projection=1024),
+        example=Config(1280, 32, 20, 5120, "gelu", projection=1280, temperature=True),
     ),
 )

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from safelight.checkpoints.table import Dialect, Rule, Shapes, Table, layer
+from safelight.checkpoints.texts import heads
 from safelight.nn.towers.clip import Config
 
 LAYER = {
@@ -19,14 +20,14 @@ LAYER = {
 
 
 def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape. What the file does not hold is taken from ``said``, in the words of a folder's config.json:
-    the heads, by default of 64 features each, and the activation, by default that of CLIP up to the width of ViT-L."""
+    """The tower's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
+    and the activation, in the words of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
     width = shapes[f"{prefix}final_layer_norm.weight"][0]
     vocabulary, length = (shapes[f"{prefix}embeddings.{one}_embedding.weight"][0] for one in ("token", "position"))
     return Config(
         width=width,
         depth=sum(name.endswith(".self_attn.out_proj.weight") for name in shapes),
-        heads=said.get("num_attention_heads", max(1, width // 64)),
+        heads=heads(width, said),
         hidden=shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
         activation=said.get("hidden_act", "quick_gelu" if width <= 768 else "gelu"),
         vocabulary=vocabulary,
