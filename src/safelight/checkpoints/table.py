@@ -120,6 +120,8 @@ class Rule:
 
     def write(self, ours: Tensor) -> list[Tensor]:
         """Theirs, taken from ours."""
+        if len(self.theirs) == 1:
+            return [self.change.write(ours)]
         pieces = torch.split(ours, list(self.rows)) if self.rows else ours.chunk(len(self.theirs))
         return [self.change.write(one) for one in pieces]
 
