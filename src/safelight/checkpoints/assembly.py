@@ -22,6 +22,7 @@ HINTS = {
     "ema": "yes: the running mean of the weights where a file holds it beside the last ones",
     "scale": "the scale of the latents",
     "shift": "the shift of the latents",
+    "axes": "how a head's channels turn with number, row and column (FLUX), as 16,56,56",
     "heads": "how many heads attend, where widths are unusual",
     "licence": "the licence of the weights",
 }
@@ -90,12 +91,13 @@ def assemble(plan: Outline) -> LatentDiffusion:
 def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The part with its weights as they are in the file, in their precision.
 
-    ``given``: what no file of this layout holds, by our names. Raises BadInput if names or shapes do not fit.
+    ``given``: what files of this layout do not hold, by our names. Raises BadInput if names or shapes do not fit.
     """
     with torch.device("meta"):
         module: nn.Module = piece.config.build()
-    state = {**(given or {})}
-    state |= piece.dialect.table(piece.config).read(piece.weights, module.state_dict(), piece.where)
+    wanted = module.state_dict()
+    state = {name: one for name, one in (given or {}).items() if name in wanted}
+    state |= piece.dialect.table(piece.config).read(piece.weights, wanted, piece.where)
     return assigned(module, state, piece.where)
 
 

@@ -33,7 +33,7 @@ class LatentScale(nn.Module):
     @property
     def spread(self) -> Tensor:
         """The deviation (c,)."""
-        return self.deviation if self.epsilon is None else (self.variance + self.epsilon).sqrt()
+        return self.deviation if self.epsilon is None else (self.variance.float() + self.epsilon).sqrt()
 
     def standard(self, raw: Encoding) -> Encoding:
         """An encoding of raw latents (b, c, *space) in standard units."""
