@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from recorded import Recording, error, real_shapes
+from safelight.autoencoders import kl
 from safelight.checkpoints.dialects import diffusers_autoencoder, ldm_autoencoder
 from safelight.checkpoints.table import Dialect
 from safelight.errors import BadInput
+from safelight.types import Encoding
 
 REAL = {
     "real.VAE-v1-SD": ldm_autoencoder,
     "flux1-ae.bfl": ldm_autoencoder,
+    "flux2-ae.bfl": ldm_autoencoder,
     "sd15.vae.diffusers": diffusers_autoencoder,
     "sdxl.vae.diffusers": diffusers_autoencoder,
     "sd3-medium.vae.diffusers": diffusers_autoencoder,
@@ -33,7 +36,8 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     table = dialect.table(config)
     ours = dict(table.read(file, network.state_dict(), name))
-    assert set(network.state_dict()) - set(ours) == {"scale.mean", "scale.deviation"}
+    rest = set() if config.packed > 1 else {"scale.mean", "scale.deviation"}
+    assert set(network.state_dict()) - set(ours) == rest
     assert {key: tuple(one.shape) for key, one in table.write(ours)} == shapes
     if config.latent_channels == 4:
         assert sum(p.numel() for p in network.decoder.parameters()) == 49_490_179
@@ -59,6 +63,55 @@ def test_a_recorded_file_comes_back_to_the_bit_and_gives_what_it_gave(folder, na
     names = ("mean", "decode_mode") if folder == "ldm-kl" else ("prequant", "decode")
     assert error(latents, recording.outputs[f"{name}.{names[0]}"]) < 1e-4
     assert error(network.decode(latents), recording.outputs[f"{name}.{names[1]}"]) < 1e-4
+
+
+@torch.no_grad()
+def test_flux_s_first_stages_give_what_they_gave():
+    for family, packed in (("flux-dev", 1), ("flux2", 2)):
+        recording = Recording(family)
+        file = recording.weights("ae.safetensors")
+        dialect = only(ldm_autoencoder, shapes := {key: tuple(one.shape) for key, one in file.items()})
+        config = dialect.config(shapes, {})
+        assert config.packed == packed
+        network, table = config.build(), dialect.table(config)
+        if packed == 1:
+            network.scale.mean.fill_(0.1159)
+            network.scale.deviation.fill_(1 / 0.3611)
+        network.load_state_dict(network.state_dict() | dict(table.read(file, network.state_dict(), family)))
+        again = dict(table.write(network.state_dict()))
+        assert again.keys() == file.keys()
+        assert all(torch.equal(again[key], file[key]) for key in file)
+        inputs, outputs = recording.inputs, recording.outputs
+        encoded = network.encode(inputs["image"]).mode()
+        assert tuple(encoded.shape) == network.latent_shape(tuple(inputs["image"].shape))
+        assert error(encoded, outputs["ae.encode_mean" if packed == 1 else "ae.encode"]) < 1e-4
+        assert error(network.decode(encoded), outputs["ae.decode"]) < 1e-4
+        assert error(network.decode(outputs["euler.latents"][-1]), outputs["decode.euler"]) < 1e-4
+
+
+def test_packed_latents_equal_those_of_diffusers():
+    peer = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    ours = kl.Config(8, (1, 2), 1, latent_channels=3, groups=4, packed=2).build()
+    ours.scale.measure([Encoding(3 * torch.randn(4, 12, 8, 8) + 1)])
+    (dialect,) = [
+        one
+        for one in diffusers_autoencoder.DIALECTS
+        if one.describe
+        and one.recognises({"encoder.down_blocks.0.resnets.0.conv1.weight": (), "decoder.conv_in.weight": ()})
+    ]
+    described = dict(dialect.describe(ours.config))
+    assert described.pop("_class_name") == "AutoencoderKLFlux2"
+    theirs = peer.AutoencoderKLFlux2(**described).eval()
+    written = dict(dialect.table(ours.config).write(ours.state_dict()))
+    theirs.load_state_dict(written)
+    assert dialect.config({key: tuple(one.shape) for key, one in written.items()}, described) == ours.config
+    images = torch.rand(2, 3, 16, 8) * 2 - 1
+    with torch.no_grad():
+        mode = torch.nn.functional.pixel_unshuffle(theirs.encode(images).latent_dist.mode(), 2)
+        deviation = (theirs.bn.running_var + theirs.bn.eps).sqrt()
+        wanted = (mode - theirs.bn.running_mean[:, None, None]) / deviation[:, None, None]
+        assert error(ours.encode(images).mode(), wanted) < 1e-5
 
 
 def test_what_does_not_fit_is_named():

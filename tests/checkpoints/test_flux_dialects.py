@@ -23,6 +23,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear
 from safelight.diffusion.spacing import ShiftedByTokens, ShiftedByTokensAndSteps, Uniform
+from safelight.errors import BadInput
 from safelight.types import Condition, Tokens
 
 REAL = {
@@ -174,7 +175,7 @@ def test_it_answers_as_diffusers_with_the_same_weights(generation, guidance):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    dialect = diffusers_flux.DIALECTS[generation - 1]
+    (dialect,) = diffusers_flux.DIALECTS
     described = dict(dialect.describe(network.config))
     kind = {1: peer.FluxTransformer2DModel, 2: peer.Flux2Transformer2DModel}[generation]
     theirs = kind.from_config(described).eval()
@@ -198,3 +199,19 @@ def test_the_second_generation_shifts_by_tokens_and_steps(steps, tokens):
     wanted = Recording("flux2").outputs[f"schedule.n{steps}.tokens{tokens}"]
     times = ShiftedByTokensAndSteps(tokens)(steps, Linear())
     torch.testing.assert_close(times.float(), wanted, atol=1e-6, rtol=0)
+
+
+def test_how_a_head_turns_can_be_said():
+    network = Config(width=32, axes=(8, 4, 4), double=1, single=1, text_width=8, vector_width=5).build()
+    (dialect,) = flux.DIALECTS
+    shapes = {key: tuple(one.shape) for key, one in dialect.table(network.config).write(network.state_dict())}
+    assert dialect.config(shapes, {}).axes == (4, 6, 6)
+    for said in ({"axes": "8,4,4"}, {"axes_dims_rope": [8, 4, 4]}):
+        assert dialect.config(shapes, said) == network.config
+    with pytest.raises(BadInput, match="axes: wanted numbers of channels that make up the 16 of a head"):
+        dialect.config(shapes, {"axes": "8,8,8"})
+
+
+def test_a_stranger_with_blocks_of_the_same_names_is_not_taken_for_it():
+    shapes = dict.fromkeys(("img_in.weight", "final_layer.linear.weight", "double_blocks.0.img_mlp.2.weight"), (8, 8))
+    assert not flux.DIALECTS[0].recognises(shapes | {"distilled_guidance_layer.in_proj.weight": (8, 8)})

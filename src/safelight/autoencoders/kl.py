@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from safelight.nn.latent_scale import LatentScale
 from safelight.nn.pyramid import Decoder, Encoder, Pyramid
@@ -25,14 +26,20 @@ class Config:
     groups: int = 32  # of the group norms
     attention: tuple[int, ...] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
     quant: bool = True  # 1×1 convolutions beside the latents: SD 1, 2, XL have them, SD 3 and FLUX.1 do not
+    packed: int = 1  # so many latents a side become the channels of one, scaled by a batch norm: 2 in FLUX.2
 
     def __post_init__(self) -> None:
-        self.pyramid.demand("kl", self.latent_channels)
+        self.pyramid.demand("kl", self.latent_channels, self.packed)
 
     @property
     def pyramid(self) -> Pyramid:
         """The shape of both halves."""
         return Pyramid(self.width, self.multipliers, self.blocks, self.channels, self.groups, self.attention)
+
+    @property
+    def packed_channels(self) -> int:
+        """The channels of a latent as everyone else meets it."""
+        return self.latent_channels * self.packed**2
 
     def build(self) -> "KL":
         return KL(self)
@@ -44,13 +51,13 @@ class KL(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.factor = config.pyramid.factor
+        self.factor = config.pyramid.factor * config.packed
         c = config.latent_channels
         self.encoder = Encoder(config.pyramid, 2 * c)
         self.decoder = Decoder(config.pyramid, c)
         self.quant = nn.Conv2d(2 * c, 2 * c, 1) if config.quant else nn.Identity()
         self.post_quant = nn.Conv2d(c, c, 1) if config.quant else nn.Identity()
-        self.scale = LatentScale(c)
+        self.scale = LatentScale(config.packed_channels, 1e-4 if config.packed > 1 else None)
 
     @property
     def last(self) -> Tensor:
@@ -70,6 +77,7 @@ class KL(nn.Module):
         """The rest of ``encode``."""
         moments = self.quant(self.encoder.far(features))
         mean, log_variance = moments.float().chunk(2, dim=1)
+        mean, log_variance = (F.pixel_unshuffle(one, self.config.packed) for one in (mean, log_variance))
         return self.scale.standard(Encoding(mean, torch.exp(0.5 * log_variance.clamp(-30, 20))))
 
     def decode(self, latents: Latents) -> Images:
@@ -78,7 +86,7 @@ class KL(nn.Module):
 
     def decode_far(self, latents: Latents) -> Tensor:
         """The decoder's layers up to the last attention."""
-        raw = self.scale.raw(latents).to(self.decoder.enter.weight.dtype)
+        raw = F.pixel_shuffle(self.scale.raw(latents), self.config.packed).to(self.decoder.enter.weight.dtype)
         return self.decoder.far(self.post_quant(raw))
 
     def decode_near(self, features: Tensor) -> Images:
@@ -94,4 +102,4 @@ class KL(nn.Module):
 
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → (b, c, h/f, w/f)."""
-        return reduced("kl", image_shape, self.config.channels, self.config.latent_channels, self.factor)
+        return reduced("kl", image_shape, self.config.channels, self.config.packed_channels, self.factor)

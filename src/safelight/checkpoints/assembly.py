@@ -25,6 +25,7 @@ HINTS = {
     "ema": "yes: the running mean of the weights where a file holds it beside the last ones",
     "scale": "the scale of the latents",
     "shift": "the shift of the latents",
+    "axes": "how a head's channels turn with number, row and column (FLUX), as 16,56,56",
     "heads": "how many heads attend, where widths are unusual",
     "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
     "licence": "the licence of the weights",
@@ -94,12 +95,13 @@ def assemble(plan: Outline) -> LatentDiffusion:
 def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The part with its weights as they are in the file, in their precision.
 
-    ``given``: what no file of this layout holds, by our names. Raises BadInput if names or shapes do not fit.
+    ``given``: what files of this layout do not hold, by our names. Raises BadInput if names or shapes do not fit.
     """
     module: nn.Module = hollow(piece.config.build)
     table = piece.dialect.table(piece.config)
     wanted = module.state_dict()
-    state = {**_made(wanted), **(given or {}), **dict(table.read(piece.weights, wanted, piece.where))}
+    state = _made(wanted) | {name: one for name, one in (given or {}).items() if name in wanted}
+    state |= table.read(piece.weights, wanted, piece.where)
     load_strictly(module, state, piece.where, assign=True)
     return module
 

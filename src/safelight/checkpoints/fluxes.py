@@ -7,6 +7,7 @@ from typing import Any
 
 from safelight.checkpoints.table import SAME, Change, Dialect, Rule, Shapes, Table, layer
 from safelight.denoisers import flux
+from safelight.errors import BadInput
 
 STREAM = ("modulation.linear", "qkv", "q_norm", "k_norm", "out", "enter", "leave")
 SINGLE = ("modulation.linear", "enter", "q_norm", "k_norm", "leave")
@@ -18,7 +19,6 @@ class Words:
 
     name: str
     generation: int
-    axes: str  # what it calls the channels of each axis, where that is said
     layers: Mapping[str, Sequence[str]]
     scale: str  # what it calls the weight of a head's norm
     changes: Mapping[str, Change] = field(default_factory=dict)
@@ -28,25 +28,16 @@ class Words:
         return f"{self.layers[ours][0].format(i=0)}.{what}"
 
 
-EXAMPLES = {
-    1: flux.Config(),
-    2: flux.Config(axes=(32, 32, 32, 32), vector_width=0, generation=2),
-}
-"""By generation: what strangers are compared with."""
-
-
-def dialect(words: Words, describe: Callable[[flux.Config], Mapping[str, Any]] | None = None) -> Dialect:
-    """The dialect of one generation in these words."""
-    modulation = "doubles.image.modulation.linear" if words.generation == 1 else "shared_image.linear"
-    known = [words.first(one) for one in ("patches", "final.linear", "doubles.image.leave", modulation)]
+def dialect(first: Words, second: Words, describe: Callable[[flux.Config], Mapping[str, Any]] | None = None) -> Dialect:
+    """The dialect of both generations, each in its words."""
     return Dialect(
-        words.name,
+        first.name,
         "denoiser",
-        lambda shapes: all(name in shapes for name in known),
-        lambda shapes, said: infer(words, shapes, said),
-        lambda config: table(words, config),
+        lambda shapes: _fits(first, shapes) or _fits(second, shapes),
+        lambda shapes, said: infer(first if _fits(first, shapes) else second, shapes, said),
+        lambda config: table(first if config.generation == 1 else second, config),
         describe,
-        EXAMPLES[words.generation],
+        flux.Config(),
     )
 
 
@@ -79,18 +70,19 @@ def _rules(words: Words, config: flux.Config, ours: str, key: str, block: int) -
 
 
 def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> flux.Config:
-    """The configuration; ``axes``, which no shape tells, is FLUX's at its width and in its proportion at others."""
+    """What names and shapes tell, and ``axes``, which they do not: as ``said``, else as FLUX's own, in proportion."""
     width, inputs = shapes[words.first("patches")]
     patch = 2 if words.generation == 1 else 1
     channels = shapes[words.first("final.linear")][0] // patch**2
     guidance, vector = words.first("guidance.0"), words.first("vector.0") if "vector.0" in words.layers else ""
-    told = said.get(words.axes, said.get("axes"))
+    told = said.get("axes_dims_rope") or said.get("axes")
+    head = shapes[words.first("doubles.image.q_norm", words.scale)][0]
     return flux.Config(
         channels=channels,
         extra_channels=inputs // patch**2 - channels,
         patch=patch,
         width=width,
-        axes=tuple(told) if told else usual(shapes[words.first("doubles.image.q_norm", words.scale)][0], words),
+        axes=_numbers(told, head) if told else usual(head, words),
         double=_count(shapes, words.layers["doubles.image.leave"][0]),
         single=_count(shapes, words.layers["singles.leave"][0]),
         mlp_ratio=shapes[words.first("doubles.image.leave")][1] / width,
@@ -107,6 +99,22 @@ def usual(head: int, words: Words) -> tuple[int, ...]:
         return (head // 4,) * 4
     number = next((n for n in range(2, head, 2) if 8 * n >= head and (head - n) % 4 == 0), 2)
     return (number, (head - number) // 2, (head - number) // 2)
+
+
+def _numbers(told: Any, head: int) -> tuple[int, ...]:
+    """The channels of each axis, as a list or as text."""
+    try:
+        axes = tuple(int(one) for one in (told.split(",") if isinstance(told, str) else told))
+    except (ValueError, TypeError):
+        axes = ()
+    if sum(axes) != head:
+        raise BadInput(f"axes: wanted numbers of channels that make up the {head} of a head, as 16,56,56; got {told}.")
+    return axes
+
+
+def _fits(words: Words, shapes: Shapes) -> bool:
+    modulation = "doubles.image.modulation.linear" if words.generation == 1 else "shared_image.linear"
+    return all(words.first(one) in shapes for one in ("patches", "final.linear", "doubles.image.leave", modulation))
 
 
 def _count(shapes: Shapes, name: str) -> int:

@@ -1,5 +1,6 @@
 """The autoencoders of ``nn.pyramid`` in other layouts: one table of words a layout, one walk over the shape."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Words:
     second: str
     between: str
     last_norm: str
+    packed_quant: tuple[str, str] = ("quant_conv", "post_quant_conv")  # where latents are packed (FLUX.2)
     change: Change = SAME  # of attention's weights: ours are 1×1 convolutions
 
     def level(self, half: str, level: int, levels: int) -> str:
@@ -66,8 +68,13 @@ def dialects(words: Words, describe: Callable[[Any], Mapping[str, Any]] | None =
 def table(words: Words, config: kl.Config | vq.Config) -> Table:
     """The rules of a whole autoencoder; what training keeps beside it is ignored."""
     rules = [*half(words, "encoder", config.pyramid), *half(words, "decoder", config.pyramid)]
+    packed = isinstance(config, kl.Config) and config.packed > 1
     if not isinstance(config, kl.Config) or config.quant:
-        rules += [*layer("quant", "quant_conv"), *layer("post_quant", "post_quant_conv")]
+        before, after = words.packed_quant if packed else ("quant_conv", "post_quant_conv")
+        rules += [*layer("quant", before), *layer("post_quant", after)]
+    if packed:
+        names = {"mean": "running_mean", "variance": "running_var", "count": "num_batches_tracked"}
+        rules += [Rule(f"scale.{ours}", (f"bn.{theirs}",)) for ours, theirs in names.items()]
     if isinstance(config, vq.Config):
         rules.append(Rule("codebook.codes", ("quantize.embedding.weight",)))
     return Table(tuple(rules), ignored=r"loss\..*|model_ema\.(decay|num_updates)")
@@ -144,9 +151,11 @@ def _body(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, An
 
 
 def _kl(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> kl.Config:
-    quant = "post_quant_conv.weight" in shapes
-    latent = shapes["post_quant_conv.weight"][1] if quant else shapes["decoder.conv_in.weight"][1]
-    return kl.Config(**_body(words, shapes, said), latent_channels=latent, quant=quant)
+    packed = "bn.running_mean" in shapes
+    after = f"{words.packed_quant[1] if packed else 'post_quant_conv'}.weight"
+    latent = shapes[after if after in shapes else "decoder.conv_in.weight"][1]
+    side = math.isqrt(shapes["bn.running_mean"][0] // latent) if packed else 1
+    return kl.Config(**_body(words, shapes, said), latent_channels=latent, quant=after in shapes, packed=side)
 
 
 def _vq(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> vq.Config:

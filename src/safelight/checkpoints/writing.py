@@ -185,6 +185,8 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
         name = "text_encoder" + (f"_{one.number + 1}" if one.number else "")
         return name, "transformers", family.folder["towers"][one.number]
     kind = kind_of(one.config)
+    if isinstance(one.config, kl.Config) and one.config.packed > 1:
+        return "vae", "diffusers", "AutoencoderKLFlux2"
     return ("vqvae", "diffusers", "VQModel") if kind == "vq" else ("vae", "diffusers", "AutoencoderKL")
 
 

@@ -1,4 +1,4 @@
-"""First stages in diffusers' folders: ``AutoencoderKL`` and ``VQModel``."""
+"""First stages in diffusers' folders: ``AutoencoderKL``, ``AutoencoderKLFlux2`` and ``VQModel``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +34,9 @@ def describe(config: kl.Config | vq.Config) -> Mapping[str, Any]:
             "mid_block_add_attention": config.middle,
         }
     quant = {"use_quant_conv": config.quant, "use_post_quant_conv": config.quant}
+    if config.packed > 1:
+        sides = [config.packed, config.packed]
+        return {"_class_name": "AutoencoderKLFlux2", **common, **quant, "sample_size": 1024, "patch_size": sides}
     return {"_class_name": "AutoencoderKL", **common, **quant, "sample_size": 512}
 
 

@@ -78,10 +78,9 @@ def describe(config: flux.Config) -> Mapping[str, Any]:
     return {"_class_name": "FluxTransformer2DModel", **common, "pooled_projection_dim": config.vector_width}
 
 
-DIALECTS = tuple(
+CHANGES = {"final.modulation.linear": Swapped()}
+DIALECTS = (
     dialect(
-        Words("diffusers", generation, "axes_dims_rope", words, "weight", {"final.modulation.linear": Swapped()}),
-        describe,
-    )
-    for generation, words in ((1, FIRST), (2, SECOND))
+        Words("diffusers", 1, FIRST, "weight", CHANGES), Words("diffusers", 2, SECOND, "weight", CHANGES), describe
+    ),
 )

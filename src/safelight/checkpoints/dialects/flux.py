@@ -40,6 +40,4 @@ LAYERS = {
     "final.linear": ["final_layer.linear"],
 }
 
-DIALECTS = tuple(
-    dialect(Words("original", generation, "axes_dim", layers=LAYERS, scale="scale")) for generation in (1, 2)
-)
+DIALECTS = (dialect(Words("original", 1, LAYERS, "scale"), Words("original", 2, LAYERS, "scale")),)

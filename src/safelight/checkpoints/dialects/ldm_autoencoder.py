@@ -1,4 +1,4 @@
-"""First stages as latent diffusion wrote them (CompVis/latent-diffusion; also Stable Diffusion, SD 3, FLUX.1): the
+"""First stages as latent diffusion wrote them (CompVis/latent-diffusion; also Stable Diffusion, SD 3, FLUX): the
 names of ``first_stage_model.``, or a file of their own."""
 
 from safelight.checkpoints.pyramids import Words, dialects
@@ -21,5 +21,6 @@ DIALECTS = dialects(
         second="mid.block_2",
         between="mid.attn_1",
         last_norm="norm_out",
+        packed_quant=("encoder.quant_conv", "decoder.post_quant_conv"),
     )
 )
