@@ -42,5 +42,22 @@ def test_numbers_are_names(label):
 
 
 def test_a_config_without_classes_is_refused():
-    with pytest.raises(BadInput, match="at least 1, not 0 and 256"):
+    with pytest.raises(BadInput, match="1 class or more, of width 0 or more, not 0 of 256"):
         Config(classes=0)
+
+
+def test_numbered_classes_are_known_unlearned_and_width_0_tells_their_number():
+    label = Config(classes=1000, width=0, numbered=True).build()
+    prompts = [Prompt("207"), *labelled(0, "999"), Prompt()]
+    told = label(prompts)
+    assert told.vector is None
+    assert told.scalars["label"].tolist() == [207, 0, 999, 1000]
+    assert label.nothing(prompts).scalars["label"].tolist() == [1000] * 4
+    label.learn(labelled(5, 7))
+    assert label([Prompt("207")]).scalars["label"].tolist() == [207]
+    assert not list(label.parameters())
+    for wrong in ("1000", "-1", "fox"):
+        with pytest.raises(BadInput, match="unknown class"):
+            label([Prompt(wrong)])
+        with pytest.raises(BadInput, match="unknown class"):
+            label.learn(labelled(wrong))

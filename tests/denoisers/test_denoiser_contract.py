@@ -11,8 +11,9 @@ from torch import nn
 
 import safelight.denoisers
 from safelight.config import read
+from safelight.diffusion.guidance.distilled import Distilled
 from safelight.errors import BadInput
-from safelight.types import Condition, Denoiser, Tokens
+from safelight.types import Condition, Denoiser, Hearing, Tokens
 
 SMALL = {"width": 32, "depth": 2, "heads": 2, "text_width": 8, "vector_width": 5, "extra_channels": 2}
 TWO_STREAMS = {"channels": 4, "width": 32, "depth": 3, "heads": 2, "text_width": 8, "vector_width": 5, "side": 8}
@@ -45,6 +46,10 @@ CONFIGS = {
         "modulated": UNET | WIDE | {"modulated": True, "residual_resize": True},
         "plain": UNET | {"text_width": 0, "levels": [{"width": 32, "depth": 0}, {"width": 64, "heads": 4}]},
     },
+    "plain_dit": {
+        "classes": {"width": 32, "depth": 2, "heads": 2, "side": 4, "classes": 5, "embedders": "each"},
+        "sit": {"width": 32, "depth": 2, "heads": 2, "variance": "ignored", "to_clean": True},
+    },
 }
 OPEN = {"cross": ("tokens", "vector", "channels"), "closed": ()}
 OPEN |= {"joint": OPEN["cross"], "shared": OPEN["cross"]}
@@ -57,6 +62,8 @@ OPEN |= {"second": ("tokens", "scalars", "references")}
 OPEN |= dict.fromkeys(("levels", "modulated"), ("tokens", "vector", "channels", "scalars", "residuals"))
 OPEN |= {"plain": ("residuals",)}
 U_NETS = CONFIGS["unet"]
+OPEN |= {"classes": ("scalars",), "sit": ()}
+HEARS = {"classes": "label"} | dict.fromkeys(U_NETS, "noise_level")
 CASES = [(kind, case) for kind, cases in CONFIGS.items() for case in cases]
 WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "residuals")
 
@@ -98,7 +105,7 @@ def every_way(case: str, batch: int = 3, space=(6, 10), words: int = 8) -> dict[
         "tokens": tokens,
         "streams": (tokens,),
         "vector": torch.randn(batch, 5, generator=draw),
-        "scalars": {"noise_level": torch.arange(batch) % 3 * 1.0} if case in U_NETS else {"guidance": guidance},
+        "scalars": {HEARS[case]: torch.arange(batch) % 3 * 1.0} if case in HEARS else {"guidance": guidance},
         "channels": torch.randn(batch, 2, *space, generator=draw),
         "references": (torch.randn(batch, 4, *space, generator=draw),),
         "residuals": tuple(torch.randn(batch, *shape, generator=draw) for shape in residuals(case, *space)),
@@ -152,6 +159,13 @@ def test_time_and_latents_matter(network, case):
     answer = network(noisy, time, condition(case))
     assert not torch.allclose(answer, network(noisy, time + 100, condition(case)), atol=1e-3)
     assert not torch.allclose(answer, network(noisy.flip(-1), time, condition(case)), atol=1e-3)
+
+
+def test_guidance_that_it_does_not_hear_is_refused_when_a_run_is_set_up(network, case):
+    assert isinstance(network, Hearing)
+    assert ("scalars" in OPEN[case]) == bool(network.hears)
+    with pytest.raises(BadInput, match=f"{type(network).__name__} does not hear"):
+        Distilled(2.0, "brightness").begin(lambda by: network)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -122,23 +122,33 @@ class Rule:
     """One tensor of ours, made of one or several of theirs, joined along the first axis in this order.
 
     ``rows``: how many rows each of several has, in our shape; none: all alike. ``change`` is made to each of theirs
-    before they are joined.
+    before they are joined. ``copies``: theirs are copies of one, and this is
+    what to do where they are not.
     """
 
     ours: str
     theirs: tuple[str, ...]
     change: Change = SAME
     rows: tuple[int, ...] = ()
+    copies: str = ""
 
     def read(self, tensors: Sequence[Tensor]) -> Tensor:
         """Ours, made of theirs."""
-        changed = [self.change.read(one) for one in tensors]
+        changed = [self.change.read(one) for one in (tensors[:1] if self.copies else tensors)]
         return changed[0] if len(changed) == 1 else torch.cat(changed)
+
+    def unlike(self, tensors: Sequence[Tensor]) -> list[str]:
+        """Which of theirs should be copies of the first and are not, in sentences."""
+        named = zip(self.theirs, tensors, strict=True) if self.copies and not tensors[0].is_meta else ()
+        unlike = [name for name, one in named if not one.equal(tensors[0])]
+        return [f"{name} is not the same as {self.theirs[0]} ({self.copies})" for name in unlike]
 
     def write(self, ours: Tensor) -> list[Tensor]:
         """Theirs, taken from ours."""
         if len(self.theirs) == 1:  # which may be a number, that has no axis to be cut along
             return [self.change.write(ours)]
+        if self.copies:
+            return [self.change.write(ours)] * len(self.theirs)
         pieces = torch.split(ours, list(self.rows)) if self.rows else ours.chunk(len(self.theirs))
         return [self.change.write(one) for one in pieces]
 
@@ -163,8 +173,10 @@ class Table:
         problems += [f"{name} is not expected" for name in file if name not in known and not self.ignores(name)]
         demand_none(problems, where)
         for rule in self.rules:
+            theirs = [file[name] for name in rule.theirs]
+            demand_none(rule.unlike(theirs), where)
             try:
-                tensor = rule.read([file[name] for name in rule.theirs])
+                tensor = rule.read(theirs)
             except (RuntimeError, ValueError, IndexError):  # shapes that cannot even be joined
                 shapes = ", ".join(str(tuple(file[name].shape)) for name in rule.theirs)
                 demand_none([f"{' and '.join(rule.theirs)} have shapes {shapes} that do not go together"], where)
@@ -213,12 +225,19 @@ class Dialect:
     example: Any = None  # a configuration of ours at its public size, by which strangers are told what is nearest
 
 
-def layer(ours: str, *theirs: str, bias: bool = True, change: Change = SAME, rows: tuple[int, ...] = ()) -> list[Rule]:
+def layer(
+    ours: str,
+    *theirs: str,
+    bias: bool = True,
+    change: Change = SAME,
+    rows: tuple[int, ...] = (),
+    copies: str = "",
+) -> list[Rule]:
     """The rules of a layer's weight and, if it has one, bias; a bias has no axis but its own."""
-    rules = [Rule(f"{ours}.weight", tuple(f"{one}.weight" for one in theirs), change, rows)]
+    rules = [Rule(f"{ours}.weight", tuple(f"{one}.weight" for one in theirs), change, rows, copies)]
     if bias:
         plain = SAME if isinstance(change, Pointwise | Patches | Transposed) else change
-        rules.append(Rule(f"{ours}.bias", tuple(f"{one}.bias" for one in theirs), plain, rows))
+        rules.append(Rule(f"{ours}.bias", tuple(f"{one}.bias" for one in theirs), plain, rows, copies))
     return rules
 
 

@@ -42,7 +42,10 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 
 
 def kinds(family: str) -> list[str]:
-    """Which network each tower of a family is, ``clip`` or ``t5``, in their order; BadInput if it has no such towers."""
+    """Which network each tower of a family is, ``clip`` or ``t5``, in their order.
+
+    BadInput if it has no such towers.
+    """
     if family not in FAMILIES:
         raise unknown("family of text towers:", family, FAMILIES)
     return [str(tower.get("words", "clip")) for tower in FAMILIES[family]["towers"]]

@@ -14,14 +14,17 @@ from safelight.types import Condition, Prompt
 
 @dataclass(frozen=True)
 class Config:
-    """Vectors of ``width`` for up to ``classes`` names."""
+    """Vectors of ``width`` for up to ``classes`` names; with width 0 the number is told, for a network that has the
+    vectors. ``numbered``: the names are the numbers from 0 on, as DiT knows ImageNet's classes, and none is learned.
+    """
 
     classes: int = 10
     width: int = 256
+    numbered: bool = False
 
     def __post_init__(self) -> None:
-        if self.classes < 1 or self.width < 1:
-            raise BadInput(f"classes and width must be at least 1, not {self.classes} and {self.width}.")
+        if self.classes < 1 or self.width < 0:
+            raise BadInput(f"there must be 1 class or more, of width 0 or more, not {self.classes} of {self.width}.")
 
     def build(self) -> "Label":
         """The table, freshly initialised; it has to ``learn`` its names before it is called."""
@@ -29,17 +32,28 @@ class Config:
 
 
 class Label(nn.Module):
-    """``given["label"]``, else the text, as the name of a class → ``vector`` (b, width); no name is a class as well."""
+    """``given["label"]``, else the text, as the name of a class → ``vector`` (b, width), or ``scalars["label"]`` (b,).
+
+    No name is a class as well, the one after the last.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.names = Names()
-        self.table = nn.Embedding(config.classes + 1, config.width)  # the last row is no name at all
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.names = Names(tuple(map(str, range(config.classes))) if config.numbered else ())
+        self.table = nn.Embedding(config.classes + 1, config.width) if config.width else None
+        if self.table is not None:
+            nn.init.normal_(self.table.weight, std=0.02)
 
     def learn(self, prompts: Iterable[Prompt]) -> None:
-        """Learn the names from ``given["label"]``; BadInput if there are none, or more than there are classes."""
+        """Learn the names from ``given["label"]``; BadInput if there are none, or more than there are classes.
+
+        Numbered classes have their names: the labels must be among them.
+        """
+        if self.config.numbered:
+            for prompt in prompts:
+                self.row(str(prompt.given.get("label", "")))
+            return
         names = sorted({str(prompt.given["label"]) for prompt in prompts if "label" in prompt.given} - {""})
         if not names:
             raise BadInput("no picture has a label; a conditioner on labels has nothing to learn.")
@@ -49,14 +63,13 @@ class Label(nn.Module):
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         """The condition of ``prompts``; BadInput for a name that was never learned."""
-        rows = [self.row(str(prompt.given.get("label", prompt.text))) for prompt in prompts]
-        return self.encode(torch.tensor(rows, dtype=torch.long, device=self.table.weight.device))
+        return self.told([self.row(str(prompt.given.get("label", prompt.text))) for prompt in prompts])
 
     def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
         """No name for each prompt, or the prompts' own names if ``only`` leaves the label alone."""
         if only is not None and "label" not in only:
             return self.forward(prompts)
-        return self.encode(torch.full((len(prompts),), self.config.classes, device=self.table.weight.device))
+        return self.told([self.config.classes] * len(prompts))
 
     def row(self, name: str) -> int:
         """Where the vector of ``name`` lies in the table."""
@@ -68,17 +81,21 @@ class Label(nn.Module):
             raise unknown("class", name, self.names.known)
         return self.names.known.index(name)
 
+    def told(self, rows: Sequence[int]) -> Condition:
+        """The condition of these rows of the table, the last of which is no name at all."""
+        return self.encode(torch.tensor(rows, device=None if self.table is None else self.table.weight.device))
+
     def encode(self, rows: Tensor) -> Condition:
         """The tensor part, which can be compiled: ``rows`` (b,) → the condition."""
-        return Condition(vector=self.table(rows))
+        return Condition(scalars={"label": rows}) if self.table is None else Condition(vector=self.table(rows))
 
 
 class Names(nn.Module):
     """The names of the classes in the order of their rows; they travel in the state dict."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.known: tuple[str, ...] = ()
+        self.known = known
 
     def get_extra_state(self) -> Tensor:
         return pack(json.dumps(self.known))

@@ -78,6 +78,7 @@ class DiT(nn.Module):
         self.blocks = cast("list[Block]", nn.ModuleList(Block(config) for _ in range(config.depth)))
         self.final = Final(config.width, config.channels * volume)
         ways = {"tokens": config.text != "none", "vector": config.vector_width, "channels": config.extra_channels}
+        self.hears: frozenset[str] = frozenset()
         self.takes = frozenset(name for name, is_open in ways.items() if is_open)
         self.initialise()
 

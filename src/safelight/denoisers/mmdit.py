@@ -19,9 +19,10 @@ from safelight.errors import BadInput
 from safelight.nn.attention import Heads, attend, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
-from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
+from safelight.nn.modulation import Final, begin_at_rest, modulated
 from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
 from safelight.nn.positions import PositionTable
+from safelight.nn.streams import Stream
 from safelight.types import Condition, Latents, Network
 
 
@@ -70,6 +71,7 @@ class MMDiT(nn.Module):
         super().__init__()
         self.config = config
         self.grain = config.patch
+        self.hears: frozenset[str] = frozenset()
         self.takes = frozenset({"tokens", "vector", "residuals"})
         width, volume = config.width, config.channels * config.patch**2
         self.patches = nn.Linear(volume, width)
@@ -128,8 +130,9 @@ class Block(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         dual, last = index in config.dual, index == config.depth - 1
-        self.patches = Stream(config, 9 if dual else 6)
-        self.text = Stream(config, 2 if last else 6)
+        width, heads, hidden = config.width, config.heads, int(config.width * config.mlp_ratio)
+        self.patches = Stream(width, heads, hidden, 9 if dual else 6, config.qk_norm)
+        self.text = Stream(width, heads, hidden, 2 if last else 6, config.qk_norm)
         self.dual = Heads(config.width, config.heads, config.qk_norm) if dual else None
 
     def forward(
@@ -163,29 +166,3 @@ class Block(nn.Module):
         mixed = attend(q, k, v, mask[:, -n:, -n:] if mask is not None and mask.ndim == 3 else None)
         added: Tensor = gate * self.dual.out(mixed)
         return added
-
-
-class Stream(nn.Module):
-    """What one of the sequences has of its own in a block; with two ``parts`` of modulation it is only looked at."""
-
-    def __init__(self, config: Config, parts: int) -> None:
-        super().__init__()
-        width, hidden = config.width, int(config.width * config.mlp_ratio)
-        self.modulation = Modulation(width, parts)
-        self.attention = Heads(width, config.heads, config.qk_norm, asks=parts > 2)
-        mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
-        self.mlp = mlp if parts > 2 else None
-
-    def scales(self, heard: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Shifts, scales and gates, (b, 1, width) each, as ``onward`` and the two norms before attention take them."""
-        scales: tuple[Tensor, ...] = self.modulation(heard).to(dtype).split(1, dim=1)
-        return scales
-
-    def onward(self, x: Tensor, mixed: Tensor, scales: Sequence[Tensor], more: Tensor | None = None) -> Tensor:
-        """``x`` (b, n, width) with what attention ``mixed``, with ``more``, and through the MLP."""
-        assert self.attention.out is not None
-        assert self.mlp is not None
-        gate, shift, scale, gate_mlp, *_ = scales
-        x = torch.addcmul(x, gate, self.attention.out(mixed))
-        x = x if more is None else x + more
-        return torch.addcmul(x, gate_mlp, self.mlp(modulated(x, shift, scale)))

@@ -113,6 +113,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.grain = 2 ** (len(config.levels) - 1)
+        self.hears = frozenset({"noise_level"} if config.classes else ())
         self.encoder = Encoder(config)
         left = self.encoder.left
         before = config.levels[-1].width

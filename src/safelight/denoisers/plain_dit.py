@@ -1,0 +1,140 @@
+"""The diffusion transformer as it was published: DiT (arXiv 2212.09748) and SiT (arXiv 2401.08740).
+
+Patches and a class, no text; a fixed table of positions, biases everywhere, no norm of queries and keys. ``dit`` is the
+same idea with what has proved itself since. The network keeps the vectors of the classes itself, as its files do: it is
+told a number by the conditioner ``label`` of width 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Literal, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safelight.diffusion.condition import refuse
+from safelight.errors import BadInput
+from safelight.nn.attention import lonely
+from safelight.nn.blocks import WHOLE, Less
+from safelight.nn.embeddings import TimeEmbedding
+from safelight.nn.modulation import Final, begin_at_rest
+from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
+from safelight.nn.positions import PositionTable
+from safelight.nn.streams import Stream
+from safelight.types import Condition, Latents, Network
+
+
+@dataclass(frozen=True)
+class Config:
+    """A transformer for latents of ``channels``, with a table of positions for ``side`` × ``side`` patches; 0 classes
+    close the way in.
+
+    ``variance``: whether the answer has as many channels again, where the variance is ``learned`` (prediction
+    noise-and-variance) or nothing is (``ignored``: SiT's). ``to_clean``: the network hears 1 - t and answers the
+    velocity towards clean latents, as SiT does. Diffusers' class differs in ``mlp_eps``, and in its embedders of time
+    and class: their frequencies are ``inclusive``, and where it was trained there, ``each`` block has its own.
+    """
+
+    channels: int = 4
+    patch: int = 2
+    side: int = 16
+    classes: int = 0
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    variance: Literal["none", "learned", "ignored"] = "none"
+    to_clean: bool = False
+    embedders: Literal["published", "inclusive", "each"] = "published"
+    mlp_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name == "classes" and value < 0:
+                raise BadInput(f"classes must be 0 (closed) or more, not {value}.")
+            if name not in ("classes", "variance", "to_clean", "embedders") and value <= 0:
+                raise BadInput(f"{name} must be above 0, not {value}.")
+        if self.width % self.heads or self.width % 4:
+            raise BadInput(f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another.")
+        if self.to_clean and self.variance == "learned":
+            raise BadInput(
+                "a velocity has no learned variance: take variance none, or ignored if a file has its place."
+            )
+
+    def build(self) -> "PlainDiT":
+        """The network, freshly initialised: its answer is zero everywhere."""
+        return PlainDiT(self)
+
+
+class PlainDiT(nn.Module):
+    """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents' shape, or of twice their
+    channels with a learned variance.
+
+    It takes ``scalars["label"]``, the number of a class; that after the last, or nothing said, is no class. Any other
+    way in, and a size that the patch does not divide, is BadInput. Other sizes than the table's stretch its positions.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.grain = config.patch
+        self.hears = frozenset({"label"} if config.classes else ())
+        self.takes = frozenset({"scalars"} if config.classes else ())
+        width, volume = config.width, config.channels * config.patch**2
+        hidden = int(width * config.mlp_ratio)
+        self.patches = nn.Linear(volume, width)
+        self.positions = PositionTable(config.side, width)
+        number = config.depth if config.embedders == "each" else 1
+        self.embedders = nn.ModuleList(Embedder(config) for _ in range(number))
+        blocks = [Stream(width, config.heads, hidden, eps=config.mlp_eps) for _ in range(config.depth)]
+        self.blocks = cast("list[Stream]", nn.ModuleList(blocks))
+        self.final = Final(width, volume if config.variance == "none" else 2 * volume)
+        begin_at_rest(self)
+
+    def prepare(self, condition: Condition) -> Condition:
+        """Nothing can be done ahead of time; BadInput for a way in that is closed, or another scalar."""
+        refuse(condition, self.takes, "this transformer")
+        if others := condition.scalars.keys() - self.hears:
+            raise BadInput(f"this transformer hears label, got {', '.join(sorted(others))}: leave that out.")
+        return condition
+
+    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
+        """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
+        return partial(self, less=Less.of(skip, alone, len(self.blocks)))
+
+    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+        """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels or twice, h, w)."""
+        demand_latents(noisy, self.config.channels)
+        grid, dtype = patch_grid(noisy.shape[2:], self.config.patch), self.patches.weight.dtype
+        label = self.prepare(condition).scalars.get("label")
+        heard = [embedder(time, label) for embedder in self.embedders]
+        x = self.patches(patchify(noisy.to(dtype), self.config.patch))  # (b, n, width)
+        x = x + self.positions.stretched(grid).to(x.dtype)
+        mask = lonely(None, x.shape[1], 0, x.device) if less.alone else None
+        for index, block in enumerate(self.blocks):
+            if index not in less.skip:
+                x = block(x, heard[index % len(heard)], mask if index in less.alone else None)
+        answer = unpatchify(self.final(x, heard[0]), self.config.patch, grid).to(noisy.dtype)
+        if self.config.variance == "ignored":
+            answer = answer[:, : self.config.channels]
+        return -answer if self.config.to_clean else answer
+
+
+class Embedder(nn.Module):
+    """Time and class as one embedding, ready for the modulations: (b,) each → (b, width)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.number, self.to_clean = config.classes, config.to_clean
+        self.time = TimeEmbedding(config.width, inclusive=config.embedders != "published")
+        self.classes = nn.Embedding(config.classes + 1, config.width) if config.classes else None
+        if self.classes is not None:
+            nn.init.normal_(self.classes.weight, std=0.02)
+
+    def forward(self, time: Tensor, label: Tensor | None) -> Tensor:
+        heard: Tensor = self.time(1 - time / 1000 if self.to_clean else time)
+        if self.classes is not None:
+            label = time.new_full(time.shape, self.number) if label is None else label.to(time.device)
+            heard = heard + self.classes(label.long())
+        return F.silu(heard)
