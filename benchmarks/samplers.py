@@ -1,16 +1,22 @@
 """What a step of each sampler costs beside diffusers' scheduler of the same name: no model, 4x64x64, a batch of 4.
 
-    python benchmarks/samplers.py [--rounds N]
+    python benchmarks/samplers.py [--rounds N] [--write]
 
 The denoiser answers zeros at once, so what is measured is the sampler alone, over 20 steps of Stable Diffusion's table.
-LMS has no peer here: diffusers wants scipy for it.
-A sampler that makes several passes a step is counted by the step. Stochastic ones draw on the CPU, one stream a sample.
+LMS has no peer here: diffusers wants scipy for it. A step may make several passes; beside diffusers, whose step is
+always one pass, the time of one pass counts. Stochastic samplers draw on the CPU, one stream a sample; Brownian ones
+follow one path whatever the number of steps, which diffusers' scheduler of that name does not: its draws are fresh.
+One thread, in processor time, both in turn. ``--write`` keeps the figures for docs/samplers.md.
 """
 
 import argparse
+import json
+import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +29,7 @@ from safelight.diffusion.spacing import Leading
 from safelight.settings import SAMPLER
 from safelight.types import Estimate, Latents, NoiseLevel
 
+FIGURES = Path(__file__).parents[1] / "docs" / "samplers_speed.json"
 STEPS, SHAPE, LIMIT = 20, (4, 4, 64, 64), 0.013
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PEERS: dict[str, Callable[[Any], Any]] = {  # given diffusers
@@ -47,68 +54,84 @@ PEERS: dict[str, Callable[[Any], Any]] = {  # given diffusers
 }
 
 
-def null(noisy: Latents, level: NoiseLevel) -> Estimate:
-    """A model that costs nothing."""
-    return Estimate(torch.zeros_like(noisy))
+class Null:
+    """A model that costs nothing and counts its passes."""
+
+    def __init__(self) -> None:
+        self.passes, self.answer = 0, torch.zeros(SHAPE)
+
+    def __call__(self, noisy: Latents, level: NoiseLevel) -> Estimate:
+        self.passes += 1
+        return Estimate(self.answer)
 
 
-def ours(kind: str) -> Callable[[], object]:
-    """A whole run of a sampler."""
+def ours(kind: str, null: Null, fresh: bool = False) -> Callable[[], object]:
+    """A whole run of a sampler, on the noise that it is given by ``generate``, or on ``fresh`` draws."""
     sampler, schedule = SAMPLER.read(kind), ScaledLinear()
     times, start = Leading()(STEPS, schedule), torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
 
     def run() -> object:
-        source = BrownianNoise(range(4)) if sampler.about.brownian else SeededNoise(range(4))
+        null.passes = 0
+        source = BrownianNoise(range(4)) if sampler.about.brownian and not fresh else SeededNoise(range(4))
         return [step.index for step in sampler(null, start, times, schedule, source)]
 
     return run
 
 
-def theirs(kind: str) -> Callable[[], object]:
+def theirs(kind: str, null: Null) -> Callable[[], object]:
     """The same with diffusers, its sigmas made beforehand."""
     import diffusers
 
     start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-    answer = torch.zeros(SHAPE)
 
     def run() -> object:
         made = PEERS[kind](diffusers)
         made.set_timesteps(STEPS)
-        noisy = start
+        noisy, null.passes = start, len(made.timesteps)
         for t in made.timesteps:
             made.scale_model_input(noisy, t)
-            noisy = made.step(answer, t, noisy).prev_sample
+            noisy = made.step(null.answer, t, noisy).prev_sample
         return noisy
 
     return run
 
 
-def rows(rounds: int) -> Iterator[tuple[str, float, float | None]]:
-    """Each kind with the seconds of a step here and there."""
-    for cls in SAMPLER.all():
-        kind = kind_of(cls)
-        both = {"ours": ours(kind)}
-        if kind in PEERS:
-            both["theirs"] = theirs(kind)
-        took = interleaved(both, rounds)
-        yield kind, took["ours"] / STEPS, took["theirs"] / STEPS if "theirs" in took else None
+def rows(rounds: int) -> Iterator[tuple[str, float, float, float | None]]:
+    """Each kind with the seconds of a step, and of a pass here and there."""
+    for kind in map(kind_of, SAMPLER.all()):
+        here, there = Null(), Null()
+        candidates = {kind: ours(kind, here)}
+        if kind.endswith("sde") and kind in PEERS:
+            candidates[f"{kind}, fresh draws"] = ours(kind, here, fresh=True)
+        peer = {"theirs": theirs(kind, there)} if kind in PEERS else {}
+        took = interleaved(candidates | peer, rounds, clock=time.process_time)
+        beside = took["theirs"] / there.passes if peer else None
+        for name in candidates:
+            yield name, took[name] / STEPS, took[name] / here.passes, beside
 
 
 def main() -> None:
     """Print a table; the exit code is 1 if a sampler is above the limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    os.environ["DIFFUSERS_VERBOSITY"] = "error"
     print(machine())
-    slow = []
+    slow, figures = [], {}
     with torch.inference_mode():
-        for kind, here, there in rows(rounds):
-            beside = f"{1000 * there:8.2f} ms  {here / there:5.2f} of it" if there else ""
-            print(f"{kind:16} {1000 * here:8.2f} ms a step {beside}", flush=True)
-            slow += [kind] if here > LIMIT else []
+        for kind, step, here, there in rows(given.rounds):
+            beside = f"{1000 * here:8.2f} ms a pass beside {1000 * there:8.2f}: {here / there:5.2f}" if there else ""
+            print(f"{kind:24} {1000 * step:8.2f} ms a step {beside}", flush=True)
+            slow += [kind] if step > LIMIT else []
+            figures[kind] = [1000 * step, here / there if there else None]
     print(f"above {1000 * LIMIT:.0f} ms a step: {', '.join(slow) or 'none'}")
+    if given.write:
+        FIGURES.write_text(
+            json.dumps({"machine": machine(), "rounds": given.rounds, "kinds": figures}, indent=1) + "\n"
+        )
     sys.exit(bool(slow))
 
 

@@ -7,15 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int = 7, warmup: int = 1) -> dict[str, float]:
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int = 7,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Median seconds of each candidate, run in turn ``rounds`` times after ``warmup`` turns that do not count."""
     took: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warmup + rounds):
         for name, run in candidates.items():
-            began = time.perf_counter()
+            began = clock()
             run()
             if turn >= warmup:
-                took[name].append(time.perf_counter() - began)
+                took[name].append(clock() - began)
     return {name: statistics.median(times) for name, times in took.items()}
 
 

@@ -49,7 +49,7 @@ def test_large_seeds_differ_too():
 
 def test_brownian_increments_add_up():
     noise = BrownianNoise([7, 8])
-    shape, (a, b, c) = (2, 4, 8), (0.123, 0.4567, 0.9)
+    shape, (a, b, c) = (2, 4, 8), (1001 / 2**17, 12345 / 2**15, 30001 / 2**15)
     whole = math.sqrt(c - a) * noise(shape, (c, a))
     parts = math.sqrt(b - a) * noise(shape, (b, a)) + math.sqrt(c - b) * noise(shape, (c, b))
     torch.testing.assert_close(whole, parts, rtol=0, atol=2e-6)
@@ -60,6 +60,19 @@ def test_brownian_increments_are_standard_and_independent():
     times = [1.0, 0.7001, 0.7, 0.31, 0.0]
     draws = torch.cat([noise(shape, pair) for pair in itertools.pairwise(times)])
     torch.testing.assert_close(torch.cov(draws), torch.eye(4), rtol=0, atol=0.05)
+
+
+def test_brownian_draws_do_not_depend_on_what_was_drawn_before():
+    shape, pairs = (2, 4, 8), [(0.9, 0.71), (0.71, 0.5), (0.5, 0.0031)]
+    steps = BrownianNoise([7, 8])
+    for drawn, pair in zip([steps(shape, pair) for pair in pairs], pairs, strict=True):
+        assert torch.equal(drawn, BrownianNoise([7, 8])(shape, pair))
+
+
+@pytest.mark.parametrize("pair", [(1.0, 1.0 - 1e-4), (2e-4, 1e-4), (1e-5, 0.0)])
+def test_brownian_increments_are_standard_in_short_intervals_too(pair):
+    drawn = BrownianNoise([5])((1, 20_000), pair)
+    assert abs(float(drawn.std()) - 1) < 0.02
 
 
 def test_recorded_noise_replays():
@@ -108,9 +121,10 @@ def test_training_draws_are_standard_over_positions():
         (lambda: BrownianNoise([2**64]), "seeds must be from 0 to 2⁶⁴ - 1"),
         (lambda: SeededNoise([1, 2])((3, 4)), r"noise for 2 samples must have that batch, got \(3, 4\)"),
         (lambda: BrownianNoise([1])((2, 4), (1.0, 0.5)), "noise for 1 samples must have that batch"),
-        (lambda: BrownianNoise([1])((1, 4)), "must join two times in 0 to 1, got None"),
+        (lambda: BrownianNoise([1])((1, 4)), "must join two times in 0 to 1, some .* got None"),
         (lambda: BrownianNoise([1])((1, 4), (0.5, 0.5)), "must join two times in 0 to 1"),
         (lambda: BrownianNoise([1])((1, 4), (1.5, 0.5)), "must join two times in 0 to 1"),
+        (lambda: BrownianNoise([1])((1, 4), (0.9, 0.899999)), "must join two times .* some 1/30000 of them apart"),
         (lambda: sample_noise(0, [1, 2], (3, 4)), "noise for 2 samples must have that batch"),
     ],
 )

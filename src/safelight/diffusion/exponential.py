@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from safelight.diffusion.prediction import noise_of
@@ -28,7 +27,7 @@ History = list[tuple[Tensor, Tensor]]
 """Half-log-SNR and value of the passes so far, the latest first."""
 
 
-Nodes = list[tuple[float | Tensor, Tensor]]
+Nodes = list[tuple[float, Tensor]]
 """Places, as shares of a step (0 its beginning, 1 its end), and the values there."""
 
 
@@ -47,36 +46,50 @@ def advance(
     """``noisy`` taken from ``level`` to ``after``, both finite in λ, by the polynomial through ``nodes``."""
     h = after.half_logsnr - level.half_logsnr
     x = h if form == "clean" else -h
-    weights = _weights([place for place, _ in nodes], x, rule)
+    weights = _each([place for place, _ in nodes], x, rule)
     pairs = (after.sigma, level.sigma, after.alpha), (after.alpha, level.alpha, after.sigma)
     there, here, gain = pairs[0] if form == "clean" else pairs[1]
-    total = there / here * noisy
-    for weight, (_, found) in zip(weights, nodes, strict=True):
-        total = total + gain * weight * found
-    return total.to(noisy.dtype)
+    return mixed(there / here * noisy, gain, weights, [found for _, found in nodes]).to(noisy.dtype)
+
+
+def mixed(total: Tensor, gain: float | Tensor, weights: Sequence[float | Tensor], values: Sequence[Tensor]) -> Tensor:
+    """``total`` and the weighted sum of ``values`` times ``gain``."""
+    for weight, one in zip(weights, values, strict=True):
+        total = total + gain * weight * one
+    return total
+
+
+def _each(places: Sequence[float], x: Tensor, rule: Rule) -> Sequence[float | Tensor]:
+    """The weights of a step, or of each sample's own: plain numbers, which cost less than tensors of one."""
+    if x.ndim == 0:
+        return _weights(places, float(x), rule)
+    rows = [_weights(places, one, rule) for one in x.flatten().tolist()]
+    return [x.new_tensor(column).reshape(x.shape) for column in zip(*rows, strict=True)]
 
 
 def placed(history: History, level: NoiseLevel, after: NoiseLevel, most: int) -> Nodes:
     """The nodes of a step of at most ``most`` values of the past; one at pure noise lies nowhere and is left out."""
-    begin, h = level.half_logsnr, after.half_logsnr - level.half_logsnr
-    return [((lam - begin) / h, found) for lam, found in history[:most] if lam.isfinite()]
+    begin, end = float(level.half_logsnr), float(after.half_logsnr)
+    return [((float(lam) - begin) / (end - begin), found) for lam, found in history[:most] if lam.isfinite()]
 
 
-def lagrange(places: Sequence[float | Tensor], moments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def lagrange(places: Sequence[float], moments: Sequence[float]) -> list[float]:
     """Weights at ``places`` that give s^k the k-th of the ``moments``."""
-    if len(places) == 1:
-        return tuple(moments[:1])
-    right = torch.stack([torch.as_tensor(moment) for moment in moments], -1)
-    row = torch.stack([torch.as_tensor(place).to(right).expand(right.shape[:-1]) for place in places], -1)
-    powers = torch.stack([row**k for k in range(len(places))], -2)
-    solved: Tensor = torch.linalg.solve(powers, right)
-    return solved.unbind(-1)
+    weights = []
+    for place in places:
+        basis = [1.0]  # the coefficients of the polynomial that is 1 there and 0 at the others
+        for other in places:
+            if other != place:
+                down, up = [one / (place - other) for one in basis], [0.0]
+                basis = [a - other * b for a, b in zip(up + down, [*down, 0.0], strict=True)]
+        weights.append(sum(a * b for a, b in zip(basis, moments, strict=True)))
+    return weights
 
 
-def _weights(places: Sequence[float | Tensor], x: Tensor, rule: Rule) -> tuple[Tensor, ...]:
-    whole = -torch.expm1(-x)
+def _weights(places: Sequence[float], x: float, rule: Rule) -> list[float]:
+    whole = -math.expm1(-x)
     if len(places) == 1:
-        return (whole,)
+        return [whole]
     if rule in ("midpoint", "flat"):
         weight = whole if rule == "midpoint" else x
         return lagrange(places, [whole, *(weight / 2**k for k in range(1, len(places)))])
@@ -86,19 +99,21 @@ def _weights(places: Sequence[float | Tensor], x: Tensor, rule: Rule) -> tuple[T
     return lagrange(places, moments)
 
 
-def _moments(x: Tensor, count: int) -> list[Tensor]:
+def _moments(x: float, count: int) -> list[float]:
     """∫ exp(-x (1 - s)) s^k ds over 0 to 1 for k below ``count``: each follows from the next, or the one before.
 
     Down from the last, a power series, where x is small; up from the first where dividing by x is harmless.
     """
-    last = count - 1
-    small = torch.where(x.abs() < 1, x, 0.0)
-    series = x.new_tensor([(-1) ** n * math.factorial(last) / math.factorial(last + n + 1) for n in range(20)])
-    near = [((small[..., None] ** torch.arange(20, device=x.device)) * series).sum(-1)]
-    for k in range(last, 0, -1):
-        near.insert(0, (1 - small * near[0]) / k)
-    large = torch.where(x.abs() < 1, 1.0, x)
-    far = [-torch.expm1(-large) / large]
-    for k in range(1, count):
-        far.append((1 - k * far[-1]) / large)
-    return [torch.where(x.abs() < 1, a, b) for a, b in zip(near, far, strict=True)]
+    if abs(x) >= 1:
+        found = [-math.expm1(-x) / x]
+        for k in range(1, count):
+            found.append((1 - k * found[-1]) / x)
+        return found
+    term = total = 1 / count
+    for n in range(1, 20):
+        term *= -x / (count + n)
+        total += term
+    found = [total]
+    for k in range(count - 1, 0, -1):
+        found.insert(0, (1 - x * found[0]) / k)
+    return found

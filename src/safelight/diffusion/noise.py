@@ -19,6 +19,8 @@ from safelight.diffusion.checks import demand
 from safelight.types import Shape
 
 _MASK = 2**64 - 1
+_FINEST = 24
+_GRID = 1 << _FINEST
 
 
 class SeededNoise:
@@ -41,56 +43,54 @@ class BrownianNoise:
     """The increments of one Brownian path a sample, each scaled to unit variance.
 
     Increments of neighbouring intervals add up to that of the whole, so that a run with other steps follows the same
-    path. The path lives on a grid of 2⁻²⁴ and is found by halving (a Brownian bridge), each node drawn from (seed,
-    node). Calls raise BadInput without an interval of two times of the grid in [0, 1], or if the batch is not as long
-    as the seeds.
+    path. Times are rounded to 15 binary digits, down to 2⁻²⁴. The path at one of them is a sum of some 15 draws, each
+    from (seed, node), under the hat functions of Lévy and Ciesielski; in an increment the hats cancel, not their sums.
+    Calls raise BadInput without an interval of two times in [0, 1] that differ once rounded, or if the batch is not as
+    long as the seeds.
     """
-
-    _grid = 2**24
 
     def __init__(self, seeds: Sequence[int]) -> None:
         _demand_seeds(seeds)
         self._seeds = tuple(seeds)
-        # Nodes on the way to the last two times of each seed: the next step begins at one of them, and ends near it.
-        self._found: dict[tuple[int, Shape], dict[int, Tensor]] = {}
+        self._stream = torch.Generator()
+        # The draws of the last increment: the next one begins at one of its ends, and ends near it.
+        self._kept: dict[Shape, dict[int, Tensor]] = {}
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor:
         _demand_batch(shape, len(self._seeds))
-        first, last = sorted(round(t * self._grid) for t in interval or (0.0, 0.0))
-        demand(0 <= first < last <= self._grid, "an interval must join two times in 0 to 1", interval, "name its ends")
-        increments = [self._increment(seed, first, last, shape[1:]) for seed in self._seeds]
-        return (torch.stack(increments) / math.sqrt(last - first)).float()
+        first, last = sorted(_node(t) for t in interval or (0.0, 0.0))
+        fits = 0 <= first < last <= _GRID
+        demand(fits, "an interval must join two times in 0 to 1, some 1/30000 of them apart", interval, "name its ends")
+        shares = _hats(last)
+        for node, share in _hats(first).items():
+            shares[node] = shares.get(node, 0.0) - share
+        kept = self._kept.get(shape, {})
+        self._kept[shape] = {node: kept[node] if node in kept else self._draw(node, shape[1:]) for node in shares}
+        length, total = math.sqrt((last - first) / _GRID), torch.zeros(shape)
+        for node, share in shares.items():
+            total += share / length * self._kept[shape][node]  # rounded twice: fused, the bits would hang on the batch
+        return total
 
-    def _increment(self, seed: int, first: int, last: int, shape: Shape) -> Tensor:
-        known = self._found.get((seed, shape), {})
-        found: dict[int, Tensor] = {}
-        increment = self._path(seed, last, shape, known, found) - self._path(seed, first, shape, known, found)
-        self._found[seed, shape] = found
-        return increment
+    def _draw(self, node: int, shape: Shape) -> Tensor:
+        keys = [_key(seed, "brownian", node) for seed in self._seeds]
+        return torch.stack([torch.randn(shape, generator=self._stream.manual_seed(key)) for key in keys])
 
-    def _path(self, seed: int, node: int, shape: Shape, known: dict[int, Tensor], found: dict[int, Tensor]) -> Tensor:
-        """The path at ``node``, whose variance is ``node``. Nodes on the way are taken from ``known`` or ``found``."""
 
-        def at(place: int, base: Tensor | None, spread: float) -> Tensor:
-            if place not in found:
-                value = known.get(place)
-                found[place] = value if value is not None else spread * draw(place) + (0 if base is None else base)
-            return found[place]
+def _node(t: float) -> int:
+    """The place of ``t`` on the grid, rounded to 15 binary digits."""
+    cell = 1 << max(math.frexp(t)[1] + _FINEST - 15, 0)
+    return round(t * _GRID / cell) * cell
 
-        def draw(at: int) -> Tensor:
-            stream = torch.Generator().manual_seed(_key(seed, "brownian", at))
-            return torch.randn(shape, generator=stream).double()  # four times as fast as drawn in double precision
 
-        low, high = 0, self._grid
-        below, above = torch.zeros(shape, dtype=torch.float64), at(high, None, math.sqrt(high))
-        while low < node < high:
-            middle = (low + high) // 2
-            between = at(middle, (below + above) / 2, math.sqrt((high - low) / 4))
-            if node < middle:
-                high, above = middle, between
-            else:
-                low, below = middle, between
-        return below if node == low else above
+def _hats(node: int) -> dict[int, float]:
+    """The path at ``node`` as shares of standard draws: of where it ends, and of how it strays from the line between
+    two nodes half-way, at every halving on the way."""
+    shares, low, high = {_GRID: node / _GRID}, 0, _GRID
+    while low < node < high:
+        middle, half = (low + high) // 2, (high - low) / 2
+        shares[middle] = math.sqrt(half / 2 / _GRID) * (1 - abs(node - middle) / half)
+        low, high = (low, middle) if node < middle else (middle, high)
+    return shares
 
 
 class RecordedNoise:

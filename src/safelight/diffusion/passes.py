@@ -28,6 +28,7 @@ class Passes:
     ) -> None:
         self.denoise, self.schedule, self.noisy, self.level, self.estimate = denoise, schedule, noisy, level, estimate
         self.after, self.form = after, form
+        self.begin, self.h = level.half_logsnr, after.half_logsnr - level.half_logsnr
         self.first = value(form, estimate, noisy, level)
         self.kept: dict[float, Tensor] = {}
 
@@ -36,7 +37,7 @@ class Passes:
 
         From pure noise and to clean it is the straight step.
         """
-        if order == 1 or bool((self.after.half_logsnr - self.level.half_logsnr).isinf().any()):
+        if order == 1 or bool(self.h.isinf().any()):
             return straight(self.estimate, self.noisy, self.level, self.after).to(self.noisy.dtype)
         begin = (0.0, self.first)
         if order == 2:
@@ -49,8 +50,7 @@ class Passes:
     def _at(self, place: float, nodes: Nodes) -> Tensor:
         """The value at a share of the step, found by a pass where the polynomial through ``nodes`` leads."""
         if place not in self.kept:
-            begin, end = self.level.half_logsnr, self.after.half_logsnr
-            middle = self.schedule(self.schedule.when(begin + place * (end - begin)))
+            middle = self.schedule(self.schedule.when(self.begin + place * self.h))
             between = advance(self.noisy, self.level, middle, nodes, self.form)
             self.kept[place] = value(self.form, self.denoise(between, middle), between, middle)
         return self.kept[place]

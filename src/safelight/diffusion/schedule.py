@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -58,14 +59,15 @@ class ScaledLinear:
         _demand_betas(self.steps, self.beta_start, self.beta_end)
 
     def __call__(self, t: Tensor) -> NoiseLevel:
-        return self._table().level(t)
+        return self._table.level(t)
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR; 1 if it lies beyond the end of the table."""
-        return self._table().when(half_logsnr)
+        return self._table.when(half_logsnr)
 
+    @cached_property
     def _table(self) -> _Table:
-        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64)
+        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64, device="cpu")
         return _Table(torch.log1p(-roots.square()), self.zero_terminal)
 
 
@@ -84,16 +86,17 @@ class LinearBeta:
     def __post_init__(self) -> None:
         _demand_betas(self.steps, self.beta_start, self.beta_end)
 
+    @cached_property
     def _table(self) -> _Table:
-        betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
+        betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64, device="cpu")
         return _Table(torch.log1p(-betas), self.zero_terminal)
 
     def __call__(self, t: Tensor) -> NoiseLevel:
-        return self._table().level(t)
+        return self._table.level(t)
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR; 1 if it lies beyond the end of the table."""
-        return self._table().when(half_logsnr)
+        return self._table.when(half_logsnr)
 
 
 @dataclass(frozen=True)
@@ -113,15 +116,16 @@ class Table:
         demand(falls and bool(self.alphas_cumprod), "alphas_cumprod must fall within 1 and 0", told, "sort them")
 
     def __call__(self, t: Tensor) -> NoiseLevel:
-        return self._table().level(t)
+        return self._table.level(t)
+
+    @cached_property
+    def _table(self) -> _Table:
+        entries = torch.tensor((1.0, *self.alphas_cumprod), dtype=torch.float64, device="cpu").log()
+        return _Table(entries.diff(), self.zero_terminal)
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR; 1 if it lies beyond the end of the table."""
-        return self._table().when(half_logsnr)
-
-    def _table(self) -> _Table:
-        entries = torch.tensor((1.0, *self.alphas_cumprod), dtype=torch.float64).log()
-        return _Table(entries.diff(), self.zero_terminal)
+        return self._table.when(half_logsnr)
 
 
 @dataclass(frozen=True)

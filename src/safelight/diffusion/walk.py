@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.diffusion.prediction import noise_of
 from safelight.types import Estimate, Latents, NoiseLevel, NoiseSource, Schedule, Step
 
 
@@ -53,7 +52,7 @@ class Leg:
     @property
     def endless(self) -> bool:
         """True if the step comes from pure noise or goes to clean: no polynomial spans it, so it is of first order."""
-        return bool(self.h.isinf())
+        return bool(self.level.alpha == 0) or bool(self.after.sigma == 0)
 
     def step(self, noisy: Latents, estimate: Estimate) -> Step:
         return Step(self.index, self.total, self.after, noisy, estimate, self.left)
@@ -61,15 +60,19 @@ class Leg:
 
 def walk(times: Tensor, schedule: Schedule) -> Iterator[Leg]:
     """The legs between ``times``. Raises BadInput, before the first, unless they are finite and fall strictly."""
-    # On the CPU, 0-dimensional float64 joins latents of any device and dtype without changing them.
     times = times.to("cpu", torch.float64)
     fall = times.ndim == 1 and bool(times.isfinite().all()) and bool((times.diff() < 0).all())
     demand(fall and len(times) > 0, "times must be finite and fall", times.tolist(), "take them from a spacing")
-    every = schedule(times)
-    levels = [NoiseLevel(*(value[index] for value in values(every))) for index in range(len(times))]
-    for index, (level, after) in enumerate(pairwise(levels)):
-        interval = (float(times[index]), float(times[index + 1]))
+    both = zip(pairwise(levels(times, schedule)), pairwise(times.tolist()), strict=True)
+    for index, ((level, after), interval) in enumerate(both):
         yield Leg(index, len(times) - 1, level, after, interval, times[index + 1 :])
+
+
+def levels(times: Tensor, schedule: Schedule) -> list[NoiseLevel]:
+    """The level of each of the ``times``, the schedule asked once for all."""
+    # On the CPU, 0-dimensional float64 joins latents of any device and dtype without changing them.
+    every = [value.unbind() for value in values(schedule(times.to("cpu", torch.float64)))]
+    return [NoiseLevel(*each) for each in zip(*every, strict=True)]
 
 
 def values(level: NoiseLevel) -> tuple[Tensor, ...]:
@@ -96,7 +99,10 @@ def partway(
 
 def straight(estimate: Estimate, noisy: Latents, level: NoiseLevel, after: NoiseLevel) -> Latents:
     """A step of first order: the same clean latents and the same noise, at ``after``."""
-    return after.alpha * estimate.clean + after.sigma * noise_of(estimate, noisy, level)
+    if estimate.noise is not None:
+        return after.alpha * estimate.clean + after.sigma * estimate.noise
+    keep = after.sigma / level.sigma  # the noise, written out: half the arithmetic
+    return keep * noisy + (after.alpha - keep * level.alpha) * estimate.clean
 
 
 def ancestral(level: NoiseLevel, after: NoiseLevel, eta: float) -> tuple[NoiseLevel, Tensor]:

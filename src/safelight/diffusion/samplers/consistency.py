@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.walk import About, freshen, renoised, walk
+from safelight.diffusion.walk import About, freshen, levels, renoised, straight, walk
 from safelight.types import Denoise, Latents, NoiseSource, Run, Schedule
 
 
@@ -72,11 +70,9 @@ class TCD:
         demand(0 <= self.eta <= 1, "eta must be from 0 to 1", self.eta, "0.3 is usual")
 
     def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
-        for leg in walk(times, schedule):
+        for leg, lower in zip(walk(times, schedule), levels((1 - self.eta) * times[1:], schedule), strict=True):
             estimate = denoise(noisy, leg.level)
-            lower = schedule(torch.tensor((1 - self.eta) * leg.interval[1], dtype=torch.float64))
-            found = noise_of(estimate, noisy, leg.level)
-            noisy = lower.alpha * estimate.clean + lower.sigma * found
+            noisy = straight(estimate, noisy, leg.level, lower)
             if lower.sigma < leg.after.sigma:
                 noisy = renoised(noisy, lower, leg.after, noise(noisy.shape, leg.interval))
             yield leg.step(noisy, estimate)

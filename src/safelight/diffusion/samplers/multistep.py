@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from safelight.diffusion.exponential import History, advance, lagrange, placed
+from safelight.diffusion.exponential import History, advance, lagrange, mixed, placed
 from safelight.diffusion.prediction import noise_of
 from safelight.diffusion.walk import About, demand_order, straight, walk
 from safelight.types import Denoise, Latents, NoiseLevel, NoiseSource, Run, Schedule
@@ -38,11 +39,14 @@ class LMS:
             if level.alpha > 0:
                 here, there = level.sigma / level.alpha, after.sigma / after.alpha
                 past = [(here, noise_of(estimate, noisy, level)), *past][: self.order]
-                even = [torch.ones_like(here) / (k + 1) for k in range(len(past))]
-                weights = lagrange([(sigma - here) / (there - here) for sigma, _ in past], even)
-                noisy = after.alpha / level.alpha * noisy
-                for weight, (_, found) in zip(weights, past, strict=True):
-                    noisy = noisy + after.alpha * (there - here) * weight * found
+                even = [1 / (k + 1) for k in range(len(past))]
+                weights = lagrange([float((sigma - here) / (there - here)) for sigma, _ in past], even)
+                noisy = mixed(
+                    after.alpha / level.alpha * noisy,
+                    after.alpha * (there - here),
+                    weights,
+                    [found for _, found in past],
+                )
             else:
                 noisy = straight(estimate, noisy, level, after)
             yield leg.step(noisy, estimate)
@@ -73,13 +77,13 @@ class PNDM:
                 continue
             if self.runge_kutta and len(past) < 4:
                 middle = schedule(torch.tensor(sum(leg.interval) / 2, dtype=torch.float64))
-                mean = self._four(denoise, noisy, level, middle, after, found)
+                noisy = _moved(noisy, level, after, [self._four(denoise, noisy, level, middle, after, found)])
             elif len(past) == 1:
-                ahead = _moved(noisy, found, level, after)
-                mean = (found + noise_of(denoise(ahead, after), ahead, after)) / 2
+                ahead = _moved(noisy, level, after, [found])
+                again = noise_of(denoise(ahead, after), ahead, after)
+                noisy = _moved(noisy, level, after, [found, again], (0.5, 0.5))
             else:
-                mean = sum((a * b for a, b in zip(_ADAMS[len(past) - 1], past, strict=True)), torch.zeros_like(noisy))
-            noisy = _moved(noisy, mean, level, after)
+                noisy = _moved(noisy, level, after, past, _ADAMS[len(past) - 1])
             yield leg.step(noisy, estimate)
 
     def _four(
@@ -88,16 +92,18 @@ class PNDM:
         """The mean noise of a Runge-Kutta step."""
         total, one = found / 6, found
         for there, share in ((middle, 1 / 3), (middle, 1 / 3), (after, 1 / 6)):
-            ahead = _moved(noisy, one, level, there)
+            ahead = _moved(noisy, level, there, [one])
             one = noise_of(denoise(ahead, there), ahead, there)
             total = total + share * one
         return total
 
 
-def _moved(noisy: Latents, found: Tensor, level: NoiseLevel, after: NoiseLevel) -> Latents:
-    """DDIM's step with this noise."""
+def _moved(
+    noisy: Latents, level: NoiseLevel, after: NoiseLevel, found: Sequence[Tensor], shares: Sequence[float] = (1.0,)
+) -> Latents:
+    """DDIM's step with these shares of noise."""
     ratio = after.alpha / level.alpha
-    return ratio * noisy + (after.sigma - ratio * level.sigma) * found
+    return mixed(ratio * noisy, float(after.sigma - ratio * level.sigma), shares, found)
 
 
 @dataclass(frozen=True)
