@@ -13,6 +13,8 @@ from safelight.checkpoints.hollow import hollow
 from safelight.checkpoints.native import load_strictly
 from safelight.checkpoints.pieces import Piece
 from safelight.conditioners.reading.reader import Reader
+from safelight.config import Slot
+from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
 from safelight.model import Card, LatentDiffusion
@@ -28,6 +30,7 @@ HINTS = {
     "axes": "how a head's channels turn with number, row and column (FLUX), as 16,56,56",
     "heads": "how many heads attend, where widths are unusual",
     "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
+    "embedders": "each: every block of a DiT has embedders of its own, as where diffusers trained it",
     "licence": "the licence of the weights",
 }
 """What the user may know better than a file."""
@@ -72,6 +75,8 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
         process = family.process(hints.get("prediction"))
         unsure = "prediction" in family.unsure and "prediction" not in hints
         assumed |= {"prediction": family.prediction} if unsure else {}
+    if process is not None and process.prediction == Noise() and _learns_variance(single.get("denoiser")):
+        process = replace(process, prediction=NoiseAndVariance())
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
     towers = tuple(piece for piece in pieces if piece.part == "tower")
     return Outline(single, towers, family, process, _card(family, pieces, hints, beside, assumed), scale, shift)
@@ -89,6 +94,8 @@ def assemble(plan: Outline) -> LatentDiffusion:
         parts["autoencoder"] = build(piece, kept)
     if plan.towers and plan.family and plan.family.text:
         parts["conditioner"] = reading(plan.family, plan.towers, plan.pieces.get("denoiser"))
+    if "denoiser" in plan.pieces and plan.family and plan.family.conditioner:
+        parts["conditioner"] = _weightless(plan.family.conditioner, plan.pieces["denoiser"].config)
     return LatentDiffusion(**parts, process=plan.process, card=plan.card)
 
 
@@ -144,6 +151,13 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
     return module
 
 
+def _weightless(conditioner: Mapping[str, Any], denoiser: Any) -> nn.Module:
+    """A conditioner that no file holds, for as many classes as the denoiser knows."""
+    classes = {"classes": vars(denoiser)["classes"]} if "numbered" in conditioner else {}
+    made: nn.Module = Slot("conditioners").read({**conditioner, **classes}).build()
+    return made
+
+
 def check(hints: Mapping[str, Any]) -> None:
     """BadInput for a hint that means nothing."""
     for name in hints:
@@ -164,6 +178,10 @@ def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
     if "family" in hints:
         return families()[str(hints["family"])]
     return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
+
+
+def _learns_variance(denoiser: Piece | None) -> bool:
+    return denoiser is not None and vars(denoiser.config).get("variance") == "learned"
 
 
 SCALES = {(4, True): "sd1", (16, False): "flux-dev"}

@@ -30,6 +30,8 @@ class Family:
     settings: Settings = field(default_factory=Settings)
     unsure: tuple[str, ...] = ()
     text: str = ""
+    conditioner: Mapping[str, Any] | None = None
+    bare: bool = False
     single: Mapping[str, Any] = field(default_factory=dict)
     folder: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """What other programs wrote: single files, several together, and folders of parts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
             parts, beside = read_folder(path, hints)
             found += parts
         else:
-            found.append(read_part(path, hints))
+            part = read_part(path, hints)
+            found.append(part)
+            if part.part == "autoencoder":
+                beside = replace(beside, scale=part.said.get("scaling_factor"), shift=part.said.get("shift_factor"))
     return found, beside
 
 

@@ -6,12 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.checkpoints.hollow import hollow
-from safelight.checkpoints.stored import TYPES
 from safelight.checkpoints.weights import open_weights
 from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
@@ -129,11 +127,7 @@ def _listed(value: object) -> str:
 
 def _part(slot: Slot, config: Any, file: Path) -> nn.Module:
     module: nn.Module = hollow(slot.read(config).build)
-    weights = open_weights(file)
-    dtypes = {dtype for kind in weights.types.values() if (dtype := TYPES[kind]).is_floating_point}
-    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    state = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
-    load_strictly(module.to(dtype), state, f"{file.parent.name}/{file.name}", assign=True)
+    load_strictly(module, dict(open_weights(file)), f"{file.parent.name}/{file.name}", assign=True)
     return module
 
 

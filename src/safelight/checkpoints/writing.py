@@ -48,8 +48,9 @@ def write_single(model: LatentDiffusion, path: Path) -> None:
             prefix, dialect = "", _dialect("ldm", one)
         else:
             places = family.single[one.part]
+            bare = family.bare and len(parts) == 1
             prefix, name = places[one.number] if one.part == "towers" else places
-            dialect = _dialect(name, one)
+            prefix, dialect = "" if bare else prefix, _dialect(name, one)
             known = {"scaling_factor": family.scale, "shift_factor": family.shift}
             if any(abs(known[key] - value) > 1e-5 for key, value in one.scale.items()):
                 raise BadInput(
@@ -107,7 +108,7 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
         parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), {}))
     if model.autoencoder is not None:
         parts.append(_latents(module(model.autoencoder)))
-    if model.conditioner is not None and family is not None:
+    if model.conditioner is not None and family is not None and family.conditioner is None:
         parts += _towers(module(model.conditioner), family)
     if not parts:
         raise BadInput("the model has no part that could be written.")

@@ -1,0 +1,180 @@
+"""Every family from a file of others into ours and back, to the bit, and what is refused on the way."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recorded import Recording
+from safelight import checkpoints
+from safelight.checkpoints.diffusers_folder import weights_in
+from safelight.checkpoints.foreign import read_foreign
+from safelight.checkpoints.pieces import BUFFERS
+from safelight.checkpoints.weights import open_weights
+from safelight.errors import BadInput
+
+FILES = {
+    "sd1": "model",
+    "sd1-inpaint": "model",
+    "sd2-v": "model",
+    "sdxl": "model",
+    "sd-x4-upscaler": "model",
+    "sd3": "model",
+    "sd35-medium": "model",
+    "sd35-large": "model",
+    "flux-dev": "flux1-dev",
+    "flux-fill": "flux1-fill-dev",
+    "flux-schnell": "flux1-schnell",
+    "flux2": "flux2-dev",
+    "ldm-kl": "f8",
+    "ldm-vq": "f8",
+}
+FAMILY = {"sd2-v": "sd2", "flux2": "flux2-dev", "ldm-kl": None, "ldm-vq": None}
+FOLDERS = ("sd", "sd-inpaint", "sdxl", "sd3", "flux", "dit", "ldm-uncond")
+
+
+def same(got, want):
+    """Equal names, types and bits."""
+    assert set(got) == set(want)
+    for name, tensor in want.items():
+        assert got[name].dtype == tensor.dtype, name
+        assert torch.equal(got[name], tensor), name
+
+
+def kept(file):
+    """What of a file is weights: schedules follow from the family, running means are a choice, ids count up."""
+    ignored = ("model_ema.", "cond_stage_model.transformer.text_model.embeddings.position_ids")
+    ignored += ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids",)
+    return {name: one for name, one in file.items() if not BUFFERS.fullmatch(name) and not name.startswith(ignored)}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_single_file_comes_back_to_the_bit(name, tmp_path):
+    path = Recording(name).file(f"{FILES[name]}.safetensors")
+    model = read_foreign([path], {})
+    assert model.card.origin.get("family") == FAMILY.get(name, name)
+    checkpoints.save(model, tmp_path / "native")
+    again = checkpoints.read(tmp_path / "native")
+    checkpoints.save(again, tmp_path / "again.safetensors", "single-file")
+    same(load_file(tmp_path / "again.safetensors"), kept(load_file(path)))
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_comes_back_to_the_bit(name, tmp_path):
+    recording = Recording("diffusers-folders")
+    folder = recording.file(name)
+    hints = {"embedders": "each"} if name == "dit" else {}  # this one was trained there, and says so by values alone
+    model = checkpoints.read(folder, hints)
+    checkpoints.save(model, tmp_path / "native")
+    checkpoints.save(checkpoints.read(tmp_path / "native"), tmp_path / "again", "diffusers")
+    parts = [path.parent for path in folder.glob("*/config.json") if path.parent.name != "scheduler"]
+    assert parts
+    for part in parts:
+        theirs, ours = weights_in(part), weights_in(tmp_path / "again" / part.name)
+        prefix = "text_model." if part.name == "text_encoder" and name == "flux" else ""  # the public files have it
+        same(dict(ours), {prefix + key: theirs[key] for key in theirs if not key.endswith("position_ids")})
+    index = json.loads((folder / "model_index.json").read_text())
+    made = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    for key, value in index.items():
+        if isinstance(value, list) and value[0] is not None and key != "scheduler" and "tokenizer" not in key:
+            assert made[key] == value
+    assert made["_class_name"] == index["_class_name"]
+    again = checkpoints.read(tmp_path / "again", hints)
+    assert again.process == model.process
+
+
+def test_pictures_are_the_same_from_either_layout(tmp_path):
+    """A file as a folder: the same model, and the same latents."""
+    path = Recording("sd1").file("model.safetensors")
+    model = read_foreign([path], {})
+    checkpoints.save(model, tmp_path / "folder", "diffusers")
+    other = checkpoints.read(tmp_path / "folder", {"heads": 4})
+    for part in ("autoencoder", "conditioner", "denoiser"):
+        ours, theirs = (vars(one)[part].state_dict() for one in (model, other))
+        same(theirs, ours)
+
+
+def test_the_running_mean_is_a_choice():
+    path = Recording("sd1").file("model.safetensors")
+    raw, mean = (read_foreign([path], {"ema": choice}).denoiser.state_dict() for choice in ("no", "yes"))
+    assert any(not torch.equal(raw[name], mean[name]) for name in raw)
+    whole = load_file(path)
+    first = [one for one in mean.values() if one.shape == (32, 4, 3, 3)]
+    assert torch.equal(first[0], whole["model_ema.diffusion_modelinput_blocks00weight"])
+    with pytest.raises(BadInput, match="holds no running mean"):
+        read_foreign([Recording("sd2-v").file("model.safetensors")], {"ema": "yes"})
+    with pytest.raises(BadInput, match="wanted yes or no, got 'perhaps'"):
+        read_foreign([path], {"ema": "perhaps"})
+
+
+def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
+    flux, pair = Recording("flux-dev").file("flux1-dev.safetensors"), Recording("flux-dev").file("ae.safetensors")
+    model = read_foreign([flux, pair], {})
+    assert float(model.autoencoder.scale.mean[0]) == pytest.approx(0.1159)
+    with pytest.raises(BadInput, match="has no conditioner; load a model that holds it"):
+        model.need()
+    with pytest.raises(BadInput, match="both hold a denoiser; give one of them"):
+        read_foreign([flux, flux], {})
+
+
+def test_what_a_file_cannot_tell_can_be_said():
+    path = Recording("sd2-v").file("model.safetensors")
+    assumed, said = read_foreign([path], {}), read_foreign([path], {"prediction": "noise", "licence": "mine"})
+    assert assumed.card.origin["assumed"] == {"prediction": "v"}
+    assert type(assumed.process.prediction).__name__ == "V"
+    assert type(said.process.prediction).__name__ == "Noise"
+    assert said.card.licence == "mine"
+    for hints, message in (
+        ({"predicton": "v"}, "unknown hint 'predicton'; did you mean 'prediction'"),
+        ({"prediction": "vv"}, "prediction"),
+        ({"family": "sd4"}, "unknown family 'sd4'"),
+        ({"scale": "big"}, "scale and shift: wanted numbers"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            read_foreign([path], hints)
+
+
+def test_strangers_are_told_what_is_nearest(tmp_path):
+    file = load_file(Recording("sd1").file("model.safetensors"))
+    less = {name.removeprefix("model.diffusion_model."): one for name, one in file.items() if ".out." not in name}
+    less = {name: one for name, one in less.items() if name.startswith(("input_blocks", "middle", "output", "time"))}
+    save_file(less, tmp_path / "less.safetensors")
+    with pytest.raises(BadInput, match=r"nearest is the denoiser in the names of ldm \(unet\): out.*missing"):
+        read_foreign([tmp_path / "less.safetensors"], {})
+    save_file({"a.b": torch.ones(3)}, tmp_path / "odd.safetensors")
+    with pytest.raises(BadInput, match=r"no known part has names like a\.b"):
+        read_foreign([tmp_path / "odd.safetensors"], {})
+    save_file(file | {"mystery.weight": torch.ones(2)}, tmp_path / "more.safetensors")
+    with pytest.raises(BadInput, match=r"mystery.weight belong to no part that is known"):
+        read_foreign([tmp_path / "more.safetensors"], {})
+
+
+def test_a_model_that_no_layout_holds_is_refused_before_anything_is_written(tiny_folder, tmp_path):
+    tiny = checkpoints.read(tiny_folder)
+    with pytest.raises(BadInput, match=r"no public layout holds a denoiser like this \(dit\)"):
+        checkpoints.save(tiny, tmp_path / "x.safetensors", "single-file")
+    with pytest.raises(BadInput, match=r"ends in \.safetensors"):
+        checkpoints.save(tiny, tmp_path / "x.ckpt", "single-file")
+    with pytest.raises(BadInput, match="unknown dialect 'diffuser'; did you mean 'diffusers'"):
+        checkpoints.save(tiny, tmp_path / "x", "diffuser")
+    assert not list(tmp_path.iterdir())
+
+
+def test_latents_of_a_scale_for_each_channel_are_folded_into_the_weights(tmp_path):
+    from safelight.autoencoders.kl import Config
+    from safelight.model import LatentDiffusion
+
+    torch.manual_seed(0)
+    autoencoder = Config(width=8, multipliers=(1, 2), blocks=1, groups=4).build().requires_grad_(False)
+    autoencoder.scale.mean.copy_(torch.tensor([0.5, -1.0, 0.0, 2.0]))
+    autoencoder.scale.deviation.copy_(torch.tensor([0.5, 2.0, 1.0, 3.0]))
+    checkpoints.save(LatentDiffusion(autoencoder=autoencoder), tmp_path / "vae", "diffusers")
+    other = checkpoints.read(tmp_path / "vae").autoencoder
+    images = torch.randn(1, 3, 16, 16)
+    one, two = autoencoder.encode(images), other.encode(images)
+    torch.testing.assert_close(one.mean, two.mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.deviation, two.deviation, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(autoencoder.decode(one.mean), other.decode(one.mean), atol=1e-5, rtol=1e-5)
+    assert set(other.scale.mean.tolist()) == {0.0}
+    assert open_weights(tmp_path / "vae" / "diffusion_pytorch_model.safetensors").types["quant_conv.weight"] == "F32"
