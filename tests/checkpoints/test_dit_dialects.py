@@ -1,6 +1,5 @@
 """DiT and SiT in the layouts of others: recordings, the peer library, published sizes, and there and back."""
 
-import argparse
 import json
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import torch
 
 from recorded import Recording, error
 from safelight.checkpoints.dialects import diffusers_dit, dit
+from safelight.checkpoints.weights import open_weights
 from safelight.conditioners import label
 from safelight.denoisers.plain_dit import Config
 from safelight.diffusion.guidance.channels import Channels
@@ -62,7 +62,7 @@ def recording():
 
 @pytest.fixture
 def file(recording):
-    return torch.load(recording.file("DiT.pt"), weights_only=True)
+    return dict(open_weights(recording.file("DiT.pt")))
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -101,10 +101,9 @@ def test_a_recorded_file_comes_back_to_the_bit_and_answers_as_the_original(recor
 
 @torch.no_grad()
 def test_the_averaged_weights_of_a_training_file(recording):
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        whole = torch.load(recording.file("training.pt"), weights_only=True)
-    network, again = loaded(ORIGINAL, whole["ema"], {"heads": 2})
-    assert same(again, whole["ema"])
+    averaged = dict(open_weights(recording.file("training.pt")).under("ema."))
+    network, again = loaded(ORIGINAL, averaged, {"heads": 2})
+    assert same(again, averaged)
     answer = network(recording.inputs["x"], torch.full((3,), 500.0), told(recording.inputs["labels"]))
     assert error(answer, recording.outputs["output_ema.t500"]) < 1e-4
 
