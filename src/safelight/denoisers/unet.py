@@ -233,10 +233,19 @@ class Encoder(nn.Module):
         return F.silu(heard)
 
     def forward(
-        self, x: Tensor, heard: Tensor, plan: "Iterator[tuple[Asked, How]]", trunk: Sequence[Tensor] = ()
+        self,
+        x: Tensor,
+        heard: Tensor,
+        plan: "Iterator[tuple[Asked, How]]",
+        trunk: Sequence[Tensor] = (),
+        hint: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """(b, channels, h, w) → the middle's result, and what each part left; ``trunk`` is added on the way."""
+        """(b, channels, h, w) → the middle's result, and what each part left.
+
+        ``hint`` is added behind the first convolution, ``trunk`` on the way.
+        """
         x, level, more = self.enter(x), 0, list(trunk)
+        x = x if hint is None else x + hint.to(x.dtype)
         left, levels = [x], self.config.levels
         for number, part in enumerate(self.down):
             resizes = not isinstance(part, Block) or bool(part.residual.resize)

@@ -52,10 +52,15 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
 
 def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
-    for name, known in ONLY.items():
+    demand(said, ONLY)
+    return infer(WORDS, shapes, told(said))
+
+
+def demand(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
+    """BadInput for a config.json that asks for what is not here."""
+    for name, known in only.items():
         if name in said and said[name] not in known:
             raise BadInput(f"config.json: a U-Net whose {name} is {said[name]!r} is not known here, only {known[0]!r}.")
-    return infer(WORDS, shapes, told(said))
 
 
 def told(said: Mapping[str, Any]) -> dict[str, Any]:

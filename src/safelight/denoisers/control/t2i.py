@@ -1,0 +1,115 @@
+"""T2I-Adapter (Mou et al., arXiv 2302.08453): a small network that looks at a picture once, whatever the time, and adds
+to a U-Net's way down."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safelight.errors import BadInput
+from safelight.types import Condition, Images, Latents
+
+
+@dataclass(frozen=True)
+class Config:
+    """An adapter of a ``form``: for Stable Diffusion 1 and 2 (``full``, ``light``) or SDXL (``xl``).
+
+    ``widths``: of the features, of ``blocks`` residual blocks each; the picture's sides are divided by ``factor`` at
+    once. ``ahead``: how many residuals of control the U-Net counts before an adapter's, 13, or 10 in SDXL.
+    """
+
+    channels: int = 3
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    blocks: int = 2
+    factor: int = 8
+    form: Literal["full", "light", "xl"] = "full"
+    ahead: int = 13
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.blocks, self.factor, self.ahead, len(self.widths), *self.widths) < 1:
+            raise BadInput(f"an adapter's numbers are 1 or more, got {self}.")
+
+    def build(self) -> "T2IAdapter":
+        """The adapter, freshly initialised."""
+        return T2IAdapter(self)
+
+
+class T2IAdapter(nn.Module):
+    """A picture that ``see`` has seen → the residuals of the U-Net: nothing for control, then one a feature."""
+
+    takes: frozenset[str] = frozenset()
+    projections = 0
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        before = config.channels * config.factor**2
+        self.unshuffle = nn.PixelUnshuffle(config.factor)
+        self.enter = None if config.form == "light" else nn.Conv2d(before, config.widths[0], 3, padding=1)
+        before = before if config.form == "light" else config.widths[0]
+        stages = []
+        for number, width in enumerate(widths(config)):
+            down = number == 2 if config.form == "xl" else number > 0
+            stages.append(Stage(before, width, config.blocks, down, config.form == "light"))
+            before = width
+        self.stages = nn.ModuleList(stages)
+
+    def prepare(self, condition: Condition) -> Condition:
+        """It hears nothing."""
+        return condition
+
+    def see(self, hint: Images) -> tuple[Tensor, ...]:
+        """Features of a picture (b, channels, h, w), from fine to coarse."""
+        if (
+            hint.ndim != 4
+            or hint.shape[1] != self.config.channels
+            or any(s % self.config.factor for s in hint.shape[2:])
+        ):
+            raise BadInput(
+                f"this adapter wants a picture of {self.config.channels} channels and sides that are multiples of "
+                f"{self.config.factor}, got {tuple(hint.shape)}."
+            )
+        x, features = self.unshuffle(hint.to(next(self.parameters()).dtype)), []
+        x = x if self.enter is None else self.enter(x)
+        for stage in self.stages:
+            features.append(x := stage(x))
+        return tuple(features)
+
+    def forward(self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        nothing = torch.zeros(1, 1, 1, 1, dtype=seen[0].dtype, device=seen[0].device)
+        return (*[nothing] * self.config.ahead, *seen)
+
+
+class Stage(nn.Module):
+    """Half the size if ``down``, another width, residual blocks; a ``light`` one works at a quarter of the width."""
+
+    def __init__(self, before: int, width: int, count: int, down: bool, light: bool) -> None:
+        super().__init__()
+        self.down, inner = down, width // 4 if light else width
+        self.enter = nn.Conv2d(before, inner, 1) if before != inner or light else nn.Identity()
+        self.blocks = nn.Sequential(*[Block(inner, 3 if light else 1) for _ in range(count)])
+        self.leave = nn.Conv2d(inner, width, 1) if light else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, 2, ceil_mode=True) if self.down else x
+        return self.leave(self.blocks(self.enter(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Convolution, ReLU, convolution, beside a skip."""
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, side, padding=side // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.conv1(x))) + x  # type: ignore[no-any-return]
+
+
+def widths(config: Config) -> tuple[int, ...]:
+    """The width of each feature; a light adapter has one more, as wide as the last."""
+    return (*config.widths, config.widths[-1]) if config.form == "light" else config.widths

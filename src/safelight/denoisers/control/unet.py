@@ -1,0 +1,92 @@
+"""ControlNet for U-Nets (Zhang et al., arXiv 2302.05543): a copy of the way down and the middle that sees a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from safelight.denoisers import unet
+from safelight.errors import BadInput
+from safelight.nn.attention import CrossAttention
+from safelight.types import Condition, Images, Latents
+
+
+@dataclass(frozen=True)
+class Config:
+    """A branch for U-Nets of the shape ``network``; each width of ``hints`` after the first halves the picture's size.
+
+    ``hint_channels``: the picture's colours. It is as many times the latents' size as the halvings come to.
+    """
+
+    network: unet.Config = field(default_factory=unet.Config)
+    hint_channels: int = 3
+    hints: tuple[int, ...] = (16, 32, 96, 256)
+
+    def __post_init__(self) -> None:
+        if min(self.hint_channels, *self.hints, len(self.hints)) < 1:
+            raise BadInput(f"control wants a picture with channels, and hints that each have a width, got {self}.")
+
+    def build(self) -> "ControlNet":
+        """The branch, freshly initialised: its residuals are zero everywhere."""
+        return ControlNet(self)
+
+
+class ControlNet(nn.Module):
+    """Latents, time, a condition and a picture that ``see`` has seen → the residuals of the U-Net, first for what each
+    part of the way down leaves, then for the middle.
+
+    It takes ``tokens``, ``vector`` and ``scalars["noise_level"]`` as its U-Net does.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.grain = 2 ** (len(config.network.levels) - 1)
+        self.encoder = unet.Encoder(config.network)
+        layers: list[nn.Module] = [nn.Conv2d(config.hint_channels, config.hints[0], 3, padding=1)]
+        for before, width in pairwise(config.hints):
+            layers += [nn.SiLU(), nn.Conv2d(before, before, 3, padding=1)]
+            layers += [nn.SiLU(), nn.Conv2d(before, width, 3, stride=2, padding=1)]
+        last = nn.Conv2d(config.hints[-1], config.network.levels[0].width, 3, padding=1)
+        self.hint = nn.Sequential(*layers, nn.SiLU(), last)
+        self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.left)
+        self.zero = nn.Conv2d(config.network.levels[-1].width, config.network.levels[-1].width, 1)
+        for parameter in (*last.parameters(), *self.zeros.parameters(), *self.zero.parameters()):
+            nn.init.zeros_(parameter)
+        self.takes = unet.takes(config.network) - {"channels", "streams"}
+        self.projections = 2 * sum(isinstance(one, CrossAttention) for one in self.modules())
+
+    def copy(self, network: unet.UNet) -> "ControlNet":
+        """Begin training as the paper does: with the weights of the way down of ``network``, of its own channels."""
+        state = network.encoder.state_dict()
+        state["enter.weight"] = state["enter.weight"][:, : self.encoder.enter.in_channels]
+        self.encoder.load_state_dict(state)
+        return self
+
+    def prepare(self, condition: Condition) -> Condition:
+        """As the U-Net does, with keys and values of its own."""
+        return unet.prepare(self, condition, self.takes, self.config.network)
+
+    def see(self, hint: Images) -> tuple[Tensor, ...]:
+        """What is added behind the first convolution, (b, width, h, w), of a picture (b, hint_channels, f·h, f·w)."""
+        factor = 2 ** (len(self.config.hints) - 1)
+        sides = hint.shape[2:]
+        if hint.ndim != 4 or hint.shape[1] != self.config.hint_channels or any(one % factor for one in sides):
+            raise BadInput(
+                f"this control wants a picture of {self.config.hint_channels} channels and sides that are multiples of "
+                f"{factor}, got {tuple(hint.shape)}."
+            )
+        return (self.hint(hint.to(self.encoder.enter.weight.dtype)),)
+
+    def forward(self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        condition = self.prepare(condition)
+        x = self.encoder.join(noisy, None, self.grain)
+        if seen[0].shape[2:] != x.shape[2:]:
+            size, wanted = ("×".join(map(str, one.shape[2:])) for one in (seen[0], x))
+            raise BadInput(
+                f"this control has seen a picture for latents of {size}, not {wanted}: give one of that size."
+            )
+        heard = self.encoder.hear(time, condition)
+        x, left = self.encoder(x, heard, unet.planned(self, condition), (), seen[0])
+        return (*(zero(one) for zero, one in zip(self.zeros, left, strict=True)), self.zero(x))
