@@ -43,7 +43,8 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     if kind not in SAMPLERS:
         raise BadInput(f"{where}: wanted one of {', '.join(SAMPLERS)}, got {kind!r}; put another scheduler there.")
     if str(kind).startswith("FlowMatch"):
-        spacing: Any = {"kind": "shifted-twice", "shift": float(config.get("shift", 1.0))}
+        shift = float(config.get("shift", 1.0))
+        spacing: Any = {"kind": "shifted-twice", "shift": shift} if shift != 1 else "uniform"
         if config.get("use_dynamic_shifting"):
             ends = {"low_tokens": "base_image_seq_len", "low_mu": "base_shift"}
             ends |= {"high_tokens": "max_image_seq_len", "high_mu": "max_shift"}
@@ -82,9 +83,7 @@ def write(process: Process, settings: Settings) -> dict[str, Any]:
         "prediction_type": what[0],
         "rescale_betas_zero_snr": made.zero_terminal,
         "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "timestep_spacing": "trailing" if made.zero_terminal else "leading",
+        **_visits(settings, made.zero_terminal),
     }
 
 
@@ -98,7 +97,17 @@ def _spacing(config: Mapping[str, Any]) -> Any:
         return "uniform"
     if how == "linspace":
         return {"kind": "linspace", "table": steps}
-    return {"kind": "leading", "table": steps, "offset": int(config.get("steps_offset", 0))}
+    offset, first = int(config.get("steps_offset", 0)), config.get("set_alpha_to_one") is False
+    return {"kind": "leading", "table": steps, "offset": offset} | ({"to_first": True} if first and offset else {})
+
+
+def _visits(settings: Settings, zero_terminal: bool) -> dict[str, Any]:
+    """Which times a discrete scheduler visits: as the settings say, where it can."""
+    spacing = SPACING.write(SPACING.read(settings.spacing or "uniform"))
+    if spacing["kind"] == "leading" and not zero_terminal:
+        first, offset = spacing["to_first"], spacing["offset"]
+        return {"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": not first}
+    return {"timestep_spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": True}
 
 
 def _shift(settings: Settings) -> dict[str, Any]:

@@ -31,12 +31,14 @@ class Uniform:
 class Leading:
     """Every n-th entry of a training table counted from its clean end (DDIM as Stable Diffusion runs it).
 
-    Entry k lies at t = (k + 1) / ``table``; the first visited is ``offset``. It never visits t = 1. Raises BadInput
-    if the table has too few entries for the steps.
+    Entry k lies at t = (k + 1) / ``table``; the first visited is ``offset``. It never visits t = 1. The last step goes
+    to 0, or, ``to_first``, to the table's first entry, as the first DDIM of Stable Diffusion did. Raises BadInput if
+    the table has too few entries for the steps.
     """
 
     table: int = 1000
     offset: int = 1
+    to_first: bool = False
 
     def __post_init__(self) -> None:
         demand(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
@@ -49,6 +51,8 @@ class Leading:
         fits = stride > 0 and self.offset + stride * (steps - 1) < reach
         demand(fits, f"leading spacing must find its steps among {reach} entries", steps, "take fewer, or uniform")
         nodes = self.offset + stride * torch.arange(steps - 1, -1, -1, dtype=torch.float64)
+        if self.to_first and self.offset > 0:
+            return torch.cat([nodes + 1, nodes.new_ones(1)]) / self.table
         return _to_clean((nodes + 1) / self.table)
 
 
