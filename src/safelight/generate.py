@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import asdict, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from safelight.types import (
     Negative,
     NoiseLevel,
     Prompt,
+    Sized,
     Step,
     Weighing,
 )
@@ -70,6 +72,8 @@ def steps(
     noise = SeededNoise(seeds)
     start = _told_more(whole, task.start(whole, noise, chosen.count), chosen.emphasis)
     schedule = whole.process.schedule
+    if isinstance(spacing, Sized):
+        spacing = spacing.sized(prod(side // whole.denoiser.grain for side in start.latents.shape[2:]))
     times = spacing(chosen.steps, schedule, start.begin)
     waist = _Waist(whole, guidance, start, bool(chosen.one_batch), len(times) - 1)
     latents = start.latents.to(_device(whole))

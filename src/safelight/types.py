@@ -165,6 +165,13 @@ class Spacing(Protocol):
 
 
 @runtime_checkable
+class Sized(Spacing, Protocol):
+    """A spacing that depends on how many patches the network sees."""
+
+    def sized(self, tokens: int) -> Spacing: ...
+
+
+@runtime_checkable
 class Density(Protocol):
     """Which times to train on: uniform draws ``u`` in (0, 1) → t. ``position`` counts samples since the start."""
 

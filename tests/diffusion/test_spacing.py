@@ -23,6 +23,7 @@ from safelight.diffusion.spacing import (
     Uniform,
 )
 from safelight.errors import BadInput
+from safelight.types import Sized
 
 TABLES = [Leading(), Linspace(), ShiftedTwice()]
 RATIOS = [Karras(), Exponential(), Polyexponential()]
@@ -194,7 +195,7 @@ def test_every_spacing_refuses(spacing, steps, begin, message):
         (lambda: Times((1.0, 0.0))(3, Linear()), "2 given levels are 1 steps, got 3"),
         (lambda: Times((1.0, 0.0))(1, Linear(), 0.5), "must not pass begin = 0.5, got 1.0"),
         (lambda: Sigmas((99.0, 80.0, 0.0))(2, EDM(sigma_max=70.0)), "sigmas must lie within the schedule"),
-        (lambda: ShiftedByTokens(0), "tokens must be at least 1, got 0"),
+        (lambda: ShiftedByTokens(-1), "tokens must be 0 or more, got -1"),
         (lambda: ShiftedByTokens(low_tokens=5000), "low_tokens must be below high_tokens, got"),
         (lambda: ShiftedTwice(shift=math.nan), "shift must be above 0, got nan"),
         (lambda: Shifted(0.0), "shift must be above 0, got 0.0"),
@@ -203,3 +204,11 @@ def test_every_spacing_refuses(spacing, steps, begin, message):
 def test_refusals(make, message):
     with pytest.raises(BadInput, match=message):
         make()
+
+
+def test_a_spacing_by_size_takes_that_of_the_picture_unless_it_names_one():
+    by_size = ShiftedByTokens()
+    assert isinstance(by_size, Sized)
+    assert torch.equal(by_size.sized(256)(4, Linear()), ShiftedByTokens(256)(4, Linear()))
+    assert torch.equal(by_size(4, Linear()), ShiftedByTokens(4096)(4, Linear()))
+    assert ShiftedByTokens(64).sized(256).tokens == 64

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, TypeVar
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.types import Schedule
+from safelight.types import Schedule, Spacing
 
 
 @dataclass(frozen=True)
@@ -245,24 +245,30 @@ class Shifted:
 class ShiftedByTokens:
     """Uniform, shifted by the size of the picture as FLUX.1 does: shift = exp(mu), and mu is linear in the tokens.
 
-    ``tokens`` is how many patches the transformer sees: height · width / 256 in pixels for FLUX.1. Raises BadInput
-    unless they are at least 1.
+    ``tokens`` is how many patches the transformer sees, height · width / 256 in pixels for FLUX.1; 0: those of the
+    picture that is made, 4096 where none is. Raises BadInput if they are negative.
     """
 
-    tokens: int = 4096
+    tokens: int = 0
     low_tokens: int = 256
     low_mu: float = 0.5
     high_tokens: int = 4096
     high_mu: float = 1.15
 
     def __post_init__(self) -> None:
-        demand(1 <= self.tokens <= 2**24, "tokens must be at least 1", self.tokens, "4096 is 1024 x 1024 pixels")
+        _demand_tokens(self.tokens)
         ends = (self.low_tokens, self.high_tokens)
         demand(0 < ends[0] < ends[1], "low_tokens must be below high_tokens", ends, "256 and 4096 are those of FLUX.1")
 
+    def sized(self, tokens: int) -> Spacing:
+        """This spacing for a picture of so many tokens, if it does not name another number itself."""
+        return self if self.tokens else replace(self, tokens=tokens)
+
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         slope = (self.high_mu - self.low_mu) / (self.high_tokens - self.low_tokens)
-        return Shifted(math.exp(self.low_mu + slope * (self.tokens - self.low_tokens)))(steps, schedule, begin)
+        return Shifted(math.exp(self.low_mu + slope * ((self.tokens or 4096) - self.low_tokens)))(
+            steps, schedule, begin
+        )
 
 
 @dataclass(frozen=True)
@@ -270,17 +276,22 @@ class ShiftedByTokensAndSteps:
     """Uniform, shifted as FLUX.2 does: shift = exp(mu), and mu rises with the tokens and falls with the steps.
 
     It lies on a line through what was fitted at 10 and at 200 steps, each linear in the tokens; beyond 4300 tokens that
-    at 200 holds for all (black-forest-labs/flux2). Raises BadInput unless the tokens are at least 1.
+    at 200 holds for all (black-forest-labs/flux2). ``tokens`` as in ``ShiftedByTokens``.
     """
 
-    tokens: int = 4096
+    tokens: int = 0
 
     def __post_init__(self) -> None:
-        demand(1 <= self.tokens <= 2**24, "tokens must be at least 1", self.tokens, "4096 is 1024 x 1024 pixels")
+        _demand_tokens(self.tokens)
+
+    def sized(self, tokens: int) -> Spacing:
+        """This spacing for a picture of so many tokens, if it does not name another number itself."""
+        return self if self.tokens else replace(self, tokens=tokens)
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        few, many = 8.73809524e-05 * self.tokens + 1.89833333, 0.00016927 * self.tokens + 0.45666666
-        mu = many if self.tokens > 4300 else many + (few - many) * (200 - steps) / 190
+        tokens = self.tokens or 4096
+        few, many = 8.73809524e-05 * tokens + 1.89833333, 0.00016927 * tokens + 0.45666666
+        mu = many if tokens > 4300 else many + (few - many) * (200 - steps) / 190
         return Shifted(math.exp(mu))(steps, schedule, begin)
 
 
@@ -317,6 +328,10 @@ def _shift(shift: float, t: Time) -> Time:
 
 def _unshift(shift: float, t: float) -> float:
     return t / (shift - (shift - 1) * t)
+
+
+def _demand_tokens(tokens: int) -> None:
+    demand(0 <= tokens <= 2**24, "tokens must be 0 or more", tokens, "4096 is 1024 x 1024 pixels, 0 is the picture's")
 
 
 def _to_clean(times: Tensor) -> Tensor:
