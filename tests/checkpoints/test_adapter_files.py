@@ -1,13 +1,16 @@
 """Adapters as others wrote them: real lists of names, recordings, there and back, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recorded import Recording, error, real_shapes
+from recorded import LAYOUTS, Recording, error, real_shapes
 from safelight.adapters.lora import Merged
 from safelight.checkpoints import read
 from safelight.checkpoints.adapter_files import Modules, parts, place, read_adapter, tables_of, write_adapter, written
+from safelight.checkpoints.dialects import ldm_unet, transformers_clip
 from safelight.denoisers import flux
 from safelight.errors import BadInput
 from safelight.types import Condition, Tokens
@@ -78,10 +81,13 @@ def test_no_two_modules_have_the_same_name_with_underscores(config):
     assert all(known.find(path.replace(".", "_")) == path for path in known.weights)
 
 
+def every(values):
+    return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
+
+
 def answer(model):
     inputs = Recording("flux-dev").inputs
-    tokens = Tokens(inputs["txt"], torch.ones(inputs["txt"].shape[:2], dtype=torch.bool))
-    told = Condition(tokens, vector=inputs["vec"], scalars={"guidance": torch.full((2,), 3.5)})
+    told = Condition(every(inputs["txt"]), vector=inputs["vec"], scalars={"guidance": torch.full((2,), 3.5)})
     return model.denoiser(inputs["latent"], torch.full((2,), 500.0), told)
 
 
@@ -153,3 +159,102 @@ def test_files_that_are_no_adapter_are_refused(model, tmp_path):
         read_adapter(tmp_path / "a.safetensors", model)
     with pytest.raises(BadInput, match="empty holds no adapter"):
         place({}, known, "empty")
+
+
+def of_family(name, **hints):
+    """A recorded model, whole, in float32."""
+    recording = Recording(name)
+    model = read(recording.file("model.safetensors"), hints)
+    for part in parts(model).values():
+        part.float().requires_grad_(False)
+    return model, recording
+
+
+SD1 = [
+    ("sd1-kohya", 1.0, "1.0", False),
+    ("sd1-kohya", 0.6, "0.6", False),
+    ("sd1-kohya", 1.0, "unet_only", True),
+    ("sd1-peft", 1.0, "no_conv3x3", False),
+    ("sd1-diffusers-old", 1.0, "no_conv3x3", False),
+]
+
+
+@pytest.mark.parametrize(("name", "scale", "case", "alone"), SD1)
+@torch.no_grad()
+def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, case, alone):
+    model, base = of_family("sd1", heads=4, text_head_width=4)
+    recording = Recording("lora")
+    adapter = read_adapter(recording.file(f"{name}.safetensors"), model)
+    if alone:
+        adapter = replace(adapter, layers=tuple(one for one in adapter.layers if one.part == "denoiser"))
+    Merged(parts(model)).use({adapter: scale})
+    text, _ = model.conditioner.towers[0].states(base.inputs["ids"])
+    assert error(text, recording.outputs[f"sd1.{case}.text"]) < 1e-4
+    time = recording.inputs["sd1.timestep"].expand(len(text)).float()
+    answer = model.denoiser(base.inputs["x"], time, Condition(every(text)))
+    assert error(answer, recording.outputs[f"sd1.{case}.unet"]) < 1e-4
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+@torch.no_grad()
+def test_stable_diffusion_xl_with_an_adapter_in_both_towers_and_the_denoiser(scale):
+    model, base = of_family("sdxl", head_width=8, text_head_width=8)
+    recording = Recording("lora")
+    wanted = {what: recording.outputs[f"sdxl.{scale}.{what}"] for what in ("crossattn", "vector", "unet")}
+    Merged(parts(model)).use({read_adapter(recording.file("sdxl-kohya.safetensors"), model): scale})
+    left, right = model.conditioner.towers
+    states, pooled = right.states(base.inputs["ids_g"])
+    text = torch.cat([left.states(base.inputs["ids_l"])[0], states], dim=-1)
+    assert error(text, wanted["crossattn"]) < 1e-4
+    assert error(pooled, wanted["vector"][:, : pooled.shape[1]]) < 1e-4
+    time = recording.inputs["sdxl.timestep"].expand(len(text)).float()
+    answer = model.denoiser(base.inputs["x"], time, Condition(every(text), vector=wanted["vector"]))
+    assert error(answer, wanted["unet"]) < 1e-4
+
+
+REAL_SD1 = {  # how many layers of the denoiser and of the tower
+    "lora.sd15_cloneofsimo_safeloras": (144, 48),
+    "lora.sd15_diffusers_attnprocs_noprefix": (128, 0),
+    "lora.sd15_diffusers_attnprocs_unetprefix": (128, 0),
+    "lora.sd15_diffusers_unetprefix": (128, 0),
+    "lora.sd15_kohya_like_double_prefix": (128, 0),
+    "real.LoRA-v1-UNET": (192, 0),
+    "real.LoRA-v1A-UNET": (192, 0),
+    "real.LoRA-v1-CLIP": (0, 72),
+    "real.LoRA-v1A-CLIP": (0, 72),
+}
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    """Stable Diffusion 1's U-Net and tower, without values, and the tables of both."""
+    unet, tower = real_shapes("real.UNET-v1-SD"), real_shapes("sd15.text_encoder.transformers")
+    configs = {"denoiser": ldm_unet.DIALECTS[0].config(unet, {})}
+    (dialect,) = [one for one in transformers_clip.DIALECTS if one.recognises(tower)]
+    configs["tower.0"] = dialect.config(tower, {})
+    known = {part: tables_of(part.split(".")[0], config) for part, config in configs.items()}
+    return {part: meta(config) for part, config in configs.items()}, known
+
+
+@pytest.mark.parametrize("name", REAL_SD1)
+def test_every_name_of_a_real_adapter_for_stable_diffusion_1_has_its_place(full_size, name):
+    modules, known = full_size
+    shapes = {key: [4 if one == -1 else one for one in shape] for key, shape in real_shapes(name).items()}
+    file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    adapter = place(file, known, name)
+    adapter.check(modules)
+    assert not adapter.left
+    assert sum(len(layer.tensors) for layer in adapter.layers) + len(adapter.words) == len(file)
+    counts = [sum(layer.part == part for layer in adapter.layers) for part in ("denoiser", "tower.0")]
+    assert tuple(counts) == REAL_SD1[name]
+
+
+@pytest.mark.parametrize("name", ["cloneofsimo_lora_disney", "diffusers_weapons_rank4"])
+def test_a_real_file_has_its_place(full_size, name):
+    file = LAYOUTS.parent / "sd-artifacts" / "lora" / f"{name}.safetensors"
+    if not file.exists():
+        pytest.skip("the real files are not here")
+    modules, known = full_size
+    adapter = place(load_file(file), known, name)
+    adapter.check(modules)
+    assert sorted(adapter.words) == (["<s1>", "<s2>"] if "disney" in name else [])

@@ -29,6 +29,7 @@ HINTS = {
     "shift": "the shift of the latents",
     "axes": "how a head's channels turn with number, row and column (FLUX), as 16,56,56",
     "heads": "how many heads attend, where widths are unusual",
+    "head_width": "how wide a head of a U-Net is, where widths are unusual",
     "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
     "embedders": "each: every block of a DiT has embedders of its own, as where diffusers trained it",
     "licence": "the licence of the weights",
