@@ -150,6 +150,10 @@ class Prediction(Protocol):
     def needs_signal(self) -> bool:
         """True if the answer cannot be read where alpha = 0."""
 
+    @property
+    def learns_variance(self) -> bool:
+        """True if the answer holds a variance as well."""
+
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents: ...
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents: ...
@@ -332,6 +336,14 @@ class Skippable(Protocol):
     """A denoiser that also answers in part: see ``Pass``. Raises BadInput for a block that it does not have."""
 
     def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network: ...
+
+
+@runtime_checkable
+class Hearing(Protocol):
+    """A network that hears scalars, by the names that it declares."""
+
+    @property
+    def hears(self) -> Collection[str]: ...
 
 
 @runtime_checkable

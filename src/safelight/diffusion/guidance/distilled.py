@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safelight.diffusion.guidance._rules import demand_number
-from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.errors import BadInput
+from safelight.types import Condition, Estimate, Hearing, Latents, Negative, Networks, NoiseLevel, Pass, Question
 
 
 @dataclass(frozen=True)
 class Distilled:
     """A guidance-distilled network hears the scale and answers guided, in one pass (arXiv 2210.03142).
 
-    The scale goes in as the scalar ``name``; a network that hears no such scalar refuses it. Raises BadInput unless
+    The scale goes in as the scalar ``name``. Raises BadInput for a network that does not declare to hear it, and unless
     the scale is a number.
     """
 
@@ -24,6 +25,13 @@ class Distilled:
         demand_number("scale", self.scale, "3.5 is usual")
 
     def begin(self, networks: Networks) -> Distilled:
+        network = networks(Pass())
+        heard: list[str] = sorted(network.hears) if isinstance(network, Hearing) else []
+        if self.name not in heard:
+            raise BadInput(
+                f"guidance that was distilled wants a network that hears {self.name!r}, this one hears "
+                f"{', '.join(heard) or 'no scalars'}: choose another guidance."
+            )
         return self
 
     def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
