@@ -27,7 +27,7 @@ from safelight.types import Condition
 
 PAGE = Path(__file__).parent.parent / "docs" / "guidance.md"
 PROMPTS = ["red heart, glossy 3d emoji", "grinning face, flat emoji", "blue book, flat emoji", "fox, flat emoji"]
-CELL = 96
+CELL, HEAD = 96, 58  # the side of a picture; where the names of the columns begin in the first row
 ROWS = [
     "none",
     "classifier-free:scale=3",
@@ -60,8 +60,9 @@ def main() -> None:
             model = replace(model, beside={"weak": safelight.load(options.weak, precision="fp32")})
         made = [_row(model, row, options.steps) for row in rows]
         with writing(PAGE.with_suffix(".png")) as aside:
-            head = [_label(text, below=60) for text in ["", *PROMPTS]]
-            sheet([head, *(cells for cells, _ in made)], gap=6).save(aside, format="PNG", optimize=True)
+            head = [_label(text, below=HEAD) for text in ["", *PROMPTS]]
+            drawn = sheet([head, *(cells for cells, _ in made)], gap=6)
+            drawn.crop((0, HEAD, *drawn.size)).save(aside, format="PNG", optimize=True)
         page = between(page, "grid", "\n".join([*_GRID_HEAD, *(line for _, line in made)]))
     with writing(PAGE) as aside:
         aside.write_text(page, encoding="utf-8")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from safelight import __version__
 from safelight.config import kind_of
 from safelight.diffusion.blend import Part
+from safelight.diffusion.fit import demand_fit
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.errors import BadInput
@@ -68,6 +69,7 @@ def steps(
     whole = model.need()
     sampler, spacing = SAMPLER.read(chosen.sampler), SPACING.read(chosen.spacing)
     guidance = GUIDANCE.read(chosen.guidance)
+    demand_fit(sampler, whole.process.prediction, guidance)
     seeds = [chosen.seed + i for i in range(chosen.count)]
     noise = SeededNoise(seeds)
     start = _told_more(whole, task.start(whole, noise, chosen.count), chosen.emphasis)

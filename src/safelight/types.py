@@ -150,6 +150,10 @@ class Prediction(Protocol):
     def needs_signal(self) -> bool:
         """True if the answer cannot be read where alpha = 0."""
 
+    @property
+    def learns_variance(self) -> bool:
+        """True if the answer holds a variance as well."""
+
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents: ...
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents: ...
@@ -343,9 +347,10 @@ class Skippable(Protocol):
 
 @runtime_checkable
 class Hearing(Protocol):
-    """A denoiser that says by name which scalars it hears, so that others are refused before the first step."""
+    """A network that hears scalars, by the names that it declares."""
 
-    hears: frozenset[str]
+    @property
+    def hears(self) -> Collection[str]: ...
 
 
 @runtime_checkable

@@ -203,6 +203,7 @@ class Learned:
     """A prediction whose answers carry noise and variance."""
 
     needs_signal = False
+    learns_variance = True
 
     def show(self, noisy, level):
         return noisy

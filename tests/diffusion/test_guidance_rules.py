@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -315,11 +316,14 @@ def test_two_scales_ask_for_the_picture_alone():
 def test_a_distilled_network_hears_the_scale_in_one_pass():
     heard = []
 
-    def network(noisy, time, condition):
-        heard.append((len(noisy), condition.scalars))
-        return noisy
+    class Network:
+        hears = ("guidance", "second")
 
-    condition = Condition(vector=torch.zeros(3, 1), scalars={"second": torch.ones(3)})
+        def __call__(self, noisy, time, condition):
+            heard.append((len(noisy), condition.scalars))
+            return noisy
+
+    network, condition = Network(), Condition(vector=torch.zeros(3, 1), scalars={"second": torch.ones(3)})
     guided(Process(Linear(), SPACES["clean"]), {"main": network}, Distilled(2.5), condition, nothing)(NOISY, at(0.5))
     ((count, scalars),) = heard
     assert count == 3
@@ -329,6 +333,12 @@ def test_a_distilled_network_hears_the_scale_in_one_pass():
     process = Process(Linear(), SPACES["clean"])
     guided(process, {"main": network}, Distilled(2.5), condition, nothing, parts=parts)(NOISY, at(0.5))
     assert heard[1][1]["guidance"].tolist() == [2.5] * 6
+
+
+def test_a_scale_that_the_network_does_not_hear_is_refused_when_the_run_is_made():
+    process, condition = Process(Linear(), SPACES["clean"]), Condition(vector=torch.zeros(3, 1))
+    with pytest.raises(BadInput, match="wants a network that hears 'guidance', this one hears no scalars"):
+        guided(process, {"main": lambda noisy, time, condition: noisy}, Interval(Distilled(2.5)), condition, nothing)
 
 
 def test_weakened_networks_are_asked_within_their_levels_only():
@@ -346,7 +356,7 @@ def test_weakened_networks_are_asked_within_their_levels_only():
 
 @pytest.mark.parametrize("kind", [k for k in Slot("diffusion.guidance").kinds() if k not in ("classifier", "cfg-zero")])
 def test_the_conditional_answer_gives_the_variance_and_comes_first(kind):
-    rule = Slot("diffusion.guidance").read(kind).begin(lambda by: None)
+    rule = Slot("diffusion.guidance").read(kind).begin(lambda by: SimpleNamespace(hears=("guidance",)))
     condition = Condition()
     asked = rule.ask(condition, nothing, at(0.5))
     assert asked[0].condition is condition

@@ -24,6 +24,8 @@ TIMES = torch.linspace(1, 0, 8, dtype=torch.float64)
 class Known:
     """Networks that know their data: each sample is Gaussian about the mean that its condition says."""
 
+    hears = ("guidance",)
+
     def __init__(self, schedule, deviation=0.5):
         self.schedule, self.deviation = schedule, deviation
 
@@ -71,7 +73,7 @@ def test_one_rule_serves_many_runs_at_once(kind):
 
 def test_guidances_differ():
     """Each does something: no two of the kinds end in the same latents, but for those that are equal here."""
-    plain = {"none", "distilled"}  # this network does not hear the scale
+    plain = {"none", "distilled"}  # this network makes nothing of the scale
     ends = {kind: walk(SLOT.read(kind), slice(0, 8)) for kind in KINDS if kind not in plain}
     ends["none"] = walk(SLOT.read("none"), slice(0, 8))
     for one in ends:

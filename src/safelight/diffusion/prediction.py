@@ -22,6 +22,7 @@ class Noise:
     """The noise (DDPM, arXiv 2006.11239, eq. 14). It tells nothing of the clean latents where alpha = 0."""
 
     needs_signal: ClassVar[bool] = True
+    learns_variance: ClassVar[bool] = False
 
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
@@ -38,6 +39,7 @@ class Clean:
     """The clean latents themselves."""
 
     needs_signal: ClassVar[bool] = False
+    learns_variance: ClassVar[bool] = False
 
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
@@ -54,6 +56,7 @@ class V:
     """alpha · noise - sigma · clean (progressive distillation, arXiv 2202.00512, appendix D)."""
 
     needs_signal: ClassVar[bool] = False
+    learns_variance: ClassVar[bool] = False
 
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
@@ -70,6 +73,7 @@ class Flow:
     """The velocity d(noisy)/dt along the path (arXiv 2210.02747): noise - clean where the path is straight."""
 
     needs_signal: ClassVar[bool] = False
+    learns_variance: ClassVar[bool] = False
 
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
@@ -93,6 +97,7 @@ class EDM:
     deviation: float = 0.5
 
     needs_signal: ClassVar[bool] = False
+    learns_variance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         demand(0 < self.deviation < math.inf, "deviation must be above 0", self.deviation, "0.5 is that of EDM")
@@ -122,6 +127,7 @@ class NoiseAndVariance:
     """
 
     needs_signal: ClassVar[bool] = True
+    learns_variance: ClassVar[bool] = True
 
     def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         noise, place = answer.chunk(2, dim=1)

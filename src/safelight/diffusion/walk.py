@@ -22,7 +22,9 @@ class About:
     """What is known of a sampler: its name in the field, the order of its error in the size of a step, the passes
     that a step costs, when it draws noise, and the paper.
 
-    ``brownian``: its draws are increments of a Brownian path, so that other steps follow the same path.
+    ``brownian``: its draws are increments of a Brownian path, so that other steps follow the same path. ``renoises``:
+    it puts the noise back that was found, so that a rule which says which noise that is (CFG++) counts; a sampler with
+    a ``form`` does so if that is noise.
     """
 
     name: str
@@ -31,6 +33,7 @@ class About:
     paper: str
     draws: Literal["never", "with eta", "with churn", "always"] = "never"
     brownian: bool = False
+    renoises: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,12 @@ class CFGPlusPlus:
     """CFG++ (arXiv 2406.08070): guided clean latents, renoised with the noise of the negative.
 
     It interpolates, so that the result stays near what the network knows: ``scale`` 0 is the negative, 1 the
-    condition. It counts in samplers that put found noise back (Euler, Heun); the DPM-Solver family, which never reads
-    it, sees a weak guidance only. Raises BadInput for a scale outside 0 to 1.
+    condition. It goes with samplers that put found noise back (Euler, Heun); those that never read it (DPM-Solver++)
+    would see a weak guidance only, and are refused. Raises BadInput for a scale outside 0 to 1.
     """
 
     kind: ClassVar[str] = "cfg-plus-plus"
+    renoises: ClassVar[bool] = True
 
     scale: float = 0.6
 

@@ -14,8 +14,8 @@ from safelight.types import Condition, Estimate, Hearing, Latents, Negative, Net
 class Distilled:
     """A guidance-distilled network hears the scale and answers guided, in one pass (arXiv 2210.03142).
 
-    The scale goes in as the scalar ``name``; a network that says that it hears no such scalar is refused by ``begin``,
-    any other such one refuses. Raises BadInput unless the scale is a number.
+    The scale goes in as the scalar ``name``. Raises BadInput for a network that does not declare to hear it, and unless
+    the scale is a number.
     """
 
     scale: float = 3.5
@@ -26,10 +26,11 @@ class Distilled:
 
     def begin(self, networks: Networks) -> Distilled:
         network = networks(Pass())
-        if isinstance(network, Hearing) and self.name not in network.hears:
+        heard: list[str] = sorted(network.hears) if isinstance(network, Hearing) else []
+        if self.name not in heard:
             raise BadInput(
-                f"this guidance tells its scale as {self.name!r}, which {type(network).__name__} does not hear: "
-                "it was not distilled so; choose guidance none."
+                f"guidance that was distilled wants a network that hears {self.name!r}, this one hears "
+                f"{', '.join(heard) or 'no scalars'}: choose another guidance."
             )
         return self
 

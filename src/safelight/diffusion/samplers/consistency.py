@@ -62,7 +62,7 @@ class TCD:
     Raises BadInput unless it lies in 0 to 1.
     """
 
-    about: ClassVar = About("TCD", "1", "1", "arXiv 2402.19159", "with eta")
+    about: ClassVar = About("TCD", "1", "1", "arXiv 2402.19159", "with eta", renoises=True)
 
     eta: float = 0.3
 

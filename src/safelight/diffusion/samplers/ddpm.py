@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from safelight.diffusion.fit import NO_VARIANCE
 from safelight.diffusion.walk import About, walk
 from safelight.errors import BadInput
 from safelight.types import Denoise, Latents, NoiseSource, Run, Schedule
@@ -17,13 +18,17 @@ class DDPM:
     """The mean of the posterior and a variance between its bounds (arXiv 2006.11239, section 3.2).
 
     ``variance``: ``small`` is the posterior's own, right for a known clean picture; ``large`` that of the forward step,
-    right for pure noise; ``learned`` lies where the network says (arXiv 2102.09672, eq. 15), and raises BadInput at the
-    first pass of a model that says nothing. A step to clean adds no noise.
+    right for pure noise; ``learned`` lies where the network says (arXiv 2102.09672, eq. 15), and raises BadInput if it
+    says nothing: ``fit`` refuses such a model before the first pass. A step to clean adds no noise.
     """
 
     about: ClassVar = About("DDPM ancestral", "1", "1", "arXiv 2006.11239, 2102.09672", "always")
 
     variance: Literal["small", "large", "learned"] = "small"
+
+    @property
+    def wants_variance(self) -> bool:
+        return self.variance == "learned"
 
     def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
         for leg in walk(times, schedule):
@@ -38,7 +43,7 @@ class DDPM:
             fresh: Tensor = {"small": lower, "large": forward, "learned": lower}[self.variance].sqrt()
             if self.variance == "learned" and after.sigma > 0:
                 if estimate.variance is None:
-                    raise BadInput("learned variance wants a model that learned one, got none: take variance=small.")
+                    raise BadInput(NO_VARIANCE)
                 fresh = fresh * (forward / lower) ** (estimate.variance / 2).to(noisy)
             if after.sigma > 0:
                 noisy = noisy + fresh * noise(noisy.shape, leg.interval).to(noisy)

@@ -24,7 +24,7 @@ class Euler:
     and swell is positive.
     """
 
-    about: ClassVar = About("Euler", "1", "1", "arXiv 2206.00364, 2010.02502", "with eta")
+    about: ClassVar = About("Euler", "1", "1", "arXiv 2206.00364, 2010.02502", "with eta", renoises=True)
 
     eta: float = 0.0
     swell: float = 1.0
@@ -46,7 +46,7 @@ class Euler:
 class DDIM:
     """Euler by the name that variance-preserving models know it by (arXiv 2010.02502, eq. 12 and 16)."""
 
-    about: ClassVar = About("DDIM", "1", "1", "arXiv 2010.02502", "with eta")
+    about: ClassVar = About("DDIM", "1", "1", "arXiv 2010.02502", "with eta", renoises=True)
 
     eta: float = 0.0
 
@@ -61,7 +61,7 @@ class DDIM:
 class EulerAncestral:
     """Euler with fresh noise at every step (k-diffusion); with ``eta`` 1 the sampling of DDPM, on any schedule."""
 
-    about: ClassVar = About("Euler ancestral", "1", "1", "arXiv 2006.11239", "always")
+    about: ClassVar = About("Euler ancestral", "1", "1", "arXiv 2006.11239", "always", renoises=True)
 
     eta: float = 1.0
 
@@ -80,7 +80,7 @@ class DDIMInversion:
     to find, the first step asks as if they lay where it goes.
     """
 
-    about: ClassVar = About("DDIM inversion", "1", "1", "arXiv 2010.02502")
+    about: ClassVar = About("DDIM inversion", "1", "1", "arXiv 2010.02502", renoises=True)
     kind: ClassVar = "ddim-inversion"
 
     def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:

@@ -31,7 +31,7 @@ class Heun:
     Raises BadInput unless churn and its bounds are 0 or more and swell is positive.
     """
 
-    about: ClassVar = About("Heun", "2", "2", "arXiv 2206.00364", "with churn")
+    about: ClassVar = About("Heun", "2", "2", "arXiv 2206.00364", "with churn", renoises=True)
 
     space: Space = "straight"
     churn: float = 0.0
@@ -86,7 +86,7 @@ class DPM2:
     0 to 1.
     """
 
-    about: ClassVar = About("DPM2", "2", "2", "arXiv 2206.00927", "with eta")
+    about: ClassVar = About("DPM2", "2", "2", "arXiv 2206.00927", "with eta", renoises=True)
 
     eta: float = 0.0
 
@@ -113,7 +113,7 @@ class DPM2:
 class DPM2Ancestral:
     """DPM2 with fresh noise at every step (k-diffusion)."""
 
-    about: ClassVar = About("DPM2 ancestral", "1", "2", "arXiv 2206.00927", "always")
+    about: ClassVar = About("DPM2 ancestral", "1", "2", "arXiv 2206.00927", "always", renoises=True)
     kind: ClassVar = "dpm2-ancestral"
 
     eta: float = 1.0

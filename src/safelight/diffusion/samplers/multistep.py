@@ -24,7 +24,7 @@ class LMS:
     It starts with lower orders, so the whole is of second order. A step from pure noise is Euler's.
     """
 
-    about: ClassVar = About("LMS", "2", "1", "arXiv 2206.00364, appendix", "never")
+    about: ClassVar = About("LMS", "2", "1", "arXiv 2206.00364, appendix", "never", renoises=True)
 
     order: int = 4
 
@@ -60,7 +60,7 @@ class PNDM:
     take the paper's four passes each, half-way in t.
     """
 
-    about: ClassVar = About("PNDM, PLMS", "2", "1", "arXiv 2202.09778")
+    about: ClassVar = About("PNDM, PLMS", "2", "1", "arXiv 2202.09778", renoises=True)
 
     runge_kutta: bool = False
 
@@ -114,7 +114,7 @@ class DEIS:
     It starts with lower orders, so the whole is of second order. Steps from pure noise and to clean are Euler's.
     """
 
-    about: ClassVar = About("DEIS", "1 to 2", "1", "arXiv 2204.13902")
+    about: ClassVar = About("DEIS", "1 to 2", "1", "arXiv 2204.13902", renoises=True)
 
     order: int = 3
     lower_last: bool = False

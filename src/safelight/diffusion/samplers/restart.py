@@ -24,7 +24,7 @@ class Restart:
     0 < low < high, and count and steps are at least 1.
     """
 
-    about: ClassVar = About("Restart", "2 between restarts", "2", "arXiv 2306.14878", "always")
+    about: ClassVar = About("Restart", "2 between restarts", "2", "arXiv 2306.14878", "always", renoises=True)
 
     low: float = 0.1
     high: float = 0.3

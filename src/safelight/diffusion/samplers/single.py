@@ -65,13 +65,14 @@ class Adaptive:
 
     It goes from the first time to the last that is not clean, and from there in one step to clean. A step is kept if
     it differs from that of the order below by about ``absolute``, or ``relative`` of the latents. Each sample has a
-    pace of its own, so that it comes out the same in any batch; with ``together`` the batch has one, as in k-diffusion.
+    pace of its own, so that it comes out the same in any batch (within the tolerance if the denoiser rounds otherwise
+    there); with ``together`` the batch has one, as in k-diffusion.
     A step of the run is one trial; ``Step.level`` has a value a sample, and ``total`` is what the pace promises.
 
     Raises BadInput unless the tolerances are positive, and if 10,000 trials do not suffice.
     """
 
-    about: ClassVar = About("DPM-Solver, adaptive", "2 or 3", "order", "arXiv 2206.00927", "with eta")
+    about: ClassVar = About("DPM-Solver, adaptive", "2 or 3", "order", "arXiv 2206.00927", "with eta", renoises=True)
 
     order: int = 3
     relative: float = 0.05
