@@ -6,13 +6,15 @@ from safetensors.torch import save_file
 
 from recorded import error
 from safelight.checkpoints.dialects import diffusers_unet
-from safelight.checkpoints.image_prompts import read, table, with_image_prompt
+from safelight.checkpoints.image_prompts import eye_table, read, read_eye, table, with_image_prompt
 from safelight.checkpoints.texts import joined
 from safelight.checkpoints.weights import open_weights
 from safelight.checkpoints.words import add_words
 from safelight.denoisers.unet import Config, Level, Norm
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
+from safelight.nn.clip_vision import DEVIATION, MEAN, seen
+from safelight.nn.clip_vision import Config as EyeConfig
 from safelight.nn.towers import clip
 from safelight.types import Prompt
 
@@ -136,3 +138,46 @@ def test_a_file_comes_back_to_the_bit(model, file):
     again = dict(table(order).write(adapter.state_dict()))
     assert again.keys() == set(weights)
     assert all(torch.equal(again[name], weights[name]) for name in again)
+
+
+@torch.no_grad()
+def test_the_eye_equals_that_of_transformers_and_gives_the_vector(model, file, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    said = {"hidden_size": 128, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    said |= {"image_size": 28, "patch_size": 14, "projection_dim": 10, "hidden_act": "quick_gelu"}
+    torch.manual_seed(0)
+    theirs = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**said)).eval()
+    path = tmp_path / "model.safetensors"
+    save_file({name: one.contiguous() for name, one in theirs.state_dict().items()}, path)
+    eye = read_eye(open_weights(path), "it")
+    assert dict(eye_table(eye.config).write(eye.state_dict())).keys() == theirs.state_dict().keys()
+    images = 2 * torch.rand(2, 3, 28, 28) - 1
+    vectors = eye(images)
+    assert error(vectors, theirs(pixel_values=seen(images, 28)).image_embeds) < 1e-5
+    adapted = with_image_prompt(model, file, encoder=path)
+    given = [Prompt("a fox", {"image": one}) for one in images]
+    made = [Prompt("a fox", {"image_vector": one}) for one in vectors]
+    stream, wanted = (adapted.conditioner(each).streams[0].values for each in (given, made))
+    assert error(stream, wanted) < 1e-5
+    with pytest.raises(BadInput, match="has no eye: add the image encoder"):
+        with_image_prompt(model, file).conditioner(given)
+    narrow = save({**theirs.state_dict(), "visual_projection.weight": torch.ones(9, 128)}, tmp_path)
+    with pytest.raises(BadInput, match="makes vectors of 9 numbers, the image prompt reads 10"):
+        with_image_prompt(model, file, encoder=narrow)
+    with pytest.raises(BadInput, match="is no image encoder that is known"):
+        with_image_prompt(model, file, encoder=file)
+
+
+def save(weights, folder):
+    save_file({name: one.contiguous() for name, one in weights.items()}, folder / "narrow.safetensors")
+    return folder / "narrow.safetensors"
+
+
+def test_the_eye_sees_the_middle_square_at_its_own_size():
+    images = torch.zeros(1, 3, 20, 40)
+    images[..., 10:30] = 1.0
+    square = seen(images, 10) * torch.tensor(DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    assert square.shape == (1, 3, 10, 10)
+    torch.testing.assert_close(square[..., 2:8], torch.ones(1, 3, 10, 6))
+    with pytest.raises(BadInput, match="cannot see whole patches"):
+        EyeConfig(size=225)

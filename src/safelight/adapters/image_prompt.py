@@ -53,12 +53,15 @@ class ImagePrompt(nn.Module):
 
 
 class WithPictures(nn.Module):
-    """A conditioner that also reads ``given["image_vector"]``, (d) or (k, d), and ``given["image_scale"]``, by default
-    ``scale``. Where there is no picture, or for the negative, the vector is zero, as in the original."""
+    """A conditioner that also reads ``given["image"]``, (3, h, w) or (k, 3, h, w) in [-1, 1], or, made of it before,
+    ``given["image_vector"]``, (d) or (k, d); and ``given["image_scale"]``, by default ``scale``. Where there is no
+    picture, or for the negative, the vector is zero, as in the original."""
 
-    def __init__(self, conditioner: Weighing, adapter: ImagePrompt, scale: float = 1.0) -> None:
+    def __init__(
+        self, conditioner: Weighing, adapter: ImagePrompt, scale: float = 1.0, eye: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.conditioner, self.adapter, self.scale = conditioner, adapter, scale
+        self.conditioner, self.adapter, self.scale, self.eye = conditioner, adapter, scale, eye
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         """What the conditioner says, and the pictures as one more stream; BadInput for vectors of another width."""
@@ -91,9 +94,11 @@ class WithPictures(nn.Module):
         """The vectors of a prompt's pictures (k, d), one of zeros if there is none; a negative has only zeros."""
         wide = self.adapter.config.picture_width
         given = prompt.given.get("image_vector")
+        if given is None and "image" in prompt.given:
+            given = self.look(prompt.given["image"])
         if given is None:
             return torch.zeros(1, wide)
-        vectors = torch.as_tensor(given, dtype=torch.float32)
+        vectors = torch.as_tensor(given, dtype=torch.float32).cpu()
         if vectors.ndim not in (1, 2) or vectors.shape[-1] != wide:
             raise BadInput(
                 f"image_vector: this image prompt reads vectors of {wide} numbers, got the shape "
@@ -101,6 +106,14 @@ class WithPictures(nn.Module):
             )
         vectors = vectors.reshape(-1, wide)
         return torch.zeros_like(vectors) if prompt.given.get("negative") else vectors
+
+    def look(self, images: Tensor) -> Tensor:
+        """The vectors of pictures; BadInput if there is no eye to see them."""
+        if self.eye is None:
+            raise BadInput("this image prompt has no eye: add the image encoder that it was trained with.")
+        images = images if images.ndim == 4 else images[None]
+        vectors: Tensor = self.eye(images.to(self.adapter.project.weight.device))
+        return vectors
 
     def joined(self, condition: Condition, prompts: Sequence[Prompt], seen: Sequence[Tensor]) -> Condition:
         """The condition with the stream of these vectors."""
