@@ -42,7 +42,7 @@ class Settings:
     count: int | None = _said("How many pictures.")
     one_batch: bool | None = _said("Answer guidance's questions together: faster, in more memory.")
     emphasis: str | None = _said(
-        "What (word:1.3) and [a:b:0.5] do in a prompt: none (letters), mean (as in web UIs), empty (from no text)."
+        "What (word:1.3) and [from:to:0.5] do in a prompt: none (letters), mean (as in web UIs), empty (from no text)."
     )
 
     def __post_init__(self) -> None:

@@ -370,3 +370,17 @@ class Weighing(Conditioner, Protocol):
     steps. ``at`` is the prompt that holds at a step, the same object if it never changes."""
 
     def at(self, prompt: Prompt, step: int, steps: int) -> Prompt: ...
+
+
+@runtime_checkable
+class Wordy(Conditioner, Protocol):
+    """A conditioner that reads learned words: a name stands for vectors (n, width), one tensor for each width.
+
+    ``check_word`` and ``add_word`` raise BadInput if they are for another model, ``remove_word`` if there is none.
+    """
+
+    def check_word(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+
+    def add_word(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+
+    def remove_word(self, name: str) -> None: ...

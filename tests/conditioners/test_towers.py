@@ -251,36 +251,6 @@ def test_a_config_that_cannot_work_is_refused():
         clip.Config(heads=5)
 
 
-@torch.no_grad()
-def test_a_learned_word_is_read_as_recorded_and_removing_it_restores():
-    recording, lora = Recording("sd1"), Recording("lora")
-    prefix = "cond_stage_model.transformer."
-    file = {
-        key.removeprefix(prefix): one
-        for key, one in recording.weights("model.safetensors").items()
-        if key.startswith(prefix)
-    }
-    shapes = {key: tuple(one.shape) for key, one in file.items()}
-    network = transformers_clip.DIALECTS[0].config(shapes, {"num_attention_heads": 2})
-    conditioner = joined("sd1", [network]).build()
-    load(conditioner, 0, transformers_clip, file, {})
-    before = encoded(conditioner, "a <toy> fox").tokens.values
-    (vectors,) = lora.weights("ti-diffusers.safetensors").values()
-    conditioner.add_word("<toy>", [vectors])
-    states, _ = conditioner.towers[0].states(lora.inputs["textual_inversion.ids"])
-    assert error(states, lora.outputs["textual_inversion.text"]) < 1e-4
-    assert error(encoded(conditioner, "a <TOY> fox").tokens.values, before) > 0.01
-    assert "toy" not in str(conditioner.state_dict().keys())
-    (page,) = conditioner.towers[0].pages([[("a <toy>", 1.0)]])
-    assert page.ids[:5] == (49_406, 320, 49_408, 49_409, 49_407)
-    with pytest.raises(BadInput, match=r"vectors of shape \(2, 9\); this model's text towers take \(n, 8\)"):
-        conditioner.add_word("<other>", [torch.zeros(2, 9)])
-    conditioner.remove_word("<toy>")
-    assert torch.equal(encoded(conditioner, "a <toy> fox").tokens.values, before)
-    with pytest.raises(BadInput, match="unknown learned word '<toy>'"):
-        conditioner.remove_word("<toy>")
-
-
 def test_each_tower_takes_the_vectors_of_its_width():
     conditioner = small("sdxl", SMALL, OTHER)
     conditioner.add_word("owl", [torch.randn(2, 8), torch.randn(1, 12)])

@@ -88,18 +88,21 @@ class Towers(nn.Module):
         negatives = [replace(one, given={"negative": True, **one.given}) for one in prompts]
         return Condition(tokens=Tokens(values, mask), vector=self.vector(vectors, negatives))
 
-    def add_word(self, name: str, vectors: Sequence[Tensor]) -> None:
-        """Let ``name`` stand for learned vectors (n, width) in every tower of that width (textual inversion, arXiv
-        2208.01618); BadInput if there is none. An earlier word of that name is replaced."""
-        readers = self._readers()
-        widths = [reader.width for reader in readers]
+    def check_word(self, name: str, vectors: Sequence[Tensor]) -> None:
+        """BadInput if these are no vectors for the towers that are here."""
+        widths = sorted({reader.width for reader in self._readers()})
         for one in vectors:
             if one.ndim != 2 or one.shape[1] not in widths:
                 raise BadInput(
                     f"the learned word {name!r} has vectors of shape {tuple(one.shape)}; this model's text towers take "
-                    f"(n, {' or '.join(map(str, sorted(set(widths))))}): it belongs to another model."
+                    f"(n, {' or '.join(map(str, widths))}): it belongs to another model."
                 )
-        for reader in readers:
+
+    def add_word(self, name: str, vectors: Sequence[Tensor]) -> None:
+        """Let ``name``, in any case, stand for learned vectors (n, width) in every tower of that width (textual
+        inversion, arXiv 2208.01618); BadInput if there is none. An earlier word of that name is replaced."""
+        self.check_word(name, vectors)
+        for reader in self._readers():
             mine = [one for one in vectors if one.shape[1] == reader.width]
             reader.learned.pop(name.lower(), None)
             if mine:

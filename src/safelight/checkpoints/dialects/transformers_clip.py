@@ -45,11 +45,18 @@ def table(prefix: str, config: Config) -> Table:
     ]
     if config.projection:
         rules += layer("projection", "text_projection", bias=False)
-    for number in range(config.depth):
+    rules += blocks(prefix, config.depth)
+    return Table(tuple(rules), ignored=r".*embeddings\.position_ids|logit_scale")
+
+
+def blocks(prefix: str, depth: int) -> list[Rule]:
+    """The rules of all blocks, which its eye has alike."""
+    rules: list[Rule] = []
+    for number in range(depth):
         for ours, theirs in LAYER.items():
             named = [f"{prefix}encoder.layers.{number}.{one}" for one in theirs]
             rules += layer(f"blocks.{number}.{ours}", *named)
-    return Table(tuple(rules), ignored=r".*embeddings\.position_ids|logit_scale")
+    return rules
 
 
 def describe(config: Config) -> Mapping[str, Any]:

@@ -97,7 +97,7 @@ class Block(nn.Module):
         self.enter = nn.Linear(config.width, config.hidden)
         self.leave = nn.Linear(config.hidden, config.width)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 × (b, n, heads, d)
         x = x + self.out(attend(q, k, v, seen))
         change: Tensor = self.leave(self.activation(self.enter(self.norm2(x))))

@@ -1,0 +1,37 @@
+"""Learned words from a file into a model, and out again."""
+
+from pathlib import Path
+
+from safelight.adapters.textual_inversion import read
+from safelight.checkpoints.weights import open_weights
+from safelight.errors import BadInput
+from safelight.model import LatentDiffusion
+from safelight.types import Wordy
+
+
+def add_words(model: LatentDiffusion, path: str | Path, name: str = "") -> list[str]:
+    """Let the prompts of ``model`` use the learned words of a file, and say which these are.
+
+    ``name``: the word where the file says none, else that of the file. The model's own weights stay as they are. Raises
+    BadInput, with the model untouched, if the file holds no words, or words for another model.
+    """
+    path = Path(path)
+    weights = open_weights(path)
+    words = read(weights, weights.metadata, name or path.stem)
+    conditioner = _wordy(model)
+    for word, vectors in words.items():
+        conditioner.check_word(word, vectors)
+    for word, vectors in words.items():
+        conditioner.add_word(word, vectors)
+    return list(words)
+
+
+def remove_word(model: LatentDiffusion, name: str) -> None:
+    """Read ``name`` as other text again; BadInput if it was not added."""
+    _wordy(model).remove_word(name)
+
+
+def _wordy(model: LatentDiffusion) -> Wordy:
+    if not isinstance(model.conditioner, Wordy):
+        raise BadInput(f"the model {model.card.name!r} has no text towers that could read learned words.")
+    return model.conditioner
