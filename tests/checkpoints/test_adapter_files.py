@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recorded import LAYOUTS, Recording, error, real_shapes
+from recorded import DATA, Recording, error, real_shapes
 from safelight.adapters.lora import Merged
 from safelight.checkpoints import read
 from safelight.checkpoints.adapter_files import Modules, parts, place, read_adapter, tables_of, write_adapter, written
@@ -251,7 +251,7 @@ def test_every_name_of_a_real_adapter_for_stable_diffusion_1_has_its_place(full_
 
 @pytest.mark.parametrize("name", ["cloneofsimo_lora_disney", "diffusers_weapons_rank4"])
 def test_a_real_file_has_its_place(full_size, name):
-    file = LAYOUTS.parent / "sd-artifacts" / "lora" / f"{name}.safetensors"
+    file = DATA / "sd-artifacts" / "lora" / f"{name}.safetensors"
     if not file.exists():
         pytest.skip("the real files are not here")
     modules, known = full_size

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recorded_unets import LDM, PEER, of_folder, of_recording, tokens
 
-from recorded import LAYOUTS, error, real_shapes
+from recorded import DATA, HERE, error, real_shapes
 from safelight.config import dump, read
 from safelight.denoisers.unet import Config, Level, Norm
 from safelight.errors import BadInput
@@ -77,7 +77,8 @@ def test_averaged_weights_have_the_names_without_dots(name, raw):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_inferred_is_what_the_folder_says(name):
-    with zipfile.ZipFile(LAYOUTS / "hf-configs.zip") if LAYOUTS.exists() else pytest.skip("no lists") as archive:
+    lists = DATA / "checkpoint-layouts" / "hf-configs.zip"
+    with zipfile.ZipFile(lists) if lists.exists() else pytest.skip("no lists") as archive:
         said = json.loads(archive.read(f"{CONFIGS[name]}/unet/config.json"))
     shapes = real_shapes(name)
     assert PEER.config(shapes, said) == PEER.config(shapes, {})
@@ -88,7 +89,7 @@ def test_both_layouts_name_the_same_tensor_alike(name):
     first, second = (real_shapes(one) for one in KEYMAPS[name])
     config = LDM.config(first, {})
     assert config == PEER.config(second, {})
-    with zipfile.ZipFile(LAYOUTS / "key-lists.zip") as archive:
+    with zipfile.ZipFile(HERE / "key-lists.zip") as archive:
         known = json.loads(archive.read(f"keymaps/stable_diffusion_{name}.json"))["ldm_diffusers_keymap"]
     prefix = "model.diffusion_model."
     wanted = {a.removeprefix(prefix): b.removeprefix("unet_") for a, b in known.items() if a.startswith(prefix)}
