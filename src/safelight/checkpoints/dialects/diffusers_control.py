@@ -48,5 +48,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 DIALECTS = (
-    Dialect("diffusers", "control", recognises, config, lambda config: table(WORDS, ENDS, HINTS, config), describe),
+    Dialect(
+        "diffusers", "control", recognises, config, lambda config: table(WORDS, ENDS, HINTS, config), describe, Config()
+    ),
 )

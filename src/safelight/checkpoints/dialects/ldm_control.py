@@ -20,5 +20,6 @@ DIALECTS = (
         recognises,
         lambda shapes, said: inferred(WORDS, HINTS, shapes, said),
         lambda config: table(WORDS, ENDS, HINTS, config),
+        example=Config(),
     ),
 )

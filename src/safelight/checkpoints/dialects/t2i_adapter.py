@@ -112,6 +112,7 @@ def dialect(words: Words) -> Dialect:
         lambda shapes, said: config(words, shapes, said),
         lambda known: table(words, known),
         describe if words is PEER else None,
+        Config(),
     )
 
 
