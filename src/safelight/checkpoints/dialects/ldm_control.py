@@ -3,6 +3,7 @@
 from safelight.checkpoints.controls import inferred, table
 from safelight.checkpoints.dialects.ldm_unet import WORDS
 from safelight.checkpoints.table import Dialect, Shapes
+from safelight.denoisers.control.unet import Config
 
 ENDS = ("zero_convs.{n}.0", "middle_block_out.0")
 HINTS = ("input_hint_block.0", "input_hint_block.{after}", "input_hint_block.{after}")
