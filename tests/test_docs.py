@@ -47,7 +47,10 @@ def test_files_that_a_page_links_to_exist(page):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/guidance.md", "docs/prompts.md"])
+RUNS = [f"docs/{page}.md" for page in ("extending", "guidance", "prompts", "adapters")]
+
+
+@pytest.mark.parametrize("page", ["README.md", *RUNS])
 def test_python_on_a_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
     assert blocks

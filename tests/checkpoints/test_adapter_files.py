@@ -11,6 +11,8 @@ from safelight.adapters.lora import Merged
 from safelight.checkpoints import read
 from safelight.checkpoints.adapter_files import Modules, parts, place, read_adapter, tables_of, write_adapter, written
 from safelight.checkpoints.dialects import ldm_unet, transformers_clip
+from safelight.checkpoints.pieces import dialects
+from safelight.config import kind_of
 from safelight.denoisers import flux
 from safelight.errors import BadInput
 from safelight.types import Condition, Tokens
@@ -74,9 +76,12 @@ def test_an_adapter_for_another_family_is_refused_by_its_name(name, family):
         place(file, {"denoiser": tables_of("denoiser", DEV)}, name)
 
 
-@pytest.mark.parametrize("config", [DEV, flux.Config(axes=(32, 32, 32, 32), vector_width=0, generation=2)])
-def test_no_two_modules_have_the_same_name_with_underscores(config):
-    known = Modules(tables_of("denoiser", config))
+CHANGEABLE = [one for one in dialects() if one.part in ("denoiser", "tower") and one.example]
+
+
+@pytest.mark.parametrize("dialect", CHANGEABLE, ids=lambda one: f"{one.name}-{kind_of(one.example)}")
+def test_no_two_modules_have_the_same_name_with_underscores(dialect):
+    known = Modules(tables_of(dialect.part, dialect.example))
     assert all(len(paths) == 1 for paths in known.underscored.values())
     assert all(known.find(path.replace(".", "_")) == path for path in known.weights)
 
