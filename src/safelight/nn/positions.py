@@ -93,7 +93,8 @@ class PositionTable(nn.Module):
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
         self.side = side
-        self.register_buffer("table", sines(grid_positions((side, side)), width)[None])
+        line = torch.arange(side)
+        self.register_buffer("table", sines(line, line, width)[None])
 
     def middle(self, grid: Shape) -> Tensor:
         """The vectors of a ``grid`` in the middle of the square, (1, n, width) (SD 3: arXiv 2403.03206, 5.3.2).
@@ -114,14 +115,18 @@ class PositionTable(nn.Module):
         """The whole square, seen as a ``grid`` of other sides: the same stretch in finer or coarser steps."""
         if tuple(grid) == (self.side, self.side):
             return self.table
-        steps = torch.tensor([self.side / length for length in grid], dtype=torch.float64, device=self.table.device)
-        places = grid_positions(grid, self.table.device) * steps
-        return sines(places, self.table.shape[-1])[None].to(self.table.dtype)
+        rows, columns = (torch.arange(length, dtype=torch.float64) * self.side / length for length in grid)
+        return sines(rows, columns, self.table.shape[-1], self.table.device)[None].to(self.table.dtype)
 
 
-def sines(positions: Tensor, width: int) -> Tensor:
-    """Sines, then cosines, of each axis of ``positions`` (n, axes), the last axis first → (n, width) in float32."""
-    share = width // positions.shape[1] // 2
-    slower = 10_000.0 ** -(torch.arange(share, dtype=torch.float64, device=positions.device) / share)
-    angles = positions.double().flip(-1)[..., None] * slower  # (n, axes, share)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+def sines(rows: Tensor, columns: Tensor, width: int, device: torch.device | None = None) -> Tensor:
+    """Sines, then cosines, of the columns of a grid and behind them of its rows → (n, width) in float32.
+
+    The lines are waved where they are, in float64, which not every ``device`` has.
+    """
+    share = width // 4
+    slower = 10_000.0 ** -(torch.arange(share, dtype=torch.float64, device=rows.device) / share)
+    angles = [line.double()[:, None] * slower for line in (rows, columns)]
+    down, across = (torch.cat([angle.sin(), angle.cos()], dim=-1).float().to(device) for angle in angles)
+    grid = len(rows), len(columns), width // 2
+    return torch.cat([across.expand(grid), down[:, None].expand(grid)], dim=-1).flatten(0, 1)
