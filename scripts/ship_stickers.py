@@ -1,6 +1,7 @@
 """Make the embedded model of a finished run: bf16 weights, its card, its recipe; what lies beside them stays.
 
 python scripts/ship_stickers.py runs/stickers
+python scripts/ship_stickers.py src/safelight/models/stickers    (its card anew, with the same weights)
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import safelight
 from safelight.checkpoints import EMBEDDED
+from safelight.settings import Settings
 
 SUMMARY = (
     "Emoji from a prompt, 128 px. Name a thing and a style: 'flat emoji', 'glossy 3d emoji', 'cartoon emoji with soft "
@@ -19,6 +21,7 @@ SUMMARY = (
     "processor cores: it obeys some prompts recognisably and is vague about many."
 )
 LICENCE = "Apache-2.0 (denoiser, text encoder); MIT (autoencoder: TAESD, Ollin Boer Bohan); data: see ATTRIBUTION.md"
+SETTINGS = Settings(steps=12, sampler="unipc", spacing="beta", guidance=3.0)  # docs/samplers.md says why
 
 
 def main() -> None:
@@ -26,15 +29,17 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
     model = safelight.load(run, precision="bf16")
-    model = replace(model, card=replace(model.card, name="stickers", summary=SUMMARY, licence=LICENCE))
+    card = replace(model.card, name="stickers", summary=SUMMARY, licence=LICENCE, settings=SETTINGS)
+    model = replace(model, card=card)
     target = EMBEDDED / "stickers"
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "stickers"
         safelight.save(model, made)
         for file in made.iterdir():
             shutil.copy(file, target / file.name)
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    (target / "recipe.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if run.resolve() != target.resolve():
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        (target / "recipe.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     print(f"{target}: {sum(file.stat().st_size for file in target.rglob('*') if file.is_file()) / 1e6:.1f} MB")
 
 
