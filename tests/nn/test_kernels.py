@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from safelight.autoencoders.kl import Config
 from safelight.model import LatentDiffusion
+from safelight.nn.attention import attend
+from safelight.nn.kernels.attention import attends
 from safelight.nn.kernels.compiled import library
 from safelight.nn.kernels.convolution import PLAIN, TWICE, Convolution3
 from safelight.nn.norms import GroupNorm
@@ -156,6 +158,36 @@ def test_threads_change_nothing(monkeypatch):
     alone = convolution(norm(x))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(convolution(norm(x)), alone)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("queries", "keys", "heads", "width"), [(100, 64, 3, 40), (7, 192, 2, 2), (64, 256, 1, 160), (50, 128, 2, 66)]
+)
+@torch.no_grad()
+def test_attention_equals_its_twin(queries, keys, heads, width, monkeypatch):
+    torch.manual_seed(0)
+    q = 3 * torch.randn(2, queries, 2, heads, width).bfloat16()[:, :, 1]
+    k, v = torch.randn(2, keys, 2, heads, width).bfloat16().unbind(2)
+    assert attends(q, k, v)
+    exact = attend(q.double(), k.double(), v.double())
+    found = attend(q, k, v, quick=True)
+    assert distance(found, exact) < max(1.1 * distance(attend(q, k, v), exact), 0.004)
+    assert torch.equal(attend(q[1:], k[1:], v[1:], quick=True), found[1:])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert torch.equal(attend(q, k, v, quick=True), found)
+
+
+@compiled
+@torch.no_grad()
+def test_attention_stays_finite_with_large_scores_and_is_left_to_torch_where_it_must():
+    q, k, v = 100 * torch.randn(3, 1, 128, 2, 8).bfloat16()
+    found = attend(q, k, v, quick=True)
+    assert found.isfinite().all()
+    assert distance(found, attend(q.double(), k.double(), v.double())) < 0.02
+    assert not attends(q, k[:, :63], v[:, :63])
+    assert not attends(q.float(), k.float(), v.float())
+    assert not attends(q[..., :7], k[..., :7], v[..., :7])
 
 
 @compiled

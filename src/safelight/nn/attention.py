@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.nn.kernels.attention import attends, attention
 from safelight.nn.positions import Rotation
 
 
@@ -22,8 +23,10 @@ class SelfAttention(nn.Module):
     """Every token asks every token that ``mask`` allows: (b, n, width) → (b, n, width).
 
     ``qk_norm`` puts a layer norm on queries and keys (ViT-22B, arXiv 2302.05442), which keeps the softmax from
-    saturating in low precision.
+    saturating in low precision. ``quick`` lets the compiled kernel attend where it can.
     """
+
+    quick = False
 
     def __init__(self, width: int, heads: int, qk_norm: bool = True) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class SelfAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotation(q), rotation(k)
-        answer: Tensor = self.out(attend(q, k, v, mask))
+        answer: Tensor = self.out(attend(q, k, v, mask, self.quick))
         return answer
 
 
@@ -124,15 +127,17 @@ class Kept(nn.Module):
         return x
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, quick: bool = False) -> Tensor:
     """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) or (1 or b, n, m) is true →
-    (b, n, heads · d)."""
+    (b, n, heads · d). ``quick`` lets the compiled kernel do it where it can, without a mask."""
+    if quick and mask is None and attends(q, k, v):
+        return attention(q, k, v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (b, heads, n or m, d)
     allowed = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     # Under autocast q and k may still be float32 here; the values say in what the products will be.
     training_in_bf16 = q.device.type == "cpu" and q.requires_grad and v.dtype == torch.bfloat16
-    attention = attend_plainly if training_in_bf16 and k.shape[2] < 1024 else F.scaled_dot_product_attention
-    mixed: Tensor = attention(q, k, v, allowed)  # (b, heads, n, d)
+    how = attend_plainly if training_in_bf16 and k.shape[2] < 1024 else F.scaled_dot_product_attention
+    mixed: Tensor = how(q, k, v, allowed)  # (b, heads, n, d)
     return mixed.transpose(1, 2).flatten(2)
 
 

@@ -76,7 +76,9 @@ class GatedMLP(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """(b, width, h, w) → the same: attention to the other places, beside a skip."""
+    """(b, width, h, w) → the same: attention to the other places, beside a skip. ``quick`` as in ``SelfAttention``."""
+
+    quick = False
 
     def __init__(self, width: int, heads: int, groups: int, eps: float) -> None:
         super().__init__()
@@ -86,8 +88,8 @@ class PlainAttention(nn.Module):
         self.leave = nn.Linear(width, width)
 
     def forward(self, x: Tensor, asked: Asked, how: How) -> Tensor:
-        qkv = self.qkv(places(self.norm(x))).unflatten(-1, (3, self.heads, -1))  # (b, n, 3, heads, d)
-        mixed = qkv[:, :, 2].flatten(2) if how == "alone" else attend(*qkv.unbind(2))
+        q, k, v = self.qkv(places(self.norm(x))).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 × (b, n, heads, d)
+        mixed = v.flatten(2) if how == "alone" else attend(q, k, v, None, self.quick)
         return x + image(self.leave(mixed), x)
 
 

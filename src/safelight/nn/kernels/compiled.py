@@ -14,14 +14,13 @@ from torch import Tensor
 from safelight.errors import CannotSave
 from safelight.files import cache_folder, digest, writing
 
-SOURCE = Path(__file__).with_name("first_stage.cpp")
 PROCESSOR = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-mfma")
 FLAGS = ("-O3", "-std=c++17", *PROCESSOR, "-fopenmp", "-shared", "-fPIC", "-w")
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The kernels of ``first_stage.cpp``, or None where they cannot be had: their eager twins serve then.
+def library(name: str = "first_stage") -> ctypes.CDLL | None:
+    """The kernels of a C++ file beside this one, or None where they cannot be had: their eager twins serve then.
 
     They want Linux, AVX-512 with bf16 products and a C++ compiler (``$CXX``, else ``c++``). What is built is kept in
     the cache folder under the hash of its source.
@@ -29,13 +28,14 @@ def library() -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if sys.platform != "linux" or not torch.cpu._is_avx512_bf16_supported():
         return None
-    built = cache_folder() / "kernels" / f"first_stage-{digest([SOURCE.read_bytes(), ' '.join(FLAGS)])[:16]}.so"
+    source = Path(__file__).with_name(f"{name}.cpp")
+    built = cache_folder() / "kernels" / f"{name}-{digest([source.read_bytes(), ' '.join(FLAGS)])[:16]}.so"
     try:
         if not built.exists():
             if compiler is None:
                 return None
             with writing(built) as aside:
-                subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(aside)], check=True, capture_output=True)
+                subprocess.run([compiler, *FLAGS, str(source), "-o", str(aside)], check=True, capture_output=True)
         return ctypes.CDLL(str(built))
     except (OSError, CannotSave, subprocess.CalledProcessError):
         return None
