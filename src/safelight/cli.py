@@ -29,16 +29,18 @@ app = typer.Typer(
 )
 err = Console(stderr=True, highlight=False)
 
+LORA = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:SCALE]", help="A low-rank adapter to merge, at this scale; also several."),
+]
+WORD = Annotated[
+    list[str] | None, typer.Option("--word", metavar="FILE[:NAME]", help="A learned word (textual inversion).")
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 MODEL = Annotated[
     list[str] | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A name, folder or file of weights; several hold a model's parts together.",
-        show_default="stickers",
-    ),
+    typer.Option("--model", "-m", help="A name, folder or file of weights; or several parts.", show_default="stickers"),
 ]
 HINT = Annotated[
     list[str] | None,
@@ -238,6 +240,8 @@ def _verb(task: type[Any]) -> type:
         ("out", Annotated[Path, typer.Option("--out", "-o", help="A PNG; more get -1, -2, …")], Path("out.png")),
         ("model", MODEL, None),
         ("hint", HINT, None),
+        ("lora", LORA, None),
+        ("word", WORD, None),
         ("weak", Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")], None),
         ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
         ("precision", Annotated[str, typer.Option(help="auto, fp32 or bf16.")], "auto"),
@@ -289,6 +293,10 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
     model = load(options.model or "stickers", options.device, options.precision, _hints(options.hint))
     if options.weak is not None:
         model = replace(model, beside={"weak": load(options.weak, options.device, options.precision)})
+    if options.lora or options.word:
+        from safelight.checkpoints.adapting import adapted
+
+        model = adapted(model, options.lora or (), options.word or ())
     settings = resolve(model, settings)
     with Bars(err, options.quiet) as bars:
         pictures = generate(model, task, settings, lambda step: bars.report("sampling", step.index + 1, step.total))

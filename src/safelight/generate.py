@@ -113,8 +113,10 @@ def recipe(model: LatentDiffusion, task: Task, settings: Settings, index: int = 
     }
 
 
-def _named(model: LatentDiffusion) -> dict[str, str]:
-    return {"name": model.card.name, "hash": model.card.hash, "licence": model.card.licence}
+def _named(model: LatentDiffusion) -> dict[str, Any]:
+    card = model.card
+    adapters = {"adapters": dict(card.adapters)} if card.adapters else {}
+    return {"name": card.name, "hash": card.hash, "licence": card.licence, **adapters}
 
 
 def _told_more(whole: Whole, start: Start, emphasis: str | None) -> Start:

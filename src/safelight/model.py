@@ -29,6 +29,7 @@ class Card:
     origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
     preview: Preview = ()  # the autoencoder's, fitted after its training
     hash: str = ""  # of the files it was read from
+    adapters: Mapping[str, float] = field(default_factory=dict)  # merged into its weights since, with their scales
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
+from safelight.diffusion.quantile import beta_quantile
 from safelight.types import Schedule, Spacing
 
 
@@ -97,7 +98,7 @@ class Beta:
         demand(all(0 < one < 100 for one in both), "alpha and beta must be within 0 and 100", both, "0.6 is usual")
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        return begin * _beta_quantile(_falling(steps, begin), self.alpha, self.beta)
+        return begin * beta_quantile(_falling(steps, begin), self.alpha, self.beta)
 
 
 @dataclass(frozen=True)
@@ -369,28 +370,6 @@ def _given(times: Tensor, steps: int, begin: float) -> Tensor:
     demand(len(times) == steps + 1, f"{len(times)} given levels are {len(times) - 1} steps", steps, "ask for those")
     demand(float(times[0]) <= begin, f"given levels must not pass begin = {begin}", float(times[0]), "lower them")
     return times
-
-
-def _beta_quantile(share: Tensor, alpha: float, beta: float) -> Tensor:
-    """Where the Beta distribution has ``share`` below it, by halving."""
-
-    def below(x: Tensor, a: float, b: float) -> Tensor:
-        """The incomplete beta function for x <= 1/2, where its power series is soon done (DLMF 8.17.7)."""
-        total, term = torch.zeros_like(x), x**a
-        for n in range(60):
-            total = total + term / (a + n)
-            term = term * x * (n + 1 - b) / (n + 1)
-        return total
-
-    half = torch.full((), 0.5, dtype=torch.float64)
-    whole = below(half, alpha, beta) + below(half, beta, alpha)
-    low, high = torch.zeros_like(share), torch.ones_like(share)
-    for _ in range(60):
-        x = (low + high) / 2
-        high_side = whole - below((1 - x).clamp(max=0.5), beta, alpha)
-        short = torch.where(x <= 0.5, below(x.clamp(max=0.5), alpha, beta), high_side) < share * whole
-        low, high = torch.where(short, x, low), torch.where(short, high, x)
-    return torch.where(share == 0, 0.0, torch.where(share == 1, 1.0, (low + high) / 2))
 
 
 def _falling(steps: int, begin: float) -> Tensor:
