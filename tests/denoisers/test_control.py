@@ -55,6 +55,7 @@ def test_it_is_a_denoiser_that_can_be_prepared_and_left_out_of(parts):
     assert isinstance(controlled, Denoiser)
     assert isinstance(controlled, Skippable)
     assert controlled.grain == network.grain
+    assert controlled.hears == network.hears == {"noise_level"}
     answer = controlled(noisy, time, given)
     assert not torch.allclose(answer, network(noisy, time, given), atol=1e-3)
     assert torch.equal(controlled(noisy, time, controlled.prepare(given)), answer)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.types import Condition, Denoiser, Images, Latents, Network, Skippable
+from safelight.types import Condition, Denoiser, Hearing, Images, Latents, Network, Skippable
 
 
 @runtime_checkable
@@ -55,6 +55,7 @@ class Controlled:
             raise BadInput(f"control begins and ends within 0 and 1 of the way, got {begin} to {end}.")
         self.denoiser, self.branch, self.scale, self.span = denoiser, branch, scale, (begin, end)
         self.grain = denoiser.grain
+        self.hears = frozenset(denoiser.hears if isinstance(denoiser, Hearing) else ())
         self.seen = branch.see(hint)
 
     def prepare(self, condition: Condition) -> Condition:
