@@ -52,10 +52,15 @@ class Recording:
         return {key: one.float() if one.is_floating_point() else one for key, one in load_file(self.file(name)).items()}
 
 
-def error(got: Tensor, want: Tensor) -> float:
+def difference(got: Tensor, want: Tensor) -> float:
     """The largest difference over the largest value."""
     assert got.shape == want.shape, (got.shape, want.shape)
-    found = float((got.double() - want.double()).abs().max() / want.double().abs().max())
+    return float((got.double() - want.double()).abs().max() / want.double().abs().max())
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """The difference from what is wanted, which the page of the families tells of."""
+    found = difference(got, want)
     if path := os.environ.get("SAFELIGHT_MEASURED"):  # scripts/families_page.py asks
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
         with open(path, "a", encoding="utf-8") as file:

@@ -29,13 +29,6 @@ app = typer.Typer(
 )
 err = Console(stderr=True, highlight=False)
 
-LORA = Annotated[
-    list[str] | None,
-    typer.Option("--lora", metavar="FILE[:SCALE]", help="A low-rank adapter to merge, at this scale; also several."),
-]
-WORD = Annotated[
-    list[str] | None, typer.Option("--word", metavar="FILE[:NAME]", help="A learned word (textual inversion).")
-]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 MODEL = Annotated[
@@ -240,8 +233,9 @@ def _verb(task: type[Any]) -> type:
         ("out", Annotated[Path, typer.Option("--out", "-o", help="A PNG; more get -1, -2, …")], Path("out.png")),
         ("model", MODEL, None),
         ("hint", HINT, None),
-        ("lora", LORA, None),
-        ("word", WORD, None),
+        ("lora", _several("--lora", "FILE[:SCALE]", "A low-rank adapter to merge, at this scale."), None),
+        ("word", _several("--word", "FILE[:NAME]", "A learned word (textual inversion)."), None),
+        ("control", _several("--control", "FILE=PICTURE[:SCALE]", "A ControlNet or T2I-adapter, and its map."), None),
         ("weak", Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")], None),
         ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
         ("precision", Annotated[str, typer.Option(help="auto, fp32 or bf16.")], "auto"),
@@ -260,6 +254,10 @@ def _verb(task: type[Any]) -> type:
     command = make_dataclass(f"Command{task.__name__}", options, namespace={"__post_init__": perform})
     command.__doc__ = f"{task.__doc__}\n\nExample: safelight {task.verb} {task.example}"
     return command
+
+
+def _several(flag: str, metavar: str, meaning: str) -> Any:
+    return Annotated[list[str] | None, typer.Option(flag, metavar=metavar, help=f"{meaning} May be given again.")]
 
 
 def _option(cls: type[Any], one: Field[Any], argument: bool = False) -> tuple[str, Any, Any]:
@@ -284,6 +282,7 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
     """Carry out a task, with a bar; save its pictures with their recipes, and say where they are."""
     _demand_png(options.out)
     from safelight.checkpoints import load
+    from safelight.checkpoints.adapting import adapted, controlled
     from safelight.files import check_writable
     from safelight.generate import generate, recipe, resolve
     from safelight.media.pictures import write_png
@@ -293,10 +292,9 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
     model = load(options.model or "stickers", options.device, options.precision, _hints(options.hint))
     if options.weak is not None:
         model = replace(model, beside={"weak": load(options.weak, options.device, options.precision)})
-    if options.lora or options.word:
-        from safelight.checkpoints.adapting import adapted
-
-        model = adapted(model, options.lora or (), options.word or ())
+    model = adapted(model, options.lora or (), options.word or ())
+    for one in options.control or ():
+        model = controlled(model, one, *_sides(vars(options).get("size")))
     settings = resolve(model, settings)
     with Bars(err, options.quiet) as bars:
         pictures = generate(model, task, settings, lambda step: bars.report("sampling", step.index + 1, step.total))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from recorded import Recording, error
+from recorded import Recording, difference, error
 from safelight.checkpoints.dialects import openclip, transformers_clip, transformers_t5
 from safelight.checkpoints.texts import joined
 from safelight.conditioners.reading.reader import Tower
@@ -147,7 +147,7 @@ def test_long_prompts_are_read_page_by_page():
     assert told.tokens.values.shape == (1, 2 * 77, 20)
     first = encoded(conditioner, "a red fox in the snow, " * 11).tokens.values[:, :77]
     assert torch.equal(told.tokens.values[:, :77], first)
-    assert error(told.tokens.values[:, 77:], first) > 0.1
+    assert difference(told.tokens.values[:, 77:], first) > 0.1
     with torch.no_grad():
         both = conditioner([Prompt("short"), Prompt(LONG)])
     assert both.tokens.mask.sum(dim=1).tolist() == [77, 154]
@@ -186,7 +186,7 @@ def test_the_web_ui_scales_and_gives_the_page_its_mean_back():
     torch.testing.assert_close(encoded(conditioner, "a (fox)", emphasis="none").tokens.values, letters)
     both = conditioner([Prompt("a (fox:1.5)", {"emphasis": "mean"}), Prompt("a (fox:1.5)")]).tokens.values
     torch.testing.assert_close(both[:1], want)
-    assert error(both[1:], want) > 0.01
+    assert difference(both[1:], want) > 0.01
 
 
 def test_a_prompt_may_change_with_the_steps():

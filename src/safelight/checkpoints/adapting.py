@@ -1,14 +1,22 @@
-"""A model with small files merged into it: adapters and learned words, as a person names them."""
+"""A model with small files merged into it or standing beside it, as a person names them: adapters, words, control."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
+
+from PIL import Image
 
 from safelight.adapters.lora import Merged
 from safelight.checkpoints.adapter_files import parts, read_adapter
+from safelight.checkpoints.assembly import build
+from safelight.checkpoints.foreign import find
 from safelight.checkpoints.words import add_words
-from safelight.model import LatentDiffusion
+from safelight.denoisers.control import Branch, Controlled
+from safelight.errors import BadInput
+from safelight.media.pictures import read_picture, to_images
+from safelight.model import LatentDiffusion, module
 
 
 def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] = ()) -> LatentDiffusion:
@@ -21,9 +29,38 @@ def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] =
     chosen = {read_adapter(Path(path), model): scale for path, scale in scales.items()}
     if chosen:
         Merged(parts(model)).use(chosen)
+    if not loras and not words:
+        return model
     learned = [word for path, name in (_named(one, r"\w+") for one in words) for word in add_words(model, path, name)]
     named = {Path(path).name: scale for path, scale in scales.items()} | dict.fromkeys(learned, 1.0)
     return replace(model, card=replace(model.card, adapters={**model.card.adapters, **named}))
+
+
+def controlled(
+    model: LatentDiffusion, given: str, width: int | None = None, height: int | None = None
+) -> LatentDiffusion:
+    """The model whose denoiser ``FILE=PICTURE[:SCALE]`` controls, by a picture that is made as large as those asked.
+
+    The file is a ControlNet or a T2I-adapter, one file or the folder of one; the picture is the map that it was
+    taught (edges, depth), black to white. Raises BadInput if the file is none, or for another denoiser.
+    """
+    file, _, picture = given.partition("=")
+    path, scale = _named(picture, r"-?\d*\.?\d+")
+    if not path or not file:
+        raise BadInput(f"control: wanted FILE=PICTURE or FILE=PICTURE:SCALE, got {given!r}.")
+    if model.denoiser is None:
+        raise BadInput(f"the model {model.card.name!r} has no denoiser that could be controlled.")
+    found, _ = find([Path(file)], {})
+    if [one.part for one in found] != ["control"]:
+        raise BadInput(f"{file} holds {', '.join(one.part for one in found)}; wanted a ControlNet or a T2I-adapter.")
+    like = next(module(model.denoiser).parameters())
+    branch = build(found[0]).eval().requires_grad_(False).to(like)
+    side = (width or model.card.size[1], height or model.card.size[0])
+    shown = read_picture(Path(path), path).resize(side, Image.Resampling.LANCZOS)
+    hint = (to_images([shown]) / 2 + 0.5).to(like.device)
+    wrapped = Controlled(model.denoiser, cast("Branch", branch), hint, float(scale or 1))
+    card = replace(model.card, adapters={**model.card.adapters, Path(file).name: float(scale or 1)})
+    return replace(model, denoiser=wrapped, card=card)
 
 
 def _named(given: str, what: str) -> tuple[str, str]:

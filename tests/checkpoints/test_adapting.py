@@ -1,0 +1,75 @@
+"""Small files as a person names them: merged, added, standing beside; named on the card; refused before anything."""
+
+import pytest
+import torch
+from PIL import Image
+
+from recorded import Recording, error
+from safelight import checkpoints
+from safelight.checkpoints.adapting import adapted, controlled
+from safelight.errors import BadInput
+from safelight.types import Condition, Tokens
+
+
+def folder(name):
+    return Recording("diffusers-folders").file(name)
+
+
+@pytest.fixture
+def model():
+    made = checkpoints.read(folder("sd"))
+    for part in (made.autoencoder, made.conditioner, made.denoiser):
+        part.float().requires_grad_(False)
+    return made
+
+
+@torch.no_grad()
+def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
+    """The recorded hint, as a picture of eight bits, controls as the recorded branch did but for its rounding."""
+    inputs, outputs = Recording("diffusers-folders").inputs, Recording("diffusers-folders").outputs
+    hint = inputs["controlnet.control_image"]
+    shown = Image.fromarray((hint[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    shown.save(tmp_path / "map.png")
+    model = checkpoints.read(folder("controlnet"))
+    for part in (model.autoencoder, model.conditioner, model.denoiser):
+        part.float().requires_grad_(False)
+    held = controlled(model, f"{folder('controlnet/controlnet')}={tmp_path / 'map.png'}:1.0", 48, 32)
+    assert held.card.adapters == {"controlnet": 1.0}
+    text = outputs["controlnet.text"]
+    told = Condition(Tokens(text, torch.ones(text.shape[:2], dtype=torch.bool)))
+    noisy, time = inputs["controlnet.x"], torch.full((2,), 500.0)
+    plain, steered = (one.denoiser(noisy, time, told) for one in (model, held))
+    finer = model.denoiser  # the same branch by hand, from the hint that was not rounded
+    from safelight.checkpoints.assembly import build
+    from safelight.checkpoints.foreign import find
+    from safelight.denoisers.control import Controlled
+
+    branch = build(find([folder("controlnet/controlnet")], {})[0][0]).float().requires_grad_(False)
+    exact = Controlled(finer, branch, hint)(noisy, time, told)
+    assert error(steered, exact) < 1e-2
+    assert not torch.allclose(plain, steered, atol=1e-3)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(model, tmp_path):
+    Image.new("RGB", (48, 32)).save(tmp_path / "map.png")
+    unet, picture = folder("sd/unet"), tmp_path / "map.png"
+    for given, message in (
+        ("controlnet", "wanted FILE=PICTURE or FILE=PICTURE:SCALE, got 'controlnet'"),
+        (f"{unet}={picture}", "holds denoiser; wanted a ControlNet or a T2I-adapter"),
+        (f"{folder('controlnet/controlnet')}={tmp_path / 'none.png'}", r"none\.png"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            controlled(model, given)
+    before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
+    with pytest.raises(BadInput):
+        adapted(model, [str(folder("sd/unet") / "diffusion_pytorch_model.safetensors")])
+    assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
+    assert adapted(model, []) is model
+
+
+def test_adapters_and_words_are_named_on_the_card():
+    base = Recording("sd1").file("model.safetensors")
+    lora, word = Recording("lora").file("sd1-kohya.safetensors"), Recording("lora").file("ti-a1111.pt")
+    made = adapted(checkpoints.read(base), [f"{lora}:0.5"], [str(word)])
+    assert made.card.adapters["sd1-kohya.safetensors"] == 0.5
+    assert len(made.card.adapters) == 2
