@@ -95,6 +95,12 @@ def test_a_value_that_is_not_finite_is_named_when_its_tensor_is_read(tmp_path, b
         weights["broken"]
 
 
+def test_a_sum_that_overflows_is_no_infinite_value():
+    assert finite(torch.full((100,), 6e4, dtype=torch.float16))
+    assert finite(torch.full((100,), -3e38))
+    assert not finite(torch.tensor([1, float("inf"), float("-inf")]))
+
+
 def test_eight_bits_can_hold_nan_too():
     assert finite(torch.tensor([448.0, -1]).to(torch.float8_e4m3fn))
     assert not finite(torch.tensor([1, float("nan")]).to(torch.float8_e4m3fn))
