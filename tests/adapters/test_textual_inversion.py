@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recorded import WHOLE, Recording, error
+from recorded import WHOLE, Recording, difference, error
 from safelight.adapters.textual_inversion import read
 from safelight.checkpoints.dialects import transformers_clip
 from safelight.checkpoints.texts import joined

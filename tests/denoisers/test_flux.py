@@ -82,7 +82,7 @@ def test_left_out_guidance_is_a_scale_of_one():
 
 def test_schnell_refuses_guidance_before_the_first_step():
     network, _, _, told = skewed(guidance=False)
-    with pytest.raises(BadInput, match="tells its scale as 'guidance', which Flux does not hear"):
+    with pytest.raises(BadInput, match="wants a network that hears 'guidance'"):
         guided(Process(Linear(), Flow()), {"main": network}, Distilled(3.5), told, lambda only: told)
     with pytest.raises(BadInput, match="scalars"):
         network.prepare(Condition(scalars={"guidance": torch.ones(2)}))
