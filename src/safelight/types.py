@@ -267,24 +267,6 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
-class Divided(Protocol):
-    """An autoencoder that can be carried out in tiles: each way has a part that looks at all places at once and a
-    part that looks at near ones, but for the statistics of ``nn.norms.GroupNorm``.
-
-    ``encode`` is ``encode_far(encode_near(images))``, ``decode`` is ``decode_near(decode_far(latents))``. In between
-    are features (b, d, h/n, w/n), where n divides the factor.
-    """
-
-    def encode_near(self, images: Images) -> Tensor: ...
-
-    def encode_far(self, features: Tensor) -> Encoding: ...
-
-    def decode_far(self, latents: Latents) -> Tensor: ...
-
-    def decode_near(self, features: Tensor) -> Images: ...
-
-
-@runtime_checkable
 class Features(Protocol):
     """A network that others trained to see: for the perceptual loss and for distances between sets of pictures.
 

@@ -3,7 +3,7 @@
 Each change of size runs beside a shortcut without weights, which moves space into channels and takes means of them, or
 repeats channels and moves them into space, so that the layers only learn what that loses (section 3.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
+from safelight.nn.near import Layer, far, layer
 from safelight.nn.sizes import reduced
 from safelight.types import Encoding, Images, Latents, Shape
 
@@ -90,12 +91,27 @@ class DCAE(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The latents of images; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        return self.scale.standard(Encoding(self.encoder(images.to(self.scale.mean.dtype)).float()))
+        return self.encode_far(self.encoder.near(images))
+
+    def encode_near(self) -> Sequence[Layer]:
+        """The encoder's layers before any attention."""
+        return self.encoder.near_layers()
+
+    def encode_far(self, features: Tensor) -> Encoding:
+        """The rest of ``encode``."""
+        return self.scale.standard(Encoding(self.encoder.far(features).float()))
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
-        images: Tensor = self.decoder(self.scale.raw(latents).to(self.scale.mean.dtype))
-        return images.to(latents.dtype)
+        return self.decoder.near(self.decode_far(latents)).to(latents.dtype)
+
+    def decode_far(self, latents: Latents) -> Tensor:
+        """The decoder's layers up to the last attention."""
+        return self.decoder.far(self.scale.raw(latents).to(self.scale.mean.dtype))
+
+    def decode_near(self) -> Sequence[Layer]:
+        """The rest of ``decode``, in the precision of the weights."""
+        return self.decoder.near_layers()
 
     def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """None: nothing but the pictures is asked of its latents."""
@@ -122,9 +138,23 @@ class Encoder(nn.Module):
         self.levels = nn.Sequential(*layers)
         self.leave = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
 
-    def forward(self, images: Images) -> Tensor:
-        x = self.levels(self.enter(images))
+    def near(self, images: Images) -> Tensor:
+        """The layers before any attention."""
+        return self.levels[: attending(self.levels)[0]](self._entered(images))  # type: ignore[no-any-return]
+
+    def near_layers(self) -> list[Layer]:
+        """Those of ``near``, one by one."""
+        down = 2 if isinstance(self.enter, Down) else 1
+        enter = Layer(self.enter, lambda maps, _: (self._entered(maps[0]),), reach=1, down=down)
+        return [enter, *described(list(self.levels)[: attending(self.levels)[0]])]
+
+    def far(self, x: Tensor) -> Tensor:
+        """The layers from the first attention on."""
+        x = self.levels[attending(self.levels)[0] :](x)
         return self.leave(x) + averaged(x, self.leave.out_channels)  # type: ignore[no-any-return]
+
+    def _entered(self, images: Images) -> Tensor:
+        return self.enter(images.to(self.leave.weight.dtype))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -144,9 +174,35 @@ class Decoder(nn.Module):
         twice = Up(widths[first], config.channels, shuffled, shortcut=False)
         self.leave = twice if first else nn.Conv2d(widths[0], config.channels, 3, padding=1)
 
-    def forward(self, latents: Latents) -> Tensor:
-        x = self.levels(self.enter(latents) + repeated(latents, self.enter.out_channels))
+    def far(self, latents: Latents) -> Tensor:
+        """The layers up to the last attention."""
+        x = self.enter(latents) + repeated(latents, self.enter.out_channels)
+        return self.levels[: attending(self.levels)[1]](x)  # type: ignore[no-any-return]
+
+    def near(self, x: Tensor) -> Tensor:
+        """The layers after all attention."""
+        return self._pictures(self.levels[attending(self.levels)[1] :](x))
+
+    def near_layers(self) -> list[Layer]:
+        """Those of ``near``, one by one."""
+        up = 2 if isinstance(self.leave, Up) else 1
+        leave = Layer(self, lambda maps, _: (self._pictures(maps[0]),), reach=1, up=up)
+        return [*described(list(self.levels)[attending(self.levels)[1] :]), leave]
+
+    def _pictures(self, x: Tensor) -> Tensor:
         return self.leave(F.relu(self.norm(x)))  # type: ignore[no-any-return]
+
+
+def attending(levels: nn.Sequential) -> tuple[int, int]:
+    """Where the first block that attends begins and where the last one ends: (the layers' number, 0) if none does."""
+    return far(levels, lambda one: isinstance(one, Attending))
+
+
+def described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
+    """The layers of levels without attention."""
+    for one in modules:
+        up, down = 2 if isinstance(one, Up) else 1, 2 if isinstance(one, Down) else 1
+        yield layer(one, 2 if isinstance(one, Residual) else 1, up, down)
 
 
 def level(config: Config, number: int, blocks: int, fixed: bool) -> list[nn.Module]:

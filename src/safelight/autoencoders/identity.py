@@ -1,12 +1,13 @@
 """No autoencoder: latents are the images in standard units, so that diffusion in pixels runs through the same code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
+from safelight.nn.near import Layer
 from safelight.nn.sizes import reduced
 from safelight.types import Encoding, Images, Latents, Shape
 
@@ -36,11 +37,27 @@ class Identity(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The images in standard units; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        return self.scale.standard(Encoding(images))
+        return self.encode_far(images)
+
+    def encode_near(self) -> Sequence[Layer]:
+        """No layers."""
+        return ()
+
+    def encode_far(self, features: Tensor) -> Encoding:
+        """``encode``."""
+        return self.scale.standard(Encoding(features))
 
     def decode(self, latents: Latents) -> Images:
         """The images that latents in standard units are."""
+        return self.decode_far(latents)
+
+    def decode_far(self, latents: Latents) -> Tensor:
+        """``decode``."""
         return self.scale.raw(latents)
+
+    def decode_near(self) -> Sequence[Layer]:
+        """No layers."""
+        return ()
 
     def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """None: there is nothing to train."""

@@ -1,7 +1,7 @@
 """The KL autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752, appendix E.1; the f8 shape of Stable
 Diffusion with the defaults): residual blocks, attention in the middle, a diagonal Gaussian over the latents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.nn.latent_scale import LatentScale
+from safelight.nn.near import Layer
 from safelight.nn.pyramid import Decoder, Encoder, Pyramid
 from safelight.nn.sizes import reduced
 from safelight.types import Encoding, Images, Latents, Shape
@@ -67,11 +68,11 @@ class KL(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The diagonal Gaussian over latents, in standard units."""
         self.latent_shape(tuple(images.shape))
-        return self.encode_far(self.encode_near(images))
+        return self.encode_far(self.encoder.near(images.to(self.encoder.enter.weight.dtype)))
 
-    def encode_near(self, images: Images) -> Tensor:
+    def encode_near(self) -> Sequence[Layer]:
         """The encoder's layers before any attention."""
-        return self.encoder.near(images.to(self.encoder.enter.weight.dtype))
+        return self.encoder.near_layers()
 
     def encode_far(self, features: Tensor) -> Encoding:
         """The rest of ``encode``."""
@@ -82,16 +83,16 @@ class KL(nn.Module):
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
-        return self.decode_near(self.decode_far(latents)).to(latents.dtype)
+        return self.decoder.near(self.decode_far(latents)).to(latents.dtype)
 
     def decode_far(self, latents: Latents) -> Tensor:
         """The decoder's layers up to the last attention."""
         raw = F.pixel_shuffle(self.scale.raw(latents), self.config.packed).to(self.decoder.enter.weight.dtype)
         return self.decoder.far(self.post_quant(raw))
 
-    def decode_near(self, features: Tensor) -> Images:
+    def decode_near(self) -> Sequence[Layer]:
         """The rest of ``decode``, in the precision of the weights."""
-        return self.decoder.near(features)
+        return self.decoder.near_layers()
 
     def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """``kl`` (b,): divergence from the standard normal in nats, the mean over a latent's numbers."""

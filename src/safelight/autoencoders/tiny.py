@@ -2,7 +2,7 @@
 
 It shares the latent space of a large family, which its weights decide; used for previews and for small models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
+from safelight.nn.near import Layer, far, layer
 from safelight.nn.sizes import reduced
 from safelight.types import Encoding, Images, Latents, Shape
 
@@ -51,14 +52,39 @@ class Tiny(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The latents of images; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        unit = (images.to(self.scale.mean.dtype) + 1) / 2  # the network works in [0, 1]
-        return self.scale.standard(Encoding(self.encoder(unit).float()))
+        near = self.encoder[: _pooling(self.encoder)[0]]
+        return self.encode_far(near(self._unit(images)))
+
+    def encode_near(self) -> Sequence[Layer]:
+        """The encoder's layers before any that pools."""
+        unit = Layer(self, lambda maps, _: (self._unit(maps[0]),), reach=0)
+        return [unit, *_described(list(self.encoder)[: _pooling(self.encoder)[0]])]
+
+    def encode_far(self, features: Tensor) -> Encoding:
+        """The rest of ``encode``."""
+        raw = self.encoder[_pooling(self.encoder)[0] :](features)
+        return self.scale.standard(Encoding(raw.float()))
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
-        raw = self.scale.raw(latents)
-        images: Tensor = self.decoder((torch.tanh(raw / 3) * 3).to(self.scale.mean.dtype))
-        return images.to(latents.dtype) * 2 - 1
+        near = self.decoder[_pooling(self.decoder)[1] :]
+        return self._images(near(self.decode_far(latents))).to(latents.dtype)
+
+    def decode_far(self, latents: Latents) -> Tensor:
+        """The decoder's layers up to the last that pools."""
+        raw = torch.tanh(self.scale.raw(latents) / 3) * 3
+        return self.decoder[: _pooling(self.decoder)[1]](raw.to(self.scale.mean.dtype))  # type: ignore[no-any-return]
+
+    def decode_near(self) -> Sequence[Layer]:
+        """The rest of ``decode``."""
+        images = Layer(self, lambda maps, _: (self._images(maps[0]),), reach=0)
+        return [*_described(list(self.decoder)[_pooling(self.decoder)[1] :]), images]
+
+    def _unit(self, images: Images) -> Tensor:
+        return (images.to(self.scale.mean.dtype) + 1) / 2  # the network works in [0, 1]
+
+    def _images(self, unit: Tensor) -> Images:
+        return unit.float() * 2 - 1
 
     def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """None: nothing but the pictures is asked of its latents."""
@@ -84,6 +110,23 @@ def _decoder(config: Config) -> nn.Sequential:
         layers += [Block(config.width, config.pool and number == 0) for _ in range(config.blocks)]
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(config.width, config.width, 3, padding=1, bias=False)]
     return nn.Sequential(*layers, Block(config.width), _conv(config.width, 3))
+
+
+def _pooling(layers: nn.Sequential) -> tuple[int, int]:
+    """Where the first block that pools begins and where the last one ends: (the layers' number, 0) if none does."""
+    return far(layers, lambda one: isinstance(one, Block) and one.pool is not None)
+
+
+def _described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
+    """The layers of blocks that do not pool."""
+    before: nn.Module | None = None
+    for number, module in enumerate(modules):
+        if isinstance(module, nn.Upsample):
+            yield layer(nn.Sequential(*modules[number : number + 2]), reach=1, up=2)
+        elif not isinstance(before, nn.Upsample):
+            reach = {Block: 3, nn.Conv2d: 1, nn.ReLU: 0}[type(module)]
+            yield layer(module, reach, down=2 if isinstance(module, nn.Conv2d) and module.stride[0] == 2 else 1)
+        before = module
 
 
 class Block(nn.Module):

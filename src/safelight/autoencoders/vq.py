@@ -1,7 +1,7 @@
 """The VQ autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752, appendix E.1; VQGAN, arXiv 2012.09841):
 the decoder begins by rounding latents to a codebook, so that a diffusion model learns them unrounded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Int
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from safelight.errors import BadInput
 from safelight.nn.codebook import Codebook, Codes
 from safelight.nn.latent_scale import LatentScale
+from safelight.nn.near import Layer
 from safelight.nn.pyramid import Decoder, Encoder, Pyramid
 from safelight.nn.sizes import reduced
 from safelight.types import Encoding, Images, Latents, Shape
@@ -71,29 +72,29 @@ class VQ(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The latents of images before rounding; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        return self.encode_far(self.encode_near(images))
+        return self.encode_far(self.encoder.near(images.to(self.encoder.enter.weight.dtype)))
 
     def encode_far(self, features: Tensor) -> Encoding:
         """The rest of ``encode``."""
         raw = self.quant(self.encoder.far(features))
         return self.scale.standard(Encoding(self.codebook.placed(raw.float())))
 
-    def encode_near(self, images: Images) -> Tensor:
+    def encode_near(self) -> Sequence[Layer]:
         """The encoder's layers before any attention."""
-        return self.encoder.near(images.to(self.encoder.enter.weight.dtype))
+        return self.encoder.near_layers()
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units, which become their nearest codes first."""
-        return self.decode_near(self.decode_far(latents)).to(latents.dtype)
+        return self.decoder.near(self.decode_far(latents)).to(latents.dtype)
 
     def decode_far(self, latents: Latents) -> Tensor:
         """The codes, and the decoder's layers up to the last attention."""
         rounded = self.codebook(self.scale.raw(latents)).to(self.decoder.enter.weight.dtype)
         return self.decoder.far(self.post_quant(rounded))
 
-    def decode_near(self, features: Tensor) -> Images:
+    def decode_near(self) -> Sequence[Layer]:
         """The rest of ``decode``, in the precision of the weights."""
-        return self.decoder.near(features)
+        return self.decoder.near_layers()
 
     def indices(self, latents: Latents) -> Int[Tensor, "b *space"]:
         """The numbers of the codes nearest to latents in standard units."""

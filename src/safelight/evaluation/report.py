@@ -55,7 +55,7 @@ def one(model: LatentDiffusion, picture: Image.Image, tile: int = 0) -> tuple[Im
     """What comes back of a picture of any size, in tiles of ``tile`` pixels unless 0, and how it was made."""
     autoencoder = _autoencoder(model)
     images = to_images([picture])
-    through = Tiled(autoencoder, tile, tile // 4) if tile else autoencoder
+    through = Tiled(autoencoder, tile) if tile else autoencoder
     device = next((one.device for one in module(autoencoder).parameters()), images.device)
     again = rounded(reconstruct(through, images.to(device)).cpu())
     facts = {"what": "reconstruction", "model": _about(model), "tile": tile}

@@ -2,6 +2,7 @@
 from Esser et al., arXiv 2012.09841): levels of residual blocks, each half the size of the last, attention in the
 middle and, where asked for, inside levels."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.kernels.convolution import Convolution3
-from safelight.nn.norms import GroupNorm
+from safelight.nn.near import Layer, far, layer
+from safelight.nn.norms import GroupNorm, Moments
 from safelight.types import Images, Latents
 
 
@@ -75,6 +77,11 @@ class Encoder(nn.Module):
         """The layers before any attention."""
         return self.levels[: attending(self.levels)[0]](self.enter(images))  # type: ignore[no-any-return]
 
+    def near_layers(self) -> list[Layer]:
+        """Those of ``near``, one by one."""
+        enter = Layer(self.enter, lambda maps, _: (self.enter(maps[0].to(self.enter.weight.dtype)),), reach=1)
+        return [enter, *described(list(self.levels)[: attending(self.levels)[0]])]
+
     def far(self, x: Tensor) -> Tensor:
         """The layers from the first attention on."""
         x = self.middle(self.levels[attending(self.levels)[0] :](x))
@@ -108,8 +115,15 @@ class Decoder(nn.Module):
 
     def near(self, x: Tensor) -> Tensor:
         """The layers after all attention."""
-        x = self.levels[attending(self.levels)[1] :](x)
-        return self.leave(self.norm(x))  # type: ignore[no-any-return]  # (b, channels, h, w)
+        return self._pictures(self.levels[attending(self.levels)[1] :](x))  # (b, channels, h, w)
+
+    def near_layers(self) -> list[Layer]:
+        """Those of ``near``, one by one."""
+        leave = Layer(self, lambda maps, known: (self._pictures(maps[0], known),), reach=1, norm=self.norm)
+        return [*described(list(self.levels)[attending(self.levels)[1] :]), leave]
+
+    def _pictures(self, x: Tensor, known: Moments | None = None) -> Tensor:
+        return self.leave(self.norm(x, known=known))  # type: ignore[no-any-return]
 
 
 class Residual(nn.Module):
@@ -124,8 +138,24 @@ class Residual(nn.Module):
         self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.norm1(x))
-        return self.conv2(self.norm2(y, mine=True), self.skip(x))  # type: ignore[no-any-return]
+        return self.second(*self.first(x))
+
+    def first(self, x: Tensor, known: Moments | None = None) -> tuple[Tensor, Tensor]:
+        """The skip, and what goes on beside it; ``known`` are the moments of a whole image that ``x`` is a part of."""
+        y = self.conv1(self.norm1(x, known=known))
+        return self.skip(x), y
+
+    def second(self, skip: Tensor, y: Tensor, known: Moments | None = None) -> Tensor:
+        """The rest; writes over ``y``."""
+        return self.conv2(self.norm2(y, mine=True, known=known), skip)  # type: ignore[no-any-return]
+
+    def layers(self) -> list[Layer]:
+        """Both halves."""
+        first = Layer(self, lambda maps, known: self.first(maps[0], known), reach=1, norm=self.norm1)
+        return [
+            first,
+            Layer(self, lambda maps, known: (self.second(maps[0], maps[1], known),), reach=1, norm=self.norm2),
+        ]
 
 
 class SpatialAttention(nn.Module):
@@ -174,10 +204,19 @@ def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> l
     return layers
 
 
+def described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
+    """The layers of levels without attention."""
+    for module in modules:
+        if isinstance(module, Residual):
+            yield from module.layers()
+        else:
+            twice = isinstance(module, Up)
+            yield layer(module, reach=1, up=2 if twice else 1, down=1 if twice else 2)
+
+
 def attending(layers: nn.Sequential) -> tuple[int, int]:
     """Where the first layer that attends begins and where the last one ends: (the layers' number, 0) if none does."""
-    places = [number for number, layer in enumerate(layers) if isinstance(layer, SpatialAttention)]
-    return (places[0], places[-1] + 1) if places else (len(layers), 0)
+    return far(layers, lambda one: isinstance(one, SpatialAttention))
 
 
 def middle(width: int, shape: Pyramid) -> nn.Sequential:

@@ -48,6 +48,10 @@ class Convolution3(nn.Module):
             self._derived = (now, filters(self.weight.detach(), self.twice), self.bias.detach().float().clone())
         return self._derived[1:]
 
+    def forget(self) -> None:
+        """Let go what was derived; it is made again when it is wanted."""
+        self._derived = None
+
 
 def filters(weight: Tensor, twice: bool) -> Tensor:
     """(width, before, 3, 3) transformed: (width / 64, planes, before, 64), in bf16 pairs of ``before`` innermost."""

@@ -7,7 +7,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -194,17 +193,16 @@ inline __m512 exponential(__m512 x) {  // relative error 2e-7; Cephes' polynomia
   return _mm512_scalef_ps(p, n);
 }
 
-// scale and shift (b, c) such that the group norm of x (b, places, c) is x * scale + shift.
+// Sum and sum of squares of each group of x (b, places, c): (b, groups, 2).
 template <class T>
-void statistics(const T* x, const float* weight, const float* bias, float* scale, float* shift, long batch, long places,
-                long width, long groups, double eps, int threads) {
+void sums(const T* x, double* out, long batch, long places, long width, long groups, int threads) {
   constexpr long CHUNK = 256;
   const long chunks = (places + CHUNK - 1) / CHUNK, each = width / groups;
-  std::vector<float> sums(batch * chunks * 2 * width);
+  std::vector<float> parts(batch * chunks * 2 * width);
 #pragma omp parallel for num_threads(threads)
   for (long chunk = 0; chunk < batch * chunks; chunk++) {
     const long n = chunk / chunks, begin = chunk % chunks * CHUNK, end = std::min(places, begin + CHUNK);
-    float* sum = sums.data() + chunk * 2 * width;
+    float* sum = parts.data() + chunk * 2 * width;
     for (long i = begin; i < end; i++)
       for (long c = 0; c < width; c += 16) {
         const __m512 value = load(x + (n * places + i) * width + c);
@@ -217,27 +215,22 @@ void statistics(const T* x, const float* weight, const float* bias, float* scale
       double sum = 0, squares = 0;
       for (long chunk = n * chunks; chunk < (n + 1) * chunks; chunk++)
         for (long c = g * each; c < (g + 1) * each; c++) {
-          sum += sums[chunk * 2 * width + c];
-          squares += sums[chunk * 2 * width + width + c];
+          sum += parts[chunk * 2 * width + c];
+          squares += parts[chunk * 2 * width + width + c];
         }
-      const double mean = sum / (places * each), variance = std::max(squares / (places * each) - mean * mean, 0.0);
-      for (long c = g * each; c < (g + 1) * each; c++) {
-        scale[n * width + c] = weight[c] / std::sqrt(variance + eps);
-        shift[n * width + c] = bias[c] - mean * scale[n * width + c];
-      }
+      out[(n * groups + g) * 2] = sum, out[(n * groups + g) * 2 + 1] = squares;
     }
 }
 
+// x * scale + shift, each (b, c), and SiLU; y may be x.
 template <class T>
-void norm(const T* x, T* y, const float* weight, const float* bias, long batch, long places, long width, long groups,
-          double eps, bool silu, int threads) {
-  std::vector<float> scale(batch * width), shift(batch * width);
-  statistics(x, weight, bias, scale.data(), shift.data(), batch, places, width, groups, eps, threads);
+void scaled(const T* x, T* y, const float* scale, const float* shift, long batch, long places, long width, bool silu,
+            int threads) {
 #pragma omp parallel for num_threads(threads)
   for (long i = 0; i < batch * places; i++) {
     const long n = i / places * width;
     for (long c = 0; c < width; c += 16) {
-      __m512 value = _mm512_fmadd_ps(load(x + i * width + c), load(scale.data() + n + c), load(shift.data() + n + c));
+      __m512 value = _mm512_fmadd_ps(load(x + i * width + c), load(scale + n + c), load(shift + n + c));
       if (silu) value = value / (_mm512_set1_ps(1) + exponential(-value));
       store(y + i * width + c, value);
     }
@@ -266,12 +259,20 @@ void convolution3(const void* x, const void* weights, const float* bias, const v
 }
 
 // size: b, places, c, groups
-void group_norm(const void* x, void* y, const float* weight, const float* bias, const long* s, double eps, int silu,
-                int half, int threads) {
+void group_sums(const void* x, double* out, const long* s, int half, int threads) {
   if (half)
-    norm((const bf16*)x, (bf16*)y, weight, bias, s[0], s[1], s[2], s[3], eps, silu, threads);
+    sums((const bf16*)x, out, s[0], s[1], s[2], s[3], threads);
   else
-    norm((const float*)x, (float*)y, weight, bias, s[0], s[1], s[2], s[3], eps, silu, threads);
+    sums((const float*)x, out, s[0], s[1], s[2], s[3], threads);
+}
+
+// size: b, places, c
+void scale_shift(const void* x, void* y, const float* scale, const float* shift, const long* s, int silu, int half,
+                 int threads) {
+  if (half)
+    scaled((const bf16*)x, (bf16*)y, scale, shift, s[0], s[1], s[2], silu, threads);
+  else
+    scaled((const float*)x, (float*)y, scale, shift, s[0], s[1], s[2], silu, threads);
 }
 
 }
