@@ -164,7 +164,7 @@ def test_time_and_latents_matter(network, case):
 def test_guidance_that_it_does_not_hear_is_refused_when_a_run_is_set_up(network, case):
     assert isinstance(network, Hearing)
     assert ("scalars" in OPEN[case]) == bool(network.hears)
-    with pytest.raises(BadInput, match=f"{type(network).__name__} does not hear"):
+    with pytest.raises(BadInput, match="wants a network that hears 'brightness'"):
         Distilled(2.0, "brightness").begin(lambda by: network)
 
 

@@ -106,7 +106,7 @@ class MMDiT(nn.Module):
         text, mask, ahead = None, None, 0
         if condition.tokens is not None:
             text, ahead = condition.tokens.projected[0].to(x.dtype), condition.tokens.mask.shape[1]
-            mask = F.pad(condition.tokens.mask, (0, x.shape[1]), value=True)
+            mask = joint(condition.tokens.mask, x.shape[1])
         heard, last = self.hear(time, condition.vector), len(self.blocks) - 1
         only_self = lonely(mask, ahead + x.shape[1], ahead, x.device) if less.alone else None
         for index, block in enumerate(self.blocks):
@@ -152,7 +152,8 @@ class Block(nn.Module):
             asked, *seen = self.text.attention(modulated(text, shift, scale))
             k, v = (torch.cat(pair, dim=1) for pair in zip(seen, (k, v), strict=True))
             q = torch.cat([asked, q], dim=1) if theirs else q
-        mixed = attend(q, k, v, mask[:, -q.shape[1] :] if mask is not None and mask.ndim == 3 else mask)
+        seen_by_each = mask[:, -q.shape[1] :] if mask is not None and mask.ndim == 3 else mask
+        mixed = attend(q, k, v, seen_by_each, self.patches.attention.quick)
         if text is not None and theirs:
             text = self.text.onward(text, mixed[:, :-n], theirs)
         return self.patches.onward(x, mixed[:, -n:], mine, self.among(x, mask, mine[4:])), text
@@ -163,6 +164,14 @@ class Block(nn.Module):
             return None
         n, (shift, scale, gate) = x.shape[1], scales
         q, k, v = self.dual(modulated(x, shift, scale))
-        mixed = attend(q, k, v, mask[:, -n:, -n:] if mask is not None and mask.ndim == 3 else None)
+        among = mask[:, -n:, -n:] if mask is not None and mask.ndim == 3 else None
+        mixed = attend(q, k, v, among, self.dual.quick)
         added: Tensor = gate * self.dual.out(mixed)
         return added
+
+
+def joint(mask: Tensor, n: int) -> Tensor | None:
+    """The words' ``mask`` (b, m) with ``n`` patches behind it; None on a CPU if all count, for kernels without one."""
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+        return None
+    return F.pad(mask, (0, n), value=True)

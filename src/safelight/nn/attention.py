@@ -85,8 +85,10 @@ class Heads(nn.Module):
     """Queries, keys and values of one sequence and the way out, for an attention that several sequences share.
 
     ``qk_norm`` is a root mean square norm with weights on queries and keys. A sequence that ``asks`` nothing is only
-    looked at; the norm of its queries, which files hold, is kept beside the parameters.
+    looked at; the norm of its queries, which files hold, is kept beside the parameters. ``quick`` as in SelfAttention.
     """
+
+    quick = False
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False, asks: bool = True) -> None:
         super().__init__()

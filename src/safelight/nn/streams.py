@@ -30,7 +30,7 @@ class Stream(nn.Module):
         """The block of a sequence alone: ``x`` (b, n, width), ``heard`` (b, width) → (b, n, width)."""
         shift, scale, *scales = self.scales(heard, x.dtype)
         q, k, v = self.attention(modulated(x, shift, scale))
-        return self.onward(x, attend(q, k, v, mask), scales)
+        return self.onward(x, attend(q, k, v, mask, self.attention.quick), scales)
 
     def scales(self, heard: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Shifts, scales and gates, (b, 1, width) each, as ``onward`` and the two norms before attention take them."""

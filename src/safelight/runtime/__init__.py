@@ -7,7 +7,7 @@ from torch import nn
 
 from safelight.errors import BadInput, unknown
 from safelight.model import LatentDiffusion
-from safelight.nn.attention import SelfAttention
+from safelight.nn.attention import Heads, SelfAttention
 from safelight.nn.kernels.convolution import Convolution3
 from safelight.nn.norms import GroupNorm
 from safelight.nn.spatial import PlainAttention
@@ -51,7 +51,7 @@ def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto
             part.to(where, dtype)
             part.to(memory_format=torch.channels_last)
             for one in part.modules():
-                if isinstance(one, Convolution3 | GroupNorm | SelfAttention | PlainAttention):
+                if isinstance(one, Convolution3 | GroupNorm | Heads | SelfAttention | PlainAttention):
                     one.quick = True
     return model
 
