@@ -103,7 +103,7 @@ def theirs(
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
-    (dialect,) = DIALECTS
+    dialect = DIALECTS[0]
     assert dialect.describe is not None
     said = dict(dialect.describe(config))
     said.pop("_class_name")

@@ -9,6 +9,7 @@ import torch
 from recorded_unets import LDM, PEER, of_folder, of_recording, tokens
 
 from recorded import DATA, HERE, error, real_shapes
+from safelight.checkpoints.dialects import diffusers_unet
 from safelight.config import dump, read
 from safelight.denoisers.unet import Config, Level, Norm
 from safelight.errors import BadInput
@@ -244,6 +245,18 @@ def test_models_of_the_paper_itself_are_inferred(name):
         state = ZOO[name].build().state_dict()
     shapes = {key: tuple(one.shape) for key, one in LDM.table(ZOO[name]).write(state)}
     assert LDM.config(shapes, {}) == ZOO[name]
+
+
+def test_old_folders_name_plain_attention_otherwise():
+    old = diffusers_unet.DIALECTS[1]
+    state = PEERS["plain"].build().state_dict()
+    file = dict(old.table(PEERS["plain"]).write(state))
+    shapes = {name: tuple(one.shape) for name, one in file.items()}
+    assert "mid_block.attentions.0.proj_attn.weight" in file
+    assert [one.recognises(shapes) for one in (LDM, PEER, old)] == [False, False, True]
+    assert old.config(shapes, PEER.describe(PEERS["plain"])) == PEERS["plain"]
+    again = dict(old.table(PEERS["plain"]).read(file, state, "it"))
+    assert all(torch.equal(again[name], state[name]) for name in state)
 
 
 def test_what_the_file_cannot_tell_can_be_said():

@@ -1,6 +1,7 @@
 """U-Nets in diffusers' folders: ``UNet2DConditionModel`` and, without text, ``UNet2DModel``."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from safelight.checkpoints.table import Dialect, Shapes
@@ -27,6 +28,8 @@ WORDS = Words(
     plain=("group_norm", "to_out.0"),
     qkv=("to_q", "to_k", "to_v"),
 )
+OLD = replace(WORDS, plain=("group_norm", "proj_attn"), qkv=("query", "key", "value"))
+"""Plain attention in folders from before diffusers 0.17, which are still the public ones of latent diffusion."""
 
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
@@ -50,10 +53,10 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
 """What a config.json may say where it could ask for another network with the same names and shapes."""
 
 
-def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
     demand(said, ONLY)
-    return infer(WORDS, shapes, told(said))
+    return infer(words, shapes, told(said))
 
 
 def demand(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
@@ -142,11 +145,23 @@ def shape(config: Config) -> dict[str, Any]:
     }
 
 
-def recognises(shapes: Shapes) -> bool:
-    """Whether these are the names of a whole U-Net."""
-    return {"conv_in.weight", "conv_norm_out.weight", "time_embedding.linear_1.weight"} <= shapes.keys()
+def recognises(words: Words, shapes: Shapes) -> bool:
+    """Whether these are the names of a whole U-Net; where its attention is plain, in these words."""
+    whole = {"conv_in.weight", "conv_norm_out.weight", "time_embedding.linear_1.weight"} <= shapes.keys()
+    return whole and (f"{words.middle[1]}.{OLD.qkv[0]}.weight" in shapes) == (words is OLD)
 
 
-DIALECTS = (
-    Dialect("diffusers", "denoiser", recognises, config, lambda config: table(WORDS, config), describe, Config()),
-)
+def dialect(words: Words, example: Config) -> Dialect:
+    """The dialect of these words."""
+    return Dialect(
+        "diffusers",
+        "denoiser",
+        lambda shapes: recognises(words, shapes),
+        lambda shapes, said: config(words, shapes, said),
+        lambda known: table(words, known),
+        describe,
+        example,
+    )
+
+
+DIALECTS = (dialect(WORDS, Config()), dialect(OLD, Config(text_width=0)))
