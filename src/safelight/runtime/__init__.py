@@ -48,8 +48,7 @@ def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto
     for part in (model.autoencoder, model.conditioner, model.denoiser):
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
-            part.to(where, dtype)
-            part.to(memory_format=torch.channels_last)
+            part.to(where, dtype, memory_format=torch.channels_last)  # at once: each tensor is walked through once
             for one in part.modules():
                 if isinstance(one, Convolution3 | GroupNorm | Heads | SelfAttention | PlainAttention):
                     one.quick = True
