@@ -280,7 +280,7 @@ def test_a_size_that_the_denoiser_cannot_cut_is_refused(model):
 
 @pytest.mark.parametrize("part", ["autoencoder", "conditioner", "denoiser", "process"])
 def test_a_part_that_is_missing_is_named(model, part):
-    with pytest.raises(BadInput, match=f"the model 'tiny' has no {part}; load a model that holds it"):
+    with pytest.raises(BadInput, match=f"the model 'tiny' has no {part}; name a file that holds it as well"):
         generate(replace(model, **{part: None}), SQUARE)
 
 

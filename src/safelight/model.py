@@ -50,7 +50,8 @@ class LatentDiffusion:
             parts = {"autoencoder": a, "conditioner": c, "denoiser": d, "process": p}
             missing = ", ".join(name for name, part in parts.items() if part is None)
             raise BadInput(
-                f"the model {self.card.name!r} has no {missing}; load a model that holds it, or train it first."
+                f"the model {self.card.name!r} has no {missing}; name a file that holds it as well, load a model that "
+                "does, or train it first."
             )
         return Whole(a, c, d, p, self.card, {name: self._matching(name) for name in self.beside})
 

@@ -112,8 +112,16 @@ def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
     flux, pair = Recording("flux-dev").file("flux1-dev.safetensors"), Recording("flux-dev").file("ae.safetensors")
     model = read_foreign([flux, pair], {})
     assert float(model.autoencoder.scale.mean[0]) == pytest.approx(0.1159)
-    with pytest.raises(BadInput, match="has no conditioner; load a model that holds it"):
+    with pytest.raises(BadInput, match="has no conditioner; name a file that holds it as well"):
         model.need()
+    folder = Recording("diffusers-folders").file("flux")
+    parts = [folder / one for one in ("transformer", "vae", "text_encoder", "text_encoder_2")]
+    assert read_foreign(parts, {}).conditioner is not None
+    assert read_foreign(parts[:3], {}).conditioner is None  # what CLIP gives FLUX is no text to attend to
+    folder = Recording("diffusers-folders").file("sd3")
+    parts = [folder / one for one in ("transformer", "text_encoder", "text_encoder_2")]
+    assert read_foreign(parts, {}).conditioner is not None  # SD 3 does without T5
+    assert read_foreign(parts[:2], {}).conditioner is None
     with pytest.raises(BadInput, match="both hold a denoiser; give one of them"):
         read_foreign([flux, flux], {})
 

@@ -122,7 +122,8 @@ def _made(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> nn.Module | None:
     """The conditioner that these text towers are; None if one that the family needs is in none of the files.
 
-    Where a family has two of CLIP's towers, the narrower comes first.
+    A T5 may be missing where other towers give tokens as well. Where a family has two of CLIP's towers, the narrower
+    comes first.
     """
     kinds = texts.kinds(family.text)
     clips = sorted((one for one in towers if one.kind == "clip"), key=lambda one: int(one.config.width))
@@ -132,6 +133,8 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
         return None
     wide = 4096 if denoiser is None else denoiser.config.text_width
     config = texts.joined(family.text, [None if one is None else one.config for one in found], wide)
+    if all(tower.absent for tower in config.towers if tower.row is not None):
+        return None
     if config.sizes and denoiser is not None:  # the denoiser takes in what the pooled vectors leave of its width
         pooled = sum(one.network.projection for one in config.towers if one.pooled == "projected")
         numbers = sum(1 if one == "aesthetic_score" else 2 for one in config.sizes)
