@@ -87,7 +87,7 @@ def test_parts_that_are_not_there_stay_away(model, tmp_path):
     loaded = safelight.load(tmp_path / "part", device="cpu")
     assert loaded.autoencoder is not None
     assert (loaded.conditioner, loaded.denoiser, loaded.process) == (None, None, None)
-    with pytest.raises(BadInput, match="the model 'unnamed' has no conditioner, denoiser, process; load a model"):
+    with pytest.raises(BadInput, match="the model 'unnamed' has no conditioner, denoiser, process; name a file"):
         loaded.need()
 
 

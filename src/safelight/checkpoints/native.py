@@ -84,8 +84,20 @@ def fingerprint(part: nn.Module) -> str:
 
 
 def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict as safetensors wants it: each tensor on the CPU, contiguous, with memory of its own."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    """A state dict as safetensors wants it: each tensor on the CPU, contiguous, with memory of its own.
+
+    Only what shares its memory is copied, so that a large model is not held twice.
+    """
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        memory = own.untyped_storage()
+        if memory.nbytes() != own.nbytes or memory.data_ptr() in taken:
+            own = own.clone()
+        taken.add(own.untyped_storage().data_ptr())
+        found[name] = own
+    return found
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False) -> None:
