@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 import safelight
-from safelight.checkpoints.stored import Stored
+from safelight.checkpoints.reading.stored import Stored
 from safelight.config import dump
 from safelight.errors import BadInput
 from safelight.inspection import inspect, show

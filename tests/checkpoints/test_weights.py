@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safelight.checkpoints.stored import SMALL, TYPES, finite
+from safelight.checkpoints.reading.stored import SMALL, TYPES, finite
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
 

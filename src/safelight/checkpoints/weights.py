@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from safelight.checkpoints import pickled, safetensor
-from safelight.checkpoints.stored import Source, Stored
+from safelight.checkpoints.reading import pickled, safetensor
+from safelight.checkpoints.reading.stored import Source, Stored
 from safelight.checkpoints.table import Shapes
 from safelight.errors import BadInput
 

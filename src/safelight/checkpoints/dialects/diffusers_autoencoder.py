@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from safelight.autoencoders import kl, vq
-from safelight.checkpoints.pyramids import Words, dialects
 from safelight.checkpoints.table import Pointwise
+from safelight.checkpoints.walks.pyramids import Words, dialects
 
 
 def describe(config: kl.Config | vq.Config) -> Mapping[str, Any]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.checkpoints.controls import inferred, table
 from safelight.checkpoints.dialects.diffusers_unet import ONLY, WORDS, demand, shape, told
 from safelight.checkpoints.table import Dialect, Shapes
+from safelight.checkpoints.walks.controls import inferred, table
 from safelight.denoisers.control.unet import Config
 
 ENDS = ("controlnet_down_blocks.{n}", "controlnet_mid_block")

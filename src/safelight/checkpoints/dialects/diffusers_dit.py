@@ -10,8 +10,8 @@ What diffusers would not do is written with these words, which it does not know 
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.checkpoints.class_transformers import Words, dialect
 from safelight.checkpoints.table import Shapes
+from safelight.checkpoints.walks.class_transformers import Words, dialect
 from safelight.denoisers.plain_dit import Config
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.checkpoints.fluxes import Words, dialect
 from safelight.checkpoints.table import Swapped
+from safelight.checkpoints.walks.fluxes import Words, dialect
 from safelight.denoisers import flux
 
 SEQUENCES = {  # of a double block: q, k, v, both norms, the way out, the MLP

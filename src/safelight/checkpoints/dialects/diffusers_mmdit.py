@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.checkpoints.joint_transformers import Words, dialect
+from safelight.checkpoints.walks.joint_transformers import Words, dialect
 from safelight.denoisers.mmdit import Config
 
 

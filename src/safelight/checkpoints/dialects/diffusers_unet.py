@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from safelight.checkpoints.table import Dialect, Shapes
-from safelight.checkpoints.unets import Words, infer, table
+from safelight.checkpoints.walks.unets import Words, infer, table
 from safelight.denoisers.unet import Config
 from safelight.errors import BadInput
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
-from safelight.checkpoints.class_transformers import Words, dialect
 from safelight.checkpoints.table import Shapes
+from safelight.checkpoints.walks.class_transformers import Words, dialect
 
 
 def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:

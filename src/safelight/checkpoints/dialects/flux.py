@@ -1,6 +1,6 @@
 """FLUX.1 and FLUX.2 as they were published (black-forest-labs/flux and /flux2): bare names."""
 
-from safelight.checkpoints.fluxes import Words, dialect
+from safelight.checkpoints.walks.fluxes import Words, dialect
 
 
 def stream(short: str) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """First stages as latent diffusion wrote them (CompVis/latent-diffusion; also Stable Diffusion, SD 3, FLUX): the
 names of ``first_stage_model.``, or a file of their own."""
 
-from safelight.checkpoints.pyramids import Words, dialects
+from safelight.checkpoints.walks.pyramids import Words, dialects
 
 DIALECTS = dialects(
     Words(

@@ -1,8 +1,8 @@
 """ControlNet as its authors wrote it (lllyasviel/ControlNet): the names of ``control_model.``."""
 
-from safelight.checkpoints.controls import inferred, table
 from safelight.checkpoints.dialects.ldm_unet import WORDS
 from safelight.checkpoints.table import Dialect, Shapes
+from safelight.checkpoints.walks.controls import inferred, table
 from safelight.denoisers.control.unet import Config
 
 ENDS = ("zero_convs.{n}.0", "middle_block_out.0")

@@ -2,7 +2,7 @@
 names of ``model.diffusion_model.``, or, without their dots, of ``model_ema.``."""
 
 from safelight.checkpoints.table import Dialect, Shapes
-from safelight.checkpoints.unets import Words, infer, table
+from safelight.checkpoints.walks.unets import Words, infer, table
 from safelight.denoisers.unet import Config
 
 WORDS = Words(

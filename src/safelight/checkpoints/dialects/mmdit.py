@@ -1,7 +1,7 @@
 """The transformers of Stable Diffusion 3 and 3.5 as Stability AI wrote them (Stability-AI/sd3.5): the names of
 ``model.diffusion_model.``, or a file of their own."""
 
-from safelight.checkpoints.joint_transformers import Words, dialect
+from safelight.checkpoints.walks.joint_transformers import Words, dialect
 
 WORDS = Words(
     name="mmdit",

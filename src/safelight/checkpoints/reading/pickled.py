@@ -13,11 +13,11 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
-from safelight.checkpoints import opcodes
-from safelight.checkpoints.opcodes import Global, Machine
-from safelight.checkpoints.safetensor import AXES
-from safelight.checkpoints.stored import TYPES, Source, Stored, span
-from safelight.checkpoints.zips import Member, members
+from safelight.checkpoints.reading import opcodes
+from safelight.checkpoints.reading.opcodes import Global, Machine
+from safelight.checkpoints.reading.safetensor import AXES
+from safelight.checkpoints.reading.stored import TYPES, Source, Stored, span
+from safelight.checkpoints.reading.zips import Member, members
 from safelight.errors import BadInput
 from safelight.types import Shape
 

@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any
 
 from safelight.checkpoints.table import Rule, Shapes, Table, layer
-from safelight.checkpoints.unets import Words, encoder, infer
+from safelight.checkpoints.walks.unets import Words, encoder, infer
 from safelight.denoisers.control.unet import Config
 
 

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from safelight.checkpoints.stored import Source
+from safelight.checkpoints.reading.stored import Source
 from safelight.errors import BadInput
 
 LONGEST = 16 << 20  # bytes of directory: two hundred thousand members

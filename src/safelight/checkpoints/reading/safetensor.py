@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from safelight.checkpoints.stored import TYPES, Source, Stored
+from safelight.checkpoints.reading.stored import TYPES, Source, Stored
 from safelight.errors import BadInput
 
 LONGEST = 16 << 20  # bytes of header: a hundred thousand tensors; what a JSON reader makes of more could fill a memory
