@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from safelight.checkpoints import locate
+from safelight.checkpoints import is_foreign, locate
 from safelight.checkpoints.assembly import Outline
-from safelight.checkpoints.foreign import is_foreign, plan
+from safelight.checkpoints.foreign import plan
 from safelight.checkpoints.native import PARTS, PROCESS, read_config
 from safelight.checkpoints.pieces import Piece
 from safelight.checkpoints.weights import open_weights

@@ -1,5 +1,8 @@
 """Modules without weights: nothing is drawn, and what is computed is as in any other."""
 
+import subprocess
+import sys
+
 import torch
 from torch import nn
 
@@ -44,3 +47,10 @@ def test_what_is_made_afterwards_is_real_again():
         hollow(lambda: nn.Linear(-1, 2))
     except RuntimeError:
         assert not torch.empty(3).is_meta
+
+
+def test_loading_imports_no_compiler():
+    """To draw for weights that are not there torch would import its compiler, which takes a second."""
+    ask = "import sys, safelight\nsafelight.load('stickers')\nprint('torch._dynamo' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "False"

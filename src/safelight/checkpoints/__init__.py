@@ -54,13 +54,12 @@ def load(
 
 def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | None = None) -> "LatentDiffusion":
     """The model as it is in its files, in their precision; as ``load``, but not prepared for use."""
-    from safelight.checkpoints.foreign import is_foreign, read_foreign
     from safelight.checkpoints.native import read_model
 
     sources = [_fetched(one) for one in ([source] if isinstance(source, str | Path) else source)]
     others = [Path(one) for one in sources if is_foreign(Path(one))]
     ours = [read_model(locate(one)) for one in sources if Path(one) not in others]
-    models = ours + ([read_foreign(others, hints or {})] if others else [])
+    models = ours + ([_read_foreign(others, hints or {})] if others else [])
     if hints and not others:
         raise BadInput(f"hints are for the files of other programs, got {', '.join(hints)} for {sources[0]}.")
     if not models:
@@ -72,12 +71,33 @@ def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | N
     return whole
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a file, or a folder in a layout of others."""
+    return path.is_file() or (path / "model_index.json").is_file() or is_part(path)
+
+
+def is_part(folder: Path) -> bool:
+    """Whether a folder holds one part in diffusers' or transformers' layout."""
+    return (
+        (folder / "config.json").is_file()
+        and not (folder / "manifest.json").is_file()
+        and any(folder.glob("*.safetensors*"))
+    )
+
+
+def _read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> "LatentDiffusion":
+    from safelight.checkpoints.foreign import read_foreign
+
+    return read_foreign(paths, hints)
+
+
 def _fetched(source: str | Path) -> str | Path:
     """A source that is here; what could only be a model on the hub is fetched from there."""
+    if Path(source).exists() or str(source) in embedded():
+        return source
     from safelight.checkpoints.hub import fetch, is_identifier
 
-    here = Path(source).exists() or str(source) in embedded()
-    return source if here or not is_identifier(str(source)) else fetch(str(source))
+    return fetch(str(source)) if is_identifier(str(source)) else source
 
 
 DIALECTS = ("native", "single-file", "diffusers")

@@ -15,20 +15,6 @@ from safelight.model import LatentDiffusion
 YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether a path is a file, or a folder in a layout of others."""
-    return path.is_file() or (path / "model_index.json").is_file() or is_part(path)
-
-
-def is_part(folder: Path) -> bool:
-    """Whether a folder holds one part in diffusers' or transformers' layout."""
-    return (
-        (folder / "config.json").is_file()
-        and not (folder / "manifest.json").is_file()
-        and any(folder.glob("*.safetensors*"))
-    )
-
-
 def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], Beside]:
     """All parts in these files and folders, and what a folder says beside them. BadInput if one cannot be read."""
     check(hints)
