@@ -34,6 +34,10 @@ SAMPLERS = {
 }
 
 
+LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
+"""Those that count times from the clean end where a configuration says nothing; the others visit both ends."""
+
+
 def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     """The process and the settings of a configuration; a learned variance shows in the denoiser, not here.
 
@@ -92,7 +96,7 @@ def _spacing(config: Mapping[str, Any]) -> Any:
     steps = int(config.get("num_train_timesteps", 1000))
     if config.get("use_karras_sigmas"):
         return "karras"
-    how = config.get("timestep_spacing", "leading")
+    how = config.get("timestep_spacing", "leading" if config["_class_name"] in LEADING else "linspace")
     if how == "trailing":
         return "uniform"
     if how == "linspace":
