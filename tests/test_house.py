@@ -120,7 +120,7 @@ def test_importing_the_package_does_not_import_torch():
     assert torch_after("import safelight.types")  # so the question can be answered with yes
 
 
-@pytest.mark.skipif(not (ROOT / "src/safelight/cli.py").exists(), reason="there is no command line yet")
+@pytest.mark.skipif(not (ROOT / "src/safelight/cli").exists(), reason="there is no command line yet")
 def test_help_does_not_import_torch():
     ask = "import sys\nfrom safelight.cli import main\nsys.argv = ['safelight', '--help']\ntry:\n    main()\n"
     assert not torch_after(ask + "except SystemExit as end:\n    assert not end.code")
