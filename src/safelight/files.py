@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from safelight.errors import CannotSave
+from safelight.errors import BadInput, CannotSave
 
 
 @contextmanager
@@ -102,6 +102,18 @@ def _beside(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
         raise CannotSave(f"cannot save {str(path)!r}: {reason}; nothing was changed.") from error
+
+
+def within(path: Path, folder: Path) -> Path:
+    """The path itself. BadInput if it is a link out of the folder: whoever made it may want to see what you have.
+
+    The hub's cache keeps its files beside the folders of a model, in ``blobs``, with links to them.
+    """
+    home, target = folder.resolve(), path.resolve()
+    caches = [one.parent.parent / "blobs" for one in (home, *home.parents) if one.parent.name == "snapshots"]
+    if not any(target.is_relative_to(one) for one in (home, *caches)):
+        raise BadInput(f"{str(path)!r} is a link out of its folder, to {str(target)!r}; put the file itself there.")
+    return path
 
 
 def cache_folder() -> Path:

@@ -71,7 +71,7 @@ def test_a_folder_comes_back_to_the_bit(name, tmp_path):
     parts = [path.parent for path in folder.glob("*/config.json") if path.parent.name != "scheduler"]
     assert parts
     for part in parts:
-        theirs, ours = weights_in(part), weights_in(tmp_path / "again" / part.name)
+        theirs, ours = weights_in(part, part), weights_in(tmp_path / "again" / part.name, tmp_path)
         prefix = "text_model." if part.name == "text_encoder" and name == "flux" else ""  # the public files have it
         same(dict(ours), {prefix + key: theirs[key] for key in theirs if not key.endswith("position_ids")})
     index = json.loads((folder / "model_index.json").read_text())
@@ -137,7 +137,9 @@ def test_what_a_file_cannot_tell_can_be_said():
         ({"predicton": "v"}, "unknown hint 'predicton'; did you mean 'prediction'"),
         ({"prediction": "vv"}, "prediction"),
         ({"family": "sd4"}, "unknown family 'sd4'"),
-        ({"scale": "big"}, "scale and shift: wanted numbers"),
+        ({"scale": "big"}, "hint: scale must be a number from .* got .big.; put it right or leave it out"),
+        ({"heads": "abc"}, "hint: heads must be a whole number"),
+        ({"text_head_width": 1e12}, "hint: text_head_width must be a whole number from 1 to 65536"),
     ):
         with pytest.raises(BadInput, match=message):
             read_foreign([path], hints)

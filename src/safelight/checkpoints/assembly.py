@@ -12,6 +12,7 @@ from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.hollow import hollow
 from safelight.checkpoints.native import load_strictly
 from safelight.checkpoints.pieces import Piece
+from safelight.checkpoints.said import checked
 from safelight.conditioners.reading.reader import Reader
 from safelight.config import Slot
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
@@ -65,9 +66,8 @@ class Outline:
 def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -> Outline:
     """What the parts are together: as the user says, else a folder, else the family.
 
-    Raises BadInput if two files hold the same part, or a hint is unknown.
+    Raises BadInput if two files hold the same part, or if the family has no such prediction.
     """
-    check(hints)
     single = {part: one for part in ("autoencoder", "denoiser", "control") if (one := _single(part, pieces))}
     family = _family(single.get("denoiser"), hints)
     assumed: dict[str, Any] = {}
@@ -162,13 +162,15 @@ def _weightless(conditioner: Mapping[str, Any], denoiser: Any) -> nn.Module:
     return made
 
 
-def check(hints: Mapping[str, Any]) -> None:
-    """BadInput for a hint that means nothing."""
+def understood(hints: Mapping[str, Any]) -> dict[str, Any]:
+    """The hints, their numbers as numbers; BadInput for one that means nothing."""
     for name in hints:
         if name not in HINTS:
             raise unknown("hint", name, HINTS)
-    if "family" in hints and hints["family"] not in families():
+    found = checked(hints, "hint")
+    if "family" in found and found["family"] not in families():
         raise unknown("family", hints["family"], families())
+    return found
 
 
 def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
@@ -201,13 +203,8 @@ def _scale(
         assumed |= {"latents of": family.name} if family and beside.scale is None and "scale" not in hints else {}
     known = (family.scale, family.shift) if family else (1.0, 0.0)
     said = (hints.get("scale", beside.scale), hints.get("shift", beside.shift))
-    try:
-        scale, shift = (float(ours if one is None else one) for one, ours in zip(said, known, strict=True))
-        if scale > 0:
-            return scale, shift
-    except ValueError:
-        pass
-    raise BadInput(f"scale and shift: wanted numbers, the scale above 0, got {said[0]} and {said[1]}.")
+    scale, shift = (ours if one is None else one for one, ours in zip(said, known, strict=True))
+    return scale, shift
 
 
 def _card(

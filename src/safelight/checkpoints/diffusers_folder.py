@@ -11,6 +11,7 @@ from safelight.checkpoints.native import read_json
 from safelight.checkpoints.pieces import Piece, piece
 from safelight.checkpoints.weights import Weights, open_weights
 from safelight.errors import BadInput
+from safelight.files import within
 from safelight.settings import Settings
 
 PARTS = {  # folder → part; towers in this order
@@ -25,6 +26,7 @@ PARTS = {  # folder → part; towers in this order
 }
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "scheduler", "low_res_scheduler")
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+LONGEST = 64 << 20  # bytes of a file of a tokenizer
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", ".fp16", ".bf16")
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
@@ -32,23 +34,22 @@ SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"
 
 def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Beside]:
     """The parts of a folder, and what it says beside them. BadInput names a part that it lists and does not hold."""
-    index = read_json(folder / "model_index.json")
-    listed = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
+    listed = _listed(folder)
     found = []
     for name in listed:
         if name in PARTS:
-            words = _files(folder / name.replace("text_encoder", "tokenizer")) if PARTS[name] == "tower" else {}
-            found.append(replace(read_part(folder / name, hints, PARTS[name]), tokenizer=words))
+            words = _files(folder, name.replace("text_encoder", "tokenizer")) if PARTS[name] == "tower" else {}
+            found.append(replace(_part(folder, name, hints, PARTS[name]), tokenizer=words))
         elif name not in UNUSED and not name.startswith("tokenizer"):
             raise BadInput(
-                f"{folder.name}/model_index.json names {name!r} ({index[name][-1]}), which no known family has; known "
-                f"are {', '.join(PARTS)}."
+                f"{folder.name}/model_index.json names {name[:100]!r} ({listed[name][:100]}), which no known family "
+                f"has; known are {', '.join(PARTS)}."
             )
     autoencoder = next((one.said for one in found if one.part == "autoencoder"), {})
     process, settings = None, Settings()
-    if (folder / "scheduler" / "scheduler_config.json").is_file():
-        where = f"{folder.name}/scheduler/scheduler_config.json"
-        process, settings = schedulers.read(read_json(folder / "scheduler" / "scheduler_config.json"), where)
+    if "scheduler" in listed:
+        said = _said(folder / "scheduler" / "scheduler_config.json", folder)
+        process, settings = schedulers.read(said, f"{folder.name}/scheduler/scheduler_config.json")
     return found, Beside(
         process=process,
         settings=settings,
@@ -61,26 +62,53 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
 
 def read_part(folder: Path, hints: Mapping[str, Any], part: str | None = None) -> Piece:
     """The part that one folder holds; BadInput if there is no configuration or no weights in it."""
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"{folder} is missing, or has no config.json: get this part of the model too.")
-    said = {**read_json(folder / "config.json"), **hints}
-    return piece(weights_in(folder), f"{folder.parent.name}/{folder.name}", said, part)
+    return _part(folder, ".", hints, part)
 
 
-def weights_in(folder: Path) -> Weights:
+def _listed(folder: Path) -> dict[str, str]:
+    """The parts that ``model_index.json`` names, with their classes; BadInput if it names none, or not as it should."""
+    where, found = f"{folder.name}/model_index.json", dict[str, str]()
+    for name, value in read_json(within(folder / "model_index.json", folder)).items():
+        if isinstance(value, list) and len(value) == 2 and all(one is None or isinstance(one, str) for one in value):
+            found |= {name: value[1]} if None not in value else {}
+        elif name in PARTS:
+            raise BadInput(f"{where}: {name[:100]!r} wants a library and a class, got {str(value)[:100]}.")
+    if not found.keys() & PARTS.keys():
+        raise BadInput(f"{where} names no part of a model; known are {', '.join(PARTS)}.")
+    return found
+
+
+def _part(root: Path, name: str, hints: Mapping[str, Any], part: str | None) -> Piece:
+    folder = root / name
+    said = {**_said(folder / "config.json", root), **hints}
+    return piece(weights_in(folder, root), f"{folder.parent.name}/{folder.name}", said, part)
+
+
+def _said(path: Path, root: Path) -> dict[str, Any]:
+    """The configuration of a part, which is to be there."""
+    if not path.is_file():
+        raise BadInput(f"{path.parent} is missing, or has no {path.name}: get this part of the model too.")
+    return read_json(within(path, root))
+
+
+def weights_in(folder: Path, root: Path) -> Weights:
     """The weights of one part, sharded or not, in full precision where there is a choice."""
     for variant in VARIANTS:
         for suffix in SUFFIXES:
             for stem in STEMS:
                 name = f"{stem}{variant}{suffix}" if "index" not in suffix else _index_name(stem, variant, suffix)
                 if (folder / name).is_file():
-                    return open_weights(folder / name)
+                    return open_weights(within(folder / name, root))
     raise BadInput(f"{folder} holds no weights: wanted {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it.")
 
 
-def _files(folder: Path) -> dict[str, bytes]:
+def _files(root: Path, folder: str) -> dict[str, bytes]:
     """The files of a tokenizer's folder."""
-    return {name: path.read_bytes() for name in TOKENIZER if (path := folder / name).is_file()}
+    there = {name: within(path, root) for name in TOKENIZER if (path := root / folder / name).is_file()}
+    for path in there.values():
+        if path.stat().st_size > LONGEST:
+            raise BadInput(f"{path} is longer than {LONGEST:,} bytes; wanted a tokenizer.")
+    return {name: path.read_bytes() for name, path in there.items()}
 
 
 def _index_name(stem: str, variant: str, suffix: str) -> str:
@@ -93,6 +121,7 @@ def _licence(folder: Path) -> str:
     card = folder / "README.md"
     if not card.is_file():
         return ""
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]
+    with within(card, folder).open("rb") as file:
+        lines = file.read(1 << 16).decode(errors="replace").splitlines()[:60]
     said = [line.partition(":")[2].strip() for line in lines if line.startswith(("license:", "license_name:"))]
     return said[-1] if said else ""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safelight.checkpoints.assembly import Beside, Outline, assemble, check, outline
+from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
 from safelight.checkpoints.diffusers_folder import read_folder, read_part
 from safelight.checkpoints.pieces import Piece, pieces
 from safelight.checkpoints.weights import open_weights
@@ -17,7 +17,6 @@ YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": F
 
 def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], Beside]:
     """All parts in these files and folders, and what a folder says beside them. BadInput if one cannot be read."""
-    check(hints)
     found: list[Piece] = []
     beside = Beside()
     for path in paths:
@@ -41,6 +40,7 @@ def read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> LatentDiffu
 
 def plan(paths: Sequence[Path], hints: Mapping[str, Any]) -> Outline:
     """What these files and folders hold together, from their headers alone."""
+    hints = understood(hints)
     found, beside = find(paths, hints)
     return outline(found, hints, beside)
 

@@ -18,6 +18,7 @@ from safelight.files import digest, sha256, writing_folder
 from safelight.model import Card, LatentDiffusion
 
 FORMAT = 1
+LONGEST = 16 << 20  # bytes of JSON
 PARTS = {"autoencoder": Slot("autoencoders"), "conditioner": Slot("conditioners"), "denoiser": Slot("denoisers")}
 PROCESS = {"schedule": Slot("diffusion.schedule"), "prediction": Slot("diffusion.prediction")}
 
@@ -177,8 +178,12 @@ def _check_whole(folder: Path, needed: Sequence[str]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; BadInput if it cannot be read or holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        with path.open("rb") as file:
+            data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise ValueError(f"it is longer than {LONGEST:,} bytes")
+        value = json.loads(data.decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path.parent.name}/{path.name} cannot be read: {error}.") from None
     if not isinstance(value, dict):
         raise BadInput(f"{path.parent.name}/{path.name}: wanted a JSON object.")

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from safelight.checkpoints.said import checked
 from safelight.checkpoints.table import Dialect, Shapes
 from safelight.checkpoints.weights import Weights
 from safelight.config import kind_of
@@ -71,7 +72,7 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
     if ema and groups:
         groups = _with_means(groups, weights, where)
     if not groups:
-        return [piece(weights, where, hints)]
+        return [piece(weights, where, hints, hints.get("part"))]
     left = [name for name in rest if not name.startswith(EMA) and not BUFFERS.fullmatch(name)]
     if left:
         raise BadInput(f"{where}: {_some(left)} belong to no part that is known; take them out, or get another file.")
@@ -84,6 +85,7 @@ def piece(weights: Weights, where: str, said: Mapping[str, Any], part: str | Non
     found = [one for one in dialects() if part in (None, one.part) and one.recognises(shapes)]
     if len(found) != 1:
         raise BadInput(f"{where}: {_nearest(shapes, found)}")
+    said = checked(said, where)
     return Piece(found[0].part, found[0], found[0].config(shapes, said), weights, where, said)
 
 

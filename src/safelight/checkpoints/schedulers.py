@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from safelight.checkpoints.said import COUNT, Number, Text, checked
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
@@ -34,6 +35,16 @@ SAMPLERS = {
 }
 
 
+WORDS: Mapping[str, Number | Text] = {
+    **dict.fromkeys(("_class_name", "beta_schedule", "prediction_type", "timestep_spacing"), Text()),
+    **dict.fromkeys(("num_train_timesteps", "base_image_seq_len", "max_image_seq_len"), COUNT),
+    **dict.fromkeys(("base_shift", "max_shift"), Number(-100, 100, whole=False)),
+    **dict.fromkeys(("beta_start", "beta_end"), Number(0, 1, whole=False)),
+    "shift": Number(1e-3, 1e3, whole=False),
+    "steps_offset": Number(0, 1 << 16),
+}
+"""What its words may say."""
+
 LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
 """Those that count times from the clean end where a configuration says nothing; the others visit both ends."""
 
@@ -43,11 +54,12 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
 
     Raises BadInput for a scheduler or a prediction that is not known.
     """
+    config = checked(config, where, WORDS)
     kind = config.get("_class_name")
     if kind not in SAMPLERS:
         raise BadInput(f"{where}: wanted one of {', '.join(SAMPLERS)}, got {kind!r}; put another scheduler there.")
     if str(kind).startswith("FlowMatch"):
-        shift = float(config.get("shift", 1.0))
+        shift = config.get("shift", 1.0)
         spacing: Any = {"kind": "shifted-twice", "shift": shift} if shift != 1 else "uniform"
         if config.get("use_dynamic_shifting"):
             ends = {"low_tokens": "base_image_seq_len", "low_mu": "base_shift"}
@@ -93,7 +105,7 @@ def write(process: Process, settings: Settings) -> dict[str, Any]:
 
 def _spacing(config: Mapping[str, Any]) -> Any:
     """The times that the scheduler visits."""
-    steps = int(config.get("num_train_timesteps", 1000))
+    steps = config.get("num_train_timesteps", 1000)
     if config.get("use_karras_sigmas"):
         return "karras"
     how = config.get("timestep_spacing", "leading" if config["_class_name"] in LEADING else "linspace")
@@ -101,7 +113,7 @@ def _spacing(config: Mapping[str, Any]) -> Any:
         return "uniform"
     if how == "linspace":
         return {"kind": "linspace", "table": steps}
-    offset, first = int(config.get("steps_offset", 0)), config.get("set_alpha_to_one") is False
+    offset, first = config.get("steps_offset", 0), config.get("set_alpha_to_one") is False
     return {"kind": "leading", "table": steps, "offset": offset} | ({"to_first": True} if first and offset else {})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from safelight.checkpoints.said import alone
 from safelight.conditioners.reading.reader import Tower
 from safelight.conditioners.towers import Config
 from safelight.config import read
@@ -90,5 +91,5 @@ def cut(tower: Tower, state: Mapping[str, Tensor]) -> tuple[Network, Mapping[str
 def heads(width: int, said: Mapping[str, Any]) -> int:
     """How many heads a tower has: as many features each as the user says, else as a folder says, else 64 each."""
     if "text_head_width" in said:
-        return max(1, width // max(1, int(said["text_head_width"])))
-    return int(said.get("num_attention_heads", max(1, width // 64)))
+        return max(1, width // int(said["text_head_width"]))
+    return alone(said, "num_attention_heads", max(1, width // 64))

@@ -12,6 +12,7 @@ from safelight.checkpoints.reading import pickled, safetensor
 from safelight.checkpoints.reading.stored import Source, Stored
 from safelight.checkpoints.table import Shapes
 from safelight.errors import BadInput
+from safelight.files import within
 
 STRANGERS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
@@ -20,6 +21,7 @@ STRANGERS = {
     b"GGUF": "GGUF, quantised for other programs; wanted safetensors or a PyTorch checkpoint",
 }
 LONGEST_INDEX = 16 << 20  # bytes
+LONGEST_NAME = 200  # characters of a file's
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +125,11 @@ def _shards(source: Source) -> Weights:
         raise BadInput(f"{where} is no index of weights: wanted JSON with a weight_map.") from None
     opened: dict[str, Weights] = {}
     for name in files:
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name or len(name) > LONGEST_NAME:
             raise BadInput(f"{where} names {str(name)[:200]!r}; wanted the names of files beside it.")
         if not (source.path.parent / name).is_file():
             raise BadInput(f"{where} needs {name}, which is missing beside it; get that file too.")
-        shard = Source.of(source.path.parent / name)
+        shard = Source.of(within(source.path.parent / name, source.path.parent))
         opened[name] = _single(shard, shard.read(0, 64))
     for name, file in places.items():
         if name not in opened[file]:

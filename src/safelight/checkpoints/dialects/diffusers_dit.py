@@ -10,6 +10,7 @@ What diffusers would not do is written with these words, which it does not know 
 from collections.abc import Mapping
 from typing import Any
 
+from safelight.checkpoints.said import alone
 from safelight.checkpoints.table import Shapes
 from safelight.checkpoints.walks.class_transformers import Words, dialect
 from safelight.denoisers.plain_dit import Config
@@ -18,7 +19,7 @@ from safelight.denoisers.plain_dit import Config
 def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
     """The positions are not stored, and the arithmetic is the folder's."""
     return {
-        "side": said.get("sample_size", 32) // shapes[WORDS.weight("patches")][2],
+        "side": alone(said, "sample_size", 32) // shapes[WORDS.weight("patches")][2],
         "embedders": said.get("embedders", "inclusive"),
         "mlp_eps": said.get("norm_eps", 1e-5),
     }

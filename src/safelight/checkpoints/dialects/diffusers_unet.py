@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from safelight.checkpoints.said import shortened
 from safelight.checkpoints.table import Dialect, Shapes
 from safelight.checkpoints.walks.unets import Words, infer, table
 from safelight.denoisers.unet import Config
@@ -63,7 +64,8 @@ def demand(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None
     """BadInput for a config.json that asks for what is not here."""
     for name, known in only.items():
         if name in said and said[name] not in known:
-            raise BadInput(f"config.json: a U-Net whose {name} is {said[name]!r} is not known here, only {known[0]!r}.")
+            got = shortened(said[name])
+            raise BadInput(f"config.json: a U-Net whose {name} is {got} is not known here, only {known[0]!r}.")
 
 
 def told(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from safelight.checkpoints.said import alone
 from safelight.checkpoints.table import SAME, Dialect, Patches, Rule, Shapes, Table, layer
 from safelight.denoisers.plain_dit import Config
 from safelight.errors import BadInput
@@ -82,7 +83,7 @@ def _body(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, An
     ``prediction``, for SiT's files look like DiT's: ``flow`` is SiT."""
     width, channels, patch, _ = shapes[words.weight("patches")]
     pattern = re.compile(re.escape(words.block).replace(r"\{i\}", r"(\d+)") + r"\.")
-    heads = said.get("heads", said.get("num_attention_heads", 16 if width == 1152 else width // 64))
+    heads = alone(said, "heads", alone(said, "num_attention_heads", 16 if width == 1152 else width // 64))
     if not heads:
         raise BadInput(f"a file does not tell the heads of a transformer of width {width}: say how many, as heads.")
     doubled = shapes[words.weight("final.linear")][0] == 2 * channels * patch**2

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
+from safelight.checkpoints.said import alone
 from safelight.checkpoints.table import SAME, Change, Dialect, Patches, Rule, Shapes, Swapped, Table, layer
 from safelight.denoisers.mmdit import Config
 from safelight.errors import BadInput
@@ -80,7 +81,7 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     pattern = re.compile(re.escape(words.block).replace(r"\{i\}", r"(\d+)") + r"\.")
     depth = 1 + max(int(found[1]) for name in shapes if (found := pattern.match(name)))
     norm = shapes.get(words.first("patches.attention.q_norm"))
-    heads = width // norm[0] if norm else said.get("heads", said.get("num_attention_heads", width // 64))
+    heads = width // norm[0] if norm else alone(said, "heads", alone(said, "num_attention_heads", width // 64))
     if not heads:
         raise BadInput(f"a file does not tell the heads of a transformer of width {width}: say how many, as heads.")
     (dual, *_) = words.layers["dual.qkv"]

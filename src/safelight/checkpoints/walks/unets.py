@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from safelight.checkpoints.said import alone
 from safelight.checkpoints.table import SAME, Chain, Change, HeadsFirst, Pointwise, Rule, Shapes, Table, layer
 from safelight.denoisers.unet import Config, Level, Norm
 from safelight.errors import BadInput
@@ -175,6 +176,8 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     widths = tuple(width for width, _, _ in found)
     heads = _heads(widths, text_width, linear, bool(resizes), said)
     only = said.get("text_only", [_asks_text(shapes, path, text_width) for _, _, path in found])
+    if len(only) != len(found):
+        raise BadInput(f"only_cross_attention: wanted one answer for each of {len(found)} levels, got {only}.")
     channels, vector = shapes[f"{words.leave}.weight"][0] if f"{words.leave}.weight" in shapes else 0, words.vector[0]
     taken = shapes[f"{words.enter}.weight"][1]
     return Config(
@@ -242,7 +245,7 @@ def _heads(
     usual = (-64 if linear else 8) if text_width else 8 if resizes else -32
     chosen = said.get("heads", PUBLIC.get((widths, text_width), usual))
     if "head_width" in said:
-        chosen = -said["head_width"]
+        chosen = -alone(said, "head_width", 1)
     each = tuple(chosen) if isinstance(chosen, list | tuple) else (chosen,) * len(widths)
     if len(each) != len(widths):
         raise BadInput(f"heads: wanted one number, or one for each of {len(widths)} levels, got {each}.")

@@ -41,7 +41,8 @@ def read(given: Mapping[str, bytes], where: str) -> Tokenizer:
         if "spiece.model" in given:
             return sentencepiece(given["spiece.model"])
     except Exception as error:  # the library raises Exception itself
-        raise BadInput(f"the tokenizer of {where} cannot be read: {error}.") from None
+        said = " ".join(str(error).split())[:200]  # some of its errors are whole lists
+        raise BadInput(f"the tokenizer of {where} cannot be read: {said}.") from None
     raise BadInput(f"{where}: wanted tokenizer.json, vocab.json with merges.txt, or spiece.model, found none of them.")
 
 
