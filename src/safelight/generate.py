@@ -116,7 +116,9 @@ def recipe(model: LatentDiffusion, task: Task, settings: Settings, index: int = 
 def _named(model: LatentDiffusion) -> dict[str, Any]:
     card = model.card
     adapters = {"adapters": dict(card.adapters)} if card.adapters else {}
-    return {"name": card.name, "hash": card.hash, "licence": card.licence, **adapters}
+    named = ("fingerprint", "files", "hints")  # of what other programs wrote
+    foreign = {} if card.hash else {one: card.origin[one] for one in named if one in card.origin}
+    return {"name": card.name, "hash": card.hash, **foreign, "licence": card.licence, **adapters}
 
 
 def _told_more(whole: Whole, start: Start, emphasis: str | None) -> Start:

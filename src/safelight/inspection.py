@@ -62,6 +62,8 @@ def _show_model(found: dict[str, Any], console: Console) -> None:
     height, width = card["size"]
     told = f"{width}×{height} pixels, licence: {card['licence']}"
     console.print(f"[bold]{escape(card['name'])}[/]  {escape(told)}", soft_wrap=True)
+    if "fingerprint" in card["origin"]:
+        console.print(f"fingerprint: {card['origin']['fingerprint']}")
     if "title" in found:
         console.print(f"family: {found['title']} ({found['family']})")
     table = Table("part", "kind", "parameters", "precision", "MB", box=None, pad_edge=False)
@@ -115,6 +117,7 @@ def _piece(piece: Piece) -> dict[str, Any]:
         "precision": types.most_common(1)[0][0],
         "bytes": piece.weights.bytes,
         "where": piece.where,
+        "fingerprint": piece.weights.fingerprint,
     }
 
 

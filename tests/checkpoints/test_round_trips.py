@@ -13,6 +13,10 @@ from safelight.checkpoints.foreign import read_foreign
 from safelight.checkpoints.pieces import BUFFERS
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
+from safelight.generate import recipe
+from safelight.inspection import inspect
+from safelight.settings import Settings
+from safelight.tasks.text_to_image import TextToImage
 
 FILES = {
     "sd1": "model",
@@ -143,6 +147,25 @@ def test_what_a_file_cannot_tell_can_be_said():
     ):
         with pytest.raises(BadInput, match=message):
             read_foreign([path], hints)
+
+
+def test_pictures_name_the_files_that_they_were_made_with(tiny_folder):
+    """By a fingerprint, which whoever has the same files finds again; the hash of a model of ours is no more one."""
+    path = Recording("sd1-inpaint").file("model.safetensors")
+    model = read_foreign([path], {"prediction": "noise"})
+    found = recipe(model, TextToImage("x"), Settings(seed=1))["model"]
+    assert found["hash"] == ""
+    assert found["fingerprint"] == inspect(str(path))["card"]["origin"]["fingerprint"]
+    assert found["hints"] == {"prediction": "noise"}
+    assert all("model.safetensors" in file for file in found["files"])
+    tiny = checkpoints.read(tiny_folder)
+    assert "fingerprint" not in recipe(tiny, TextToImage("x"), Settings(seed=1))["model"]
+    both = recipe(checkpoints.read([tiny_folder, path]), TextToImage("x"), Settings(seed=1))["model"]
+    assert both["hash"] == ""
+    assert both["files"] == [tiny.card.name, *found["files"]]
+    assert both["fingerprint"] not in (tiny.card.hash, found["fingerprint"])
+    other = Recording("sd35-large").file("model.safetensors")
+    assert read_foreign([other], {}).card.origin["fingerprint"] != found["fingerprint"]
 
 
 def test_strangers_are_told_what_is_nearest(tmp_path):

@@ -42,6 +42,36 @@ def test_every_type_and_size_comes_back_bit_for_bit(tmp_path):
         assert torch.equal(got.view(torch.uint8) if got.ndim else got, want.view(torch.uint8) if want.ndim else want)
 
 
+def test_a_fingerprint_is_of_the_weights_and_not_of_their_files(tmp_path):
+    """The same in shards, in another order and beside other metadata; another where a weight is another."""
+
+    def fingerprint(tensors, file="a.safetensors", **metadata):
+        save_file(tensors, tmp_path / file, metadata)
+        return open_weights(tmp_path / file).fingerprint
+
+    tensors = {"a": torch.randn(30, 50), "b": torch.randn(7), "none": torch.empty(0, 2), "one": torch.tensor(2.0)}
+    want = fingerprint(tensors)
+    assert len(want) == 64
+    assert fingerprint(dict(list(tensors.items())[::-1]), "b.safetensors", who="me") == want
+    for name in tensors:
+        save_file({name: tensors[name]}, tmp_path / f"{name}.shard")
+    index = {"weight_map": {name: f"{name}.shard" for name in tensors}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert open_weights(tmp_path / "index.json").fingerprint == want
+    torch.save(tensors, tmp_path / "a.pt")
+    assert open_weights(tmp_path / "a.pt").fingerprint == want
+    others = [
+        {**tensors, "a": tensors["a"].half()},
+        {**tensors, "a": tensors["a"].view(torch.int32)},
+        {**tensors, "a": tensors["a"] * (1 + 1e-6)},
+        {**tensors, "a": tensors["a"].reshape(50, 30)},
+        {**tensors, "one": torch.tensor(3.0)},
+        {("c" if name == "a" else name): one for name, one in tensors.items()},
+        {name: one for name, one in tensors.items() if name != "none"},
+    ]
+    assert len({want, *map(fingerprint, others)}) == len(others) + 1
+
+
 def test_a_tensor_may_be_changed_and_the_file_stays_as_it_was(tmp_path):
     save_file({"large": torch.zeros(SMALL), "small": torch.zeros(3)}, tmp_path / "a.safetensors")
     before = (tmp_path / "a.safetensors").read_bytes()

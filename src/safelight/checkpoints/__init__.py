@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safelight.errors import BadInput, unknown
 
 if TYPE_CHECKING:
-    from safelight.model import LatentDiffusion
+    from safelight.model import Card, LatentDiffusion
 
 EMBEDDED = Path(__file__).parent.parent / "models"
 
@@ -68,7 +68,16 @@ def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | N
     for one in models[1:]:  # a later source's parts stand in for those of an earlier one
         parts = ("autoencoder", "conditioner", "denoiser", "process")
         whole = replace(whole, **{name: part for name in parts if (part := vars(one)[name]) is not None})
-    return whole
+    return whole if len(models) == 1 else replace(whole, card=_joined([one.card for one in models]))
+
+
+def _joined(cards: Sequence["Card"]) -> "Card":
+    """The first card, of which no longer one hash is true but a fingerprint of all."""
+    from safelight.files import digest
+
+    first, known = cards[0], [card.hash or card.origin.get("fingerprint", "") for card in cards]
+    files = [file for card in cards for file in card.origin.get("files", [card.name])]
+    return replace(first, hash="", origin={**first.origin, "files": files, "fingerprint": digest(known)})
 
 
 def is_foreign(path: Path) -> bool:

@@ -18,6 +18,7 @@ from safelight.config import Slot
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
+from safelight.files import digest
 from safelight.model import Card, LatentDiffusion
 from safelight.settings import Settings
 
@@ -173,6 +174,11 @@ def understood(hints: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def fingerprint(pieces: Sequence[Piece]) -> str:
+    """Which weights the parts are together (``Weights.fingerprint``), in whatever order they were named."""
+    return digest(sorted(f"{one.part} {one.weights.fingerprint}" for one in pieces))
+
+
 def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
     found = [piece for piece in pieces if piece.part == part]
     if len(found) > 1:
@@ -216,7 +222,7 @@ def _card(
     if not licence:
         licence = f"not stated (public weights of {family.title}: {family.licence})" if family else "not stated"
     files, names = [piece.where for piece in pieces], sorted({piece.dialect.name for piece in pieces})
-    origin: dict[str, Any] = {"files": files, "dialect": names}
+    origin: dict[str, Any] = {"files": files, "fingerprint": fingerprint(pieces), "dialect": names}
     origin |= {"family": family.name} if family else {}
     origin |= {"hints": dict(hints)} if hints else {}
     origin |= {"assumed": assumed} if assumed else {}

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from safelight.checkpoints.reading import pickled, safetensor
-from safelight.checkpoints.reading.stored import Source, Stored
+from safelight.checkpoints.reading.stored import Source, Stored, samples
 from safelight.checkpoints.table import Shapes
 from safelight.errors import BadInput
-from safelight.files import within
+from safelight.files import digest, within
 
 STRANGERS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
@@ -65,6 +66,18 @@ class Weights(Mapping[str, Tensor]):
     def bytes(self) -> int:
         """What all tensors take in memory as they are."""
         return sum(one.bytes for one in self.stored.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which weights these are: one hash of all names, types and shapes, and of a few bytes of each tensor.
+
+        It takes milliseconds whatever the size, as the hash of a file does not. Another training, merge or precision
+        has another; what changes single values may not. Names and order of the files do not matter.
+        """
+        names = sorted(self.stored)
+        found = zip(names, samples(self.stored[name] for name in names), strict=True)
+        kinds = {name: f"{name} {one.type} {one.shape}" for name, one in self.stored.items()}
+        return digest(part for name, sample in found for part in (kinds[name], sample))
 
     def under(self, prefix: str) -> "Weights":
         """What has a name that begins with ``prefix``, by the rest of its name."""

@@ -1,8 +1,10 @@
 """Where a tensor lies in a file, and how it comes to memory: mapped if it is large, checked for NaN as it is read."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
 
@@ -33,6 +35,7 @@ TYPES = {
 """The types of tensors, as safetensors calls them."""
 
 SMALL = 1 << 16  # bytes below which a copy is cheaper than a mapping of its own
+SAMPLE = 256  # bytes of a tensor that its fingerprint looks at
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,13 @@ class Source:
     def where(self) -> str:
         """The file as messages call it: its name after its folder's, which may tell it from others of that name."""
         return "/".join(self.path.parts[-2:])
+
+    def open(self) -> FileIO:
+        """The file, to be read without a buffer."""
+        try:
+            return FileIO(self.path)
+        except OSError as error:
+            raise BadInput(f"{str(self.path)!r} cannot be read: {error.strerror}.") from None
 
     def read(self, start: int, length: int) -> bytes:
         """So many bytes from ``start``, fewer at the end of the file."""
@@ -105,15 +115,19 @@ class Stored:
         """What the tensor takes in memory."""
         return prod(self.shape) * TYPES[self.type].itemsize
 
+    @property
+    def length(self) -> int:
+        """The bytes from its first to its last in the file."""
+        elements = span(self.shape, self.strides) if self.strides else prod(self.shape)
+        return elements * TYPES[self.type].itemsize
+
     def read(self, name: str) -> Tensor:
         """The tensor. BadInput, in its ``name``, if it holds NaN or infinity."""
         dtype = TYPES[self.type]
-        elements = span(self.shape, self.strides) if self.strides else prod(self.shape)
-        if not elements:
+        if not self.length:
             return torch.empty(self.shape, dtype=dtype)
-        length, aligned = elements * dtype.itemsize, self.start % dtype.itemsize == 0
-        memory = self.source.memory(self.start, length, aligned)
-        flat = torch.frombuffer(memory, dtype=dtype, count=elements, offset=len(memory) - length)
+        memory = self.source.memory(self.start, self.length, aligned=self.start % dtype.itemsize == 0)
+        flat = torch.frombuffer(memory, dtype=dtype, offset=len(memory) - self.length)
         tensor = flat.as_strided(self.shape, self.strides) if self.strides else flat.view(self.shape)
         if not finite(tensor):
             raise BadInput(
@@ -121,6 +135,17 @@ class Stored:
                 "the file is damaged or comes from a training that diverged: get another."
             )
         return tensor
+
+
+def samples(tensors: Iterable[Stored]) -> Iterator[bytes]:
+    """A few bytes from the middle of each tensor, as they lie in its file."""
+    with ExitStack() as opened:
+        files: dict[Source, FileIO] = {}
+        for one in tensors:
+            file = files.get(one.source) or files.setdefault(one.source, opened.enter_context(one.source.open()))
+            length = min(one.length, SAMPLE)
+            file.seek(one.start + (one.length - length) // 2)
+            yield file.read(length)
 
 
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
