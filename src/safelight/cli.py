@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import Field, field, fields, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_type_hints
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safelight.config import Slot
-from safelight.errors import BadInput, SafelightError
+from safelight.errors import BadInput, SafelightError, notes
 from safelight.settings import Settings
 
 app = typer.Typer(
@@ -64,6 +65,7 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set loop.updates=2000")
     ] = None,
+    hint: HINT = None,
     quiet: QUIET = False,
 ) -> None:
     """Train an autoencoder or a denoiser by a recipe; interrupted runs go on where they were.
@@ -80,7 +82,7 @@ def train(
     from safelight.training.parallel import joined
     from safelight.training.run import open_run
 
-    opened = open_run(target, run, tuple(changes or ()))
+    opened = open_run(target, run, tuple(changes or ()), _hints(hint))
     with joined() as processes, opened.claim() if processes.first else nullcontext():
         with _stopping(processes.first) as stop, Bars(err, quiet or not processes.first) as bars:
             for last in training(opened, cache_folder(), bars.report, stop, processes):
@@ -370,7 +372,8 @@ def main() -> None:
 def _main() -> None:
     debug = "--debug" in sys.argv[1:2] or os.environ.get("SAFELIGHT_DEBUG", "") not in ("", "0")
     try:
-        app()
+        with notes(partial(err.print, markup=False, soft_wrap=True)):
+            app()
     except SafelightError as error:
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)

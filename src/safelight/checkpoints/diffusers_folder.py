@@ -54,7 +54,6 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
         settings=settings,
         scale=autoencoder.get("scaling_factor"),
         shift=autoencoder.get("shift_factor"),
-        licence=_licence(folder),
         name=folder.name,
     )
 
@@ -86,13 +85,3 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _index_name(stem: str, variant: str, suffix: str) -> str:
     """``model.safetensors.index.fp16.json``: the variant stands behind ``index``."""
     return f"{stem}{suffix.removesuffix('.json')}{variant}.json"
-
-
-def _licence(folder: Path) -> str:
-    """The licence that the folder's model card names in its front matter."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]
-    said = [line.partition(":")[2].strip() for line in lines if line.startswith(("license:", "license_name:"))]
-    return said[-1] if said else ""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from safelight.conditioners.reading.reader import Reader, Tower
 from safelight.conditioners.reading.syntax import Weighted, at, scheduled, weights
-from safelight.errors import BadInput, unknown
+from safelight.errors import BadInput, Note, unknown
 from safelight.nn.embeddings import sinusoidal
 from safelight.types import Condition, Prompt, Tokens
 
@@ -172,7 +172,7 @@ class Towers(nn.Module):
         if absent and not self.said_absent:
             self.said_absent = True
             kinds = " and ".join(sorted({tower.words.upper() for tower in absent}))
-            warnings.warn(f"this model reads without its {kinds} tower: zeros stand in its place.", stacklevel=4)
+            warnings.warn(f"this model reads without its {kinds} tower: zeros stand in its place.", Note, stacklevel=4)
 
 
 def chunks(text: str, mode: str) -> list[list[Weighted]]:
