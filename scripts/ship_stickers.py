@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
     model = safelight.load(run, precision="bf16")
-    card = replace(model.card, name="stickers", summary=SUMMARY, licence=LICENCE, settings=SETTINGS)
+    card = replace(model.card, name="stickers", summary=SUMMARY, licence=LICENCE, licences=(), settings=SETTINGS)
     model = replace(model, card=card)
     target = EMBEDDED / "stickers"
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,10 @@
 """The few exceptions that someone catches. Their text is for people: what was wanted, what was got, what to do."""
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 
 class SafelightError(Exception):
@@ -22,6 +25,33 @@ class Busy(BadInput):
 
 class CannotSave(SafelightError, OSError):
     """The machine did not let us write: no space left, no permission. Nothing half-written stays behind."""
+
+
+class Note(UserWarning):
+    """Something that a person should know and that stops nothing: said aloud once."""
+
+
+@contextmanager
+def notes(say: Callable[[str], object]) -> Iterator[None]:
+    """Within the block each ``Note`` is handed to ``say``, once."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, Note):
+            say(f"note: {message}")
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", Note)
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def unknown(what: str, got: object, known: Iterable[str]) -> BadInput:

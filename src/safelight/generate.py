@@ -1,5 +1,6 @@
 """The one body: a task becomes steps, the last step becomes pictures."""
 
+import warnings
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import asdict, replace
 from math import prod
@@ -15,12 +16,13 @@ from safelight.diffusion.blend import Part
 from safelight.diffusion.fit import demand_fit
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
-from safelight.errors import BadInput
+from safelight.errors import BadInput, Note
 from safelight.media.pictures import to_pictures
 from safelight.model import LatentDiffusion, Whole
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
 from safelight.task import Start, Task
 from safelight.types import (
+    Bounded,
     Condition,
     Conditioner,
     Denoise,
@@ -174,6 +176,8 @@ class _Waist:
 def _waist(whole: Whole, guidance: Guidance, start: Start, one_batch: bool) -> Denoise:
     """The guided waist of a request."""
     told = _Told(whole)
+    prompts = [start.prompts, start.negatives, *(share.prompts for share in start.shares)]
+    _say_unread(whole.conditioner, [one for each in prompts for one in each])
 
     def heard(prompts: Sequence[Prompt]) -> Condition:
         return told.say(lambda conditioner: conditioner(prompts))
@@ -183,6 +187,13 @@ def _waist(whole: Whole, guidance: Guidance, start: Start, one_batch: bool) -> D
     networks = {"main": whole.denoiser, **{name: other.denoiser for name, other in whole.beside.items()}}
     negative = _negative(told, start.prompts, start.negatives)
     return guided(whole.process, networks, guidance, condition, negative, told, one_batch, parts)
+
+
+def _say_unread(conditioner: Conditioner, prompts: Sequence[Prompt]) -> None:
+    """Say aloud which words are lost, where a prompt is longer than what is read of it."""
+    for prompt in {prompt.text: prompt for prompt in prompts}.values():
+        for sentence in conditioner.unread(prompt) if isinstance(conditioner, Bounded) else ():
+            warnings.warn(sentence, Note, stacklevel=2)
 
 
 class _Told:

@@ -1,7 +1,7 @@
 """The assembly: an autoencoder, a conditioner, a denoiser and the process between them, with the model's card."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
+from safelight.governance.licences import PARTS, Licensed, known, say_restricted, whole
 from safelight.settings import Settings
 from safelight.types import Autoencoder, Conditioner, Denoiser, Images, Latents, Shape
 
@@ -24,7 +25,8 @@ class Card:
     summary: str = ""
     size: tuple[int, int] = (256, 256)  # native height and width, in pixels
     settings: Settings = field(default_factory=Settings)
-    licence: str = "not stated"
+    licence: str = "not stated"  # of the whole, in one line
+    licences: tuple[Licensed, ...] = ()  # of each part and of all that stands on it; none: one for the whole
     data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
     origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
     preview: Preview = ()  # the autoencoder's, fitted after its training
@@ -55,6 +57,12 @@ class LatentDiffusion:
             )
         return Whole(a, c, d, p, self.card, {name: self._matching(name) for name in self.beside})
 
+    @property
+    def licences(self) -> tuple[Licensed, ...]:
+        """The licence of each part that is here, and of all that stands on it."""
+        parts = [name for name in PARTS if vars(self)[name] is not None]
+        return known(self.card.licences, self.card.licence, self.card.name, parts)
+
     def _matching(self, name: str) -> "Whole":
         """The model beside this one, of the same latents and noise: BadInput if they are others."""
         other = self.beside[name].need()
@@ -80,6 +88,19 @@ def preview(card: Card, latents: Latents) -> Images:
         )
     colours = torch.tensordot(latents.float(), weights[:, :-1], dims=([1], [1])) + weights[:, -1]  # (b, *space, 3)
     return torch.movedim(colours, -1, 1).clamp(-1, 1)
+
+
+def licensed(card: Card, licences: Sequence[Licensed]) -> Card:
+    """The card of what has these licences, one after the other, each once."""
+    items = tuple(dict.fromkeys(licences))
+    return replace(card, licences=items, licence=whole(items))
+
+
+def with_more(model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[Licensed]) -> LatentDiffusion:
+    """The model on which small files stand, ``named`` with their scales, each of a licence of its own."""
+    say_restricted(licences)
+    card = replace(model.card, adapters={**model.card.adapters, **named})
+    return replace(model, card=licensed(card, [*model.licences, *licences]))
 
 
 def module(part: object) -> nn.Module:

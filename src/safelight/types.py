@@ -347,6 +347,13 @@ class Conditioner(Protocol):
 
 
 @runtime_checkable
+class Bounded(Conditioner, Protocol):
+    """A conditioner that reads so much of a text and no more: ``unread`` says in sentences what it leaves out."""
+
+    def unread(self, prompt: Prompt) -> Sequence[str]: ...
+
+
+@runtime_checkable
 class Weighing(Conditioner, Protocol):
     """A conditioner that reads brackets where ``given["emphasis"]`` asks for it: weights, and what changes with the
     steps. ``at`` is the prompt that holds at a step, the same object if it never changes."""

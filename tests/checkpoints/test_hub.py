@@ -85,7 +85,8 @@ def test_of_a_native_folder_all_that_its_manifest_could_name():
     ],
 )
 def test_of_other_repositories_the_one_file_of_weights(files, want):
-    assert choose(Place("a/b"), files) == (want, [want])
+    card = [name for name in files if name == "README.md"]  # which states the licence
+    assert choose(Place("a/b"), files) == (want, [want, *card])
 
 
 def test_a_file_that_is_named_comes_with_its_shards():

@@ -143,6 +143,23 @@ def test_a_t5_encoder_equals_that_of_transformers_also_far_apart():
 
 
 @torch.no_grad()
+def test_t5_in_fp16_stays_finite_where_its_sums_do_not_fit():
+    torch.manual_seed(0)
+    network = t5.Config(width=24, depth=3, heads=3, head=5, hidden=40, vocabulary=60).build()
+    network.blocks[1].enter.weight.mul_(300)
+    network.blocks[1].leave.weight.mul_(300)
+    network.half().float()  # the same numbers in both
+    ids = torch.randint(0, 60, (2, 12))
+    states, want = network(network.embedding(ids), 1, True)
+    assert states.abs().max() > 10 * torch.finfo(torch.float16).max
+    network.half()
+    narrow, got = network(network.embedding(ids), 1, True)
+    assert got.dtype == torch.float16
+    assert error(got.float(), want) < 3e-3
+    assert error(narrow, states) < 3e-3
+
+
+@torch.no_grad()
 def test_a_folder_becomes_the_conditioner_of_its_family():
     recording = Recording("diffusers-folders")
     conditioner = read(recording.file("sd3")).conditioner.float()

@@ -7,7 +7,7 @@ import pytest
 
 from recorded import Recording
 from safelight.conditioners.reading.cleaning import clean
-from safelight.conditioners.reading.page import Frame, pages
+from safelight.conditioners.reading.page import Frame, pages, shown, unread
 from safelight.conditioners.reading.pieces import read, shipped
 from safelight.conditioners.reading.syntax import MOST, at, scheduled, weights
 from safelight.conditioners.reading.words import Words
@@ -173,3 +173,40 @@ def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
 def test_a_learned_word_is_not_found_inside_another():
     made = pages([[("catalog cat", 1.0)]], Frame(8, None, 9, 0), 1, lambda part: [5] * len(part.split()), {"cat": [7]})
     assert made[0].ids == (5, 7, 9, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "want"),
+    [
+        ([[("a b c a", 1.0)]], ""),
+        ([[("a b c a b c", 1.0)]], ""),  # two pages of three
+        ([[("a b c a b c  a b", 1.0)]], "a b"),
+        ([[("a b c a", 1.0), (" b c a ", 1.3), ("c", 1.0)]], "a c"),
+        ([[("a", 1.0)], [("b", 1.0)], [("c a", 1.0)], [("b", 1.0)]], "c a b"),
+        ([[("a b c a toy b", 1.0)]], "toy b"),  # which stays whole
+    ],
+)
+def test_what_fits_on_no_page_is_known(chunks, want):
+    def pieces(text):
+        return [ord(one) for one in text.split()]
+
+    def behind(text, first):
+        return " ".join(text.split()[first:]) + " "
+
+    frame, learned = Frame(5, 90, 91, 0), {"toy": [7, 8, 9]}
+    assert unread(chunks, frame, 2, pieces, learned, behind).strip() == want
+    fits = len(pages(chunks, frame, 99, pieces, learned)) <= 2
+    assert fits == (want == "")
+
+
+@pytest.mark.parametrize("kind", ["clip", "t5"])
+def test_what_follows_so_many_pieces_is_the_text_itself(kind):
+    words = Words(kind, 49_408)
+    text = "a photo of an owl, that reads the newspaper — 12 times"
+    for first in range(len(words.pieces(text))):
+        left = words.behind(text, first)
+        assert text.endswith(left)
+        assert left
+    assert words.behind(text, 4 if kind == "clip" else 5).strip().startswith("owl,")
+    assert shown("a  b") == "'a b'"
+    assert shown("a" * 300) == f"'{'a' * 200}' … (300 letters)"

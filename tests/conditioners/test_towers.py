@@ -1,6 +1,8 @@
 """The conditioner of other families' text towers: as recorded, page by page, weight by weight."""
 
 import json
+import re
+import time
 import warnings
 
 import pytest
@@ -154,6 +156,22 @@ def test_long_prompts_are_read_page_by_page():
     assert error(both.tokens.values[0, :77], encoded(conditioner, "short").tokens.values[0]) < 1e-5
     assert not both.tokens.values[0, 77:].any()
     assert encoded(conditioner, "x " * 10_000).tokens.values.shape[1] == 8 * 77
+
+
+def test_what_is_too_long_is_said_in_its_own_words():
+    conditioner = small("sd3", SMALL, OTHER, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16))
+    assert conditioner.unread(Prompt("a red fox in the snow")) == []
+    middling = Prompt("a red fox, " * 55 + "and an owl")  # within the pages of CLIP
+    (said,) = conditioner.unread(middling)
+    assert re.fullmatch(r"the T5 tower reads 255 pieces of a prompt; not read: '.*fox, and an owl'", said)
+    assert len(conditioner.unread(Prompt("a red fox, " * 300))) == 3
+    weighted = Prompt("(a red fox:1.2) " * 70 + "and an owl", {"emphasis": "mean"})
+    assert len(conditioner.unread(weighted)) == 1
+    (said,) = small("flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)).unread(Prompt("ab " * 600))
+    assert said.startswith("the T5 tower reads 511 pieces")  # what CLIP leaves out of its vector, T5 has read
+    begun = time.process_time()
+    assert "not read" in conditioner.unread(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
+    assert time.process_time() - begun < 20
 
 
 def test_breaks_and_weights_are_read_when_asked_for():

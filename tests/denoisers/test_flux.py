@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from safelight.checkpoints.texts import joined
+from safelight.denoisers import flux
 from safelight.denoisers.flux import Config
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guided import guided
@@ -10,7 +12,8 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
-from safelight.types import Condition, Skippable, Tokens
+from safelight.nn.towers import clip, t5
+from safelight.types import Condition, Prompt, Skippable, Tokens
 
 SMALL = {"channels": 4, "width": 32, "axes": (4, 6, 6), "double": 2, "single": 2, "text_width": 8, "vector_width": 5}
 SECOND = SMALL | {"axes": (4, 4, 4, 4), "vector_width": 0, "generation": 2, "patch": 1}
@@ -141,3 +144,31 @@ def test_latents_that_do_not_fit_are_refused(noisy, message):
 def test_a_config_that_cannot_work_is_refused(given, message):
     with pytest.raises(BadInput, match=message):
         Config(**SMALL | given)
+
+
+@pytest.mark.parametrize("config", [SMALL, SECOND])
+def test_words_that_all_count_are_attended_to_without_a_mask(config, monkeypatch):
+    network, noisy, time, told = skewed(**config)
+    every = Condition(Tokens(told.tokens.values, torch.ones_like(told.tokens.mask)))
+    handed = []
+
+    def noted(q, k, v, mask=None, quick=False):
+        handed.append(mask)
+        return attend(q, k, v, mask, quick)
+
+    attend = flux.attend
+    monkeypatch.setattr(flux, "attend", noted)
+    some, whole = network(noisy, time, told), network(noisy, time, every)
+    assert [mask is None for mask in handed] == [False] * 4 + [True] * 4
+    torch.testing.assert_close(some[:1], whole[:1])
+    assert not torch.allclose(some[1], whole[1])
+
+
+def test_padding_counts_as_it_does_in_the_original():
+    """T5's padding is attended to: only pages that another prompt of the batch has are not."""
+    small = t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+    conditioner = joined("flux", [clip.Config(8, 1, 2, 16), small]).build()
+    with torch.no_grad():
+        told = conditioner([Prompt("a fox"), Prompt("")])
+    assert told.tokens.mask.shape == (2, 512)
+    assert told.tokens.mask.all()

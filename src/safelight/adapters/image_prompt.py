@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
-from safelight.types import Condition, Prompt, Tokens, Weighing, Wordy
+from safelight.types import Bounded, Condition, Prompt, Tokens, Weighing, Wordy
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ class WithPictures(nn.Module):
 
     def at(self, prompt: Prompt, step: int, steps: int) -> Prompt:
         return self.conditioner.at(prompt, step, steps)
+
+    def unread(self, prompt: Prompt) -> Sequence[str]:
+        return self.conditioner.unread(prompt) if isinstance(self.conditioner, Bounded) else ()
 
     def check_word(self, name: str, vectors: Sequence[Tensor]) -> None:
         self._wordy().check_word(name, vectors)

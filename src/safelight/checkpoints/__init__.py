@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safelight.errors import BadInput, unknown
+from safelight.governance.licences import restated, say_restricted, say_unstated
 
 if TYPE_CHECKING:
     from safelight.model import Card, LatentDiffusion
@@ -49,35 +50,43 @@ def load(
     """
     from safelight.runtime import prepare
 
-    return prepare(read(source, hints), device, precision)
+    model = read(source, hints)
+    say_restricted(model.licences)
+    return prepare(model, device, precision)
 
 
 def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | None = None) -> "LatentDiffusion":
     """The model as it is in its files, in their precision; as ``load``, but not prepared for use."""
     from safelight.checkpoints.native import read_model
+    from safelight.model import licensed
 
     sources = [_fetched(one) for one in ([source] if isinstance(source, str | Path) else source)]
     others = [Path(one) for one in sources if is_foreign(Path(one))]
     ours = [read_model(locate(one)) for one in sources if Path(one) not in others]
+    licences = {key: value for key, value in (hints or {}).items() if key.startswith("licence")}
+    if licences:
+        ours = [replace(one, card=licensed(one.card, restated(one.licences, licences))) for one in ours]
     models = ours + ([_read_foreign(others, hints or {})] if others else [])
-    if hints and not others:
+    if hints and not others and len(licences) < len(hints):
         raise BadInput(f"hints are for the files of other programs, got {', '.join(hints)} for {sources[0]}.")
     if not models:
         raise BadInput("wanted at least one model or file, got none.")
     whole = models[0]
     for one in models[1:]:  # a later source's parts stand in for those of an earlier one
         parts = ("autoencoder", "conditioner", "denoiser", "process")
-        whole = replace(whole, **{name: part for name in parts if (part := vars(one)[name]) is not None})
-    return whole if len(models) == 1 else replace(whole, card=_joined([one.card for one in models]))
+        replaced = {name: part for name in parts if (part := vars(one)[name]) is not None}
+        kept = [each for each in whole.licences if each.part not in replaced]
+        whole = replace(whole, **replaced, card=licensed(whole.card, [*kept, *one.licences]))
+    return whole if len(models) == 1 else replace(whole, card=_joined(whole.card, [one.card for one in models]))
 
 
-def _joined(cards: Sequence["Card"]) -> "Card":
-    """The first card, of which no longer one hash is true but a fingerprint of all."""
+def _joined(card: "Card", cards: Sequence["Card"]) -> "Card":
+    """The card of a whole, of which no longer one hash is true but a fingerprint of all."""
     from safelight.files import digest
 
-    first, known = cards[0], [card.hash or card.origin.get("fingerprint", "") for card in cards]
-    files = [file for card in cards for file in card.origin.get("files", [card.name])]
-    return replace(first, hash="", origin={**first.origin, "files": files, "fingerprint": digest(known)})
+    known = [one.hash or one.origin.get("fingerprint", "") for one in cards]
+    files = [file for one in cards for file in one.origin.get("files", [one.name])]
+    return replace(card, hash="", origin={**card.origin, "files": files, "fingerprint": digest(known)})
 
 
 def is_foreign(path: Path) -> bool:
@@ -115,6 +124,8 @@ DIALECTS = ("native", "single-file", "diffusers")
 def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native") -> None:
     """Write a model: a native folder, one safetensors file of its family's layout, or a folder of diffusers' layout.
 
+    The licences of its parts go with it; one that nobody stated is said aloud.
+
     Raises BadInput if the dialect is unknown, cannot hold the model, or something else is in the way.
     """
     from safelight.checkpoints.native import write_model
@@ -123,4 +134,5 @@ def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native") 
     writers = dict(zip(DIALECTS, (write_model, write_single, write_folder), strict=True))
     if dialect not in writers:
         raise unknown("dialect", dialect, DIALECTS)
+    say_unstated(model.licences)
     writers[dialect](model, Path(folder))

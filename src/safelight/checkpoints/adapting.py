@@ -12,11 +12,13 @@ from safelight.adapters.lora import Merged
 from safelight.checkpoints.adapter_files import parts, read_adapter
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
+from safelight.checkpoints.weights import licence_of
 from safelight.checkpoints.words import add_words
 from safelight.denoisers.control import Branch, Controlled
 from safelight.errors import BadInput
+from safelight.governance.licences import Licensed
 from safelight.media.pictures import read_picture, to_images
-from safelight.model import LatentDiffusion, module
+from safelight.model import LatentDiffusion, module, with_more
 
 
 def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] = ()) -> LatentDiffusion:
@@ -33,7 +35,9 @@ def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] =
         return model
     learned = [word for path, name in (_named(one, r"\w+") for one in words) for word in add_words(model, path, name)]
     named = {Path(path).name: scale for path, scale in scales.items()} | dict.fromkeys(learned, 1.0)
-    return replace(model, card=replace(model.card, adapters={**model.card.adapters, **named}))
+    files = [("adapter", path) for path in scales] + [("word", _named(one, r"\w+")[0]) for one in words]
+    items = [licence_of(part, Path(path)) for part, path in files]
+    return with_more(model, named, items)
 
 
 def controlled(
@@ -59,8 +63,8 @@ def controlled(
     shown = read_picture(Path(path), path).resize(side, Image.Resampling.LANCZOS)
     hint = (to_images([shown]) / 2 + 0.5).to(like.device)
     wrapped = Controlled(model.denoiser, cast("Branch", branch), hint, float(scale or 1))
-    card = replace(model.card, adapters={**model.card.adapters, Path(file).name: float(scale or 1)})
-    return replace(model, denoiser=wrapped, card=card)
+    items = [Licensed("control", found[0].source, found[0].licence)]
+    return with_more(replace(model, denoiser=wrapped), {Path(file).name: float(scale or 1)}, items)
 
 
 def _named(given: str, what: str) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
 from safelight.files import digest
-from safelight.model import Card, LatentDiffusion
+from safelight.governance.licences import Licensed, restated
+from safelight.model import Card, LatentDiffusion, licensed
 from safelight.settings import Settings
 
 HINTS = {
@@ -35,6 +36,9 @@ HINTS = {
     "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
     "embedders": "each: every block of a DiT has embedders of its own, as where diffusers trained it",
     "licence": "the licence of the weights",
+    "licence.autoencoder": "that of the autoencoder, where it is another",
+    "licence.conditioner": "that of the text towers",
+    "licence.denoiser": "that of the denoiser",
 }
 """What the user may know better than a file."""
 
@@ -47,7 +51,6 @@ class Beside:
     settings: Settings = field(default_factory=Settings)
     scale: float | None = None
     shift: float | None = None
-    licence: str = ""
     name: str = ""
 
 
@@ -218,9 +221,6 @@ def _card(
 ) -> Card:
     """What is known of the model, and in ``origin`` what was only taken to be so."""
     metadata = {key: value for piece in pieces for key, value in piece.weights.metadata.items()}
-    licence = str(hints.get("licence") or metadata.get("modelspec.license") or beside.licence)
-    if not licence:
-        licence = f"not stated (public weights of {family.title}: {family.licence})" if family else "not stated"
     files, names = [piece.where for piece in pieces], sorted({piece.dialect.name for piece in pieces})
     origin: dict[str, Any] = {"files": files, "fingerprint": fingerprint(pieces), "dialect": names}
     origin |= {"family": family.name} if family else {}
@@ -229,4 +229,21 @@ def _card(
     settings = beside.settings.over(family.settings) if family else beside.settings
     size = family.size if family else 512
     name = metadata.get("modelspec.title") or beside.name or (family.title if family else pieces[0].where)
-    return Card(name=name, size=(size, size), settings=settings, licence=licence, origin=origin)
+    card = Card(name=name, size=(size, size), settings=settings, origin=origin)
+    return licensed(card, _licences(family, pieces, hints))
+
+
+TOWERS = {"clip": "CLIP: MIT", "t5": "T5: Apache-2.0", "mistral": "Mistral Small: Apache-2.0"}
+"""Towers in files of their own, by kind: whose they are, and the licence of those."""
+
+
+def _licences(family: Family | None, pieces: Sequence[Piece], hints: Mapping[str, Any]) -> list[Licensed]:
+    """The licence of each part: as the user says, else its file; else what it usually is."""
+    found = []
+    denoiser = next((one.source for one in pieces if one.part == "denoiser"), "")
+    for one in pieces:
+        usual = f"{family.title}: {family.licence}" if family else ""
+        if one.part == "tower" and one.source != denoiser:
+            usual = TOWERS.get(one.kind, "")
+        found.append(Licensed("conditioner" if one.part == "tower" else one.part, one.source, one.licence, usual))
+    return restated(found, hints)

@@ -55,7 +55,6 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
         settings=settings,
         scale=autoencoder.get("scaling_factor"),
         shift=autoencoder.get("shift_factor"),
-        licence=_licence(folder),
         name=folder.name,
     )
 
@@ -114,14 +113,3 @@ def _files(root: Path, folder: str) -> dict[str, bytes]:
 def _index_name(stem: str, variant: str, suffix: str) -> str:
     """``model.safetensors.index.fp16.json``: the variant stands behind ``index``."""
     return f"{stem}{suffix.removesuffix('.json')}{variant}.json"
-
-
-def _licence(folder: Path) -> str:
-    """The licence that the folder's model card names in its front matter."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-    with within(card, folder).open("rb") as file:
-        lines = file.read(1 << 16).decode(errors="replace").splitlines()[:60]
-    said = [line.partition(":")[2].strip() for line in lines if line.startswith(("license:", "license_name:"))]
-    return said[-1] if said else ""

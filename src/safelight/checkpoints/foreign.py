@@ -10,6 +10,7 @@ from safelight.checkpoints.diffusers_folder import read_folder, read_part
 from safelight.checkpoints.pieces import Piece, pieces
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
+from safelight.governance.licences import stated
 from safelight.model import LatentDiffusion
 
 YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
@@ -21,15 +22,14 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
     beside = Beside()
     for path in paths:
         if path.is_file():
-            found += pieces(open_weights(path), path.name, hints, _ema(hints))
+            parts = pieces(open_weights(path), path.name, hints, _ema(hints))
         elif (path / "model_index.json").is_file():
             parts, beside = read_folder(path, hints)
-            found += parts
         else:
-            part = read_part(path, hints)
-            found.append(part)
-            if part.part == "autoencoder":
+            parts = [read_part(path, hints)]
+            if (part := parts[0]).part == "autoencoder":
                 beside = replace(beside, scale=part.said.get("scaling_factor"), shift=part.said.get("shift_factor"))
+        found += [replace(one, source=path.name, licence=stated(one.weights.metadata, path)) for one in parts]
     return found, beside
 
 

@@ -17,6 +17,7 @@ WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin")
 WORDS = (".json", ".txt", ".model", ".md")  # configurations, tokenizers, the card
 VARIANT = re.compile(r"\.(fp16|bf16|fp32|ema|non_ema)\b|openvino")
 UNUSED = "safety_checker"
+CARD = "README.md"  # which states the licence
 PAGE = "https://huggingface.co"
 
 
@@ -83,7 +84,8 @@ def choose(place: Place, files: Iterable[str]) -> tuple[str, list[str]]:
     if place.file:
         if place.file not in names:
             raise unknown(f"file of {place.repo}:", place.file, names)
-        return place.file, [place.file, *(name for name in names if _shard(name, place.file))]
+        shards = [name for name in names if _shard(name, place.file)]
+        return place.file, [place.file, *shards, *(name for name in names if name == CARD)]
     if "model_index.json" in names:
         return "", _parts(names)
     if "manifest.json" in names and "config.json" in names:
@@ -94,7 +96,7 @@ def choose(place: Place, files: Iterable[str]) -> tuple[str, list[str]]:
         some = ", ".join(best[:8]) + (" …" if len(best) > 8 else "")
         got = f"{some}: name one, as in {place.repo}:{best[0]}" if best else "neither"
         raise BadInput(f"{place.repo}: wanted a folder of parts or one file of weights, got {got}.")
-    return best[0], best
+    return best[0], [*best, *(name for name in names if name == CARD)]
 
 
 def _parts(names: list[str]) -> list[str]:

@@ -11,10 +11,10 @@ from safelight.adapters.image_prompt import Config, ImagePrompt, WithPictures
 from safelight.checkpoints.dialects.transformers_clip import blocks
 from safelight.checkpoints.native import load_strictly
 from safelight.checkpoints.table import Rule, Table, layer
-from safelight.checkpoints.weights import Weights, open_weights
+from safelight.checkpoints.weights import Weights, licence_of, open_weights
 from safelight.denoisers.unet import UNet
 from safelight.errors import BadInput
-from safelight.model import LatentDiffusion
+from safelight.model import LatentDiffusion, with_more
 from safelight.nn.attention import CrossAttention
 from safelight.nn.clip_vision import Config as EyeConfig
 from safelight.nn.clip_vision import Eye
@@ -43,7 +43,9 @@ def with_image_prompt(
             f"{adapter.config.picture_width}: take the encoder that it was trained with."
         )
     eye = None if eye is None else eye.to(next(model.denoiser.parameters()))
-    return replace(model, conditioner=WithPictures(model.conditioner, adapter, scale, eye))
+    licences = [licence_of("image prompt", Path(one)) for one in (path, encoder) if one is not None]
+    told = replace(model, conditioner=WithPictures(model.conditioner, adapter, scale, eye))
+    return with_more(told, {Path(path).name: scale}, licences)
 
 
 def read(weights: Weights, denoiser: UNet, where: str) -> ImagePrompt:

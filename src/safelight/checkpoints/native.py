@@ -15,6 +15,7 @@ from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
 from safelight.files import digest, sha256, writing_folder
+from safelight.governance.licences import listed
 from safelight.model import Card, LatentDiffusion
 
 FORMAT = 1
@@ -123,6 +124,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, as
 def describe(card: Card, parts: Mapping[str, nn.Module]) -> str:
     """The model card as Markdown."""
     lines = [f"# {card.name}", "", card.summary, "", f"Licence: {card.licence}", ""]
+    lines += listed(card.licences)
     lines += ["| part | kind | parameters |", "| --- | --- | --- |"]
     for name, part in parts.items():
         kind = PARTS[name].write(vars(part)["config"])["kind"]

@@ -47,6 +47,8 @@ class Piece:
     where: str  # the file, and the prefix in it
     said: Mapping[str, Any]  # what a folder's configuration says of it
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)  # of a tower, the files that lie beside it
+    source: str = ""  # the file or folder that was given
+    licence: str = ""  # that it states
 
     @property
     def kind(self) -> str:

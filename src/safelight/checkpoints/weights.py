@@ -14,6 +14,7 @@ from safelight.checkpoints.reading.stored import Source, Stored, samples
 from safelight.checkpoints.table import Shapes
 from safelight.errors import BadInput
 from safelight.files import digest, within
+from safelight.governance.licences import Licensed, stated
 
 STRANGERS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
@@ -87,6 +88,11 @@ class Weights(Mapping[str, Tensor]):
     def without(self, *prefixes: str) -> "Weights":
         """What has a name that begins with none of these."""
         return replace(self, stored={name: one for name, one in self.stored.items() if not name.startswith(prefixes)})
+
+
+def licence_of(part: str, path: Path) -> Licensed:
+    """The licence that a file of weights states, which stands on a model as ``part``."""
+    return Licensed(part, path.name, stated(open_weights(path).metadata, path))
 
 
 def open_weights(path: Path) -> Weights:

@@ -19,6 +19,7 @@ from safelight.checkpoints.texts import cut
 from safelight.config import kind_of
 from safelight.errors import BadInput
 from safelight.files import writing, writing_folder
+from safelight.governance.licences import listed
 from safelight.model import Card, LatentDiffusion, module
 
 LARGEST = 10 * 10**9  # bytes of one file in a folder; what is larger is divided
@@ -246,4 +247,5 @@ def _write_words(conditioner: nn.Module, number: int, folder: Path) -> None:
 
 def _card(card: Card) -> str:
     """The model card, with its licence where the hub looks for it."""
-    return f"---\nlicense: other\nlicense_name: {card.licence}\n---\n\n# {card.name}\n\n{card.summary}\n"
+    head = ["---", "license: other", f"license_name: {json.dumps(card.licence, ensure_ascii=False)}", "---", ""]
+    return "\n".join([*head, f"# {card.name}", "", card.summary, "", *listed(card.licences)])

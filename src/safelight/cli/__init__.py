@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from safelight.cli.tasks import verb
 from safelight.cli.train import train
 from safelight.cli.weights import convert, inspect
 from safelight.config import Slot
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, notes
 
 app = typer.Typer(
     help="Latent diffusion that you own: train, generate, judge and serve image models.",
@@ -64,7 +65,8 @@ def main() -> None:
 def _main() -> None:
     debug = "--debug" in sys.argv[1:2] or os.environ.get("SAFELIGHT_DEBUG", "") not in ("", "0")
     try:
-        app()
+        with notes(partial(err.print, markup=False, soft_wrap=True)):
+            app()
     except SafelightError as error:
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)

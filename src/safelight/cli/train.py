@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.options import QUIET, err
+from safelight.cli.options import HINT, QUIET, err, hints
 
 
 def train(
@@ -18,6 +18,7 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set loop.updates=2000")
     ] = None,
+    hint: HINT = None,
     quiet: QUIET = False,
 ) -> None:
     """Train an autoencoder or a denoiser by a recipe; interrupted runs go on where they were.
@@ -34,7 +35,7 @@ def train(
     from safelight.training.parallel import joined
     from safelight.training.run import open_run
 
-    opened = open_run(target, run, tuple(changes or ()))
+    opened = open_run(target, run, tuple(changes or ()), hints(hint))
     with joined() as processes, opened.claim() if processes.first else nullcontext():
         with _stopping(processes.first) as stop, Bars(err, quiet or not processes.first) as bars:
             for last in training(opened, cache_folder(), bars.report, stop, processes):

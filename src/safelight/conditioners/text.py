@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+from safelight.conditioners.reading.page import shown
 from safelight.errors import BadInput
 from safelight.nn.attention import SelfAttention
 from safelight.nn.extra import pack, unpack
@@ -89,8 +90,19 @@ class TextEncoder(nn.Module):
 
     def pieces(self, text: str) -> list[int]:
         """The ids of a text's tokens, cut to what fits between the markers; its tail is not even looked at."""
-        looked_at = text[: self.config.length * 64]
+        looked_at = text[: self._longest]
         return [MARKERS + piece for piece in self.vocabulary.pieces(looked_at)[: self.config.length - 2]]
+
+    @property
+    def _longest(self) -> int:
+        """How many letters of a text are looked at."""
+        return self.config.length * 64
+
+    def unread(self, prompt: Prompt) -> list[str]:
+        """What of a prompt does not fit between the markers, as a sentence."""
+        most, longest = self.config.length - 2, self._longest
+        left = self.vocabulary.behind(prompt.text[:longest], most) + prompt.text[longest:]
+        return [f"this model reads {most} pieces of a prompt; not read: {shown(left)}"] if left.strip() else []
 
     def encode(self, ids: Tensor, mask: Tensor) -> Condition:
         """The tensor part, which can be compiled: ``ids`` and ``mask`` (b, n) → the condition."""
@@ -146,6 +158,11 @@ class Vocabulary(nn.Module):
         if self.tokenizer is None:
             raise BadInput("this text encoder knows no tokens yet; train it on captions or load its weights first.")
         return self.tokenizer.encode(whole(text)).ids
+
+    def behind(self, text: str, pieces: int) -> str:
+        """What of a text follows its first so many tokens."""
+        offsets = [] if self.tokenizer is None else self.tokenizer.encode(whole(text)).offsets
+        return whole(text)[offsets[pieces][0] :] if len(offsets) > pieces else ""
 
     def get_extra_state(self) -> Tensor:
         return pack("" if self.tokenizer is None else self.tokenizer.to_str())

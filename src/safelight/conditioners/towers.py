@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.conditioners.reading.page import shown
 from safelight.conditioners.reading.reader import Reader, Tower
 from safelight.conditioners.reading.syntax import Weighted, at, scheduled, weights
-from safelight.errors import BadInput, unknown
+from safelight.errors import BadInput, Note, unknown
 from safelight.nn.embeddings import sinusoidal
 from safelight.types import Condition, Prompt, Tokens
 
@@ -122,6 +123,17 @@ class Towers(nn.Module):
             return prompt
         return replace(prompt, text=at(prompt.text[:LONGEST], step, steps))
 
+    def unread(self, prompt: Prompt) -> list[str]:
+        """What of a prompt each tower whose tokens are attended to leaves out, as sentences: it is too long."""
+        mode = _emphasis(prompt)
+        said = []
+        for reader in (one for one in self._readers() if one.tower.row is not None):
+            left = reader.unread(chunks(prompt.text, mode)) + (prompt.text[LONGEST:] if mode != "none" else "")
+            if left.strip():
+                kind, most = reader.tower.words.upper(), reader.tower.chunks * reader.frame.room
+                said.append(f"the {kind} tower reads {most} pieces of a prompt; not read: {shown(left)}")
+        return said
+
     def encode(self, texts: Sequence[list[list[Weighted]]], modes: Sequence[str]) -> tuple[Tokens, list[Tensor]]:
         """The joined tokens, and the vectors of the pooled towers in their order."""
         readers = self._readers()
@@ -172,7 +184,7 @@ class Towers(nn.Module):
         if absent and not self.said_absent:
             self.said_absent = True
             kinds = " and ".join(sorted({tower.words.upper() for tower in absent}))
-            warnings.warn(f"this model reads without its {kinds} tower: zeros stand in its place.", stacklevel=4)
+            warnings.warn(f"this model reads without its {kinds} tower: zeros stand in its place.", Note, stacklevel=4)
 
 
 def chunks(text: str, mode: str) -> list[list[Weighted]]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
-from safelight.nn.attention import RMSNorm, attend, lonely
+from safelight.nn.attention import RMSNorm, attend, joint, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import sinusoidal
 from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
@@ -135,7 +135,7 @@ class Flux(nn.Module):
         text, mask = image[:, :0], None  # (b, words, width)
         if condition.tokens is not None:
             text = condition.tokens.projected[0]
-            mask = F.pad(condition.tokens.mask, (0, image.shape[1]), value=True)
+            mask = joint(condition.tokens.mask, image.shape[1])
         ahead, whole = text.shape[1], text.shape[1] + image.shape[1]
         turn = pair_rotation(self.places(ahead, grids, image.device), self.config.axes, self.base)
         heard = self.hear(time, condition)
@@ -209,6 +209,8 @@ class Flux(nn.Module):
 class Double(nn.Module):
     """A block in which picture and text have weights of their own and one attention."""
 
+    quick = False
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.image, self.text = Stream(config), Stream(config)
@@ -226,7 +228,7 @@ class Double(nn.Module):
         of_image, of_text = self.image.parts(image, told_image), self.text.parts(text, told_text)
         asked = zip(self.text.ask(text, *of_text[:2]), self.image.ask(image, *of_image[:2]), strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in asked)  # (b, words + n, heads, d)
-        mixed = attend(turn(q), turn(k), v, mask)
+        mixed = attend(turn(q), turn(k), v, mask, self.quick)
         ahead = text.shape[1]
         image = self.image.take(image, mixed[:, ahead:], *of_image[2:])
         return image, self.text.take(text, mixed[:, :ahead], *of_text[2:])
@@ -268,6 +270,8 @@ class Stream(nn.Module):
 class Single(nn.Module):
     """A block of one sequence: attention and MLP at once, from one projection into one."""
 
+    quick = False
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         bias, width = config.generation == 1, config.width
@@ -286,7 +290,7 @@ class Single(nn.Module):
         entered = self.enter(modulated(x, shift, scale))
         qkv, inner = entered.split([3 * self.width, entered.shape[-1] - 3 * self.width], dim=-1)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # (b, n, heads, d) each
-        mixed = attend(turn(self.q_norm(q)), turn(self.k_norm(k)), v, mask)
+        mixed = attend(turn(self.q_norm(q)), turn(self.k_norm(k)), v, mask, self.quick)
         return torch.addcmul(x, gate, self.leave(torch.cat([mixed, self.activate(inner)], dim=-1)))
 
 

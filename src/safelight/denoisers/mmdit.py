@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
-from safelight.nn.attention import Heads, attend, lonely
+from safelight.nn.attention import Heads, attend, joint, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import Final, begin_at_rest, modulated
@@ -168,10 +168,3 @@ class Block(nn.Module):
         mixed = attend(q, k, v, among, self.dual.quick)
         added: Tensor = gate * self.dual.out(mixed)
         return added
-
-
-def joint(mask: Tensor, n: int) -> Tensor | None:
-    """The words' ``mask`` (b, m) with ``n`` patches behind it; None on a CPU if all count, for kernels without one."""
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
-        return None
-    return F.pad(mask, (0, n), value=True)

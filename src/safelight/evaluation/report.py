@@ -18,6 +18,7 @@ from safelight.errors import BadInput
 from safelight.evaluation.metric import Metric, rounded
 from safelight.evaluation.reconstruction import Some, compared, judge, metrics
 from safelight.files import write_text, writing
+from safelight.governance.licences import whole
 from safelight.media.pictures import to_images, to_pictures
 from safelight.model import LatentDiffusion, module
 from safelight.runtime.sizes import reconstruct
@@ -88,7 +89,9 @@ def _about(model: LatentDiffusion) -> dict[str, Any]:
     part = module(_autoencoder(model))
     dtype = next((str(one.dtype).removeprefix("torch.") for one in part.parameters()), "float32")
     kind = kind_of(vars(part)["config"])
-    return {"name": model.card.name, "hash": model.card.hash, "autoencoder": kind, "precision": dtype}
+    licence = whole([one for one in model.licences if one.part == "autoencoder"])
+    card = {"name": model.card.name, "hash": model.card.hash, "licence": licence}
+    return {**card, "autoencoder": kind, "precision": dtype}
 
 
 def _title(facts: dict[str, Any]) -> str:
@@ -99,6 +102,7 @@ def _title(facts: dict[str, Any]) -> str:
 def _page(made: Judged, sheet: str) -> str:
     facts = made.facts
     lines = [f"# {_title(facts)}", "", f"Pictures: {facts['framing']}. Precision: {facts['model']['precision']}.", ""]
+    lines += [f"Licence of the autoencoder: {facts['model']['licence']}.", ""]
     lines += ["| measure | value |", "| --- | --- |"]
     lines += [f"| {name} | {value:.4g} |" for name, value in facts["measured"].items()]
     lines += [line for one in facts["data"]["broken"] for line in ("", f"Left out: {one}")]

@@ -153,6 +153,13 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> T
     return mixed
 
 
+def joint(words: Tensor, n: int) -> Tensor | None:
+    """The mask (b, m) of ``words`` with ``n`` patches behind it; None if all count, for kernels without one."""
+    if not words.is_meta and not torch.compiler.is_compiling() and bool(words.all()):
+        return None
+    return F.pad(words, (0, n), value=True)
+
+
 def lonely(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
     """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a word all as before."""
     sees = torch.eye(n, dtype=torch.bool, device=device)

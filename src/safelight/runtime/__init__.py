@@ -7,10 +7,7 @@ from torch import nn
 
 from safelight.errors import BadInput, unknown
 from safelight.model import LatentDiffusion
-from safelight.nn.attention import Heads, SelfAttention
-from safelight.nn.kernels.convolution import Convolution3
-from safelight.nn.norms import GroupNorm
-from safelight.nn.spatial import PlainAttention
+from safelight.nn.kernels import Quick
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -50,7 +47,7 @@ def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto
             part.eval().requires_grad_(False)
             part.to(where, dtype, memory_format=torch.channels_last)  # at once: each tensor is walked through once
             for one in part.modules():
-                if isinstance(one, Convolution3 | GroupNorm | Heads | SelfAttention | PlainAttention):
+                if isinstance(one, Quick):
                     one.quick = True
     return model
 

@@ -251,7 +251,7 @@ def _save(
             name=run.recipe.title or run.folder.name,
             size=(size, size),
             settings=Settings(),
-            licence="see the licences of the training data",
+            licence=run.recipe.licence or "see the licences of the training data",
             data=(records["data"],) if records else (),
             origin={"updates": update, "batch": run.recipe.loop.batch, **(starts[-1] if starts else {})},
         )

@@ -94,3 +94,4 @@ class Recipe:
     loop: Loop = field(default_factory=Loop)
     watch: Watch = field(default_factory=Watch)
     seed: int = 0
+    licence: str = ""  # of what comes out; none: see those of the data

@@ -97,8 +97,16 @@ class Run:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def open_run(target: Path, folder: Path | None = None, changes: tuple[str, ...] = ()) -> Run:
-    """A run from a recipe file (begun, or gone on with if its folder holds the same recipe) or from a run folder."""
+def open_run(
+    target: Path, folder: Path | None = None, changes: tuple[str, ...] = (), hints: Mapping[str, str] | None = None
+) -> Run:
+    """A run from a recipe file (begun, or gone on with if its folder holds the same recipe) or from a run folder.
+
+    ``hints`` go into ``objective.hints``: what the file that it stands on cannot tell.
+    """
+    if hints:
+        table = ", ".join(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in hints.items())
+        changes = (*changes, f"objective.hints={{{table}}}")
     if target.is_dir():
         if not (target / "config.json").exists():
             raise BadInput(f"{str(target)!r} is not a run folder: it has no config.json; give a recipe.toml.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from safelight.conditioners.reading.page import Frame, Page, pages
+from safelight.conditioners.reading.page import Frame, Page, pages, unread
 from safelight.conditioners.reading.pieces import Kind
 from safelight.conditioners.reading.syntax import Weighted
 from safelight.conditioners.reading.words import Words
@@ -78,14 +78,32 @@ class Reader(nn.Module):
         """A weighted text as the pages that this tower reads."""
         if self.tower.absent:
             return [self.frame.page([])]
+        return pages(self._looked_at(chunks), self.frame, self.tower.chunks, self.words.pieces, self._learned())
+
+    def unread(self, chunks: Sequence[Sequence[Weighted]]) -> str:
+        """What of a weighted text is left out, because it is longer than this tower's pages."""
+        if self.tower.absent:
+            return ""
+        short, behind = self._looked_at(chunks), self.words.behind
+        left = unread(short, self.frame, self.tower.chunks, self.words.pieces, self._learned(), behind)
+        return left + "".join(text[self._longest :] for chunk in chunks for text, _ in chunk)
+
+    @property
+    def _longest(self) -> int:
+        """How many letters of a text are looked at: no piece is longer than 64."""
+        return 64 * self.tower.chunks * self.tower.length
+
+    def _looked_at(self, chunks: Sequence[Sequence[Weighted]]) -> list[list[Weighted]]:
+        return [[(text[: self._longest], weight) for text, weight in chunk] for chunk in chunks]
+
+    def _learned(self) -> dict[str, Sequence[int]]:
+        """The ids of learned words, behind the tower's own."""
         ids: dict[str, Sequence[int]] = {}
         first = self.tower.network.vocabulary
         for name, vectors in self.learned.items():
             ids[name] = range(first, first + len(vectors))
             first += len(vectors)
-        most = self.tower.chunks
-        short = [[(text[: 64 * most * self.tower.length], weight) for text, weight in chunk] for chunk in chunks]
-        return pages(short, self.frame, most, self.words.pieces, ids)
+        return ids
 
     def encode(self, texts: Sequence[Sequence[Page]], modes: Sequence[str]) -> tuple[Tokens, Tensor | None]:
         """Pages of each text → its tokens (b, n, width), one page after the other, and vector, that of the first."""

@@ -58,10 +58,14 @@ class Words(nn.Module):
 
     def pieces(self, text: str) -> list[int]:
         """The ids of a text, without those of begin and end."""
-        text = text.encode("utf-8", "replace").decode()
-        cleaned = clean(text) if self.kind == "clip" else text
-        ids: list[int] = self.tokenizer.encode(cleaned, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(self._mended(text), add_special_tokens=False).ids
         return ids
+
+    def behind(self, text: str, pieces: int) -> str:
+        """What of a text follows its first so many pieces."""
+        mended = self._mended(text)
+        begins = self.tokenizer.encode(mended, add_special_tokens=False).offsets[pieces][0]
+        return mended[begins:]
 
     def get_extra_state(self) -> Tensor:
         return pack("" if self.given is None else self.given.to_str())
@@ -69,6 +73,10 @@ class Words(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         text = unpack(state)
         self.given = Tokenizer.from_str(text) if text else None
+
+    def _mended(self, text: str) -> str:
+        text = text.encode("utf-8", "replace").decode()
+        return clean(text) if self.kind == "clip" else text
 
     def _marker(self, name: str, usual: int) -> int:
         if self.given is None and self.vocabulary < SMALLEST[self.kind]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.errors import BadInput
+from safelight.nn.attention import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class Config:
 
 
 class T5(nn.Module):
-    """Embedded pieces (b, n, width) → their states; every piece sees all others, those that pad as well."""
+    """Embedded pieces (b, n, width) → their states; every piece sees all others, those that pad as well.
+
+    With weights in fp16 the sums along its depth and the last product of each MLP are fp32: in the large encoders they
+    go beyond 65,504, where fp16 ends.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -48,17 +53,18 @@ class T5(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.distances = nn.Embedding(config.buckets, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.norm = RMSNorm(config.width)
 
     def forward(self, x: Tensor, skip: int = 0, whole: bool = False) -> tuple[Tensor, Tensor | None]:
-        bias = self.bias(x.shape[1])
+        kind, bias = x.dtype, self.bias(x.shape[1])
+        x = x.float() if kind == torch.float16 else x
         kept = len(self.blocks) - skip
         for block in self.blocks[:kept]:
             x = block(x, bias)
         states = x
         for block in self.blocks[kept:] if whole else ():
             x = block(x, bias)
-        return states, self.norm(x) if whole else None
+        return states, self.norm(x).to(kind) if whole else None
 
     def project(self, state: Tensor) -> Tensor:
         raise BadInput("a T5 encoder makes no vector of a text; take it from a CLIP tower.")
@@ -88,17 +94,18 @@ class Block(nn.Module):
         super().__init__()
         inner = config.heads * config.head
         self.heads = config.heads
-        self.norm1 = nn.RMSNorm(config.width, eps=1e-6)
+        self.norm1 = RMSNorm(config.width)
         self.qkv = nn.Linear(config.width, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.width, bias=False)
-        self.norm2 = nn.RMSNorm(config.width, eps=1e-6)
+        self.norm2 = RMSNorm(config.width)
         self.enter = nn.Linear(config.width, 2 * config.hidden, bias=False)  # what is gated by GELU, then the rest
         self.leave = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (b, heads, n, d)
+        kind = self.qkv.weight.dtype
+        qkv = self.qkv(self.norm1(x).to(kind)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, heads, n, d) each
         mixed = F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        gate, value = self.enter(self.norm2(x)).chunk(2, dim=-1)
-        change: Tensor = self.leave(F.gelu(gate, approximate="tanh") * value)
-        return x + change
+        gate, value = self.enter(self.norm2(x).to(kind)).to(x.dtype).chunk(2, dim=-1)
+        return x + F.linear(F.gelu(gate, approximate="tanh") * value, self.leave.weight.to(x.dtype))

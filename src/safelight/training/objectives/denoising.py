@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from PIL import Image
@@ -24,8 +24,9 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
 from safelight.generate import generate
+from safelight.governance.licences import known, say_unstated
 from safelight.media.pictures import sheet
-from safelight.model import Card, LatentDiffusion, module
+from safelight.model import Card, LatentDiffusion, licensed, module
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
 from safelight.training.objective import Group, Loss, Report, Setting
@@ -55,6 +56,7 @@ class Config:
     dropout: float = 0.1  # how often the condition is left out, so that guidance has something to point away from
     prompts: tuple[str, ...] = ()  # of the sample sheet; none: captions of the validation data
     settings: Settings = field(default_factory=Settings)  # of the sheet, and the model card's defaults
+    hints: Mapping[str, Any] = field(default_factory=dict)  # what the autoencoder's file cannot tell: scale, licence
 
     def build(self, setting: Setting) -> "Denoising":
         return Denoising(self, setting)
@@ -75,9 +77,11 @@ class Denoising:
     def __init__(self, config: Config, setting: Setting) -> None:
         self.config, self.setting = config, setting
         self.process = Process(config.schedule, config.prediction)
-        self.source = load(config.autoencoder, str(setting.device), "fp32")
+        self.source = load(config.autoencoder, str(setting.device), "fp32", config.hints or None)
         if self.source.autoencoder is None:
             raise BadInput(f"objective.autoencoder: the model {config.autoencoder!r} has no autoencoder.")
+        self.licences = [one for one in self.source.licences if one.part == "autoencoder"]
+        say_unstated(self.licences)
         self.autoencoder = self.source.autoencoder
         self.denoiser, self.conditioner = config.denoiser.build(), config.conditioner.build()
         self.parts: Mapping[str, nn.Module] = {
@@ -146,7 +150,7 @@ class Denoising:
             denoiser=self.denoiser,
             process=self.process,
             card=replace(
-                card,
+                licensed(card, [*known((), card.licence, card.name, ("conditioner", "denoiser")), *self.licences]),
                 settings=self.config.settings,
                 data=(*card.data, *self.source.card.data),
                 preview=self.source.card.preview,
