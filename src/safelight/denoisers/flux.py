@@ -98,6 +98,8 @@ class Flux(nn.Module):
     divide, is BadInput. Without ``ends`` it has no last layer and only ``begin`` is of use: a branch's trunk.
     """
 
+    first = "patches.weight"
+
     def __init__(self, config: Config, ends: bool = True) -> None:
         super().__init__()
         self.config = config
@@ -132,6 +134,24 @@ class Flux(nn.Module):
         if tokens is None or tokens.projected:
             return condition
         return replace(condition, tokens=replace(tokens, projected=(self.text(self.cast(tokens.values)),)))
+
+    def sees(self, columns: int) -> bool:
+        """Whether the first layer may have so many columns: those of the latents, and of whole channels beside them."""
+        area = self.config.patch**2
+        return columns % area == 0 and columns >= self.config.channels * area
+
+    def widen(self, columns: int) -> None:
+        """Give the first layer so many columns, the further ones 0, for further ``channels``; or take them away again.
+
+        It is how a control LoRA shows the network a picture.
+        """
+        old = self.patches.weight
+        if columns != old.shape[1]:
+            wide = F.pad(old.detach(), (0, columns - old.shape[1]))  # or narrower
+            self.patches.weight, self.patches.in_features = nn.Parameter(wide, old.requires_grad), columns
+            further = columns // self.config.patch**2 - self.config.channels
+            self.config = replace(self.config, extra_channels=further)
+            self.takes = self.takes - {"channels"} | ({"channels"} if further else set())
 
     def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
         """This network without the blocks ``skip``, and with patches that see only themselves and the text in those
