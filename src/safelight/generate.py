@@ -245,6 +245,5 @@ def _spread(level: NoiseLevel) -> Tensor:
 
 
 def _device(model: Whole) -> torch.device:
-    if isinstance(model.denoiser, nn.Module):
-        return next(model.denoiser.parameters()).device
-    return torch.device("cpu")
+    parts = (model.denoiser, model.autoencoder)  # a denoiser under control is no module itself
+    return next((next(one.parameters()).device for one in parts if isinstance(one, nn.Module)), torch.device("cpu"))

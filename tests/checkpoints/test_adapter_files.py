@@ -13,7 +13,7 @@ from safelight.checkpoints.adapter_files import Modules, parts, place, read_adap
 from safelight.checkpoints.dialects import ldm_unet, transformers_clip
 from safelight.checkpoints.pieces import dialects
 from safelight.config import kind_of
-from safelight.denoisers import flux
+from safelight.denoisers import flux, mmdit
 from safelight.errors import BadInput
 from safelight.types import Condition, Tokens
 
@@ -41,19 +41,11 @@ def meta(config):
 def test_every_name_of_a_real_adapter_for_flux_has_its_place(name):
     shapes = real_shapes(name)
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    config = flux.Config(extra_channels=16) if "control" in name else DEV
-    adapter = place(file, {"denoiser": tables_of("denoiser", config)}, name)
+    adapter = place(file, {"denoiser": tables_of("denoiser", DEV)}, name)
     if "lokr" not in name:  # that list's shapes are not those of any FLUX: 32·32 rows for 3072
-        adapter.check({"denoiser": meta(config)})
+        adapter.check({"denoiser": meta(DEV)})
     assert sum(len(layer.tensors) for layer in adapter.layers) + len(adapter.left) == len(file)
     assert (len(adapter.layers), len(adapter.left)) == REAL[name]
-
-
-def test_an_adapter_that_widens_its_model_is_refused_by_the_narrow_one():
-    file = {key: torch.empty(shape, device="meta") for key, shape in real_shapes("lora.flux_control_lora").items()}
-    adapter = place(file, {"denoiser": tables_of("denoiser", DEV)}, "control.safetensors")
-    with pytest.raises(BadInput, match=r"img_in has down \(128, 128\) and .* a weight of shape \(3072, 64\)"):
-        adapter.check({"denoiser": meta(DEV)})
 
 
 @pytest.mark.parametrize(
@@ -263,3 +255,25 @@ def test_a_real_file_has_its_place(full_size, name):
     adapter = place(load_file(file), known, name)
     adapter.check(modules)
     assert sorted(adapter.words) == (["<s1>", "<s2>"] if "disney" in name else [])
+
+
+MEDIUM = mmdit.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side=4, qk_norm=False)
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_", "lora_transformer_", "transformer.", "diffusion_model.", ""])
+@pytest.mark.parametrize("table", tables_of("denoiser", MEDIUM), ids=lambda one: one.rules[0].theirs[0])
+def test_loras_for_stable_diffusion_3_are_read_in_every_naming(table, prefix):
+    """Kohya's with underscores, PEFT's and ComfyUI's with dots; of the original modules and of diffusers'."""
+    network = MEDIUM.build()
+    weights = {name: one for name, one in table.write(network.state_dict()) if name.endswith(".weight")}
+    file = {}
+    for name, one in weights.items():
+        path = name.removesuffix(".weight")
+        path = path.replace(".", "_") if prefix.endswith("_") else path
+        low = ("lora_down", "lora_up") if prefix.endswith("_") else ("lora_A", "lora_B")
+        inner = (1, 1) if one.dim() == 4 else ()
+        file[f"{prefix}{path}.{low[0]}.weight"] = torch.randn(2, *one.shape[1:])
+        file[f"{prefix}{path}.{low[1]}.weight"] = torch.randn(len(one), 2, *inner)
+    adapter = place(file, {"denoiser": tables_of("denoiser", MEDIUM)}, "it")
+    assert {layer.weight.place.theirs[layer.weight.number] for layer in adapter.layers} == weights.keys()
+    Merged({"denoiser": network}).use({adapter: 1.0})

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(model, tmp_path):
     Image.new("RGB", (48, 32)).save(tmp_path / "map.png")
     unet, picture = folder("sd/unet"), tmp_path / "map.png"
     for given, message in (
-        ("controlnet", "wanted FILE=PICTURE or FILE=PICTURE:SCALE, got 'controlnet'"),
+        ("controlnet", "wanted FILE=PICTURE or FILE=PICTURE:KIND:SCALE, got 'controlnet'"),
         (f"{unet}={picture}", "holds denoiser; wanted a ControlNet or a T2I-adapter"),
         (f"{folder('controlnet/controlnet')}={tmp_path / 'none.png'}", r"none\.png"),
     ):

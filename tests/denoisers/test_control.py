@@ -1,10 +1,15 @@
 """Denoisers under control."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from safelight.config import Slot, dump
-from safelight.denoisers.control import Controlled
+from safelight.denoisers import flux, mmdit
+from safelight.denoisers.control import Branch, Controlled
+from safelight.denoisers.control.flux import Config as FluxControl
+from safelight.denoisers.control.mmdit import Config as MMDiTControl
 from safelight.denoisers.control.t2i import Config as T2I
 from safelight.denoisers.control.unet import Config
 from safelight.denoisers.unet import Config as UNetConfig
@@ -14,6 +19,14 @@ from safelight.types import Condition, Denoiser, Skippable, Tokens
 
 SMALL = UNetConfig(levels=(Level(32, 1, 2), Level(64, 1, 4)), blocks=1, text_width=8, norm=Norm(8), classes=3)
 HINT = torch.rand(1, 3, 32, 48)
+TRANSFORMERS = {
+    "mmdit": mmdit.Config(4, width=32, depth=4, heads=2, text_width=8, vector_width=5, side=8),
+    "flux": flux.Config(4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=8, vector_width=5),
+}
+BRANCHES = {
+    "mmdit": MMDiTControl(replace(TRANSFORMERS["mmdit"], depth=2), mask=True),
+    "flux": FluxControl(replace(TRANSFORMERS["flux"], single=1)),
+}
 
 
 def shaken(network):
@@ -34,10 +47,30 @@ def parts():
 
 def test_kinds_of_control_are_files():
     slot = Slot("denoisers.control")
-    assert slot.kinds() == ["t2i", "unet"]
-    for config in (Config(SMALL), T2I()):
+    assert slot.kinds() == ["flux", "mmdit", "t2i", "unet"]
+    for config in (Config(SMALL), T2I(), BRANCHES["flux"], BRANCHES["mmdit"]):
         assert slot.read(slot.write(config)) == config
         assert dump(config)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_a_fresh_branch_of_a_transformer_changes_nothing_and_learns(kind):
+    torch.manual_seed(0)
+    network, branch = shaken(TRANSFORMERS[kind].build()), BRANCHES[kind].build()
+    words = Tokens(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
+    given, noisy, time = Condition(words, vector=torch.randn(2, 5)), torch.randn(2, 4, 4, 6), torch.tensor([900.0, 9.0])
+    hint = torch.rand(1, branch.colours, 8, 12)
+    held = Controlled(network, branch, hint, encode=lambda images: images.repeat(1, 2, 1, 1)[:, :4, ::2, ::2])
+    assert isinstance(branch, Branch)
+    assert isinstance(held, Denoiser)
+    assert isinstance(held, Skippable)
+    answer = held(noisy, time, given)
+    assert torch.equal(answer, network(noisy, time, given))
+    assert torch.equal(held.without((), ())(noisy, time, given), answer)
+    answer.square().sum().backward()
+    assert all(zero.weight.grad.abs().sum() > 0 for zero in branch.zeros)
+    prepared = held.prepare(given)
+    assert held.prepare(prepared) is prepared
 
 
 @torch.no_grad()

@@ -55,10 +55,10 @@ OPEN = {"cross": ("tokens", "vector", "channels"), "closed": ()}
 OPEN |= {"joint": OPEN["cross"], "shared": OPEN["cross"]}
 OPEN |= dict.fromkeys(("sd3", "sd35"), ("tokens", "vector", "residuals"))
 OPEN |= {
-    "dev": ("tokens", "vector", "channels", "scalars", "references"),
-    "schnell": ("tokens", "vector", "references"),
+    "dev": ("tokens", "vector", "channels", "scalars", "references", "residuals"),
+    "schnell": ("tokens", "vector", "references", "residuals"),
 }
-OPEN |= {"second": ("tokens", "scalars", "references")}
+OPEN |= {"second": ("tokens", "scalars", "references", "residuals")}
 OPEN |= dict.fromkeys(("levels", "modulated"), ("tokens", "vector", "channels", "scalars", "residuals"))
 OPEN |= {"plain": ("residuals",)}
 U_NETS = CONFIGS["unet"]

@@ -5,10 +5,11 @@ LoRA (arXiv 2106.09685), DoRA (arXiv 2402.09353), LoHa (arXiv 2108.06098) and Lo
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from safelight.errors import BadInput
 
@@ -22,6 +23,21 @@ class Place(Protocol):
     def read(self, tensors: Sequence[Tensor]) -> Tensor: ...
 
     def write(self, ours: Tensor) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class Widening(Protocol):
+    """A part whose first layer can be given more columns, for adapters that show it more than it was made to see.
+
+    ``first``: the name of that layer's weight; ``sees`` whether it can have so many. ``widen`` gives it so many, the
+    further ones 0, or takes them away again.
+    """
+
+    first: str
+
+    def sees(self, columns: int) -> bool: ...
+
+    def widen(self, columns: int) -> None: ...
 
 
 class Spot(NamedTuple):
@@ -72,6 +88,8 @@ class Adapter:
             for spot, tensors in layer.spots:
                 ours = states[layer.part][spot.place.ours]
                 shape = tuple(spot.place.write(torch.empty_like(ours, device="meta"))[spot.number].shape)
+                if can_widen(parts[layer.part], spot.place.ours, columns(tensors)):
+                    shape = (shape[0], columns(tensors))
                 try:
                     change(torch.empty(shape, device="meta"), {name: one.to("meta") for name, one in tensors.items()})
                 except KeyError:
@@ -111,9 +129,11 @@ class Merged:
                 if (part, name) not in wanted:
                     self._restore(part, name)
             for (part, name), changes in wanted.items():
+                kept = self.kept.setdefault((part, name), self._weight(part, name).clone())
+                self._widen(part, name, max([kept.shape[-1], *(columns(tensors) for _, tensors, _ in changes)]))
                 weight = self._weight(part, name)
-                kept = self.kept.setdefault((part, name), weight.clone())
-                weight.copy_(changed(kept, changes))
+                base = kept if kept.shape == weight.shape else F.pad(kept, (0, weight.shape[1] - kept.shape[1]))
+                weight.copy_(changed(base, changes))
         except BaseException:
             self.clear()
             raise
@@ -125,13 +145,31 @@ class Merged:
             self._restore(part, name)
 
     def _restore(self, part: str, name: str) -> None:
+        self._widen(part, name, self.kept[part, name].shape[-1])
         self._weight(part, name).copy_(self.kept[part, name])
         del self.kept[part, name]
+
+    def _widen(self, part: str, name: str, wanted: int) -> None:
+        one = self.parts[part]
+        if isinstance(one, Widening) and one.first == name:
+            one.widen(wanted)
 
     def _weight(self, part: str, name: str) -> Tensor:
         path, _, last = name.rpartition(".")
         module = self.parts[part].get_submodule(path)
         return dict(module.named_parameters(recurse=False))[last]
+
+
+def can_widen(part: nn.Module, name: str, wanted: int) -> bool:
+    """Whether the weight of that name can be given so many columns."""
+    return isinstance(part, Widening) and part.first == name and part.sees(wanted)
+
+
+def columns(tensors: Mapping[str, Tensor]) -> int:
+    """How many columns the change of a linear layer has, 0 if that is not seen at once."""
+    return next(
+        (tensors[name].shape[1] for name in ("down", "diff") if name in tensors and tensors[name].dim() == 2), 0
+    )
 
 
 def changed(weight: Tensor, changes: Sequence[tuple[Spot, Mapping[str, Tensor], float]]) -> Tensor:
@@ -141,7 +179,10 @@ def changed(weight: Tensor, changes: Sequence[tuple[Spot, Mapping[str, Tensor], 
         pieces = [piece.float() for piece in spot.place.write(weight)]
         differences = [torch.zeros_like(piece) for piece in pieces]
         here = {name: one.to(weight.device) for name, one in tensors.items()}
-        differences[spot.number] = scale * change(pieces[spot.number], here)
+        piece = pieces[spot.number]
+        missing = piece.shape[1] - columns(here) if columns(here) else 0  # of one that is for a narrower layer
+        narrow = change(piece[:, : columns(here)] if missing else piece, here)
+        differences[spot.number] = scale * (F.pad(narrow, (0, missing)) if missing else narrow)
         total = total + spot.place.read(differences)
     return total
 

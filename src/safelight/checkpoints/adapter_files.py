@@ -27,7 +27,10 @@ KEY = re.compile(
     r"|(?P<other>hada_\w+|lokr_\w+|diff|diff_b))"
 )
 NAMES = {"A": "down", "B": "up", "diff_b": "bias"}
-XLABS = re.compile(r"double_blocks\.(\d+)\.processor\.(qkv|proj)_lora([12])\.(up|down)\.weight")
+XLABS = re.compile(
+    r"(?:diffusion_model\.)?(double|single)_blocks\.(\d+)\.processor\.(qkv|proj)_lora([12]?)\.(up|down)\.weight"
+)
+NORM = re.compile(r"(.+\.norm_(?:added_)?[qk])\.weight")  # which control LoRAs hold whole
 NUMBERED = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 PREFIXES = {  # before a module's name, its dots underscores; the longest that leads to a known module is it
     "denoiser": (
@@ -96,6 +99,7 @@ def place(file: Mapping[str, Tensor], known: Tables, where: str) -> Adapter:
     left: list[str] = []
     lost: list[str] = []
     words: dict[str, Tensor] = {}
+    file = _in_parts(file)
     for name in file:
         if name.startswith("<"):
             words[name] = file[name]
@@ -195,16 +199,33 @@ def _split(name: str, numbered: Mapping[str, str]) -> tuple[str, str]:
     if found := NUMBERED.fullmatch(name):
         return numbered.get(f"{found[1]}:{found[2]}", name), found[3]
     if found := XLABS.fullmatch(name):
-        stream = {"1": "img", "2": "txt"}[found[3]]
-        return f"double_blocks.{found[1]}.{stream}_attn.{found[2]}", found[4]
+        stream = {"1": "img", "2": "txt"}[found[4]]
+        return f"double_blocks.{found[2]}.{stream}_attn.{found[3]}", found[5]
     found = KEY.fullmatch(name.replace(".processor.", "."))
     if found is None:
-        return name, "value"
+        return NORM.sub(r"\1", name), "value"
     path = re.sub(r"\bto_out$", "to_out.0", found["module"])
     if found["low"]:
         return path, "bias" if found["of"] == "bias" else NAMES.get(found["low"], found["low"])
     what = found["other"] or ("alpha" if found["alpha"] else "magnitude")
     return path, NAMES.get(what, what)
+
+
+def _in_parts(file: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The file with what x-labs call the queries, keys and values of a single block as the layers that diffusers has
+    for these: in FLUX they are the first rows of a larger layer, which they leave alone."""
+    made: dict[str, Tensor] = {}
+    for name in file:
+        found = XLABS.fullmatch(name)
+        if found is None or found[1] == "double":
+            made[name] = file[name]
+        elif found[3] == "proj":
+            made[f"single_blocks.{found[2]}.linear2.lora_{found[5]}.weight"] = file[name]
+        else:
+            pieces = file[name].chunk(3) if found[5] == "up" else (file[name],) * 3
+            path = f"single_transformer_blocks.{found[2]}.attn"
+            made |= {f"{path}.to_{one}.lora_{found[5]}.weight": part for one, part in zip("qkv", pieces, strict=True)}
+    return made
 
 
 def _meant(path: str, modules: Mapping[str, Modules]) -> Iterator[tuple[str, str]]:

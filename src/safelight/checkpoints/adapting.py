@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import torch
 from PIL import Image
 
 from safelight.adapters.lora import Merged
@@ -14,11 +15,12 @@ from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
 from safelight.checkpoints.weights import licence_of
 from safelight.checkpoints.words import add_words
-from safelight.denoisers.control import Branch, Controlled
+from safelight.denoisers.control import Branch, Controlled, Encode, innermost
 from safelight.errors import BadInput
 from safelight.governance.licences import Licensed
-from safelight.media.pictures import read_picture, to_images
+from safelight.media.pictures import read_picture, to_bytes
 from safelight.model import LatentDiffusion, module, with_more
+from safelight.types import Autoencoder
 
 
 def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] = ()) -> LatentDiffusion:
@@ -43,28 +45,40 @@ def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] =
 def controlled(
     model: LatentDiffusion, given: str, width: int | None = None, height: int | None = None
 ) -> LatentDiffusion:
-    """The model whose denoiser ``FILE=PICTURE[:SCALE]`` controls, by a picture that is made as large as those asked.
+    """The model whose denoiser ``FILE=PICTURE[:KIND][:SCALE]`` controls, by a picture made as large as those asked.
 
     The file is a ControlNet or a T2I-adapter, one file or the folder of one; the picture is the map that it was
-    taught (edges, depth), black to white. Raises BadInput if the file is none, or for another denoiser.
+    taught (edges, depth), black to white; where it paints what is missing, that is transparent. ``KIND`` says by name
+    or number what the picture shows, for control that knows several. Raises BadInput if the file is none, or for
+    another denoiser.
     """
     file, _, picture = given.partition("=")
-    path, scale = _named(picture, r"-?\d*\.?\d+")
+    rest, scale = _named(picture, r"-?\d*\.?\d+")
+    path, kind = _named(rest, r"[\w-]+")
     if not path or not file:
-        raise BadInput(f"control: wanted FILE=PICTURE or FILE=PICTURE:SCALE, got {given!r}.")
+        raise BadInput(f"control: wanted FILE=PICTURE or FILE=PICTURE:KIND:SCALE, got {given!r}.")
     if model.denoiser is None:
         raise BadInput(f"the model {model.card.name!r} has no denoiser that could be controlled.")
     found, _ = find([Path(file)], {})
     if [one.part for one in found] != ["control"]:
         raise BadInput(f"{file} holds {', '.join(one.part for one in found)}; wanted a ControlNet or a T2I-adapter.")
-    like = next(module(model.denoiser).parameters())
-    branch = build(found[0]).eval().requires_grad_(False).to(like)
+    like = next(module(innermost(model.denoiser)).parameters())
+    branch = cast("Branch", build(found[0]).eval().requires_grad_(False).to(like))
     side = (width or model.card.size[1], height or model.card.size[0])
-    shown = read_picture(Path(path), path).resize(side, Image.Resampling.LANCZOS)
-    hint = (to_images([shown]) / 2 + 0.5).to(like.device)
-    wrapped = Controlled(model.denoiser, cast("Branch", branch), hint, float(scale or 1))
+    mode = {1: "L", 4: "RGBA"}.get(branch.colours, "RGB")
+    shown = read_picture(Path(path), path, mode == "RGBA").resize(side, Image.Resampling.LANCZOS)
+    hint = (to_bytes(shown, mode)[None].float() / 255).to(like.device)
+    with torch.no_grad():
+        wrapped = Controlled(
+            model.denoiser, branch, hint, float(scale or 1), encode=_encoder(model.autoencoder), mode=kind
+        )
     items = [Licensed("control", found[0].source, found[0].licence)]
     return with_more(replace(model, denoiser=wrapped), {Path(file).name: float(scale or 1)}, items)
+
+
+def _encoder(autoencoder: Autoencoder | None) -> Encode | None:
+    """The likeliest latents of images, as an autoencoder sees them."""
+    return None if autoencoder is None else lambda images: autoencoder.encode(images).mode()
 
 
 def _named(given: str, what: str) -> tuple[str, str]:

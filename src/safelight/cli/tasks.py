@@ -27,7 +27,7 @@ def verb(task: type[Any]) -> type:
         ("hint", HINT, None),
         ("lora", _several("--lora", "FILE[:SCALE]", "A low-rank adapter to merge, at this scale."), None),
         ("word", _several("--word", "FILE[:NAME]", "A learned word (textual inversion)."), None),
-        ("control", _several("--control", "FILE=PICTURE[:SCALE]", "A ControlNet or T2I-adapter, and its map."), None),
+        ("control", _several("--control", "FILE=PICTURE[:KIND][:SCALE]", "A ControlNet or T2I-adapter."), None),
         ("weak", Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")], None),
         ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
         ("precision", Annotated[str, typer.Option(help="auto, fp32 or bf16.")], "auto"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -77,15 +77,30 @@ class Config:
         return Flux(self)
 
 
+class Begun(NamedTuple):
+    """What the blocks start from: both sequences, what all blocks are told, how they turn and what they may see."""
+
+    image: Tensor  # (b, n, width): the picture's patches, then those of the references
+    text: Tensor  # (b, words, width)
+    heard: Tensor  # (b, width)
+    turn: PairRotation
+    mask: Tensor | None  # (b, words + n)
+    grid: Shape  # of the picture's own patches
+
+
 class Flux(nn.Module):
     """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents' shape.
 
     It takes ``tokens``, ``references`` (b, channels, h', w') of any sizes, ``vector`` and ``channels`` if they have a
-    width, and the scalar ``guidance`` if it was distilled to hear one; left out, that is 1: none. Any other way in, and
-    a size that the patch does not divide, is BadInput.
+    width, and the scalar ``guidance`` if it was distilled to hear one; left out, that is 1: none. ``residuals``,
+    (b, n, width) or what broadcasts to it, are added to the picture's own patches after each block in turn, the double
+    ones first; if they are fewer, the last blocks get none. Any other way in, and a size that the patch does not
+    divide, is BadInput. Without ``ends`` it has no last layer and only ``begin`` is of use: a branch's trunk.
     """
 
-    def __init__(self, config: Config) -> None:
+    first = "patches.weight"
+
+    def __init__(self, config: Config, ends: bool = True) -> None:
         super().__init__()
         self.config = config
         self.grain = config.patch
@@ -101,10 +116,12 @@ class Flux(nn.Module):
         self.shared_single = Modulation(config.width, 3, bias) if shared else None
         self.doubles = cast("list[Double]", nn.ModuleList(Double(config) for _ in range(config.double)))
         self.singles = cast("list[Single]", nn.ModuleList(Single(config) for _ in range(config.single)))
-        self.final = Final(config.width, config.channels * area, bias)
+        self.final = Final(config.width, config.channels * area, bias) if ends else None
         self.hears = frozenset({"guidance"} if config.guidance else ())
         ways = {"vector": config.vector_width, "channels": config.extra_channels, "scalars": self.hears}
-        self.takes = frozenset({"tokens", "references", *(name for name, is_open in ways.items() if is_open)})
+        self.takes = frozenset(
+            {"tokens", "references", "residuals", *(name for name, is_open in ways.items() if is_open)}
+        )
         begin_at_rest(self)
 
     def prepare(self, condition: Condition) -> Condition:
@@ -118,6 +135,24 @@ class Flux(nn.Module):
             return condition
         return replace(condition, tokens=replace(tokens, projected=(self.text(self.cast(tokens.values)),)))
 
+    def sees(self, columns: int) -> bool:
+        """Whether the first layer may have so many columns: those of the latents, and of whole channels beside them."""
+        area = self.config.patch**2
+        return columns % area == 0 and columns >= self.config.channels * area
+
+    def widen(self, columns: int) -> None:
+        """Give the first layer so many columns, the further ones 0, for further ``channels``; or take them away again.
+
+        It is how a control LoRA shows the network a picture.
+        """
+        old = self.patches.weight
+        if columns != old.shape[1]:
+            wide = F.pad(old.detach(), (0, columns - old.shape[1]))  # or narrower
+            self.patches.weight, self.patches.in_features = nn.Parameter(wide, old.requires_grad), columns
+            further = columns // self.config.patch**2 - self.config.channels
+            self.config = replace(self.config, extra_channels=further)
+            self.takes = self.takes - {"channels"} | ({"channels"} if further else set())
+
     def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
         """This network without the blocks ``skip``, and with patches that see only themselves and the text in those
         ``alone``; blocks are counted through, the double ones first."""
@@ -125,32 +160,39 @@ class Flux(nn.Module):
 
     def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
         """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
+        assert self.final is not None
         condition = self.prepare(condition)
-        pictures = (noisy, *condition.references)
-        for one in pictures:
-            demand_latents(one, self.config.channels)
-        grids = [patch_grid(one.shape[2:], self.config.patch) for one in pictures]
-        joined = [self.join(noisy, condition.channels), *(self.join(one, None) for one in condition.references)]
-        image = self.patches(torch.cat([self.pack(one) for one in joined], dim=1))  # (b, n, width)
-        text, mask = image[:, :0], None  # (b, words, width)
-        if condition.tokens is not None:
-            text = condition.tokens.projected[0]
-            mask = joint(condition.tokens.mask, image.shape[1])
-        ahead, whole = text.shape[1], text.shape[1] + image.shape[1]
-        turn = pair_rotation(self.places(ahead, grids, image.device), self.config.axes, self.base)
-        heard = self.hear(time, condition)
+        image, text, heard, turn, mask, grid = self.begin(noisy, time, condition)
         told = [heard if one is None else one(heard) for one in (self.shared_image, self.shared_text)]
+        ahead, whole = text.shape[1], text.shape[1] + image.shape[1]
         only_self = lonely(mask, whole, ahead, image.device) if less.alone else None
         for index, block in enumerate(self.doubles):
             if index not in less.skip:
                 image, text = block(image, text, *told, turn, only_self if index in less.alone else mask)
+            image = controlled(image, condition.residuals[index : index + 1], 0, prod(grid))
         x = torch.cat([text, image], dim=1)  # (b, words + n, width)
         told_single = heard if self.shared_single is None else self.shared_single(heard)
         for index, layer in enumerate(self.singles, len(self.doubles)):
             if index not in less.skip:
                 x = layer(x, told_single, turn, only_self if index in less.alone else mask)
-        own = x[:, ahead : ahead + prod(grids[0])]
-        return self.unpack(self.final(own, heard), grids[0]).to(noisy.dtype)
+            x = controlled(x, condition.residuals[index : index + 1], ahead, prod(grid))
+        own = x[:, ahead : ahead + prod(grid)]
+        return self.unpack(self.final(own, heard), grid).to(noisy.dtype)
+
+    def begin(self, noisy: Latents, time: Tensor, condition: Condition) -> Begun:
+        """What the blocks start from, of a condition that is prepared."""
+        pictures = (noisy, *condition.references)
+        for one in pictures:
+            demand_latents(one, self.config.channels)
+        grids = [patch_grid(one.shape[2:], self.config.patch) for one in pictures]
+        joined = [self.join(noisy, condition.channels), *(self.join(one, None) for one in condition.references)]
+        image = self.patches(torch.cat([self.pack(one) for one in joined], dim=1))
+        text, mask = image[:, :0], None
+        if condition.tokens is not None:
+            text = condition.tokens.projected[0]
+            mask = joint(condition.tokens.mask, image.shape[1])
+        turn = pair_rotation(self.places(text.shape[1], grids, image.device), self.config.axes, self.base)
+        return Begun(image, text, self.hear(time, condition), turn, mask, grids[0])
 
     @property
     def base(self) -> float:
@@ -292,6 +334,14 @@ class Single(nn.Module):
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # (b, n, heads, d) each
         mixed = attend(turn(self.q_norm(q)), turn(self.k_norm(k)), v, mask, self.quick)
         return torch.addcmul(x, gate, self.leave(torch.cat([mixed, self.activate(inner)], dim=-1)))
+
+
+def controlled(x: Tensor, residual: Sequence[Tensor], ahead: int, count: int) -> Tensor:
+    """``x`` (b, n, width) with the one ``residual``, if any, added to ``count`` tokens behind the first ``ahead``."""
+    for one in residual:
+        own = one.to(x.dtype).expand(-1, count, -1)
+        x = x + F.pad(own, (0, 0, ahead, x.shape[1] - ahead - count))
+    return x
 
 
 class Gated(nn.Module):

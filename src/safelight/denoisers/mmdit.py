@@ -73,24 +73,21 @@ class MMDiT(nn.Module):
         self.grain = config.patch
         self.hears: frozenset[str] = frozenset()
         self.takes = frozenset({"tokens", "vector", "residuals"})
-        width, volume = config.width, config.channels * config.patch**2
+        width, volume, last = config.width, config.channels * config.patch**2, config.depth - 1
         self.patches = nn.Linear(volume, width)
         self.positions = PositionTable(config.side, width)
         self.time = TimeEmbedding(width)
         self.vector = nn.Sequential(nn.Linear(config.vector_width, width), nn.SiLU(), nn.Linear(width, width))
         self.text = nn.Linear(config.text_width, width)
-        self.blocks = cast("list[Block]", nn.ModuleList(Block(config, index) for index in range(config.depth)))
+        blocks = (Block(config, index, index == last) for index in range(config.depth))
+        self.blocks = cast("list[Block]", nn.ModuleList(blocks))
         self.final = Final(width, volume)
         begin_at_rest(self)
 
     def prepare(self, condition: Condition) -> Condition:
         """Project the text once for all steps: ``tokens.projected`` becomes one tensor (b, n, width)."""
         refuse(condition, self.takes, "this transformer")
-        tokens = condition.tokens
-        if tokens is None or tokens.projected:
-            return condition
-        projected = self.text(tokens.values.to(self.text.weight.dtype))
-        return replace(condition, tokens=replace(tokens, projected=(projected,)))
+        return prepare(condition, self.text)
 
     def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
         """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
@@ -127,9 +124,9 @@ class MMDiT(nn.Module):
 class Block(nn.Module):
     """One attention of patches and text together, and an MLP for each; in the last block the text only answers."""
 
-    def __init__(self, config: Config, index: int) -> None:
+    def __init__(self, config: Config, index: int, last: bool = False) -> None:
         super().__init__()
-        dual, last = index in config.dual, index == config.depth - 1
+        dual = index in config.dual
         width, heads, hidden = config.width, config.heads, int(config.width * config.mlp_ratio)
         self.patches = Stream(width, heads, hidden, 9 if dual else 6, config.qk_norm)
         self.text = Stream(width, heads, hidden, 2 if last else 6, config.qk_norm)
@@ -168,3 +165,12 @@ class Block(nn.Module):
         mixed = attend(q, k, v, among, self.dual.quick)
         added: Tensor = gate * self.dual.out(mixed)
         return added
+
+
+def prepare(condition: Condition, text: nn.Linear) -> Condition:
+    """The condition with its tokens projected by ``text``, if they are not yet."""
+    tokens = condition.tokens
+    if tokens is None or tokens.projected:
+        return condition
+    projected = text(tokens.values.to(text.weight.dtype))
+    return replace(condition, tokens=replace(tokens, projected=(projected,)))

@@ -23,14 +23,15 @@ MOST_PIXELS = 100_000_000
 _RECIPE = "safelight"
 
 
-def read_picture(data: bytes | Path, name: str = "picture") -> Image.Image:
-    """A whole decoded picture in RGB, upright as its EXIF says; transparency lies on white.
+def read_picture(data: bytes | Path, name: str = "picture", transparent: bool = False) -> Image.Image:
+    """A whole decoded picture in RGB, upright as its EXIF says; transparency lies on white, or is kept, in RGBA.
 
     BadInput names what is no picture.
     """
     with _opened(data, name) as picture:
         picture.load()
-        return on_white(ImageOps.exif_transpose(picture))
+        upright = ImageOps.exif_transpose(picture)
+        return upright.convert("RGBA") if transparent else on_white(upright)
 
 
 @contextmanager
@@ -64,10 +65,10 @@ def on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def to_bytes(picture: Image.Image) -> Tensor:
-    """A picture as uint8 (3, h, w)."""
-    flat = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-    return flat.view(picture.height, picture.width, 3).permute(2, 0, 1)
+def to_bytes(picture: Image.Image, mode: str = "RGB") -> Tensor:
+    """A picture as uint8 (3, h, w), or with as many channels as PIL's ``mode`` has."""
+    flat = torch.frombuffer(bytearray(picture.convert(mode).tobytes()), dtype=torch.uint8)
+    return flat.view(picture.height, picture.width, -1).permute(2, 0, 1)
 
 
 def to_images(pictures: Sequence[Image.Image]) -> Images:

@@ -1,7 +1,7 @@
 """Branches that control U-Nets in other layouts."""
 
 from collections.abc import Mapping
-from itertools import count
+from itertools import takewhile
 from typing import Any
 
 from safelight.checkpoints.table import Rule, Shapes, Table, layer
@@ -20,20 +20,27 @@ def table(words: Words, ends: tuple[str, str], hints: tuple[str, str, str], conf
     for number in range(1 + config.network.blocks * len(levels) + len(levels) - 1):
         rules += layer(f"zeros.{number}", ends[0].format(n=number))
     rules += layer("zero", ends[1])
-    between = 2 * (len(config.hints) - 1)
-    rules += [*layer("hint.0", hints[0]), *layer(f"hint.{2 * between + 2}", hints[2].format(after=2 * between + 2))]
+    return Table((*rules, *looking("hint", hints, len(config.hints))))
+
+
+def looking(ours: str, hints: tuple[str, str, str], count: int) -> list[Rule]:
+    """The rules of the convolutions that look at a picture at ``count`` sizes."""
+    between = 2 * (count - 1)
+    rules = [*layer(f"{ours}.0", hints[0])]
+    rules += layer(f"{ours}.{2 * between + 2}", hints[2].format(after=2 * between + 2))
     for number in range(between):
-        rules += layer(f"hint.{2 * number + 2}", hints[1].format(n=number, after=2 * number + 2))
-    return Table(tuple(rules))
+        rules += layer(f"{ours}.{2 * number + 2}", hints[1].format(n=number, after=2 * number + 2))
+    return rules
 
 
 def inferred(words: Words, hints: tuple[str, str, str], shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration of a ControlNet's names and shapes."""
-    first = shapes[f"{hints[0]}.weight"]
-    widths = [first[0]]
-    for number in count(1, 2):
-        name = f"{hints[1].format(n=number, after=2 * number + 2)}.weight"
-        if name not in shapes:
-            break
-        widths.append(shapes[name][0])
-    return Config(infer(words, shapes, said), hint_channels=first[1], hints=tuple(widths))
+    colours = shapes[f"{hints[0]}.weight"][1]
+    return Config(infer(words, shapes, said), hint_channels=colours, hints=looked(hints, shapes))
+
+
+def looked(hints: tuple[str, str, str], shapes: Shapes) -> tuple[int, ...]:
+    """The widths of the convolutions that look at a picture; none if there are none."""
+    names = [f"{hints[1].format(n=number, after=2 * number + 2)}.weight" for number in range(1, len(shapes), 2)]
+    found = takewhile(shapes.__contains__, (f"{hints[0]}.weight", *names))
+    return tuple(shapes[name][0] for name in found)

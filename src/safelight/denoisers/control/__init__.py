@@ -1,16 +1,20 @@
 """Control: branches that look at a picture and add to what a denoiser computes. One file a kind of branch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
-from typing import Protocol, runtime_checkable
+from math import prod
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.types import Condition, Denoiser, Hearing, Images, Latents, Network, Skippable
+from safelight.types import Condition, Denoiser, Hearing, Images, Latents, Network, Shape, Skippable
+
+Encode: TypeAlias = Callable[[Images], Latents]
+"""An autoencoder's way in: images in [-1, 1] → latents."""
 
 
 @runtime_checkable
@@ -18,16 +22,24 @@ class Branch(Protocol):
     """A network that controls another one by ``residuals``.
 
     ``takes``: the ways in, of those of a condition, that it hears itself; ``projections``: how many tensors it makes of
-    tokens in ``prepare``. ``see`` makes of a picture, once, what does not depend on time; ``__call__`` the residuals
-    for some latents, in the order of the denoiser that they are for.
+    tokens in ``prepare``; ``colours``: the channels of its picture, the fourth transparency, where it is to paint;
+    ``modes``: by name, the numbers of the kinds of picture that it tells apart, if it does.
+
+    ``meet`` is told whom it controls: BadInput if that is none of its family. ``see`` makes of a picture, once, what
+    does not depend on time, with the model's ``encode`` where it looks at latents; ``__call__`` the residuals for some
+    latents, in the order of the denoiser that they are for.
     """
 
     takes: frozenset[str]
     projections: int
+    colours: int
+    modes: Mapping[str, int]
 
     def prepare(self, condition: Condition) -> Condition: ...
 
-    def see(self, hint: Images) -> tuple[Tensor, ...]: ...
+    def meet(self, denoiser: Denoiser) -> None: ...
+
+    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]: ...
 
     def __call__(
         self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
@@ -37,9 +49,10 @@ class Branch(Protocol):
 class Controlled:
     """A denoiser around a ``denoiser``, under the control of a ``branch`` that sees ``hint`` (1 or b, colours, h, w).
 
-    Several hints are those of as many samples, over and over for a larger batch. ``scale`` weighs the residuals, which
-    are added from ``begin`` to ``end`` of the way, 0 being pure noise and 1 clean (time 1000 and 0). Control of what is
-    controlled already adds up.
+    The hint goes from black, 0, to white, 1. Several are those of as many samples, over and over for a larger batch.
+    ``scale`` weighs the residuals, which are added from ``begin`` to ``end`` of the way, 0 being pure noise and 1 clean
+    (time 1000 and 0). ``encode``: the model's autoencoder, for branches that look at latents; ``mode``: which kind of
+    picture the hint is, by name or number, for branches that tell them apart. Control of what is controlled adds up.
     """
 
     def __init__(
@@ -50,13 +63,16 @@ class Controlled:
         scale: float = 1.0,
         begin: float = 0.0,
         end: float = 1.0,
+        encode: Encode | None = None,
+        mode: str = "",
     ) -> None:
         if not 0 <= begin < end <= 1:
             raise BadInput(f"control begins and ends within 0 and 1 of the way, got {begin} to {end}.")
         self.denoiser, self.branch, self.scale, self.span = denoiser, branch, scale, (begin, end)
         self.grain = denoiser.grain
         self.hears = frozenset(denoiser.hears if isinstance(denoiser, Hearing) else ())
-        self.seen = branch.see(hint)
+        branch.meet(innermost(denoiser))
+        self.seen = branch.see(hint, encode, chosen(branch.modes, mode))
 
     def prepare(self, condition: Condition) -> Condition:
         """Prepared for both: in ``tokens.projected`` the branch's part stands before the denoiser's."""
@@ -89,8 +105,7 @@ class Controlled:
         weight = self.scale * ((way >= self.span[0]) & (way <= self.span[1])).to(noisy.dtype)
         if bool(weight.any()):
             seen = [fitted(one, len(noisy)) for one in self.seen]
-            weight = weight.reshape(-1, *[1] * (noisy.ndim - 1))
-            found = [one * weight.to(one.dtype) for one in self.branch(noisy, time, told, seen)]
+            found = weighed(self.branch(noisy, time, told, seen), weight)
             condition = replace(condition, residuals=added(found, condition.residuals))
         return network(noisy, time, condition)
 
@@ -99,10 +114,54 @@ class Controlled:
         return Condition(**{name: value for name, value in vars(condition).items() if name in self.branch.takes})
 
 
+def innermost(denoiser: Denoiser) -> Denoiser:
+    """The denoiser inside all control that there is around it."""
+    while isinstance(denoiser, Controlled):
+        denoiser = denoiser.denoiser
+    return denoiser
+
+
+def chosen(modes: Mapping[str, int], mode: str) -> int | None:
+    """The number of a ``mode`` given by name or number, None if none is given; BadInput if there is no such."""
+    if not mode:
+        return None
+    number = int(mode) if mode.isdecimal() else modes.get(mode)
+    if number not in modes.values():
+        told = f"one of {', '.join(modes)}" if modes else "none: this control knows one kind of picture"
+        raise BadInput(f"the kind of a control picture: wanted {told}; got {mode!r}.")
+    return number
+
+
+def weighed(residuals: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+    """Each of ``residuals`` times its sample's ``weight`` (b,); a tensor that serves several blocks is made once."""
+    made: dict[int, Tensor] = {}
+    for one in residuals:
+        if id(one) not in made:
+            made[id(one)] = one * weight.to(one.dtype).reshape(-1, *[1] * (one.ndim - 1))
+    return [made[id(one)] for one in residuals]
+
+
 def added(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Two lists of residuals as one; what only the longer one has is taken from it."""
     pairs = zip_longest(first, second)
     return tuple(b if a is None else a if b is None else a + b for a, b in pairs)
+
+
+def encoded(images: Images, encode: Encode | None) -> Latents:
+    """The latents of a control picture (b, 3, h, w); BadInput without an autoencoder."""
+    if encode is None:
+        raise BadInput("this control looks at latents: add the model's autoencoder, which encodes its picture.")
+    return encode(images)
+
+
+def fitting(seen: Tensor, grid: Shape) -> Tensor:
+    """What was seen, (b, n, width), of a picture of as many patches as the ``grid`` has; else BadInput."""
+    if seen.shape[1] != prod(grid):
+        size = "×".join(map(str, grid))
+        raise BadInput(
+            f"this control has seen a picture of {seen.shape[1]} patches, not of {size}: give one of that size."
+        )
+    return seen
 
 
 def fitted(seen: Tensor, count: int) -> Tensor:

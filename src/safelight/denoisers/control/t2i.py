@@ -1,7 +1,7 @@
 """T2I-Adapter (Mou et al., arXiv 2302.08453): a small network that looks at a picture once, whatever the time, and adds
 to a U-Net's way down."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from safelight.denoisers import unet
+from safelight.denoisers.control import Encode
 from safelight.errors import BadInput
-from safelight.types import Condition, Images, Latents
+from safelight.types import Condition, Denoiser, Images, Latents
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class T2IAdapter(nn.Module):
 
     takes: frozenset[str] = frozenset()
     projections = 0
+    modes: Mapping[str, int] = {}
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.colours = config, config.channels
         before = config.channels * config.factor**2
         self.unshuffle = nn.PixelUnshuffle(config.factor)
         self.enter = None if config.form == "light" else nn.Conv2d(before, config.widths[0], 3, padding=1)
@@ -61,7 +64,17 @@ class T2IAdapter(nn.Module):
         """It hears nothing."""
         return condition
 
-    def see(self, hint: Images) -> tuple[Tensor, ...]:
+    def meet(self, denoiser: Denoiser) -> None:
+        """BadInput unless it is a U-Net with as many residuals of control."""
+        own = type(denoiser).__name__
+        if isinstance(denoiser, unet.UNet):
+            count = len(denoiser.encoder.left) + 1
+            if count == self.config.ahead:
+                return
+            own = f"one of {count}"
+        raise BadInput(f"this T2I-adapter is for a U-Net of {self.config.ahead} parts on the way down, not for {own}.")
+
+    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]:
         """Features of a picture (b, channels, h, w), from fine to coarse."""
         if (
             hint.ndim != 4

@@ -1,15 +1,16 @@
 """ControlNet for U-Nets (Zhang et al., arXiv 2302.05543): a copy of the way down and the middle that sees a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from safelight.denoisers import unet
+from safelight.denoisers.control import Encode
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention
-from safelight.types import Condition, Images, Latents
+from safelight.types import Condition, Denoiser, Images, Latents
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,17 @@ class ControlNet(nn.Module):
     It takes ``tokens``, ``vector`` and ``scalars["noise_level"]`` as its U-Net does.
     """
 
+    modes: Mapping[str, int] = {}
+
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.colours = config, config.hint_channels
         self.grain = 2 ** (len(config.network.levels) - 1)
         self.encoder = unet.Encoder(config.network)
-        layers: list[nn.Module] = [nn.Conv2d(config.hint_channels, config.hints[0], 3, padding=1)]
-        for before, width in pairwise(config.hints):
-            layers += [nn.SiLU(), nn.Conv2d(before, before, 3, padding=1)]
-            layers += [nn.SiLU(), nn.Conv2d(before, width, 3, stride=2, padding=1)]
-        last = nn.Conv2d(config.hints[-1], config.network.levels[0].width, 3, padding=1)
-        self.hint = nn.Sequential(*layers, nn.SiLU(), last)
+        self.hint = looking(config.hint_channels, config.hints, config.network.levels[0].width)
         self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.left)
         self.zero = nn.Conv2d(config.network.levels[-1].width, config.network.levels[-1].width, 1)
-        for parameter in (*last.parameters(), *self.zeros.parameters(), *self.zero.parameters()):
+        for parameter in (*self.hint[-1].parameters(), *self.zeros.parameters(), *self.zero.parameters()):
             nn.init.zeros_(parameter)
         self.takes = unet.takes(config.network) - {"channels", "streams"}
         self.projections = 2 * sum(isinstance(one, CrossAttention) for one in self.modules())
@@ -68,7 +66,17 @@ class ControlNet(nn.Module):
         """As the U-Net does, with keys and values of its own."""
         return unet.prepare(self, condition, self.takes, self.config.network)
 
-    def see(self, hint: Images) -> tuple[Tensor, ...]:
+    def meet(self, denoiser: Denoiser) -> None:
+        """BadInput unless it is a U-Net whose parts are as wide, told texts as wide."""
+        mine, own = (self.encoder.left, self.config.network.text_width), type(denoiser).__name__
+        if isinstance(denoiser, unet.UNet):
+            theirs = (denoiser.encoder.left, denoiser.config.text_width)
+            if mine == theirs:
+                return
+            own = f"one of {theirs[0]} and {theirs[1]}"
+        raise BadInput(f"this ControlNet is for a U-Net of widths {mine[0]}, told texts {mine[1]} wide, not for {own}.")
+
+    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]:
         """What is added behind the first convolution, (b, width, h, w), of a picture (b, hint_channels, f·h, f·w)."""
         factor = 2 ** (len(self.config.hints) - 1)
         sides = hint.shape[2:]
@@ -90,3 +98,12 @@ class ControlNet(nn.Module):
         heard = self.encoder.hear(time, condition)
         x, left = self.encoder(x, heard, unet.planned(self, condition), (), seen[0])
         return (*(zero(one) for zero, one in zip(self.zeros, left, strict=True)), self.zero(x))
+
+
+def looking(colours: int, widths: Sequence[int], out: int) -> nn.Sequential:
+    """Convolutions that look at a picture: of these ``widths``, each after the first at half the size, then ``out``."""
+    layers: list[nn.Module] = [nn.Conv2d(colours, widths[0], 3, padding=1)]
+    for before, width in pairwise(widths):
+        layers += [nn.SiLU(), nn.Conv2d(before, before, 3, padding=1)]
+        layers += [nn.SiLU(), nn.Conv2d(before, width, 3, stride=2, padding=1)]
+    return nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(widths[-1], out, 3, padding=1))

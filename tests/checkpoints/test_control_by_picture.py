@@ -1,0 +1,133 @@
+"""Control of transformers as a person names it: a file, a picture, what it shows, how strong."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+
+from making import tiny_model
+from safelight.autoencoders.kl import Config as KL
+from safelight.checkpoints.adapting import controlled
+from safelight.checkpoints.dialects import diffusers_flux_control, diffusers_mmdit_control, mmdit_control
+from safelight.denoisers import flux, mmdit
+from safelight.denoisers.control import Controlled
+from safelight.denoisers.control.flux import Config as Flux
+from safelight.denoisers.control.mmdit import Config as Joint
+from safelight.errors import BadInput
+from safelight.generate import generate
+from safelight.media.pictures import read_picture, to_bytes
+from safelight.model import LatentDiffusion
+from safelight.nn.patchify import patchify
+from safelight.settings import Settings
+from safelight.tasks.text_to_image import TextToImage
+from safelight.types import Condition
+
+SD3 = mmdit.Config(4, width=64, depth=3, heads=1, text_width=12, vector_width=9, side=8, qk_norm=False)
+FLUX = flux.Config(4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=12, vector_width=9)
+NOISY, TIME = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0])
+GIVEN = Condition(vector=torch.ones(1, 9))
+
+
+def shaken(network):
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return network.requires_grad_(False)
+
+
+def model_of(config):
+    autoencoder = shaken(KL(width=8, multipliers=(1, 2), blocks=1, groups=4, quant=False).build())
+    autoencoder.scale.mean[:], autoencoder.scale.deviation[:] = 0.0609, 1 / 1.5305
+    return LatentDiffusion(autoencoder, None, shaken(config.build()))
+
+
+@pytest.fixture
+def shown(tmp_path):
+    picture = Image.new("RGBA", (24, 16), (40, 90, 200, 255))
+    ImageDraw.Draw(picture).ellipse((6, 2, 18, 12), fill=(250, 200, 10, 0))
+    picture.save(tmp_path / "map.png")
+    return tmp_path / "map.png"
+
+
+def written(branch, dialect, path):
+    """A branch as others keep it: the folder of one part, or one file."""
+    tensors = {name: one.contiguous() for name, one in dialect.table(branch.config).write(branch.state_dict())}
+    if dialect.describe is None:
+        save_file(tensors, path)
+        return path
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(dict(dialect.describe(branch.config))), encoding="utf-8")
+    save_file(tensors, path / "diffusion_pytorch_model.safetensors")
+    return path
+
+
+CASES = {
+    "instantx": (SD3, Joint(SD3, pooled=False, shift=0.0609 * 1.5305), diffusers_mmdit_control, "", ""),
+    "inpainting": (SD3, Joint(SD3, pooled=False, mask=True), diffusers_mmdit_control, "", ""),
+    "edges": (SD3, Joint(SD3, words=False, enters=False, typed=True), mmdit_control, ":canny", "canny"),
+    "union": (FLUX, Flux(FLUX, modes=8), diffusers_flux_control, ":7", "7"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
+    network, config, dialects, said, mode = CASES[name]
+    model, branch = model_of(network), shaken(config.build())
+    file = written(branch, dialects.DIALECTS[0], tmp_path / "control")
+    held = controlled(model, f"{file}={shown}{said}:0.6", 24, 16)
+    assert held.card.adapters == {"control": 0.6}
+    assert held.denoiser.scale == 0.6
+    picture = read_picture(shown, "it", transparent=branch.colours == 4)
+    hint = to_bytes(picture, picture.mode)[None] / 255
+    encode = model.autoencoder.encode
+    by_hand = Controlled(model.denoiser, branch, hint, 0.6, encode=lambda images: encode(images).mode(), mode=mode)
+    for one, other in zip(held.denoiser.seen, by_hand.seen, strict=True):
+        torch.testing.assert_close(one, other)
+    if name != "union":  # which wants a text
+        answer = held.denoiser(NOISY, TIME, GIVEN)
+        torch.testing.assert_close(answer, by_hand(NOISY, TIME, GIVEN))
+        assert not torch.allclose(answer, model.denoiser(NOISY, TIME, GIVEN), atol=1e-2)
+
+
+def test_instantx_saw_latents_without_the_shift_of_the_autoencoder(shown, tmp_path):
+    """As diffusers' pipeline makes them: the raw mean times the scaling factor."""
+    network, config, dialects, *_ = CASES["instantx"]
+    model, branch = model_of(network), config.build()
+    branch.hint.weight.data[:], branch.hint.bias.data[:] = torch.eye(64)[:, :16], 0
+    held = controlled(model, f"{written(branch, dialects.DIALECTS[0], tmp_path / 'control')}={shown}", 24, 16)
+    standard = model.autoencoder.encode(to_bytes(read_picture(shown))[None] / 127.5 - 1).mean
+    raw = standard / 1.5305 + 0.0609
+    torch.testing.assert_close(held.denoiser.seen[0][..., :16], patchify(1.5305 * raw, 2))
+
+
+def test_a_picture_is_made_under_control_twice_over(shown, tmp_path):
+    model = tiny_model()
+    config = replace(FLUX, channels=4, text_width=16, vector_width=16)
+    model = replace(model, denoiser=shaken(config.build()))
+    assert model.autoencoder.factor == 2
+    union = written(shaken(Flux(config, modes=8).build()), diffusers_flux_control.DIALECTS[0], tmp_path / "union")
+    plain = written(shaken(Flux(config).build()), diffusers_flux_control.DIALECTS[0], tmp_path / "plain")
+    once = controlled(model, f"{union}={shown}:pose:0.5", 16, 16)
+    twice = controlled(once, f"{plain}={shown}:0.5", 16, 16)
+    assert twice.card.adapters == {"union": 0.5, "plain": 0.5}
+    task, settings = TextToImage("a red square", width=16, height=16), Settings(steps=2, seed=0)
+    made = [generate(one, task, settings)[0].tobytes() for one in (model, once, twice)]
+    assert len(set(made)) == 3
+
+
+def test_what_does_not_fit_is_refused_before_anything(shown, tmp_path):
+    model = model_of(SD3)
+    union = written(Flux(FLUX, modes=8).build(), diffusers_flux_control.DIALECTS[0], tmp_path / "union")
+    small = written(Joint(SD3).build(), diffusers_mmdit_control.DIALECTS[0], tmp_path / "sd3")
+    for one, given, message in (
+        (model, f"{union}={shown}:canny", "for a FLUX of generation 1, .* not for MMDiT"),
+        (model_of(FLUX), f"{union}={shown}", "say which this is, one of canny"),
+        (model_of(FLUX), f"{union}={shown}:sketch", "wanted one of canny, .*; got 'sketch'"),
+        (replace(model, autoencoder=None), f"{small}={shown}", "add the model's autoencoder"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            controlled(one, given, 24, 16)
