@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recorded import WHOLE, Recording, difference, error
+from recorded import Recording, difference, error
 from safelight.adapters.textual_inversion import read
 from safelight.checkpoints.dialects import transformers_clip
 from safelight.checkpoints.texts import joined
@@ -75,9 +75,7 @@ def test_words_of_another_model_leave_this_one_untouched(model, tmp_path):
 def test_real_files_are_read(name, shapes):
     from safelight.checkpoints.weights import open_weights
 
-    path = WHOLE.parent / "data" / "sd-artifacts" / "embeddings" / name
-    if not path.exists():
-        pytest.skip("the real files are not here")
+    path = Recording("real-files").file(name)
     weights = open_weights(path)
     found = read(weights, weights.metadata, path.stem)
     assert {word: tuple(vectors[0].shape) for word, vectors in found.items()} == shapes

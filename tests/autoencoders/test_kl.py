@@ -1,47 +1,35 @@
-"""The KL autoencoder against the implementation that it comes from, where its recordings are at hand."""
-
-import json
-from pathlib import Path
+"""The KL autoencoder against recordings of others, and what it promises."""
 
 import pytest
 import torch
 from ldm_layout import body, near, renamed
-from safetensors.torch import load_file
 
+from recorded import Recording
 from safelight.autoencoders.kl import KL, Config
 from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
 from safelight.types import Encoding
 
-FOLDER = Path(__file__).parents[3] / "shared" / "goldens" / "ldm-kl"
-recorded = pytest.mark.skipif(not FOLDER.exists(), reason="the recordings are not here")
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    return load_file(FOLDER / "inputs.safetensors"), load_file(FOLDER / "outputs.safetensors")
-
 
 @pytest.fixture(scope="module", params=["f8", "f4"])
-def case(request) -> tuple[str, KL]:
-    given = json.loads((FOLDER / "golden.json").read_text())["config"][request.param]
-    config = Config(**body(given))
+def case(request) -> tuple[str, KL, Recording]:
+    recording = Recording("ldm-kl")
+    config = Config(**body(recording.facts["config"][request.param]))
     autoencoder = config.build()
     if request.param == "f8":
-        weights = load_file(FOLDER / "f8.safetensors")
+        weights = recording.weights("f8.safetensors")
     else:
-        weights = torch.load(FOLDER / "f4.ckpt", weights_only=True)["state_dict"]
+        weights = torch.load(recording.file("f4.ckpt"), weights_only=True)["state_dict"]
     weights = {name: value for name, value in weights.items() if not name.startswith("loss.")}
     scale = {name: value for name, value in autoencoder.state_dict().items() if name.startswith("scale.")}
     load_strictly(autoencoder, scale | renamed(weights, config.pyramid), request.param)
-    return request.param, autoencoder
+    return request.param, autoencoder, recording
 
 
-@recorded
 @torch.no_grad()
-def test_the_encoding_is_theirs(case, tensors):
-    name, autoencoder = case
-    inputs, outputs = tensors
+def test_the_encoding_is_theirs(case):
+    name, autoencoder, recording = case
+    inputs, outputs = recording.inputs, recording.outputs
     encoding = autoencoder.encode(inputs[f"{name}.image"])
     moments = torch.cat([encoding.mean, 2 * encoding.deviation.log()], dim=1)
     assert near(moments, outputs[f"{name}.moments"])
@@ -50,11 +38,10 @@ def test_the_encoding_is_theirs(case, tensors):
     assert near(encoding.sample(inputs[f"{name}.eps"]), outputs[f"{name}.sample"])
 
 
-@recorded
 @torch.no_grad()
-def test_the_decoded_images_are_theirs(case, tensors):
-    name, autoencoder = case
-    _, outputs = tensors
+def test_the_decoded_images_are_theirs(case):
+    name, autoencoder, recording = case
+    outputs = recording.outputs
     assert near(autoencoder.decode(outputs[f"{name}.mean"]), outputs[f"{name}.decode_mode"])
     assert near(autoencoder.decode(outputs[f"{name}.sample"]), outputs[f"{name}.decode_sample"])
 

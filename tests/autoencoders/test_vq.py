@@ -1,14 +1,11 @@
 """The VQ autoencoder against the implementation that it comes from, and what its codebook promises."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from ldm_layout import body, near, renamed
-from safetensors.torch import load_file
 
 from making import go, metrics, recipe, tables
+from recorded import Recording
 from safelight.autoencoders.vq import Config
 from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
@@ -16,22 +13,21 @@ from safelight.nn.codebook import Codes
 from safelight.training.run import open_run
 from safelight.types import Discrete
 
-FOLDER = Path(__file__).parents[3] / "shared" / "goldens" / "ldm-vq"
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
 
 
-@pytest.mark.skipif(not FOLDER.exists(), reason="the recordings are not here")
 @pytest.mark.parametrize("name", ["f4", "f8"])
 @torch.no_grad()
 def test_it_gives_what_the_original_gives(name):
-    given = json.loads((FOLDER / "golden.json").read_text())["config"][name]
+    recording = Recording("ldm-vq")
+    given = recording.facts["config"][name]
     config = Config(**body(given), codebook=Codes(given["n_embed"]))
     autoencoder = config.build()
     scale = {key: value for key, value in autoencoder.state_dict().items() if key.startswith("scale.")}
-    weights = renamed(load_file(FOLDER / f"{name}.safetensors"), config.pyramid)
+    weights = renamed(recording.weights(f"{name}.safetensors"), config.pyramid)
     load_strictly(autoencoder, scale | weights, name)
-    image = load_file(FOLDER / "inputs.safetensors")[f"{name}.image"]
-    outputs = {key.removeprefix(f"{name}."): value for key, value in load_file(FOLDER / "outputs.safetensors").items()}
+    image = recording.inputs[f"{name}.image"]
+    outputs = {key.removeprefix(f"{name}."): value for key, value in recording.outputs.items()}
     latents = autoencoder.encode(image).mode()
     assert near(latents, outputs["prequant"])
     assert torch.equal(autoencoder.indices(latents), outputs["indices"])

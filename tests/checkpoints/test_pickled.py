@@ -16,11 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from recorded import Recording
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
-
-SHARED = Path(__file__).parents[3] / "shared"
-recorded = pytest.mark.skipif(not SHARED.exists(), reason="needs the recorded files")
 
 
 def flat(value: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -98,32 +96,31 @@ def test_a_whole_training_file_gives_its_tensors_and_leaves_objects_alone(tmp_pa
     assert set(open_weights(path).under("state_dict.")) == {"weight", "bias"}
 
 
-@recorded
 @pytest.mark.parametrize(
-    ("file", "count"),
+    ("folder", "name", "count"),
     [
-        ("goldens/ldm-kl/f4.ckpt", 153),
-        ("goldens/dit/DiT.pt", 32),
-        ("goldens/dit/training.pt", 64),
-        ("goldens/lora/ti-a1111.pt", 1),
-        ("data/sd-artifacts/embeddings/birb-style_learned_embeds.bin", 1),
+        ("ldm-kl", "f4.ckpt", 153),
+        ("dit", "DiT.pt", 32),
+        ("dit", "training.pt", 64),
+        ("lora", "ti-a1111.pt", 1),
+        ("real-files", "birb-style_learned_embeds.bin", 1),
     ],
 )
-def test_recorded_files_give_what_pytorch_reads(file, count):
+def test_recorded_files_give_what_pytorch_reads(folder, name, count):
+    path = Recording(folder).file(name)
     with torch.serialization.safe_globals([argparse.Namespace]):
-        want = dict(flat(torch.load(SHARED / file, weights_only=True)))
+        want = dict(flat(torch.load(path, weights_only=True)))
     assert len(want) == count
-    check(SHARED / file, want)
+    check(path, want)
 
 
-@recorded
 def test_parts_of_a_trainer_are_left_alone_and_a_canary_is_refused():
-    weights = open_weights(SHARED / "goldens/ldm-kl/lightning-parts.ckpt")
+    weights = open_weights(Recording("ldm-kl").file("lightning-parts.ckpt"))
     assert len(weights.under("state_dict.")) == 3
     assert all(bool(one.isfinite().all()) for one in weights.values())
     before = dict(os.environ)
     with pytest.raises(BadInput, match=r"canary.ckpt asks for __builtin__\.exec"):
-        open_weights(SHARED / "goldens/ldm-kl/canary.ckpt")
+        open_weights(Recording("ldm-kl").file("canary.ckpt"))
     assert dict(os.environ) == before
 
 
@@ -411,9 +408,8 @@ def test_a_large_file_is_known_by_its_directory_alone(tmp_path):
     assert weights.bytes == 4 * count
 
 
-@recorded
 def test_a_tensor_taken_from_a_pickle_is_the_one_of_the_safetensors_twin(tmp_path):
-    want = load_file(SHARED / "goldens/ldm-kl/f8.safetensors")
+    want = load_file(Recording("ldm-kl").file("f8.safetensors"))
     torch.save({"state_dict": want}, tmp_path / "f8.ckpt")
     check(tmp_path / "f8.ckpt", {f"state_dict.{name}": one for name, one in want.items()})
     assert json.dumps(open_weights(tmp_path / "f8.ckpt").metadata) == "{}"

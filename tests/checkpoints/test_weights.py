@@ -8,11 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from recorded import Recording
 from safelight.checkpoints.reading.stored import SMALL, TYPES, finite
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
-
-FLUX = Path(__file__).parents[3] / "shared/goldens/diffusers-folders/flux/transformer"
 
 
 def write(path: Path, header, data: bytes = b"", length: int | None = None) -> Path:
@@ -240,10 +239,10 @@ def test_a_wrong_index_is_one_sentence(shards, places, sentence):
         open_weights(index(shards.parent, places))
 
 
-@pytest.mark.skipif(not FLUX.exists(), reason="needs the recorded folders")
 def test_a_real_index_of_shards_gives_what_its_files_hold():
-    weights = open_weights(FLUX / "diffusion_pytorch_model.safetensors.index.json")
-    files = [load_file(file) for file in sorted(FLUX.glob("*.safetensors"))]
+    folder = Recording("diffusers-folders").file("flux/transformer")
+    weights = open_weights(folder / "diffusion_pytorch_model.safetensors.index.json")
+    files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
     want = {name: one for file in files for name, one in file.items()}
     assert len(files) == 4
     assert set(weights) == set(want)

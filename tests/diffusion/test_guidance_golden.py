@@ -2,14 +2,13 @@
 for how they were made. The network is written out here, so that nothing but guidance and the waist is tested."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from recorded import Recording
 from safelight.diffusion.guidance.channels import Channels
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guidance.none import Unguided
@@ -19,8 +18,6 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import ScaledLinear
 from safelight.types import Condition, Estimate, NoiseLevel
 
-FOLDER = Path(__file__).parents[3] / "shared" / "goldens" / "dit"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the recorded trajectories are not here")
 NULL, HEADS = 1000, 2
 
 
@@ -64,8 +61,9 @@ class LearnedNoise(Noise):
 
 @pytest.fixture(scope="module")
 def golden():
-    weights = torch.load(FOLDER / "DiT.pt", weights_only=True)
-    return weights, load_file(FOLDER / "inputs.safetensors"), load_file(FOLDER / "outputs.safetensors")
+    recording = Recording("dit")
+    weights = torch.load(recording.file("DiT.pt"), weights_only=True)
+    return weights, recording.inputs, recording.outputs
 
 
 def level_of(step):

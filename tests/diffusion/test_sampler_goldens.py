@@ -1,4 +1,4 @@
-"""Trajectories of other implementations, where they are at hand: see ``golden.json`` for how each was made.
+"""Trajectories of other implementations: see ``golden.json`` for how each was made.
 
 Not here, each for what the other one does: ``ddpm``, ``ddpm_large``, ``lcm``, ``flow_lcm``, ``tcd`` and
 ``flow_euler_stochastic`` did not record their noise (``test_sampler_peers.py`` runs them); ``euler_churn`` tells the
@@ -7,14 +7,12 @@ extrapolates v instead of the noise; ``ddim_linspace`` steps by a tenth of the t
 ``euler_dummy`` and ``heun_dummy`` have a model that is no denoiser; ``unipc_nocorr0`` is an option of its own.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from recorded import Recording
 from safelight.diffusion.ideal import IdealGaussian, IdealPoints
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.prediction import EDM, Clean, Flow, Noise, V
@@ -39,14 +37,11 @@ from safelight.diffusion.spacing import (
 )
 from safelight.types import Condition, NoiseLevel
 
-FOLDER = Path(__file__).parents[3] / "shared" / "goldens" / "samplers"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the recorded trajectories are not here")
-
 
 @pytest.fixture(scope="module")
 def golden():
-    tolerance = json.loads((FOLDER / "golden.json").read_text())["tolerance"]
-    return load_file(FOLDER / "inputs.safetensors"), load_file(FOLDER / "outputs.safetensors"), tolerance
+    recording = Recording("samplers")
+    return recording.inputs, recording.outputs, recording.facts["tolerance"]
 
 
 @dataclass(frozen=True)

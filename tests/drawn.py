@@ -1,0 +1,80 @@
+"""Recordings whose weights are not kept: they are drawn from their names, the same bits on every machine."""
+
+import atexit
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from functools import cache
+from hashlib import shake_256
+from math import log2, prod
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+DRAWN = Path(__file__).parent / "recorded" / "drawn"
+TYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+
+
+@cache
+def folder(name: str) -> Path | None:
+    """A recording with its weights, made once a process; None where there is none of this name."""
+    if not (DRAWN / name).is_dir():
+        return None
+    room = Path(tempfile.mkdtemp(prefix="safelight-"))
+    atexit.register(shutil.rmtree, room, ignore_errors=True)
+    fill(name, room / name)
+    return room / name
+
+
+def fill(name: str, place: Path) -> None:
+    """Everything of a recording under ``place``: what is kept of it, and weights for each list of names."""
+    shutil.copytree(DRAWN / name, place, dirs_exist_ok=True)
+    with zipfile.ZipFile(DRAWN / "layouts.zip") as archive:
+        for member in (one for one in archive.namelist() if one.startswith(f"{name}/")):
+            path = place / member.removeprefix(f"{name}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix not in (".safetensors", ".ckpt"):  # a configuration or a tokenizer
+                path.write_bytes(archive.read(member))
+                continue
+            told = json.loads(archive.read(member))
+            weights = {key: draw(f"{member}/{key}", *each) for key, each in told["tensors"].items()}
+            if path.suffix == ".ckpt":
+                torch.save({"epoch": 0, "global_step": 1, "state_dict": weights}, path)
+            else:
+                save_file(weights, path, told["metadata"])
+
+
+def noise(name: str, shape: Sequence[int]) -> Tensor:
+    """Numbers of eight bits, SHAKE-256 of the name."""
+    raw = bytearray(shake_256(name.encode()).digest(max(prod(shape), 1)))
+    return torch.frombuffer(raw, dtype=torch.int8)[: prod(shape)].reshape(tuple(shape))
+
+
+def draw(name: str, kind: str, shape: Sequence[int]) -> Tensor:
+    """Weights: eight bits each and a power of two, which all of the types hold exactly.
+
+    Matrices keep the size of what passes through them, what multiplies a normed feature lies around 1, biases around 0.
+    """
+    if kind.startswith("I"):  # places, and counts of updates
+        return torch.arange(prod(shape)).reshape(tuple(shape)).to(TYPES[kind])
+    found = noise(name, shape)
+    if not shape:
+        values = 2.0 ** (found % 3)
+    elif len(shape) > 1:
+        fan = prod(shape[1:]) if shape[0] > 1 else shape[-1]
+        values = found * 2.0 ** -round(log2(74 * fan**0.5))  # 74 is their deviation
+    elif name.endswith(("weight", "scale", "running_var")):
+        values = 1 + found.div(2, rounding_mode="floor") / 128
+    else:
+        values = found / 512
+    return values.to(TYPES[kind])
