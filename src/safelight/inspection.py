@@ -20,18 +20,18 @@ from safelight.checkpoints.pieces import Piece
 from safelight.checkpoints.weights import open_weights
 from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
+from safelight.media.elsewhere import made
 from safelight.media.pictures import read_recipe
 from safelight.model import Card
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def inspect(source: str, hints: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Facts about a model, weights, a run or a picture, as JSON values. BadInput if it is none of them."""
     path = Path(source)
-    if path.suffix.lower() == ".png" and path.is_file():
-        recipe = _recipe(path)
-        if recipe is None:
-            raise BadInput(f"{source!r} is a picture without a recipe: it was not made by Safelight, or it was edited.")
-        return {"what": "picture", "recipe": recipe}
+    if path.suffix.lower() in PICTURES and path.is_file():
+        return {"what": "picture", **_picture(path)}
     if is_foreign(path):
         return {"what": "model", **_outline(plan([path], hints or {}))}
     run = _run(path)
@@ -40,17 +40,21 @@ def inspect(source: str, hints: Mapping[str, Any] | None = None) -> dict[str, An
     return {"what": "model", **_model(locate(source)), **({"run": run} if run else {})}
 
 
-def _recipe(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_recipe(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadInput(f"{str(path)!r} is not a picture that can be read ({error}).") from None
+def _picture(path: Path) -> dict[str, Any]:
+    """The recipe in a picture of ours, or what another program says of one of its own."""
+    if (recipe := read_recipe(path)) is not None:
+        return {"recipe": recipe}
+    if (told := made(path)) is not None:
+        return {"made": told}
+    raise BadInput(
+        f"{str(path)!r} is a picture that does not say how it was made: it was edited, or its program does not tell."
+    )
 
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print the facts for people."""
     if found["what"] == "picture":
-        console.print_json(json.dumps(found["recipe"], ensure_ascii=False))
+        console.print_json(json.dumps(found.get("recipe") or found["made"], ensure_ascii=False))
     if found["what"] == "model":
         _show_model(found, console)
     if "run" in found:
