@@ -111,7 +111,12 @@ def test_what_cannot_be_chosen_is_asked_for(files, got):
 
 def test_what_could_be_on_the_hub():
     assert all(map(is_identifier, ["a/b", "a/b@main", "a/b@refs/pr/1", "a/b:c/d.safetensors", "a/b-1.0@v1:x.ckpt"]))
-    assert not any(map(is_identifier, ["stickers", "a/b/c", "/a/b", "./a", "../a", "a/b:", "a/b@", ""]))
+    assert not any(
+        map(
+            is_identifier,
+            ["stickers", "a/b/c", "/a/b", "./a", "../a", "a/b:", "a/b@", "", "a/b.safetensors", "a/b.ckpt"],
+        )
+    )
     with pytest.raises(BadInput, match="'a/b/c' names no model on the hub"):
         fetch("a/b/c")
 

@@ -16,22 +16,35 @@ YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": F
 
 
 def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], Beside]:
-    """All parts in these files and folders, and what a folder says beside them. BadInput if one cannot be read."""
+    """All parts in these files and folders, and what a folder says beside them. BadInput if one cannot be read.
+
+    A lone autoencoder or text tower stands in for that of an earlier file.
+    """
     check(hints)
     found: list[Piece] = []
     beside = Beside()
     for path in paths:
         if path.is_file():
-            found += pieces(open_weights(path), path.name, hints, _ema(hints))
+            found = _with(found, pieces(open_weights(path), path.name, hints, _ema(hints)))
         elif (path / "model_index.json").is_file():
             parts, beside = read_folder(path, hints)
-            found += parts
+            found = _with(found, parts)
         else:
             part = read_part(path, hints)
-            found.append(part)
+            found = _with(found, [part])
             if part.part == "autoencoder":
                 beside = replace(beside, scale=part.said.get("scaling_factor"), shift=part.said.get("shift_factor"))
     return found, beside
+
+
+def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
+    """The parts of earlier files with those of one more."""
+    (lone,) = more if len(more) == 1 else (None,)
+    if lone is not None and lone.part == "autoencoder":
+        found = [one for one in found if one.part != lone.part]
+    if lone is not None and lone.part == "tower":
+        found = [one for one in found if (one.part, one.config) != (lone.part, lone.config)]
+    return [*found, *more]
 
 
 def read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> LatentDiffusion:
