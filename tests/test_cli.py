@@ -285,7 +285,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(safelight, tiny_folder, 
 def test_a_picture_without_a_recipe_and_nothing_at_all_are_not_inspected(safelight, here):
     Image.new("RGB", (4, 4)).save(here / "plain.png")
     refused = safelight("inspect", "plain.png")
-    assert "a picture without a recipe" in refused.sentence()
+    assert "does not say how it was made" in refused.sentence()
     assert refused.code == 2
     assert safelight("inspect", "nothing").code == 2
     (here / "no.png").write_bytes(b"no picture")

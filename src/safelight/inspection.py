@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,29 @@ from safelight.checkpoints.assembly import Outline
 from safelight.checkpoints.foreign import plan
 from safelight.checkpoints.native import PARTS, PROCESS, read_config
 from safelight.checkpoints.pieces import Piece
+from safelight.checkpoints.small_files import small_file
 from safelight.checkpoints.weights import open_weights
 from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
+from safelight.media.elsewhere import made
 from safelight.media.pictures import read_recipe
 from safelight.model import Card
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
-def inspect(source: str, hints: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Facts about a model, weights, a run or a picture, as JSON values. BadInput if it is none of them."""
-    path = Path(source)
-    if path.suffix.lower() == ".png" and path.is_file():
-        recipe = _recipe(path)
-        if recipe is None:
-            raise BadInput(f"{source!r} is a picture without a recipe: it was not made by Safelight, or it was edited.")
-        return {"what": "picture", "recipe": recipe}
+
+def inspect(source: str | Sequence[str], hints: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Facts about a model, weights, a run or a picture, as JSON values. BadInput if it is none of them.
+
+    Several sources are files that make one model together.
+    """
+    if not isinstance(source, str) and len(source) > 1:
+        return {"what": "model", **_outline(plan([foreign(one) for one in source], hints or {}))}
+    path = Path(source := source if isinstance(source, str) else source[0])
+    if path.suffix.lower() in PICTURES and path.is_file():
+        return {"what": "picture", **_picture(path)}
+    if path.is_file() and (found := small_file(open_weights(path), path.stem)) is not None:
+        return found
     if is_foreign(path):
         return {"what": "model", **_outline(plan([path], hints or {}))}
     run = _run(path)
@@ -40,17 +48,34 @@ def inspect(source: str, hints: Mapping[str, Any] | None = None) -> dict[str, An
     return {"what": "model", **_model(locate(source)), **({"run": run} if run else {})}
 
 
-def _recipe(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_recipe(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadInput(f"{str(path)!r} is not a picture that can be read ({error}).") from None
+def foreign(source: str) -> Path:
+    """A file or folder of other programs, of which several make one model; BadInput if it is another thing."""
+    if is_foreign(path := Path(source)):
+        return path
+    raise BadInput(f"{source!r} is no file or folder of weights of another program; several of these are one model.")
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    """The recipe in a picture of ours, or what another program says of one of its own."""
+    if (recipe := read_recipe(path)) is not None:
+        return {"recipe": recipe}
+    if (told := made(path)) is not None:
+        return {"made": told}
+    raise BadInput(
+        f"{str(path)!r} is a picture that does not say how it was made: it was edited, or its program does not tell."
+    )
 
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print the facts for people."""
     if found["what"] == "picture":
-        console.print_json(json.dumps(found["recipe"], ensure_ascii=False))
+        console.print_json(json.dumps(found.get("recipe") or found["made"], ensure_ascii=False))
+    if found["what"] in ("adapter", "words"):
+        for name, value in found.items():
+            several = [f"{key} {one}" for key, one in value.items()] if isinstance(value, dict) else value
+            said = ", ".join(map(str, several)) if isinstance(several, list) else several
+            if said not in ("", ()):
+                console.print(f"{name}: {said}", markup=False, soft_wrap=True)
     if found["what"] == "model":
         _show_model(found, console)
     if "run" in found:
@@ -73,8 +98,14 @@ def _show_model(found: dict[str, Any], console: Console) -> None:
     console.print(table)
     for name in ("schedule", "prediction"):
         if name in found:
-            console.print(_list(name, found[name]))
-    console.print(_list("settings", {key: value for key, value in card["settings"].items() if value is not None}))
+            console.print(_list(name, found[name]), soft_wrap=True)
+    if hears := found.get("conditioning"):
+        said = [name if one is True else f"{name} ({one:,})" for name, one in hears.items()]
+        console.print(f"conditioning: {', '.join(said)}")
+    if settings := {key: _plain(value) for key, value in card["settings"].items() if value is not None}:
+        console.print(_list("settings", settings), soft_wrap=True)
+    if lacking := card["origin"].get("lacking"):
+        console.print(_list("lacking", {name: f"(such as {one})" for name, one in lacking.items()}), soft_wrap=True)
     if assumed := card["origin"].get("assumed"):
         console.print(f"{_list('assumed', assumed)} (say otherwise with --hint)")
     for origin in card["data"]:
@@ -83,6 +114,14 @@ def _show_model(found: dict[str, Any], console: Console) -> None:
 
 def _list(title: str, facts: dict[str, Any]) -> str:
     return f"{title}: {', '.join(f'{key} {value}' for key, value in facts.items())}"
+
+
+def _plain(value: Any) -> Any:
+    """A slot's mapping in the words of the command line."""
+    if not isinstance(value, Mapping):
+        return value
+    options = ",".join(f"{key}={one}" for key, one in value.items() if key != "kind")
+    return f"{value['kind']}:{options}" if options else value["kind"]
 
 
 def _model(folder: Path) -> dict[str, Any]:
@@ -101,8 +140,24 @@ def _outline(found: Outline) -> dict[str, Any]:
     towers = {f"tower {number + 1}": one for number, one in enumerate(found.towers)}
     parts = {name: _piece(piece) for name, piece in (*found.pieces.items(), *towers.items())}
     process = {name: slot.write(vars(found.process)[name]) for name, slot in PROCESS.items() if found.process}
+    denoiser = found.pieces.get("denoiser")
+    hears = {"conditioning": _conditioning(denoiser.config)} if denoiser else {}
     family = {"family": found.family.name, "title": found.family.title} if found.family else {}
-    return {**family, "parts": parts, **process, "card": dump(found.card)}
+    return {**family, "parts": parts, **process, **hears, "card": dump(found.card)}
+
+
+HEARD = {  # the fields of denoisers that open a way in
+    "text_width": "tokens",
+    "vector_width": "vector",
+    "classes": "classes",
+    "extra_channels": "channels",
+    "guidance": "guidance",
+}
+
+
+def _conditioning(config: object) -> dict[str, Any]:
+    """What a denoiser of this configuration hears besides time: how wide, or how many."""
+    return {name: vars(config)[key] for key, name in HEARD.items() if vars(config).get(key)}
 
 
 def _piece(piece: Piece) -> dict[str, Any]:
@@ -114,7 +169,7 @@ def _piece(piece: Piece) -> dict[str, Any]:
         "layout": piece.dialect.name,
         "config": dump(piece.config),
         "parameters": sum(prod(shapes[name]) for name in names),
-        "precision": types.most_common(1)[0][0],
+        "precision": " and ".join(name for name, _ in types.most_common()),
         "bytes": piece.weights.bytes,
         "where": piece.where,
         "fingerprint": piece.weights.fingerprint,
@@ -133,7 +188,7 @@ def _part(slot: Slot, given: Any, file: Path) -> dict[str, Any]:
         "kind": kind_of(config),
         "config": slot.write(config),
         "parameters": sum(prod(shapes[name]) for name in names),
-        "precision": Counter(types[name] for name in names).most_common(1)[0][0],
+        "precision": " and ".join(name for name, _ in Counter(types[name] for name in names).most_common()),
         "bytes": file.stat().st_size,
     }
 

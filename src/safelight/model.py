@@ -50,7 +50,9 @@ class LatentDiffusion:
         a, c, d, p = self.autoencoder, self.conditioner, self.denoiser, self.process
         if a is None or c is None or d is None or p is None:
             parts = {"autoencoder": a, "conditioner": c, "denoiser": d, "process": p}
-            missing = ", ".join(name for name, part in parts.items() if part is None)
+            usual = self.card.origin.get("lacking", {})
+            lacking = [name for name, part in parts.items() if part is None]
+            missing = ", ".join(f"{one} (such as {usual[one]})" if one in usual else one for one in lacking)
             raise BadInput(
                 f"the model {self.card.name!r} has no {missing}; name a file that holds it as well, load a model that "
                 "does, or train it first."

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from ldm_layout import body, near, renamed
+from safetensors.torch import load_file
 
 from making import go, metrics, recipe, tables
 from recorded import Recording

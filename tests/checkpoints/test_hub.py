@@ -92,8 +92,8 @@ def test_of_other_repositories_the_one_file_of_weights(files, want):
 def test_a_file_that_is_named_comes_with_its_shards():
     index = "transformer/m.safetensors.index.json"
     shards = [f"transformer/m-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    assert choose(Place("a/b", file=index), FOLDER) == (index, [index, *shards])
-    assert choose(Place("a/b", file="v1-5.ckpt"), FOLDER) == ("v1-5.ckpt", ["v1-5.ckpt"])
+    assert choose(Place("a/b", file=index), FOLDER) == (index, [index, *shards, "README.md"])
+    assert choose(Place("a/b", file="v1-5.ckpt"), FOLDER) == ("v1-5.ckpt", ["v1-5.ckpt", "README.md"])
     with pytest.raises(BadInput, match=r"unknown file of a/b: 'v1-5.safetensor'; did you mean 'v1-5.safetensors'"):
         choose(Place("a/b", file="v1-5.safetensor"), FOLDER)
 
@@ -112,7 +112,12 @@ def test_what_cannot_be_chosen_is_asked_for(files, got):
 
 def test_what_could_be_on_the_hub():
     assert all(map(is_identifier, ["a/b", "a/b@main", "a/b@refs/pr/1", "a/b:c/d.safetensors", "a/b-1.0@v1:x.ckpt"]))
-    assert not any(map(is_identifier, ["stickers", "a/b/c", "/a/b", "./a", "../a", "a/b:", "a/b@", ""]))
+    assert not any(
+        map(
+            is_identifier,
+            ["stickers", "a/b/c", "/a/b", "./a", "../a", "a/b:", "a/b@", "", "a/b.safetensors", "a/b.ckpt"],
+        )
+    )
     with pytest.raises(BadInput, match="'a/b/c' names no model on the hub"):
         fetch("a/b/c")
 

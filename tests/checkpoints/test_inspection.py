@@ -68,7 +68,7 @@ def test_the_recipe_of_a_picture_is_found(tmp_path, capsys):
 def test_what_is_none_of_them_is_refused(folder, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     (tmp_path / "broken.png").write_bytes(b"no")
-    for name, message in (("plain.png", "a picture without a recipe"), ("broken.png", "broken.png: not a picture")):
+    for name, message in (("plain.png", "does not say how it was made"), ("broken.png", "broken.png: not a picture")):
         with pytest.raises(BadInput, match=message):
             inspect(str(tmp_path / name))
     with pytest.raises(BadInput, match="holds no model"):

@@ -96,11 +96,11 @@ class VQ(nn.Module):
         """The rest of ``decode``, in the precision of the weights."""
         return self.decoder.near_layers()
 
-    def indices(self, latents: Latents) -> Int[Tensor, "b *space"]:
+    def indices(self, latents: Latents) -> Int[Tensor, " b *space"]:
         """The numbers of the codes nearest to latents in standard units."""
         return self.codebook.nearest(self.codebook.placed(self.scale.raw(latents).float()))
 
-    def lookup(self, indices: Int[Tensor, "b *space"]) -> Latents:
+    def lookup(self, indices: Int[Tensor, " b *space"]) -> Latents:
         """The codes of these numbers as latents in standard units. BadInput for a number that no code has."""
         return self.scale.standard(Encoding(self.codebook.lookup(indices))).mean
 

@@ -32,6 +32,8 @@ def locate(source: str | Path) -> Path:
         raise BadInput(f"{str(path)!r} holds no model: wanted config.json and manifest.json in it{hint}.")
     if path.is_file():
         raise BadInput(f"{str(path)!r} is a single file; wanted a model folder, a run folder or an embedded name.")
+    if path.suffix or len(path.parts) > 1:
+        raise BadInput(f"there is no file or folder {str(path)!r}; wanted one, or an embedded model: {embedded()[0]}.")
     raise unknown("model", str(source), embedded())
 
 

@@ -104,7 +104,7 @@ def place(file: Mapping[str, Tensor], known: Tables, where: str) -> Adapter:
         if name.startswith("<"):
             words[name] = file[name]
             continue
-        path, what = _split(name, numbered)
+        path, what = split(name, numbered)
         spot = next(((part, one) for part, one in _meant(path, modules)), None)
         if spot is not None:
             found.setdefault(spot, {})[what] = file[name]
@@ -194,10 +194,11 @@ def _peft(layer: Layer, several: bool) -> Iterator[tuple[str, Tensor]]:
             yield f"{prefix}.{layer.module}.{named[name]}", one.flatten() if name == "magnitude" else one
 
 
-def _split(name: str, numbered: Mapping[str, str]) -> tuple[str, str]:
+def split(name: str, numbered: Mapping[str, str]) -> tuple[str, str]:
     """The module that a key is for, and what of it the tensor is."""
     if found := NUMBERED.fullmatch(name):
-        return numbered.get(f"{found[1]}:{found[2]}", name), found[3]
+        place = f"{found[1]}:{found[2]}"
+        return numbered.get(place, place), found[3]
     if found := XLABS.fullmatch(name):
         stream = {"1": "img", "2": "txt"}[found[4]]
         return f"double_blocks.{found[2]}.{stream}_attn.{found[3]}", found[5]

@@ -84,7 +84,10 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
         process = replace(process, prediction=NoiseAndVariance())
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
     towers = tuple(piece for piece in pieces if piece.part == "tower")
-    return Outline(single, towers, family, process, _card(family, pieces, hints, beside, assumed), scale, shift)
+    card = _card(family, pieces, hints, beside, assumed)
+    if lacking := _lacking(family, single, towers):
+        card = replace(card, origin={**card.origin, "lacking": lacking})
+    return Outline(single, towers, family, process, card, scale, shift)
 
 
 def assemble(plan: Outline) -> LatentDiffusion:
@@ -133,6 +136,8 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
     clips = sorted((one for one in towers if one.kind == "clip"), key=lambda one: int(one.config.width))
     by_kind = {"clip": clips, "t5": [one for one in towers if one.kind == "t5"]}
     found = [by_kind[kind].pop(0) if by_kind[kind] else None for kind in kinds]
+    if unread := [*by_kind["clip"], *by_kind["t5"]]:
+        raise BadInput(f"{unread[0].where} is a text tower that {family.title} does not read; leave it out.")
     if None in found[: kinds.count("clip")]:
         return None
     wide = 4096 if denoiser is None else denoiser.config.text_width
@@ -185,7 +190,8 @@ def fingerprint(pieces: Sequence[Piece]) -> str:
 def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
     found = [piece for piece in pieces if piece.part == part]
     if len(found) > 1:
-        raise BadInput(f"{' and '.join(one.where for one in found)} both hold a {part}; give one of them.")
+        files, article = " and ".join(one.where for one in found), "an" if part[0] in "aeiou" else "a"
+        raise BadInput(f"{files} both hold {article} {part}; give one of them, or a lone autoencoder last.")
     return found[0] if found else None
 
 
@@ -193,6 +199,20 @@ def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
     if "family" in hints:
         return families()[str(hints["family"])]
     return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
+
+
+def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]) -> dict[str, str]:
+    """The parts that the denoiser's family has besides, and the files that usually hold them."""
+    if family is None or "denoiser" not in single:
+        return {}
+    lacking = {} if "autoencoder" in single else {"autoencoder": str(family.files["autoencoder"])}
+    wanted, held = texts.kinds(family.text) if family.text else [], [one.kind for one in towers]
+    names = [
+        str(name)
+        for name, kind in zip(family.files.get("towers", ()), wanted, strict=True)
+        if held.count(kind) < wanted.count(kind)
+    ]
+    return lacking | ({"conditioner": " and ".join(names)} if names else {})
 
 
 def _learns_variance(denoiser: Piece | None) -> bool:

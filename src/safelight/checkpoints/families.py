@@ -34,6 +34,7 @@ class Family:
     bare: bool = False
     single: Mapping[str, Any] = field(default_factory=dict)
     folder: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     def process(self, prediction: Any = None) -> Process:
         """Its schedule and prediction, or another prediction that the user knows of."""
@@ -53,7 +54,7 @@ def families() -> Mapping[str, Family]:
     for one in table.values():  # what a family is like stands above it
         if "like" in one:
             like = table[one.pop("like")]
-            nested = {key: {**like[key], **one.get(key, {})} for key in ("fits", "single", "folder")}
+            nested = {key: {**like[key], **one.get(key, {})} for key in ("fits", "single", "folder", "files")}
             one |= {**like, **one, **nested}
     return {name: read(Family, {"name": name, **one}, f"families.toml {name}") for name, one in table.items()}
 

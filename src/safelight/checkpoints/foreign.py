@@ -17,7 +17,10 @@ YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": F
 
 
 def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], Beside]:
-    """All parts in these files and folders, and what a folder says beside them. BadInput if one cannot be read."""
+    """All parts in these files and folders, and what a folder says beside them. BadInput if one cannot be read.
+
+    A lone autoencoder or text tower stands in for that of an earlier file.
+    """
     found: list[Piece] = []
     beside = Beside()
     for path in paths:
@@ -29,8 +32,19 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
             parts = [read_part(path, hints)]
             if (part := parts[0]).part == "autoencoder":
                 beside = replace(beside, scale=part.said.get("scaling_factor"), shift=part.said.get("shift_factor"))
-        found += [replace(one, source=path.name, licence=stated(one.weights.metadata, path)) for one in parts]
+        licensed = [replace(one, source=path.name, licence=stated(one.weights.metadata, path)) for one in parts]
+        found = _with(found, licensed)
     return found, beside
+
+
+def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
+    """The parts of earlier files with those of one more."""
+    (lone,) = more if len(more) == 1 else (None,)
+    if lone is not None and lone.part == "autoencoder":
+        found = [one for one in found if one.part != lone.part]
+    if lone is not None and lone.part == "tower":
+        found = [one for one in found if (one.part, one.config) != (lone.part, lone.config)]
+    return [*found, *more]
 
 
 def read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> LatentDiffusion:

@@ -35,8 +35,9 @@ class Place:
 
 
 def is_identifier(text: str) -> bool:
-    """Whether ``text`` could name a model on the hub; a path of two names could as well."""
-    return IDENTIFIER.fullmatch(text) is not None
+    """Whether ``text`` could name a model on the hub; a path of two names could as well, but not one of a file."""
+    found = IDENTIFIER.fullmatch(text)
+    return found is not None and not found["repo"].endswith(WEIGHTS)
 
 
 def fetch(identifier: str) -> Path:

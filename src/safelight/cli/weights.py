@@ -11,11 +11,17 @@ from safelight.errors import BadInput
 
 
 def inspect(
-    source: Annotated[str, typer.Argument(help="A model, weights, a run folder, a picture made here.")] = "stickers",
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A model, weights, an adapter, a run folder, a picture; or files that make one model together.",
+            show_default="stickers",
+        ),
+    ] = None,
     hint: HINT = None,
     as_json: JSON = False,
 ) -> None:
-    """Say what a model or file of weights consists of, how far a run is, or how a picture was made.
+    """Say what a model or file of weights consists of and lacks, how far a run is, or how a picture was made.
 
     Of files the headers alone are read, so that it takes no time whatever their size.
 
@@ -24,7 +30,7 @@ def inspect(
     from safelight.inspection import inspect as look
     from safelight.inspection import show
 
-    found = look(source, hints(hint))
+    found = look(sources or ["stickers"], hints(hint))
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:

@@ -28,7 +28,7 @@ def repeat(condition: Condition, n: int) -> Condition:
     return _joined([condition], lambda tensors: tensors[0].repeat_interleave(n, dim=0))
 
 
-def choose(mask: Bool[Tensor, "b"], yes: Condition, no: Condition) -> Condition:
+def choose(mask: Bool[Tensor, " b"], yes: Condition, no: Condition) -> Condition:
     """``yes`` for the samples where ``mask`` is true, ``no`` for the others.
 
     Raises BadInput unless both have the same ways open.

@@ -37,8 +37,8 @@ class Process:
         return self.prediction.read(self._answer(network, noisy, level, condition), noisy, level)
 
     def loss(
-        self, network: Network, clean: Latents, noise: Latents, t: Float[Tensor, "b"], condition: Condition
-    ) -> Float[Tensor, "b"]:
+        self, network: Network, clean: Latents, noise: Latents, t: Float[Tensor, " b"], condition: Condition
+    ) -> Float[Tensor, " b"]:
         """The mean square error of each sample at its ``t``, in the space of the network's own answers.
 
         With a learned variance, 0.001 of the variational bound is added: the hybrid loss (arXiv 2102.09672, eq. 16).

@@ -14,7 +14,7 @@ from safelight.types import Estimate, Latents, NoiseLevel
 
 def variational(
     estimate: Estimate, clean: Latents, noisy: Latents, level: NoiseLevel, after: NoiseLevel
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """The divergence, in bits a dimension, of the step that ``estimate`` takes from the true posterior given ``clean``.
 
     Both are Gaussian. Only the variance is taught: the mean is taken as it is (its gradient stops). The estimate must

@@ -28,14 +28,14 @@ def read_picture(data: bytes | Path, name: str = "picture", transparent: bool = 
 
     BadInput names what is no picture.
     """
-    with _opened(data, name) as picture:
+    with opened(data, name) as picture:
         picture.load()
         upright = ImageOps.exif_transpose(picture)
         return upright.convert("RGBA") if transparent else on_white(upright)
 
 
 @contextmanager
-def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
+def opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
     """The picture, its header read and its pixels not yet; whatever goes wrong with it is BadInput."""
     try:
         with warnings.catch_warnings():
@@ -92,7 +92,7 @@ def write_png(picture: Image.Image, path: Path, recipe: Mapping[str, Any]) -> No
 
 def read_recipe(path: Path) -> dict[str, Any] | None:
     """The recipe inside a PNG of ours, or None; BadInput if the file is no picture. No pixel is decoded."""
-    with _opened(path, path.name) as picture:
+    with opened(path, path.name) as picture:
         text = picture.info.get(_RECIPE)
     try:
         recipe = json.loads(text) if isinstance(text, str) else None

@@ -7,7 +7,7 @@ from torch import Tensor
 from safelight.types import Features, Images
 
 
-def perceptual(network: Features, images: Images, others: Images) -> Float[Tensor, "b"]:
+def perceptual(network: Features, images: Images, others: Images) -> Float[Tensor, " b"]:
     """The distance of Zhang et al. (LPIPS, arXiv 1801.03924, eq. 1) between pictures in [-1, 1].
 
     In each map every place's channels are made a unit vector; squared differences are weighed by the network's

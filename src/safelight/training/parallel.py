@@ -138,7 +138,7 @@ def _number(name: str, default: int) -> int:
     return int(given or default)
 
 
-def _spoken(store: dist.Store) -> bool:
+def _spoken(store: dist.Store) -> bool:  # type: ignore[name-defined]  # of c10d, which has no stubs
     """True if another process failed earlier, or has taken the store with it."""
     try:
         return bool(store.add("failed", 1) > 1)
