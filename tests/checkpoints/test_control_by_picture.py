@@ -81,6 +81,7 @@ def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
     held = controlled(model, f"{file}={shown}{said}:0.6", 24, 16)
     assert held.card.adapters == {"control": 0.6}
     assert held.denoiser.scale == 0.6
+    assert not any(one.requires_grad for one in held.denoiser.branch.parameters())
     picture = read_picture(shown, "it", transparent=branch.colours == 4)
     hint = to_bytes(picture, picture.mode)[None] / 255
     encode = model.autoencoder.encode

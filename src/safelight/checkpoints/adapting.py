@@ -22,6 +22,7 @@ from safelight.errors import BadInput
 from safelight.governance.licences import Licensed
 from safelight.media.pictures import read_picture, to_bytes
 from safelight.model import LatentDiffusion, with_more
+from safelight.runtime import ready
 from safelight.types import Autoencoder, Denoiser
 
 
@@ -83,7 +84,7 @@ def _branched(
         raise BadInput(f"{file} holds {', '.join(one.part for one in found)}; wanted a ControlNet or a T2I-adapter.")
     assert model.denoiser is not None
     like = _like(model)
-    branch = cast("Branch", build(found[0]).eval().requires_grad_(False).to(like))
+    branch = cast("Branch", ready(build(found[0]), like.device, like.dtype))
     hint = _read(picture, side, {1: "L", 4: "RGBA"}.get(branch.colours, "RGB")).to(like.device)
     with torch.no_grad():
         held = Controlled(model.denoiser, branch, hint, scale, encode=_encoder(model.autoencoder), mode=kind)
