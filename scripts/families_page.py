@@ -33,7 +33,8 @@ FOLDERS = {
     "dit": "dit",
     "ldm-uncond": "ldm",
 }
-CONTROL = {"unet": "ControlNet, T2I-adapter"}  # by the denoiser's kind
+CONTROL = {"unet": "ControlNet, T2I-adapter", "mmdit": "ControlNet", "flux": "ControlNet"}  # by the denoiser's kind
+SHOWN = {"flux-dev": ", control LoRA", "flux-schnell": ", control LoRA", "flux-control": ", by itself"}
 MERGED = {"sd1", "sdxl", "flux-dev"}  # families whose recordings hold adapters
 
 
@@ -87,7 +88,7 @@ def row(family: Family, errors: Mapping[str, Mapping[str, Any]]) -> str:
         "read, write" if family.folder else "–",
         runs_on(family),
         lora,
-        CONTROL.get(denoiser, "–") if family.text else "–",
+        CONTROL.get(denoiser, "–") + SHOWN.get(family.name, "") if family.text else "–",
         told,
     )
     return f"| {' | '.join(cells)} |"
@@ -95,6 +96,8 @@ def row(family: Family, errors: Mapping[str, Mapping[str, Any]]) -> str:
 
 def runs_on(family: Family) -> str:
     """What its pictures are asked for with, from the command line."""
+    if family.name == "flux-control":
+        return "a prompt, and a picture as `--control =PICTURE`"
     if family.fits.get("extra_channels", 0) not in (0, False):
         return "its network, in Python: no task gives it its channels yet"
     if family.conditioner:

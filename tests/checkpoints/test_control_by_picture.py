@@ -81,6 +81,7 @@ def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
     held = controlled(model, f"{file}={shown}{said}:0.6", 24, 16)
     assert held.card.adapters == {"control": 0.6}
     assert held.denoiser.scale == 0.6
+    assert not any(one.requires_grad for one in held.denoiser.branch.parameters())
     picture = read_picture(shown, "it", transparent=branch.colours == 4)
     hint = to_bytes(picture, picture.mode)[None] / 255
     encode = model.autoencoder.encode
@@ -117,6 +118,43 @@ def test_a_picture_is_made_under_control_twice_over(shown, tmp_path):
     task, settings = TextToImage("a red square", width=16, height=16), Settings(steps=2, seed=0)
     made = [generate(one, task, settings)[0].tobytes() for one in (model, once, twice)]
     assert len(set(made)) == 3
+
+
+def lora(columns=32, **more):
+    torch.manual_seed(5)
+    return {"img_in.lora_A.weight": torch.randn(2, columns), "img_in.lora_B.weight": torch.randn(32, 2), **more}
+
+
+@torch.no_grad()
+def test_a_control_lora_and_a_model_that_sees_are_shown_the_picture(shown, tmp_path):
+    save_file(lora(), tmp_path / "canny-lora.safetensors")
+    model, before = model_of(FLUX), model_of(FLUX).denoiser(NOISY, TIME, GIVEN)
+    held = controlled(model, f"{tmp_path / 'canny-lora.safetensors'}={shown}:0.8", 24, 16)
+    assert held.card.adapters == {"canny-lora.safetensors": 0.8}
+    picture = model.autoencoder.encode(to_bytes(read_picture(shown))[None] / 127.5 - 1).mode()
+    answer = held.denoiser(NOISY, TIME, GIVEN)
+    torch.testing.assert_close(answer, model.denoiser(NOISY, TIME, replace(GIVEN, channels=picture)))
+    assert not torch.allclose(answer, before, atol=1e-2)
+    assert torch.equal(held.denoiser.without((), ())(NOISY, TIME, held.denoiser.prepare(GIVEN)), answer)
+    by_itself = controlled(replace(model, denoiser=held.denoiser.denoiser), f"={shown}", 24, 16)
+    assert torch.equal(by_itself.denoiser(NOISY, TIME, GIVEN), answer)
+    union = written(shaken(Flux(FLUX).build()), diffusers_flux_control.DIALECTS[0], tmp_path / "plain")
+    both = controlled(held, f"{union}={shown}:0.5", 24, 16).denoiser(NOISY, TIME, GIVEN)
+    assert not torch.allclose(both, answer, atol=1e-2)
+    with pytest.raises(BadInput, match="one for latents of 8×12, not 8×8: give that size"):
+        held.denoiser(NOISY[..., :8], TIME, GIVEN)
+
+
+def test_a_lora_that_shows_nothing_is_refused_with_nothing_changed(shown, tmp_path):
+    model = model_of(FLUX)
+    before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
+    for columns, message in ((16, "shows the model no picture: merge it by --lora"), (24, "sees no picture by itself")):
+        save_file(lora(columns), tmp_path / "it.safetensors")
+        with pytest.raises(BadInput, match=message):
+            controlled(model, f"{tmp_path / 'it.safetensors'}={shown}", 24, 16)
+    with pytest.raises(BadInput, match="sees no picture by itself: name the file"):
+        controlled(model, f"={shown}", 24, 16)
+    assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
 
 
 def test_what_does_not_fit_is_refused_before_anything(shown, tmp_path):

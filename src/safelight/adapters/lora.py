@@ -81,6 +81,16 @@ class Adapter:
     left: tuple[str, ...] = ()
     words: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def widens(self, parts: Mapping[str, nn.Module]) -> bool:
+        """Whether it shows a part more than it sees now: a control LoRA."""
+        states = {part: module.state_dict() for part, module in parts.items()}
+        return any(
+            can_widen(parts[layer.part], spot.place.ours, columns(tensors))
+            and columns(tensors) > states[layer.part][spot.place.ours].shape[1]
+            for layer in self.layers
+            for spot, tensors in layer.spots
+        )
+
     def check(self, parts: Mapping[str, nn.Module]) -> None:
         """BadInput unless every change has the shape of what it changes."""
         states = {part: module.state_dict() for part, module in parts.items()}

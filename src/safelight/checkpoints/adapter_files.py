@@ -14,6 +14,7 @@ from safelight.checkpoints.pieces import dialects
 from safelight.checkpoints.table import Table
 from safelight.checkpoints.weights import open_weights
 from safelight.config import kind_of
+from safelight.denoisers.control import innermost
 from safelight.errors import BadInput, unknown
 from safelight.files import writing
 from safelight.model import LatentDiffusion, module
@@ -65,9 +66,15 @@ def read_adapter(path: Path, model: LatentDiffusion) -> Adapter:
     return adapter
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a file holds low-rank matrices, by its names alone."""
+    found = (KEY.fullmatch(name) for name in open_weights(path)) if path.is_file() else ()
+    return any(one is not None and one["low"] for one in found)
+
+
 def parts(model: LatentDiffusion) -> dict[str, nn.Module]:
     """What adapters can change: the denoiser and, one by one, the text towers."""
-    found = {} if model.denoiser is None else {"denoiser": module(model.denoiser)}
+    found = {} if model.denoiser is None else {"denoiser": module(innermost(model.denoiser))}
     if model.conditioner is not None:
         readers = vars(module(model.conditioner))["_modules"].get("towers", ())
         found |= {f"tower.{i}": one.network for i, one in enumerate(readers) if one.network is not None}

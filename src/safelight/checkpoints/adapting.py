@@ -8,19 +8,22 @@ from typing import cast
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from safelight.adapters.lora import Merged
-from safelight.checkpoints.adapter_files import parts, read_adapter
+from safelight.checkpoints.adapter_files import is_adapter, parts, read_adapter
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
 from safelight.checkpoints.weights import licence_of
 from safelight.checkpoints.words import add_words
-from safelight.denoisers.control import Branch, Controlled, Encode, innermost
+from safelight.config import kind_of
+from safelight.denoisers.control import Branch, Controlled, Encode, Shown, encoded
 from safelight.errors import BadInput
 from safelight.governance.licences import Licensed
 from safelight.media.pictures import read_picture, to_bytes
-from safelight.model import LatentDiffusion, module, with_more
-from safelight.types import Autoencoder
+from safelight.model import LatentDiffusion, with_more
+from safelight.runtime import ready
+from safelight.types import Autoencoder, Denoiser
 
 
 def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] = ()) -> LatentDiffusion:
@@ -47,38 +50,77 @@ def controlled(
 ) -> LatentDiffusion:
     """The model whose denoiser ``FILE=PICTURE[:KIND][:SCALE]`` controls, by a picture made as large as those asked.
 
-    The file is a ControlNet or a T2I-adapter, one file or the folder of one; the picture is the map that it was
-    taught (edges, depth), black to white; where it paints what is missing, that is transparent. ``KIND`` says by name
-    or number what the picture shows, for control that knows several. Raises BadInput if the file is none, or for
-    another denoiser.
+    The file is a ControlNet or a T2I-adapter, one file or the folder of one, or a control LoRA; none, ``=PICTURE``, for
+    a model that sees a picture by itself (FLUX.1 Canny and Depth). The picture is the map that it was taught (edges,
+    depth), black to white; where it paints what is missing, that is transparent. ``KIND`` says by name or number what
+    the picture shows, for control that knows several. Raises BadInput if the file is none, or for another denoiser.
     """
-    file, _, picture = given.partition("=")
+    file, equals, picture = given.partition("=")
     rest, scale = _named(picture, r"-?\d*\.?\d+")
     path, kind = _named(rest, r"[\w-]+")
-    if not path or not file:
+    if not path or not equals:
         raise BadInput(f"control: wanted FILE=PICTURE or FILE=PICTURE:KIND:SCALE, got {given!r}.")
     if model.denoiser is None:
         raise BadInput(f"the model {model.card.name!r} has no denoiser that could be controlled.")
-    found, _ = find([Path(file)], {})
+    side = (width or model.card.size[1], height or model.card.size[0])
+    if not file or is_adapter(Path(file)):
+        seen = encoded(2 * _read(Path(path), side, "RGB").to(_like(model).device) - 1, _encoder(model.autoencoder))
+        _see(model, Path(file) if file else None, float(scale or 1))
+        wrapped: Denoiser = Shown(model.denoiser, seen)
+        items = [licence_of("adapter", Path(file))] if file else []
+    else:
+        wrapped, item = _branched(model, Path(file), Path(path), side, float(scale or 1), kind)
+        items = [item]
+    named = {Path(file).name: float(scale or 1)} if file else {}
+    return with_more(replace(model, denoiser=wrapped), named, items)
+
+
+def _branched(
+    model: LatentDiffusion, file: Path, picture: Path, side: tuple[int, int], scale: float, kind: str
+) -> tuple[Controlled, Licensed]:
+    """The denoiser with the branch of a file beside it, and whose that is."""
+    found, _ = find([file], {})
     if [one.part for one in found] != ["control"]:
         raise BadInput(f"{file} holds {', '.join(one.part for one in found)}; wanted a ControlNet or a T2I-adapter.")
-    like = next(module(innermost(model.denoiser)).parameters())
-    branch = cast("Branch", build(found[0]).eval().requires_grad_(False).to(like))
-    side = (width or model.card.size[1], height or model.card.size[0])
-    mode = {1: "L", 4: "RGBA"}.get(branch.colours, "RGB")
-    shown = read_picture(Path(path), path, mode == "RGBA").resize(side, Image.Resampling.LANCZOS)
-    hint = (to_bytes(shown, mode)[None].float() / 255).to(like.device)
+    assert model.denoiser is not None
+    like = _like(model)
+    branch = cast("Branch", ready(build(found[0]), like.device, like.dtype))
+    hint = _read(picture, side, {1: "L", 4: "RGBA"}.get(branch.colours, "RGB")).to(like.device)
     with torch.no_grad():
-        wrapped = Controlled(
-            model.denoiser, branch, hint, float(scale or 1), encode=_encoder(model.autoencoder), mode=kind
+        held = Controlled(model.denoiser, branch, hint, scale, encode=_encoder(model.autoencoder), mode=kind)
+    return held, Licensed("control", found[0].source, found[0].licence)
+
+
+def _see(model: LatentDiffusion, file: Path | None, scale: float) -> None:
+    """Let the denoiser see a picture by the control LoRA of a file, or by itself; BadInput if that shows it none."""
+    merged = Merged(parts(model))
+    if file is not None:
+        adapter = read_adapter(file, model)
+        if not adapter.widens(merged.parts):
+            raise BadInput(f"{file.name} is a LoRA that shows the model no picture: merge it by --lora.")
+        merged.use({adapter: scale})
+    config = vars(merged.parts["denoiser"])["config"]
+    if kind_of(config) != "flux" or config.extra_channels != config.channels:
+        merged.clear()
+        raise BadInput(
+            f"the model {model.card.name!r} sees no picture by itself: name the file that controls it, FILE=PICTURE."
         )
-    items = [Licensed("control", found[0].source, found[0].licence)]
-    return with_more(replace(model, denoiser=wrapped), {Path(file).name: float(scale or 1)}, items)
+
+
+def _like(model: LatentDiffusion) -> Tensor:
+    """Something of the denoiser's device and precision."""
+    return next(parts(model)["denoiser"].parameters())
+
+
+def _read(path: Path, side: tuple[int, int], mode: str) -> Tensor:
+    """A picture of that size as (1, channels, h, w) from 0 to 1."""
+    shown = read_picture(path, str(path), transparent=mode == "RGBA").resize(side, Image.Resampling.LANCZOS)
+    return to_bytes(shown, mode)[None].float() / 255
 
 
 def _encoder(autoencoder: Autoencoder | None) -> Encode | None:
     """The likeliest latents of images, as an autoencoder sees them."""
-    return None if autoencoder is None else lambda images: autoencoder.encode(images).mode()
+    return None if autoencoder is None else torch.no_grad()(lambda images: autoencoder.encode(images).mode())
 
 
 def _named(given: str, what: str) -> tuple[str, str]:

@@ -44,12 +44,19 @@ def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto
     dtype = dtype_of(precision, where)
     for part in (model.autoencoder, model.conditioner, model.denoiser):
         if isinstance(part, nn.Module):
-            part.eval().requires_grad_(False)
-            part.to(where, dtype, memory_format=torch.channels_last)  # at once: each tensor is walked through once
-            for one in part.modules():
-                if isinstance(one, Quick):
-                    one.quick = True
+            ready(part, where, dtype)
     return model
+
+
+def ready(part: nn.Module, where: torch.device, dtype: torch.dtype) -> nn.Module:
+    """One part, as ``prepare`` makes it."""
+    part.eval().requires_grad_(False)
+    # At once: each tensor is walked through once.
+    part.to(where, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for one in part.modules():
+        if isinstance(one, Quick):
+            one.quick = True
+    return part
 
 
 def _bf16_is_fast(device: torch.device) -> bool:

@@ -89,9 +89,7 @@ class Controlled:
 
     def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
         """As the denoiser; what controls it stays whole."""
-        if not isinstance(self.denoiser, Skippable):
-            raise BadInput(f"{type(self.denoiser).__name__} cannot leave out blocks: choose another guidance.")
-        return partial(self.answer, self.denoiser.without(skip, alone))
+        return partial(self.answer, partly(self.denoiser, skip, alone))
 
     def answer(self, network: Network, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
         """What ``network``, the denoiser or some of it, says under control."""
@@ -114,11 +112,49 @@ class Controlled:
         return Condition(**{name: value for name, value in vars(condition).items() if name in self.branch.takes})
 
 
+class Shown:
+    """A denoiser that sees the latents of a ``picture`` (1 or b, c, h, w) in the channels beside its own, where it is
+    given no others: FLUX.1 Canny and Depth, and the LoRAs that make them of FLUX.1 dev."""
+
+    def __init__(self, denoiser: Denoiser, picture: Latents) -> None:
+        self.denoiser, self.picture = denoiser, picture
+        self.grain = denoiser.grain
+        self.hears = frozenset(denoiser.hears if isinstance(denoiser, Hearing) else ())
+
+    def prepare(self, condition: Condition) -> Condition:
+        """As the denoiser."""
+        return self.denoiser.prepare(condition)
+
+    def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
+        return self.answer(self.denoiser, noisy, time, condition)
+
+    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
+        """As the denoiser, which sees the picture all the same."""
+        return partial(self.answer, partly(self.denoiser, skip, alone))
+
+    def answer(self, network: Network, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
+        """What ``network``, the denoiser or some of it, says beside the picture."""
+        if condition.channels is None:
+            if self.picture.shape[2:] != noisy.shape[2:]:
+                sizes = ["×".join(map(str, one.shape[2:])) for one in (self.picture, noisy)]
+                raise BadInput(f"the picture shown is one for latents of {sizes[0]}, not {sizes[1]}: give that size.")
+            channels = fitted(self.picture, len(noisy)).expand(len(noisy), *[-1] * (noisy.ndim - 1))
+            condition = replace(condition, channels=channels)
+        return network(noisy, time, condition)
+
+
 def innermost(denoiser: Denoiser) -> Denoiser:
     """The denoiser inside all control that there is around it."""
-    while isinstance(denoiser, Controlled):
+    while isinstance(denoiser, Controlled | Shown):
         denoiser = denoiser.denoiser
     return denoiser
+
+
+def partly(denoiser: Denoiser, skip: Sequence[int], alone: Sequence[int]) -> Network:
+    """Some of a denoiser; BadInput if it cannot answer in part."""
+    if not isinstance(denoiser, Skippable):
+        raise BadInput(f"{type(denoiser).__name__} cannot leave out blocks: choose another guidance.")
+    return denoiser.without(skip, alone)
 
 
 def chosen(modes: Mapping[str, int], mode: str) -> int | None:
