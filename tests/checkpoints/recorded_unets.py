@@ -10,7 +10,7 @@ from safelight.denoisers.unet import UNet
 from safelight.types import Tokens
 
 LDM, PEER = ldm_unet.DIALECTS[0], diffusers_unet.DIALECTS[0]
-SAID = {"sd1": {"heads": 4}, "sd1-inpaint": {"heads": 4}, "sd-x4-upscaler": {"heads": 2}}
+SAID = {"sd1": {"heads": 4}, "sd1-inpaint": {"heads": 4}, "sd1-edit": {"heads": 4}, "sd-x4-upscaler": {"heads": 2}}
 
 
 def tokens(values):

@@ -97,6 +97,7 @@ FAMILIES = {
     "flux-schnell": ("flux1-schnell.safetensors", "", None, Uniform()),
     "flux-schnell-prefixed": ("flux1-schnell-prefixed.safetensors", "model.diffusion_model.", None, Uniform()),
     "flux-fill": ("flux1-fill-dev.safetensors", "", 30.0, ShiftedByTokens(24)),
+    "flux-control": ("flux1-control.safetensors", "", 10.0, ShiftedByTokens(24)),
     "flux2": ("flux2-dev.safetensors", "", 4.0, ShiftedByTokensAndSteps(24)),
 }
 
@@ -112,6 +113,8 @@ def test_it_answers_and_walks_as_the_original(family):
     if family == "flux-fill":
         mask = F.pixel_unshuffle(inputs["mask"], 8)
         more = {"channels": torch.cat([inputs["cond_latent"], mask], 1)}
+    if family == "flux-control":
+        more = {"channels": inputs["control"]}
     condition = said_to(inputs, guidance, "ctx" if family == "flux2" else "txt", **more)
     asked = {key: float(key.removeprefix("velocity.t")) for key in outputs if re.fullmatch(r"velocity\.t[\d.]+", key)}
     assert len(asked) > 2

@@ -99,6 +99,14 @@ def test_both_layouts_name_the_same_tensor_alike(name):
     assert found == wanted
 
 
+WIDENED = ("sd1-edit", "sd2-inpaint", "sd2-depth", "sdxl-inpaint", "sdxl-refiner")
+
+
+def beside(inputs, outputs):
+    """What is told beside the text, whichever there is."""
+    return Condition(tokens(inputs["context"]), vector=inputs.get("vector"), channels=inputs.get("channels"))
+
+
 @pytest.mark.parametrize(
     ("name", "times", "outputs", "condition"),
     [
@@ -125,6 +133,15 @@ def test_both_layouts_name_the_same_tensor_alike(name):
             lambda i, o: Condition(
                 tokens(i["context"]), channels=o["low_res_noised"], scalars={"noise_level": i["noise_level"]}
             ),
+        ),
+        *(
+            (
+                name,
+                (1, 601),
+                "unet.t{}",
+                lambda i, o: Condition(tokens(i["context"]), (), i.get("vector"), {}, i.get("channels")),
+            )
+            for name in ("sd1-edit", "sd2-inpaint", "sd2-depth", "sdxl-inpaint", "sdxl-refiner")
         ),
     ],
 )

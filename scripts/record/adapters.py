@@ -1,6 +1,6 @@
 """Record what the peer library answers with adapters merged into drawn weights: tests/recorded/lora.
 
-python scripts/record_adapters.py
+python scripts/record/adapters.py
 
 The adapters are kept there: the same layers in kohya's names, in PEFT's and in diffusers' old ones. They are merged by
 definition, weight + scale · alpha / rank · up · down, and diffusers and transformers run the sum.
@@ -10,9 +10,11 @@ from typing import Any
 
 import peers
 import torch
+from flows import first_flux
 from peers import File
-from record_families import RECORDED, drawn, first_flux, pages, record, sdxl_towers, sdxl_words, weights
+from recording import DRAWN, RECORDED, record, weights
 from safetensors.torch import load_file
+from unets import pages, sdxl_towers, sdxl_words
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def changed(network: Any, adapter: File, prefix: str, scale: float) -> Any:
 
 
 def of_sd1(inputs: File) -> File:
-    whole, base = weights("sd1"), load_file(drawn.DRAWN / "sd1" / "inputs.safetensors")
+    whole, base = weights("sd1"), load_file(DRAWN / "sd1" / "inputs.safetensors")
     adapter, outputs = kept("sd1-kohya"), {}
     flat = {
         name for name, one in adapter.items() if name.endswith("down.weight") and one.dim() == 4 and one.shape[-1] == 3
@@ -73,7 +75,7 @@ def tower_prefix(tower: Any, prefix: str) -> str:
 
 
 def of_sdxl() -> File:
-    whole, base = weights("sdxl"), load_file(drawn.DRAWN / "sdxl" / "inputs.safetensors")
+    whole, base = weights("sdxl"), load_file(DRAWN / "sdxl" / "inputs.safetensors")
     adapter, outputs, prefix = kept("sdxl-kohya"), {}, "model.diffusion_model."
     for scale in (1.0, 0.6):
         towers = sdxl_towers(whole)
@@ -93,7 +95,7 @@ def of_sdxl() -> File:
 def of_flux() -> File:
     whole, base = (
         weights("flux-dev", "flux1-dev.safetensors"),
-        load_file(drawn.DRAWN / "flux-dev" / "inputs.safetensors"),
+        load_file(DRAWN / "flux-dev" / "inputs.safetensors"),
     )
     outputs = {}
     for scale in (1.0, 0.6):

@@ -34,6 +34,20 @@ UNETS: dict[str, Settings] = {
         "num_class_embeds": 1000,
     },
 }
+UNETS["sd1-edit"] = {**UNETS["sd1"], "cross_attention_dim": 10, "in_channels": 8}
+UNETS["sd2-inpaint"] = {**UNETS["sd2-v"], "in_channels": 9}
+UNETS["sd2-depth"] = {**UNETS["sd2-v"], "in_channels": 5}
+UNETS["sdxl-inpaint"] = {**UNETS["sdxl"], "in_channels": 9}
+UNETS["sdxl-refiner"] = {
+    **UNETS["sdxl"],
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (32, 32, 64, 64),
+    "attention_head_dim": (4, 4, 8, 8),
+    "transformer_layers_per_block": 2,
+    "cross_attention_dim": 24,
+    "projection_class_embeddings_input_dim": 180,
+}
 TWO_LEVELS: Settings = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -68,7 +82,7 @@ def filled(network: nn.Module, weights: File) -> Any:
 
 
 def unet(family: str, file: File) -> Any:
-    network = diffusers.UNet2DConditionModel(**TWO_LEVELS, **UNETS[family])
+    network = diffusers.UNet2DConditionModel(**{**TWO_LEVELS, **UNETS[family]})
     return filled(network, maps.convert_ldm_unet_checkpoint(dict(file), network.config))
 
 

@@ -1,6 +1,6 @@
 """Record what the peer library's pipelines make of folders whose weights tests draw again: drawn/diffusers-folders.
 
-python scripts/record_folders.py
+python scripts/record/folders.py
 
 Configurations, tokenizers and lists of names are those that diffusers and transformers wrote. Each pipeline is loaded
 from its folder and run in fp32 on a CPU. Needs sentencepiece, too.
@@ -13,7 +13,8 @@ from typing import Any
 import diffusers
 import torch
 from peers import File
-from record_families import drawn, numbers, record
+from recording import DRAWN, numbers, record
+from recording import opened as filled
 from torch import Tensor
 
 PROMPTS = ["a photo of a cat", "An  odd dog, 3 birds!"]
@@ -30,12 +31,11 @@ def main() -> None:
             given, found = make(opened(name))
             inputs |= {f"{name}.{key}": one for key, one in given.items()}
             outputs |= {f"{name}.{key}": one for key, one in found.items()}
-    record(drawn.DRAWN / "diffusers-folders", inputs, outputs, CONFIG)
+    record(DRAWN / "diffusers-folders", inputs, outputs, CONFIG)
 
 
 def opened(name: str) -> Any:
-    place = drawn.folder("diffusers-folders")
-    assert place is not None
+    place = filled("diffusers-folders")
     variant = "fp16" if name == "sdxl" else None
     pipeline = diffusers.DiffusionPipeline.from_pretrained(place / name, torch_dtype=torch.float32, variant=variant)
     pipeline.set_progress_bar_config(disable=True)
