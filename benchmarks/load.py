@@ -32,6 +32,7 @@ import safelight
 from safelight import checkpoints
 from safelight.checkpoints.hollow import hollow
 from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.pieces import dialects
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
 
@@ -105,10 +106,13 @@ KEYS = ("seconds", "processor", "peak", "before")
 
 def measure(load: Callable[[Path, str], Sequence[nn.Module]], options: argparse.Namespace) -> dict[str, float]:
     """The seconds of one loading, the peak of resident memory in it and what was held before, in bytes."""
-    import diffusers  # noqa: F401  what both import is no part of loading
+    import diffusers  # noqa: F401  what is imported is no part of loading, theirs or ours
     import transformers  # noqa: F401
 
+    from safelight import inspection  # noqa: F401
+
     classes()
+    dialects()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before, start, busy = resident("VmRSS"), time.perf_counter(), time.process_time()
     kept = load(options.folder, options.precision)
@@ -182,13 +186,23 @@ def assigned(folder: Path, precision: str) -> list[nn.Module]:
     return modules
 
 
+def bare(folder: Path, precision: str) -> list[nn.Module]:
+    """No model, but what none can do without: the files mapped, and copied into new memory where weights change."""
+    found = []
+    for file in folder.rglob("*.safetensors"):
+        mapped = torch.from_file(str(file), size=file.stat().st_size // 2, dtype=torch.float16)
+        kept = mapped if precision == "fp16" else torch.empty_like(mapped).copy_(mapped)
+        found.append(nn.ParameterList([nn.Parameter(kept, requires_grad=False)]))
+    return found
+
+
 def safelight_loads(folder: Path, precision: str) -> list[nn.Module]:
     """The whole model, in the precision of its files if that is none to compute in."""
     model = checkpoints.read(folder) if precision == "fp16" else safelight.load(folder, "cpu", precision)
     return [part for part in (model.autoencoder, model.conditioner, model.denoiser) if isinstance(part, nn.Module)]
 
 
-CONTESTANTS = {"diffusers": diffusers_loads, "assigned": assigned, "safelight": safelight_loads}
+CONTESTANTS = {"diffusers": diffusers_loads, "assigned": assigned, "safelight": safelight_loads, "bare": bare}
 
 if __name__ == "__main__":
     try:

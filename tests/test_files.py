@@ -105,15 +105,15 @@ def test_a_folder_that_cannot_be_put_in_place_gives_way_to_the_old_one(tmp_path,
 
 
 def test_a_disk_that_is_really_full_changes_nothing(tmp_path):
-    """A limit on the size of files stands in for it, in a process of its own; safetensors has errors of its own."""
+    """A limit on the size of files stands in for it, in a process of its own."""
     write_text(tmp_path / "a", "old")
     write_text(tmp_path / "b", "old")
     before = tree(tmp_path)
     code = """
 import resource, sys
 from pathlib import Path
-import numpy as np
-from safetensors.numpy import save_file
+import torch
+from safelight.checkpoints.streamed import write_tensors
 from safelight.errors import CannotSave
 from safelight.files import write_bytes, writing
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
@@ -124,7 +124,7 @@ except CannotSave as error:
     print(error)
 try:
     with writing(b) as aside:
-        save_file({"x": np.zeros(20_000)}, aside)
+        write_tensors({"x": torch.zeros(20_000)}, aside)
 except CannotSave as error:
     print(error)
 """

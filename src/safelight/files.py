@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from safelight.errors import BadInput, CannotSave
 
 
@@ -99,8 +97,8 @@ def _beside(path: Path) -> Iterator[Path]:
             yield Path(scratch)
     except CannotSave:
         raise
-    except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
-        reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise CannotSave(f"cannot save {str(path)!r}: {reason}; nothing was changed.") from error
 
 

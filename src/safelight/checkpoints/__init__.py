@@ -9,6 +9,8 @@ from safelight.errors import BadInput, unknown
 from safelight.governance.licences import restated, say_restricted, say_unstated
 
 if TYPE_CHECKING:
+    from safelight.checkpoints.counted import Report
+    from safelight.checkpoints.reading.memory import Reading
     from safelight.model import Card, LatentDiffusion
 
 EMBEDDED = Path(__file__).parent.parent / "models"
@@ -42,33 +44,46 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     hints: Mapping[str, Any] | None = None,
+    report: "Report | None" = None,
 ) -> "LatentDiffusion":
     """A model by embedded name, model folder, run folder, from the files and folders of other programs, or from the hub
     (``owner/name``, ``owner/name@revision``, ``owner/name:file``).
 
     Several sources together make one model: a file may hold one part only. ``hints`` say what files cannot tell, as
-    ``{"prediction": "v"}`` (``assembly.HINTS``). ``precision`` is auto, fp32 or bf16. Raises BadInput if there is no
-    such model, if a file is not whole, or fits no family.
+    ``{"prediction": "v"}`` (``assembly.HINTS``). ``precision`` is auto, fp32 or bf16. What takes more than a second is
+    told to ``report``: what, megabytes done, of how many, how fast. Raises BadInput if there is no such model, if a
+    file is not whole, or fits no family.
     """
-    from safelight.runtime import prepare
+    from safelight.checkpoints.reading.memory import Reading
+    from safelight.runtime import device_of, dtype_of, prepare
 
-    model = read(source, hints)
+    where = device_of(device)
+    reading = Reading(dtype_of(precision, where), channels_last=where.type == "cpu")
+    model = read(source, hints, report, reading)
     say_restricted(model.licences)
     return prepare(model, device, precision)
 
 
-def read(source: str | Path | Sequence[str | Path], hints: Mapping[str, Any] | None = None) -> "LatentDiffusion":
-    """The model as it is in its files, in their precision; as ``load``, but not prepared for use."""
+def read(
+    source: str | Path | Sequence[str | Path],
+    hints: Mapping[str, Any] | None = None,
+    report: "Report | None" = None,
+    reading: "Reading | None" = None,
+) -> "LatentDiffusion":
+    """The model as it is in its files, in their precision or as ``reading`` says; as ``load``, but not prepared."""
+    from safelight.checkpoints.counted import unheard
     from safelight.checkpoints.native import read_model
+    from safelight.checkpoints.reading.memory import AS_STORED
     from safelight.model import licensed
 
+    how = (reading or AS_STORED, report or unheard)
     sources = [_fetched(one) for one in ([source] if isinstance(source, str | Path) else source)]
     others = [Path(one) for one in sources if is_foreign(Path(one))]
-    ours = [read_model(locate(one)) for one in sources if Path(one) not in others]
+    ours = [read_model(locate(one), *how) for one in sources if Path(one) not in others]
     licences = {key: value for key, value in (hints or {}).items() if key.startswith("licence")}
     if licences:
         ours = [replace(one, card=licensed(one.card, restated(one.licences, licences))) for one in ours]
-    models = ours + ([_read_foreign(others, hints or {})] if others else [])
+    models = ours + ([_read_foreign(others, hints or {}, *how)] if others else [])
     if hints and not others and len(licences) < len(hints):
         raise BadInput(f"hints are for the files of other programs, got {', '.join(hints)} for {sources[0]}.")
     if not models:
@@ -105,10 +120,12 @@ def is_part(folder: Path) -> bool:
     )
 
 
-def _read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> "LatentDiffusion":
+def _read_foreign(
+    paths: Sequence[Path], hints: Mapping[str, Any], reading: "Reading", report: "Report"
+) -> "LatentDiffusion":
     from safelight.checkpoints.foreign import read_foreign
 
-    return read_foreign(paths, hints)
+    return read_foreign(paths, hints, reading, report)
 
 
 def _fetched(source: str | Path) -> str | Path:
@@ -123,13 +140,15 @@ def _fetched(source: str | Path) -> str | Path:
 DIALECTS = ("native", "single-file", "diffusers")
 
 
-def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native") -> None:
+def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native", report: "Report | None" = None) -> None:
     """Write a model: a native folder, one safetensors file of its family's layout, or a folder of diffusers' layout.
 
-    The licences of its parts go with it; one that nobody stated is said aloud.
+    The licences of its parts go with it; one that nobody stated is said aloud. What takes more than a second is told to
+    ``report``: what, megabytes done, of how many, how fast.
 
     Raises BadInput if the dialect is unknown, cannot hold the model, or something else is in the way.
     """
+    from safelight.checkpoints.counted import unheard
     from safelight.checkpoints.native import write_model
     from safelight.checkpoints.writing import write_folder, write_single
 
@@ -137,4 +156,4 @@ def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native") 
     if dialect not in writers:
         raise unknown("dialect", dialect, DIALECTS)
     say_unstated(model.licences)
-    writers[dialect](model, Path(folder))
+    writers[dialect](model, Path(folder), report or unheard)

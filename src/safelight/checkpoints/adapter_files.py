@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.adapters.lora import Adapter, Layer, Spot
-from safelight.checkpoints.native import contiguous
 from safelight.checkpoints.pieces import dialects
+from safelight.checkpoints.streamed import write_tensors
 from safelight.checkpoints.table import Table
 from safelight.checkpoints.weights import open_weights
 from safelight.config import kind_of
@@ -157,7 +156,7 @@ class Modules:
 def write_adapter(adapter: Adapter, path: Path, layout: str = "kohya") -> None:
     """A safetensors file in the layout of kohya or of PEFT, with the modules called as in the file it came from."""
     with writing(path) as aside:
-        save_file(contiguous(written(adapter, layout)), aside, metadata={"format": "pt"})
+        write_tensors(written(adapter, layout), aside)
 
 
 def written(adapter: Adapter, layout: str) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.hollow import hollow
 from safelight.checkpoints.native import load_strictly
 from safelight.checkpoints.pieces import Piece
+from safelight.checkpoints.reading.memory import Reading
 from safelight.checkpoints.said import checked
 from safelight.conditioners.reading.reader import Reader
 from safelight.config import Slot
@@ -66,6 +67,16 @@ class Outline:
     scale: float = 1.0
     shift: float = 0.0
 
+    @property
+    def bytes(self) -> int:
+        """What all weights take in memory as they are."""
+        return sum(one.weights.bytes for one in (*self.pieces.values(), *self.towers))
+
+    def read_as(self, reading: Reading) -> "Outline":
+        """The same, to be read so."""
+        pieces = {part: one.read_as(reading) for part, one in self.pieces.items()}
+        return replace(self, pieces=pieces, towers=tuple(one.read_as(reading) for one in self.towers))
+
 
 def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -> Outline:
     """What the parts are together: as the user says, else a folder, else the family.
@@ -91,7 +102,7 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
 
 
 def assemble(plan: Outline) -> LatentDiffusion:
-    """The model that the parts are, in the precision of their files; a part that no file holds is None."""
+    """The model that the parts are, in the precision that they are read in; a part that no file holds is None."""
     parts: dict[str, Any] = {}
     if "denoiser" in plan.pieces:
         parts["denoiser"] = build(plan.pieces["denoiser"])

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
+from safelight.checkpoints.counted import Counted, Report, unheard
 from safelight.checkpoints.diffusers_folder import read_folder, read_part
 from safelight.checkpoints.pieces import Piece, pieces
+from safelight.checkpoints.reading.memory import AS_STORED, Reading
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
 from safelight.governance.licences import stated
@@ -47,9 +49,12 @@ def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
     return [*found, *more]
 
 
-def read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> LatentDiffusion:
-    """The model that these files and folders hold together, in the precision of its files."""
-    return assemble(plan(paths, hints))
+def read_foreign(
+    paths: Sequence[Path], hints: Mapping[str, Any], reading: Reading = AS_STORED, report: Report = unheard
+) -> LatentDiffusion:
+    """The model that these files and folders hold together."""
+    found = plan(paths, hints)
+    return assemble(found.read_as(replace(reading, count=Counted("reading", found.bytes, report))))
 
 
 def plan(paths: Sequence[Path], hints: Mapping[str, Any]) -> Outline:

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from safelight.checkpoints.counted import Counted, Report, unheard
 from safelight.checkpoints.hollow import hollow
-from safelight.checkpoints.weights import open_weights
+from safelight.checkpoints.reading.memory import AS_STORED, Reading, at_once
+from safelight.checkpoints.streamed import size, write_tensors
+from safelight.checkpoints.weights import Weights, open_weights
 from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
@@ -24,7 +26,7 @@ PARTS = {"autoencoder": Slot("autoencoders"), "conditioner": Slot("conditioners"
 PROCESS = {"schedule": Slot("diffusion.schedule"), "prediction": Slot("diffusion.prediction")}
 
 
-def write_model(model: LatentDiffusion, folder: Path) -> None:
+def write_model(model: LatentDiffusion, folder: Path, report: Report = unheard) -> None:
     """Write the folder aside and put it in place when whole, of an older model or of nothing.
 
     Raises BadInput if something else is in the way: what a folder holds besides a model would be lost.
@@ -36,22 +38,25 @@ def write_model(model: LatentDiffusion, folder: Path) -> None:
     if model.process:
         config |= {name: slot.write(vars(model.process)[name]) for name, slot in PROCESS.items()}
     with writing_folder(folder) as aside:
-        for name, part in parts.items():
-            save_file(contiguous(part.state_dict()), aside / f"{name}.safetensors", metadata={"format": "pt"})
+        states = {name: part.state_dict() for name, part in parts.items()}
+        count = Counted("writing", sum(map(size, states.values())), report)
+        for name, state in states.items():
+            write_tensors(state, aside / f"{name}.safetensors", count=count)
         write_json(aside / "config.json", config | {"card": dump(replace(model.card, hash=""))})
         (aside / "README.md").write_text(describe(model.card, parts), encoding="utf-8")
         hashes = {file.name: sha256(file) for file in sorted(aside.iterdir())}
         write_json(aside / "manifest.json", {"sha256": hashes})
 
 
-def read_model(folder: Path) -> LatentDiffusion:
-    """The model in a native folder, in the precision of its files. Every file is checked against the manifest."""
+def read_model(folder: Path, reading: Reading = AS_STORED, report: Report = unheard) -> LatentDiffusion:
+    """The model in a native folder. Every file is checked against the manifest."""
     config = read_config(folder)
     _check_whole(folder, ["config.json", *(f"{name}.safetensors" for name in PARTS if name in config)])
+    weights = {name: open_weights(folder / f"{name}.safetensors") for name in PARTS if name in config}
+    reading = replace(reading, count=Counted("reading", sum(one.bytes for one in weights.values()), report))
     parts: dict[str, Any] = {
-        name: _part(slot, config[name], folder / f"{name}.safetensors")
-        for name, slot in PARTS.items()
-        if name in config
+        name: _part(PARTS[name], config[name], replace(one, reading=reading), f"{folder.name}/{name}.safetensors")
+        for name, one in weights.items()
     }
     process = None
     if all(name in config for name in PROCESS):
@@ -83,23 +88,6 @@ def fingerprint(part: nn.Module) -> str:
         for name in sorted(state)
         for piece in (name, str(tuple(state[name].shape)), state[name].float().cpu().contiguous().numpy().tobytes())
     )
-
-
-def contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict as safetensors wants it: each tensor on the CPU, contiguous, with memory of its own.
-
-    Only what shares its memory is copied, so that a large model is not held twice.
-    """
-    found: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, tensor in state.items():
-        own = tensor.detach().cpu().contiguous()
-        memory = own.untyped_storage()
-        if memory.nbytes() != own.nbytes or memory.data_ptr() in taken:
-            own = own.clone()
-        taken.add(own.untyped_storage().data_ptr())
-        found[name] = own
-    return found
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False) -> None:
@@ -140,9 +128,9 @@ def _listed(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _part(slot: Slot, config: Any, file: Path) -> nn.Module:
+def _part(slot: Slot, config: Any, weights: Weights, where: str) -> nn.Module:
     module: nn.Module = hollow(slot.read(config).build)
-    load_strictly(module, dict(open_weights(file)), f"{file.parent.name}/{file.name}", assign=True)
+    load_strictly(module, dict(at_once(lambda name: (name, weights[name]), weights)), where, assign=True)
     return module
 
 

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from safelight.checkpoints.reading.memory import Reading
 from safelight.checkpoints.said import checked
 from safelight.checkpoints.table import Dialect, Shapes
 from safelight.checkpoints.weights import Weights
@@ -54,6 +55,10 @@ class Piece:
     def kind(self) -> str:
         """The file of ours that the part becomes, as ``unet``."""
         return kind_of(self.config)
+
+    def read_as(self, reading: Reading) -> "Piece":
+        """The same, to be read so."""
+        return replace(self, weights=replace(self.weights, reading=reading))
 
 
 @cache

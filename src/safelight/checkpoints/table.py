@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from safelight.checkpoints.reading.memory import at_once
 from safelight.errors import BadInput
 from safelight.types import Shape
 
@@ -172,18 +173,21 @@ class Table:
         problems = [f"{name} is missing" for rule in self.rules for name in rule.theirs if name not in file]
         problems += [f"{name} is not expected" for name in file if name not in known and not self.ignores(name)]
         demand_none(problems, where)
-        for rule in self.rules:
+
+        def read(rule: Rule) -> tuple[str, Tensor]:
             theirs = [file[name] for name in rule.theirs]
             demand_none(rule.unlike(theirs), where)
             try:
                 tensor = rule.read(theirs)
             except (RuntimeError, ValueError, IndexError):  # shapes that cannot even be joined
-                shapes = ", ".join(str(tuple(file[name].shape)) for name in rule.theirs)
+                shapes = ", ".join(str(tuple(one.shape)) for one in theirs)
                 demand_none([f"{' and '.join(rule.theirs)} have shapes {shapes} that do not go together"], where)
             if tensor.shape != wanted[rule.ours].shape:
                 shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[rule.ours].shape)}"
                 demand_none([f"{' and '.join(rule.theirs)} has shape {shapes}"], where)
-            yield rule.ours, tensor
+            return rule.ours, tensor
+
+        yield from at_once(read, self.rules)
 
     def write(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Their names and tensors of our state dict, one at a time."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from safelight.checkpoints.reading import pickled, safetensor
+from safelight.checkpoints.reading.memory import AS_STORED, Reading
 from safelight.checkpoints.reading.stored import Source, Stored, samples
 from safelight.checkpoints.table import Shapes
 from safelight.errors import BadInput
@@ -36,9 +37,10 @@ class Weights(Mapping[str, Tensor]):
 
     stored: Mapping[str, Stored]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    reading: Reading = AS_STORED
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.stored[name].read(name)
+        return self.stored[name].read(name, self.reading)
 
     def __contains__(self, name: object) -> bool:  # of Mapping it would read the tensor
         return name in self.stored

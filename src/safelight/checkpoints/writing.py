@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.autoencoders import kl
 from safelight.checkpoints import schedulers
+from safelight.checkpoints.counted import Counted, Report, unheard
 from safelight.checkpoints.families import Family, families, family_of
-from safelight.checkpoints.native import contiguous, write_json
+from safelight.checkpoints.native import write_json
 from safelight.checkpoints.pieces import dialects
+from safelight.checkpoints.streamed import size, write_tensors
 from safelight.checkpoints.table import Dialect
 from safelight.checkpoints.texts import cut
 from safelight.config import kind_of
@@ -35,7 +36,7 @@ class Written(NamedTuple):
     scale: Mapping[str, float]  # of latents, in the words of a folder's configuration
 
 
-def write_single(model: LatentDiffusion, path: Path) -> None:
+def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -> None:
     """All parts in one safetensors file, by the names of the family's first publisher; a lone part by bare names.
 
     Raises BadInput if no family has such parts, or its layout cannot hold what they are.
@@ -59,12 +60,12 @@ def write_single(model: LatentDiffusion, path: Path) -> None:
                     f"{one.scale['scaling_factor']:g}, which it cannot say; write a folder (--to diffusers)."
                 )
         tensors |= {prefix + name: one for name, one in dialect.table(one.config).write(one.state)}
-    metadata = {"format": "pt", "modelspec.title": model.card.name, "modelspec.license": model.card.licence}
+    metadata = {"modelspec.title": model.card.name, "modelspec.license": model.card.licence}
     with writing(path) as aside:
-        save_file(contiguous(tensors), aside, metadata=metadata)
+        write_tensors(tensors, aside, metadata, Counted("writing", size(tensors), report))
 
 
-def write_folder(model: LatentDiffusion, folder: Path) -> None:
+def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard) -> None:
     """A folder of diffusers' layout, with its ``model_index.json``; a lone autoencoder as the folder of one part.
 
     Raises BadInput if no family has such parts, or if something else is in the way.
@@ -72,15 +73,16 @@ def write_folder(model: LatentDiffusion, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise BadInput(f"{str(folder)!r} is not empty; write to a folder that is new.")
     family, parts = _parts(model)
+    count = Counted("writing", sum(size(one.state) for one in parts), report)
     with writing_folder(folder) as aside:
         if family is None:
             (only,) = parts
-            _write_part(only, aside)
+            _write_part(only, aside, count)
             return
         index: dict[str, Any] = {"_class_name": family.folder["pipeline"]}
         for one in parts:
             name, library, kind = _place(one, family)
-            _write_part(_to_the_last(model, one), aside / name)
+            _write_part(_to_the_last(model, one), aside / name, count)
             index[name] = [library, kind]
             if one.part == "towers":
                 words = name.replace("text_encoder", "tokenizer")
@@ -192,7 +194,7 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
     return ("vqvae", "diffusers", "VQModel") if kind == "vq" else ("vae", "diffusers", "AutoencoderKL")
 
 
-def _write_part(one: Written, folder: Path) -> None:
+def _write_part(one: Written, folder: Path, count: Counted) -> None:
     """The configuration and the weights of a part, in several files where they are large."""
     dialect = _dialect("transformers" if one.part == "towers" else "diffusers", one)
     assert dialect.describe is not None
@@ -203,7 +205,7 @@ def _write_part(one: Written, folder: Path) -> None:
     shards = _shards(tensors)
     for number, shard in enumerate(shards, 1):
         name = f"{stem}-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"
-        save_file(contiguous({key: tensors[key] for key in shard}), folder / name, metadata={"format": "pt"})
+        write_tensors({key: tensors[key] for key in shard}, folder / name, count=count)
     if len(shards) > 1:
         places = {
             key: f"{stem}-{number:05}-of-{len(shards):05}.safetensors"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from safelight.checkpoints.native import contiguous, load_strictly
+from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.streamed import write_tensors
 from safelight.errors import BadInput
 from safelight.files import writing_folder
 from safelight.training.objective import Group
@@ -68,7 +69,7 @@ class State:
                 tensors |= {f"optimiser/{group.name}/{key}/{what}": value for what, value in memory.items()}
         with writing_folder(folder) as aside:
             (aside / "state.json").write_text(json.dumps({"update": update, "recent": recent}), encoding="utf-8")
-            save_file(contiguous(tensors), aside / "state.safetensors")
+            write_tensors(tensors, aside / "state.safetensors")
 
     def load(self, folder: Path) -> tuple[int, dict[str, list[float]]]:
         """Take on a checkpoint; returns the count of updates behind it, and the measures not yet written down."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from safelight.checkpoints.reading.memory import AS_STORED, Reading, finite
 from safelight.errors import BadInput
 from safelight.types import Shape
 
@@ -18,21 +19,21 @@ TYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16,
+    "U16": torch.uint16,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
     "F32": torch.float32,
-    "F64": torch.float64,
     "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
 }
-"""The types of tensors, as safetensors calls them."""
+"""The types of tensors, as safetensors calls them, the last first in its files."""
 
 SMALL = 1 << 16  # bytes below which a copy is cheaper than a mapping of its own
 SAMPLE = 256  # bytes of a tensor that its fingerprint looks at
@@ -121,14 +122,15 @@ class Stored:
         elements = span(self.shape, self.strides) if self.strides else prod(self.shape)
         return elements * TYPES[self.type].itemsize
 
-    def read(self, name: str) -> Tensor:
-        """The tensor. BadInput, in its ``name``, if it holds NaN or infinity."""
+    def read(self, name: str, reading: Reading = AS_STORED) -> Tensor:
+        """The tensor as it is wanted. BadInput, in its ``name``, if it holds NaN or infinity."""
         dtype = TYPES[self.type]
         if not self.length:
             return torch.empty(self.shape, dtype=dtype)
         memory = self.source.memory(self.start, self.length, aligned=self.start % dtype.itemsize == 0)
         flat = torch.frombuffer(memory, dtype=dtype, offset=len(memory) - self.length)
-        tensor = flat.as_strided(self.shape, self.strides) if self.strides else flat.view(self.shape)
+        tensor = reading.of(flat.as_strided(self.shape, self.strides) if self.strides else flat.view(self.shape))
+        reading.count(self.bytes)
         if not finite(tensor):
             raise BadInput(
                 f"{self.source.where}: {name} holds values that are not finite (NaN or infinity); "
@@ -151,16 +153,3 @@ def samples(tensors: Iterable[Stored]) -> Iterator[bytes]:
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
     """How many elements lie between the first and the last of a strided tensor, both counted."""
     return 1 + sum((length - 1) * step for length, step in zip(shape, strides, strict=True)) if prod(shape) else 0
-
-
-def finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite; integers always are."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.to(torch.float16)
-    if bool(torch.isfinite(tensor.sum())):  # half the time, but it may overflow where no value is infinite
-        return True
-    return all(bool(torch.isfinite(one)) for one in torch.aminmax(tensor))  # both are NaN where there is one
