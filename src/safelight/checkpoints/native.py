@@ -44,14 +44,14 @@ def write_model(model: LatentDiffusion, folder: Path, report: Report = unheard) 
             write_tensors(state, aside / f"{name}.safetensors", count=count)
         write_json(aside / "config.json", config | {"card": dump(replace(model.card, hash=""))})
         (aside / "README.md").write_text(describe(model.card, parts), encoding="utf-8")
-        hashes = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+        hashes = _hashed(sorted(aside.iterdir()), report)
         write_json(aside / "manifest.json", {"sha256": hashes})
 
 
 def read_model(folder: Path, reading: Reading = AS_STORED, report: Report = unheard) -> LatentDiffusion:
     """The model in a native folder. Every file is checked against the manifest."""
     config = read_config(folder)
-    _check_whole(folder, ["config.json", *(f"{name}.safetensors" for name in PARTS if name in config)])
+    _check_whole(folder, ["config.json", *(f"{name}.safetensors" for name in PARTS if name in config)], report)
     weights = {name: open_weights(folder / f"{name}.safetensors") for name in PARTS if name in config}
     reading = replace(reading, count=Counted("reading", sum(one.bytes for one in weights.values()), report))
     parts: dict[str, Any] = {
@@ -153,15 +153,22 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def _check_whole(folder: Path, needed: Sequence[str]) -> None:
+def _hashed(files: Sequence[Path], report: Report) -> dict[str, str]:
+    """The hash of each file, by its name."""
+    count = Counted("hashing", sum(file.stat().st_size for file in files), report)
+    return {file.name: sha256(file, count) for file in files}
+
+
+def _check_whole(folder: Path, needed: Sequence[str], report: Report) -> None:
     hashes = _hashes(folder)
     for name in needed:
         if name not in hashes:
             raise BadInput(f"{folder.name}/manifest.json has no hash of {name}; get the folder again.")
-    for name, wanted in hashes.items():
+    for name in hashes:
         if not (folder / name).is_file():
             raise BadInput(f"{folder.name} is not whole: {name} is missing; get the folder again.")
-        if sha256(folder / name) != wanted:
+    for name, found in _hashed([folder / name for name in hashes], report).items():
+        if found != hashes[name]:
             raise BadInput(f"{folder.name}/{name} is corrupt: its hash is not the manifest's; get the folder again.")
 
 

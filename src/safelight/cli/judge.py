@@ -34,8 +34,8 @@ def evaluate(
 
     check_writable(out)
     source = Config((str(data),), broken="skip" if skip_broken else "refuse").build()
-    loaded = load(model, device, precision)
     with Bars(err, quiet) as bars:
+        loaded = load(model, device, precision, report=bars.report)
         made = report.reconstruction(loaded, source, loaded.card.size[0] if size is None else size, count, bars.report)
     report.write(made, out)
     if as_json:
@@ -53,6 +53,7 @@ def reconstruct(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     as_json: JSON = False,
+    quiet: QUIET = False,
 ) -> None:
     """Pass a picture through an autoencoder and back, at its own size.
 
@@ -63,9 +64,12 @@ def reconstruct(
     from safelight.evaluation import report
     from safelight.files import check_writable
     from safelight.media.pictures import read_picture, write_png
+    from safelight.progress import Bars
 
     check_writable(out)
     picture = read_picture(source, str(source))
-    again, facts = report.one(load(model or "stickers", device, precision, hints(hint)), picture, tile)
+    with Bars(err, quiet) as bars:
+        loaded = load(model or "stickers", device, precision, hints(hint), bars.report)
+    again, facts = report.one(loaded, picture, tile)
     write_png(again, out, facts)
     typer.echo(json.dumps({"file": str(out), **facts}, indent=2, ensure_ascii=False) if as_json else str(out))

@@ -81,9 +81,11 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
     from safelight.progress import Bars
 
     check_writable(options.out)
-    model = load(options.model or "stickers", options.device, options.precision, hints(options.hint))
-    if options.weak is not None:
-        model = replace(model, beside={"weak": load(options.weak, options.device, options.precision)})
+    with Bars(err, options.quiet) as bars:
+        where = (options.device, options.precision)
+        model = load(options.model or "stickers", *where, hints(options.hint), bars.report)
+        if options.weak is not None:
+            model = replace(model, beside={"weak": load(options.weak, *where, report=bars.report)})
     model = adapted(model, options.lora or (), options.word or ())
     for one in options.control or ():
         model = controlled(model, one, *_sides(vars(options).get("size")))

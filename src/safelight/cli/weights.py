@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from safelight.cli.options import HINT, JSON, hints
+from safelight.cli.options import HINT, JSON, QUIET, err, hints
 from safelight.errors import BadInput
 
 
@@ -42,6 +42,7 @@ def convert(
     to: Annotated[str, typer.Option(help="native, single-file or diffusers.")] = "native",
     hint: HINT = None,
     as_json: JSON = False,
+    quiet: QUIET = False,
 ) -> None:
     """Write a model in another layout: our folder, one safetensors file, or a folder as diffusers has it.
 
@@ -52,9 +53,11 @@ def convert(
     if len(sources) < 2:
         raise BadInput("convert: wanted what to read and then what to write, got one name.")
     from safelight.checkpoints import read, save
+    from safelight.progress import Bars
 
     *given, out = sources
-    model = read(given, hints(hint))
-    save(model, out, to)
+    with Bars(err, quiet) as bars:
+        model = read(given, hints(hint), bars.report)
+        save(model, out, to, bars.report)
     facts = {"file": out, "to": to, "name": model.card.name, **model.card.origin}
     typer.echo(json.dumps(facts, indent=2, ensure_ascii=False, default=str) if as_json else out)
