@@ -236,5 +236,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
         Controlled(joint, JOINT["inpaint"].build(), HINT, encode=halved)
     with pytest.raises(BadInput, match="a picture of 24 patches, not of 4×4"):
         Controlled(joint, SD3.build(), HINT, encode=halved)(torch.randn(2, 4, 8, 8), TIME, given()[2])
+    for wrong in ({"network": replace(BRANCH, double=0)}, {"modes": -1}, {"hints": (8, 0)}):
+        with pytest.raises(BadInput, match="a double block or more"):
+            replace(UNION, **wrong)
+    with pytest.raises(BadInput, match="for its first generation"):
+        replace(UNION, network=replace(BRANCH, extra_channels=4))
     with pytest.raises(BadInput, match="by a word before the text"):
         Controlled(FLUX.build(), union, HINT, encode=halved, mode="canny")(torch.randn(2, 4, 8, 12), TIME, Condition())
