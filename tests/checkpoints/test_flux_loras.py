@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recorded import error
+from recorded import difference
 from safelight.adapters.lora import Merged
 from safelight.checkpoints.adapter_files import place, tables_of
 from safelight.checkpoints.dialects import diffusers_flux, flux
@@ -82,7 +82,7 @@ def test_a_control_lora_widens_the_network_and_gives_it_back_to_the_bit(network,
     assert network.config.extra_channels == 4
     assert "channels" in network.takes
     wide = merged_by_hand(dialect, restored(before), file)
-    assert error(network(*asked(channels=True)), wide(*asked(channels=True))) < 1e-5
+    assert difference(network(*asked(channels=True)), wide(*asked(channels=True))) < 1e-5
     assert not torch.allclose(network(*asked(channels=True)), network(*asked()), atol=1e-2)
     merged.clear()
     assert network.config == SMALL
@@ -144,7 +144,7 @@ def test_a_control_lora_does_what_the_peer_library_makes_of_it(network):
         told.scalars["guidance"],
         return_dict=False,
     )
-    assert error(network.pack(network(noisy, time, told)), want) < 1e-5
+    assert difference(network.pack(network(noisy, time, told)), want) < 1e-5
 
 
 def xlabs(prefix=""):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recorded import error
+from recorded import difference
 from safelight.checkpoints.dialects import (
     diffusers_flux,
     diffusers_flux_control,
@@ -111,9 +111,9 @@ def test_stable_diffusion_3_under_control_equals_the_peer_librarys(name):
     each = [0.7 * one for one in branch(noisy, TIME, held.heard(told), branch.see(hint, halved))]
     assert len(each) == 5
     for index, one in enumerate(each):
-        assert error(one, residuals[int(index / (5 / len(residuals)))]) < 1e-5
-    assert error(held(noisy, TIME, told), want) < 1e-5
-    assert error(network(noisy, TIME, told), want) > 1e-2
+        assert difference(one, residuals[int(index / (5 / len(residuals)))]) < 1e-5
+    assert difference(held(noisy, TIME, told), want) < 1e-5
+    assert difference(network(noisy, TIME, told), want) > 1e-2
     assert torch.equal(held(noisy, TIME, held.prepare(told)), held(noisy, TIME, told))
 
 
@@ -140,8 +140,8 @@ def test_flux_under_control_equals_the_peer_librarys(name):
     more["controlnet_blocks_repeat"] = bool(config.hints)
     (want,) = transformer(network.pack(noisy), guidance=guidance, **theirs, **more)
     held = Controlled(network, branch, hint, 0.7, encode=halved, mode="depth" if config.modes else "")
-    assert error(network.pack(held(noisy, TIME, told)), want) < 1e-5
-    assert error(network.pack(network(noisy, TIME, told)), want) > 1e-2
+    assert difference(network.pack(held(noisy, TIME, told)), want) < 1e-5
+    assert difference(network.pack(network(noisy, TIME, told)), want) > 1e-2
     assert torch.equal(held(noisy, TIME, held.prepare(told)), held(noisy, TIME, told))
 
 
@@ -207,7 +207,7 @@ def test_several_at_once_of_any_depth_add_up_and_act_in_their_span(name):
     both = Controlled(Controlled(network, **first, scale=0.5), **second, scale=-0.3)
     turned = Controlled(Controlled(network, **second, scale=-0.3), **first, scale=0.5)
     torch.testing.assert_close(both(noisy, TIME, told), turned(noisy, TIME, told))
-    assert error(Controlled(network, **first, scale=0.5)(noisy, TIME, told), both(noisy, TIME, told)) > 1e-3
+    assert difference(Controlled(network, **first, scale=0.5)(noisy, TIME, told), both(noisy, TIME, told)) > 1e-3
     late = Controlled(network, **first, begin=0.9)(noisy, TIME, told)
     torch.testing.assert_close(late[1], network(noisy, TIME, told)[1])
     torch.testing.assert_close(late[0], Controlled(network, **first)(noisy, TIME, told)[0])
@@ -236,5 +236,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
         Controlled(joint, JOINT["inpaint"].build(), HINT, encode=halved)
     with pytest.raises(BadInput, match="a picture of 24 patches, not of 4×4"):
         Controlled(joint, SD3.build(), HINT, encode=halved)(torch.randn(2, 4, 8, 8), TIME, given()[2])
+    for wrong in ({"network": replace(BRANCH, double=0)}, {"modes": -1}, {"hints": (8, 0)}):
+        with pytest.raises(BadInput, match="a double block or more"):
+            replace(UNION, **wrong)
+    with pytest.raises(BadInput, match="for its first generation"):
+        replace(UNION, network=replace(BRANCH, extra_channels=4))
     with pytest.raises(BadInput, match="by a word before the text"):
         Controlled(FLUX.build(), union, HINT, encode=halved, mode="canny")(torch.randn(2, 4, 8, 12), TIME, Condition())

@@ -93,9 +93,9 @@ class Flux(nn.Module):
 
     It takes ``tokens``, ``references`` (b, channels, h', w') of any sizes, ``vector`` and ``channels`` if they have a
     width, and the scalar ``guidance`` if it was distilled to hear one; left out, that is 1: none. ``residuals``,
-    (b, n, width) or what broadcasts to it, are added to the picture's own patches after each block in turn, the double
-    ones first; if they are fewer, the last blocks get none. Any other way in, and a size that the patch does not
-    divide, is BadInput. Without ``ends`` it has no last layer and only ``begin`` is of use: a branch's trunk.
+    (b, n, width) each, are added to the picture's own patches after each block in turn, the double ones first; if they
+    are fewer, the last blocks get none. Any other way in, and a size that the patch does not divide, is BadInput.
+    Without ``ends`` it has no last layer and only ``begin`` is of use: a branch's trunk.
     """
 
     first = "patches.weight"
@@ -169,13 +169,13 @@ class Flux(nn.Module):
         for index, block in enumerate(self.doubles):
             if index not in less.skip:
                 image, text = block(image, text, *told, turn, only_self if index in less.alone else mask)
-            image = controlled(image, condition.residuals[index : index + 1], 0, prod(grid))
+            image = controlled(image, condition.residuals[index : index + 1], 0)
         x = torch.cat([text, image], dim=1)  # (b, words + n, width)
         told_single = heard if self.shared_single is None else self.shared_single(heard)
         for index, layer in enumerate(self.singles, len(self.doubles)):
             if index not in less.skip:
                 x = layer(x, told_single, turn, only_self if index in less.alone else mask)
-            x = controlled(x, condition.residuals[index : index + 1], ahead, prod(grid))
+            x = controlled(x, condition.residuals[index : index + 1], ahead)
         own = x[:, ahead : ahead + prod(grid)]
         return self.unpack(self.final(own, heard), grid).to(noisy.dtype)
 
@@ -336,11 +336,10 @@ class Single(nn.Module):
         return torch.addcmul(x, gate, self.leave(torch.cat([mixed, self.activate(inner)], dim=-1)))
 
 
-def controlled(x: Tensor, residual: Sequence[Tensor], ahead: int, count: int) -> Tensor:
-    """``x`` (b, n, width) with the one ``residual``, if any, added to ``count`` tokens behind the first ``ahead``."""
+def controlled(x: Tensor, residual: Sequence[Tensor], ahead: int) -> Tensor:
+    """``x`` (b, n, width) with the one ``residual``, if any, added to as many tokens behind the first ``ahead``."""
     for one in residual:
-        own = one.to(x.dtype).expand(-1, count, -1)
-        x = x + F.pad(own, (0, 0, ahead, x.shape[1] - ahead - count))
+        x = x + F.pad(one.to(x.dtype), (0, 0, ahead, x.shape[1] - ahead - one.shape[1]))
     return x
 
 

@@ -38,8 +38,11 @@ class Config:
     hints: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if min(self.modes, *self.hints, 0) < 0 or self.network.double + self.network.single == 0:
-            raise BadInput(f"control wants blocks, and modes and widths of hints of 0 or more, got {self}.")
+        if self.modes < 0 or any(one < 1 for one in self.hints) or self.network.double < 1:
+            raise BadInput(
+                f"control of FLUX wants a double block or more, modes of 0 or more, and hints that each "
+                f"have a width, got {self}."
+            )
         if self.network.generation != 1 or self.network.extra_channels:
             raise BadInput("control of FLUX is for its first generation, of latents without further channels.")
 
@@ -128,8 +131,6 @@ class ControlNet(nn.Module):
             x = layer(x, heard, turn, mask)
             single.append(zero(x[:, ahead:]))
         first = spread(double, self.met.double, in_turn=self.sight is not None)
-        if single and not first:
-            first = (image.new_zeros(1, 1, 1),) * self.met.double
         return (*first, *spread(single, self.met.single))
 
 
