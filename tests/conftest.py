@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: proce
 
 import pytest
 import torch
+from jaxtyping import config as jaxtyping
 from jaxtyping import install_import_hook
 
 ROOMS = ("diffusion", "nn", "media", "autoencoders", "denoisers", "conditioners", "features", "model")
@@ -21,6 +22,14 @@ def pytest_configure(config):
 def own_cache(tmp_path, monkeypatch):
     """No test writes to the cache of the user."""
     monkeypatch.setenv("SAFELIGHT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def unchecked():
+    """For many passes through what other tests check: shapes in signatures are not looked at, in half the time."""
+    jaxtyping.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

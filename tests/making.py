@@ -12,6 +12,7 @@ import tomli_w
 import torch
 from PIL import Image, ImageDraw
 
+from forked import Forked
 from safelight import cli
 from safelight.autoencoders.kl import KL as KLNetwork
 from safelight.autoencoders.kl import Config as KL
@@ -156,6 +157,11 @@ def command(*words: object, **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def forked(*words: object, **environment: str) -> Forked:
+    """The command line in a process of its own, a second or two sooner."""
+    return Forked([*map(str, words)], os.environ | environment)
 
 
 def exit_code(monkeypatch: Any, *words: object) -> int:

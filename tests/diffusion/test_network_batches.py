@@ -16,7 +16,7 @@ from safelight.diffusion.spacing import Uniform
 from safelight.types import Condition
 
 SAMPLERS = Slot("diffusion.samplers.*")
-LABELS = torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
+LABELS = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
 PROCESS = Process(Linear(), Flow())
 
 
@@ -34,7 +34,7 @@ def network():
 @torch.inference_mode()
 def sampled(network, sampler, part):
     """The end of a guided run over the seeds of ``part``."""
-    labels, seeds = LABELS[part], range(8)[part]
+    labels, seeds = LABELS[part], range(4)[part]
     noise = SeededNoise(seeds)
     start = noise((len(seeds), 4, 6, 8))
     yes, no = Condition(vector=labels), Condition(vector=0 * labels)
@@ -44,13 +44,14 @@ def sampled(network, sampler, part):
     return step.noisy
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", [kind for kind in SAMPLERS.kinds() if kind != "ddim-inversion"])
 def test_a_sample_is_the_same_alone_and_in_any_batch(network, kind):
     sampler = SAMPLERS.read("adaptive:relative=0.1,absolute=0.1" if kind == "adaptive" else kind)
-    eight = sampled(network, sampler, slice(0, 8))
-    alone = torch.cat([sampled(network, sampler, slice(i, i + 1)) for i in range(8)])
-    parts = torch.cat([sampled(network, sampler, slice(0, 3)), sampled(network, sampler, slice(3, 8))])
-    assert len({round(float(one.std()), 4) for one in eight}) == 8
+    four = sampled(network, sampler, slice(0, 4))
+    alone = torch.cat([sampled(network, sampler, slice(i, i + 1)) for i in range(4)])
+    parts = torch.cat([sampled(network, sampler, slice(0, 3)), sampled(network, sampler, slice(3, 4))])
+    assert len({round(float(one.std()), 4) for one in four}) == 4
     bound = sampler.relative if isinstance(sampler, Adaptive) else 1e-5  # its pace follows differences of rounding
     for other in (alone, parts):
-        assert float((eight - other).norm() / eight.norm()) < bound
+        assert float((four - other).norm() / four.norm()) < bound

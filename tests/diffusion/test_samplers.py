@@ -69,6 +69,7 @@ def last(sampler, denoise, noisy, times, schedule, noise=silence):
     return list(sampler(denoise, noisy, times, schedule, noise))[-1].noisy
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("sampler", ORDERS, ids=repr)
 def test_order_of_convergence(sampler, schedule):
@@ -77,6 +78,7 @@ def test_order_of_convergence(sampler, schedule):
         assert float(torch.log2(coarse / fine)) == pytest.approx(ORDERS[sampler], abs=0.15)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("sampler", AT_LEAST, ids=repr)
 def test_order_of_convergence_at_least(sampler, schedule):
@@ -188,6 +190,7 @@ def moments(sampler, schedule, times, start):
     return reached[0], gains[0] ** 2 * spread + gains[1:].square().sum()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), EDM()], ids=repr)
 @pytest.mark.parametrize("sampler", FAITHFUL, ids=repr)
 def test_moments_tend_to_the_truth(sampler, schedule):
@@ -331,6 +334,7 @@ def test_a_picture_is_noised_partway():
             partway(clean, strength, times, Linear(), silence)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_many_runs_at_once(sampler):
     """Threads that share a sampler take nothing from each other."""
@@ -351,6 +355,7 @@ def test_times_out_of_order_are_refused_before_any_pass(sampler, times):
         last(sampler, silence, torch.zeros(1, 1), torch.tensor(times), Cosine())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("ideal", [IdealPoints(POINTS), GAUSSIAN32])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_a_seed_is_a_sample_whatever_the_batch(sampler, ideal):

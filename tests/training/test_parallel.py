@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed import HashStore
 
-from making import command, go, metrics, recipe, tables, write_recipe
+from making import forked, go, metrics, recipe, tables, write_recipe
 from safelight.data.examples import Order
 from safelight.errors import BadInput
 from safelight.training.parallel import Processes, _spoken, joined
@@ -32,7 +32,7 @@ def port():
 def pair(*words, cache):
     """The command line twice, as ``torchrun`` starts it."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "SAFELIGHT_CACHE": str(cache)}
-    return [command(*words, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    return [forked(*words, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
 
 def ended(processes):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from making import command, go, metrics, recipe, tables, write_recipe
+from making import forked, go, metrics, recipe, tables, write_recipe
 from safelight.training.run import open_run
 
 FOREVER = 100_000
@@ -53,7 +53,7 @@ def tree(stage, precision, pictures, tiny_folder):
 def started(tree, tmp_path):
     """The command line at work on the recipe, past its first checkpoint."""
     write_recipe(tmp_path / "shapes.toml", tree)
-    process = command(
+    process = forked(
         "train", tmp_path / "shapes.toml", "--run", tmp_path / "cut", SAFELIGHT_CACHE=str(tmp_path / "its-cache")
     )
     until = time.monotonic() + 120
