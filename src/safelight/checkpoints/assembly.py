@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from safelight.checkpoints import texts
+from safelight.checkpoints import schedulers, texts
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.hollow import hollow
 from safelight.checkpoints.native import load_strictly
@@ -43,10 +43,11 @@ HINTS = {
 """What the user may know better than a file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Beside:
-    """What a folder says beside its weights, in place of what the family would be taken to be."""
+    """What a folder or file says beside its weights, in place of what the family would be taken to be."""
 
+    table: Tensor | None = None  # alpha² at every step of the training
     process: Process | None = None
     settings: Settings = field(default_factory=Settings)
     scale: float | None = None
@@ -77,9 +78,14 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     assumed: dict[str, Any] = {}
     process = beside.process
     if family is not None and (process is None or "prediction" in hints):
-        process = family.process(hints.get("prediction"))
-        unsure = "prediction" in family.unsure and "prediction" not in hints
+        said = hints.get("prediction", _taught(single.get("denoiser")))
+        process = family.process(said)
+        unsure = "prediction" in family.unsure and said is None
         assumed |= {"prediction": family.prediction} if unsure else {}
+        if beside.table is not None:
+            told = schedulers.of_table(beside.table, process.schedule)
+            process = replace(process, schedule=told or process.schedule)
+            assumed |= {} if told else {"schedule": family.schedule}
     if process is not None and process.prediction == Noise() and _learns_variance(single.get("denoiser")):
         process = replace(process, prediction=NoiseAndVariance())
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
@@ -199,6 +205,12 @@ def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
     if "family" in hints:
         return families()[str(hints["family"])]
     return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
+
+
+def _taught(denoiser: Piece | None) -> str | None:
+    """What the denoiser was taught, as its file's metadata has it (modelspec); None if it does not say."""
+    metadata = {} if denoiser is None else denoiser.weights.metadata
+    return {"v": "v", "epsilon": "noise"}.get(metadata.get("modelspec.prediction_type", ""))
 
 
 def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]) -> dict[str, str]:
