@@ -8,6 +8,7 @@ from typing import Any
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
 from safelight.checkpoints.diffusers_folder import read_folder, read_part
 from safelight.checkpoints.pieces import Piece, pieces
+from safelight.checkpoints.said import checked
 from safelight.checkpoints.weights import Weights, open_weights
 from safelight.errors import BadInput
 from safelight.governance.licences import stated
@@ -28,7 +29,7 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
         if path.is_file():
             weights = open_weights(path)
             parts = pieces(weights, path.name, hints, _ema(hints))
-            beside = replace(beside, **_buffers(weights))
+            beside = replace(beside, **_buffers(weights, path.name))
         elif (path / "model_index.json").is_file():
             parts, beside = read_folder(path, hints)
         else:
@@ -50,12 +51,12 @@ def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
     return [*found, *more]
 
 
-def _buffers(weights: Weights) -> dict[str, Any]:
+def _buffers(weights: Weights, where: str) -> dict[str, Any]:
     """What the buffers of a training tell: the table of its schedule, and the scale that it measured of its latents."""
     inner = weights.under("state_dict.") or weights
     table, scale = inner.shapes.get("alphas_cumprod", ()), inner.shapes.get("scale_factor")
     found: dict[str, Any] = {"table": inner["alphas_cumprod"]} if len(table) == 1 and 2 <= table[0] <= LONGEST else {}
-    return found | ({"scale": float(inner["scale_factor"])} if scale in ((), (1,)) else {})
+    return found | (checked({"scale": float(inner["scale_factor"])}, where) if scale in ((), (1,)) else {})
 
 
 def read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> LatentDiffusion:
