@@ -16,6 +16,7 @@ from safelight.diffusion.prediction import Flow, Noise, V
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear
 from safelight.errors import BadInput
+from safelight.inspection import inspect
 from safelight.model import LatentDiffusion
 
 LEVELS = (unet.Level(32, 1, 2), unet.Level(32, 0, 2))
@@ -106,3 +107,53 @@ def test_a_folder_names_what_its_pipeline_wants(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     low = diffusers.DDPMScheduler.from_pretrained(tmp_path / "a" / "low_res_scheduler")
     assert float(low.betas[-1]) == pytest.approx(0.02)
+
+
+def test_a_file_that_holds_running_means_says_so(tmp_path):
+    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
+    state = load_file(tmp_path / "a.safetensors")
+    prefix = "model.diffusion_model."
+    means = {
+        f"model_ema.diffusion_model{name.removeprefix(prefix).replace('.', '')}": one.clone()
+        for name, one in state.items()
+        if name.startswith(prefix)
+    }
+    save_file(state | means, tmp_path / "a.safetensors")
+    assumed = [
+        inspect(str(tmp_path / "a.safetensors"), {"heads": 2, **more})["card"]["origin"].get("assumed")
+        for more in ({}, {"ema": "no"}, {"ema": "yes"})
+    ]
+    assert assumed == [{"ema": "no"}, None, None]
+
+
+def test_a_family_of_another_network_is_refused(tmp_path):
+    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
+    with pytest.raises(BadInput, match=r"hint family: .* holds a unet, that of FLUX.1 dev is a flux; leave"):
+        checkpoints.read(tmp_path / "a.safetensors", {"heads": 2, "family": "flux-dev"})
+
+
+def test_plain_fp8_is_read_as_the_numbers_it_holds(tmp_path):
+    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
+    small = {name: one.to(torch.float8_e4m3fn) for name, one in load_file(tmp_path / "a.safetensors").items()}
+    save_file(small, tmp_path / "a.safetensors")
+    loaded = checkpoints.load(tmp_path / "a.safetensors", "cpu", "fp32", {"heads": 2})
+    want = small["model.diffusion_model.out.2.weight"].float()
+    assert any(one.shape == want.shape and torch.equal(one, want) for one in loaded.denoiser.parameters())
+    assert inspect(str(tmp_path / "a.safetensors"), {"heads": 2})["parts"]["denoiser"]["precision"] == "F8_E4M3"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out.2.scale_weight", "fp8 with scales"),
+        ("out.2.weight.absmax", "NF4 or int8 by bitsandbytes"),
+        ("out.2.weight.quant_state.bitsandbytes__nf4", "NF4 or int8 by bitsandbytes"),
+        ("out.2.qweight", "4 or 8 bits"),
+    ],
+)
+def test_what_is_quantised_is_refused_with_what_to_take(tmp_path, name, message):
+    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
+    state = load_file(tmp_path / "a.safetensors")
+    save_file({**state, f"model.diffusion_model.{name}": torch.ones(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(BadInput, match=rf"is quantised \({name}: {message}\); take the fp16, bf16 or plain fp8 file"):
+        checkpoints.read(tmp_path / "a.safetensors", {"heads": 2})

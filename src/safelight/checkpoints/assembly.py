@@ -1,5 +1,6 @@
 """Parts found in files → a model: each part built, what its family knows beside it, and what nobody has said."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -17,7 +18,7 @@ from safelight.conditioners.reading.reader import Reader
 from safelight.config import Slot
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
-from safelight.errors import BadInput, unknown
+from safelight.errors import BadInput, Note, unknown
 from safelight.files import digest
 from safelight.governance.licences import Licensed, restated
 from safelight.model import Card, LatentDiffusion, licensed
@@ -48,6 +49,7 @@ class Beside:
     """What a folder or file says beside its weights, in place of what the family would be taken to be."""
 
     table: Tensor | None = None  # alpha² at every step of the training
+    means: bool = False  # whether running means of the weights lie beside the last ones
     process: Process | None = None
     settings: Settings = field(default_factory=Settings)
     scale: float | None = None
@@ -88,6 +90,7 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
             assumed |= {} if told else {"schedule": family.schedule}
     if process is not None and process.prediction == Noise() and _learns_variance(single.get("denoiser")):
         process = replace(process, prediction=NoiseAndVariance())
+    assumed |= {"ema": "no"} if beside.means and "ema" not in hints else {}
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
     towers = tuple(piece for piece in pieces if piece.part == "tower")
     card = _card(family, pieces, hints, beside, assumed)
@@ -99,6 +102,9 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
 def assemble(plan: Outline) -> LatentDiffusion:
     """The model that the parts are, in the precision of their files; a part that no file holds is None."""
     parts: dict[str, Any] = {}
+    if "control" in plan.pieces:
+        where = plan.pieces["control"].where
+        warnings.warn(f"{where} is left out: it controls by a picture, which --control names.", Note, stacklevel=2)
     if "denoiser" in plan.pieces:
         parts["denoiser"] = build(plan.pieces["denoiser"])
     if "autoencoder" in plan.pieces:
@@ -203,7 +209,13 @@ def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
 
 def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
     if "family" in hints:
-        return families()[str(hints["family"])]
+        family = families()[str(hints["family"])]
+        if denoiser is not None and denoiser.kind != family.fits["kind"]:
+            raise BadInput(
+                f"hint family: {denoiser.where} holds a {denoiser.kind}, that of {family.title} is a "
+                f"{family.fits['kind']}; leave the hint out, or name another."
+            )
+        return family
     return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
 from safelight.checkpoints.diffusers_folder import read_folder, read_part
-from safelight.checkpoints.pieces import Piece, pieces
+from safelight.checkpoints.pieces import EMA, Piece, pieces
 from safelight.checkpoints.said import checked
 from safelight.checkpoints.weights import Weights, open_weights
 from safelight.errors import BadInput
 from safelight.governance.licences import stated
 from safelight.model import LatentDiffusion
 
+MEANS = (EMA, "ema.")  # names of running means of weights
 LONGEST = 100_000  # steps of a schedule's table
 YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
@@ -55,7 +56,9 @@ def _buffers(weights: Weights, where: str) -> dict[str, Any]:
     """What the buffers of a training tell: the table of its schedule, and the scale that it measured of its latents."""
     inner = weights.under("state_dict.") or weights
     table, scale = inner.shapes.get("alphas_cumprod", ()), inner.shapes.get("scale_factor")
-    found: dict[str, Any] = {"table": inner["alphas_cumprod"]} if len(table) == 1 and 2 <= table[0] <= LONGEST else {}
+    found: dict[str, Any] = {"means": True} if any(name.startswith(MEANS) for name in inner) else {}
+    if len(table) == 1 and 2 <= table[0] <= LONGEST:
+        found["table"] = inner["alphas_cumprod"]
     return found | (checked({"scale": float(inner["scale_factor"])}, where) if scale in ((), (1,)) else {})
 
 
