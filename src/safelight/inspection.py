@@ -163,7 +163,8 @@ def _conditioning(config: object) -> dict[str, Any]:
 def _piece(piece: Piece) -> dict[str, Any]:
     table = piece.dialect.table(piece.config)
     names = [name for name in piece.weights if not table.ignores(name)]
-    shapes, types = piece.weights.shapes, Counter(piece.weights.types[name] for name in names)
+    shapes, held = piece.weights.shapes, piece.weights.types
+    types = Counter(held[name] for name in names)
     return {
         "kind": piece.kind,
         "layout": piece.dialect.name,

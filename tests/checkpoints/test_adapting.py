@@ -3,12 +3,13 @@
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from recorded import Recording, error
 from safelight import checkpoints
 from safelight.checkpoints.adapting import adapted, controlled
-from safelight.errors import BadInput
-from safelight.types import Condition, Tokens
+from safelight.errors import BadInput, Note
+from safelight.types import Condition, Prompt, Tokens
 
 
 def folder(name):
@@ -30,7 +31,8 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
     hint = inputs["controlnet.control_image"]
     shown = Image.fromarray((hint[0] * 255).round().byte().permute(1, 2, 0).numpy())
     shown.save(tmp_path / "map.png")
-    model = checkpoints.read(folder("controlnet"))
+    with pytest.warns(Note, match="controlnet/controlnet is left out: it controls by a picture, which --control names"):
+        model = checkpoints.read(folder("controlnet"))
     for part in (model.autoencoder, model.conditioner, model.denoiser):
         part.float().requires_grad_(False)
     held = controlled(model, f"{folder('controlnet/controlnet')}={tmp_path / 'map.png'}:1.0", 48, 32)
@@ -65,6 +67,38 @@ def test_what_does_not_fit_is_refused_in_a_sentence(model, tmp_path):
         adapted(model, [str(folder("sd/unet") / "diffusion_pytorch_model.safetensors")])
     assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
     assert adapted(model, []) is model
+
+
+def lora(tmp_path, name="a", **more):
+    """A LoRA on one layer of the folder's U-Net, with what else its file shall hold."""
+    spot = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"{spot}.lora_A.weight": torch.randn(2, 8), f"{spot}.lora_B.weight": torch.randn(8, 2)}
+    save_file({**state, **more}, tmp_path / f"{name}.safetensors")
+    return str(tmp_path / f"{name}.safetensors")
+
+
+def test_words_in_the_file_of_a_lora_can_be_prompted(model, tmp_path):
+    made = adapted(model, [lora(tmp_path, **{"<fox>": torch.randn(16)}) + ":0.5"])
+    assert made.card.adapters == {"a.safetensors": 0.5, "<fox>": 1.0}
+    with torch.no_grad():
+        one, two = (model.conditioner([Prompt(text)]).tokens.values for text in ("<fox>", "<box>"))
+    assert not torch.equal(one, two)
+
+
+def test_a_word_that_does_not_fit_leaves_the_model_as_it_was(model, tmp_path):
+    before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
+    save_file({"emb_params": torch.randn(1, 7)}, tmp_path / "word.safetensors")
+    with pytest.raises(BadInput, match="belongs to another model"):
+        adapted(model, [lora(tmp_path)], [str(tmp_path / "word.safetensors")])
+    assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
+
+
+def test_what_a_lora_would_change_besides_is_said_aloud(model, tmp_path):
+    more = {
+        f"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_{one}.weight": torch.ones(2, 2) for one in ("up", "down")
+    }
+    with pytest.warns(Note, match="a.safetensors: left out are 2 tensors for towers that are not here"):
+        adapted(model, [lora(tmp_path, **more)])
 
 
 def test_adapters_and_words_are_named_on_the_card():

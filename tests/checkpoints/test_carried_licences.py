@@ -125,7 +125,7 @@ def test_control_has_a_licence_of_its_own(tmp_path):
     branch = shutil.copytree(Recording("diffusers-folders").file("controlnet/controlnet"), tmp_path / "edges")
     card(branch, "openrail")
     Image.new("RGB", (48, 32)).save(tmp_path / "map.png")
-    model = checkpoints.read(Recording("diffusers-folders").file("controlnet"), {"licence": "mine"})
+    model = checkpoints.read(Recording("diffusers-folders").file("sd"), {"licence": "mine"})
     made = controlled(model, f"{branch}={tmp_path / 'map.png'}")
     assert made.licences[-1] == Licensed("control", "edges", "openrail")
     assert made.card.licence.endswith("mine; control edges: openrail")

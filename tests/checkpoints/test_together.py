@@ -44,6 +44,18 @@ def test_a_lone_tower_stands_in_for_its_like(tmp_path):
     assert torch.equal(two[name], one[name] + 1)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
+    shutil.copytree(folder("sd/text_encoder"), tmp_path / "text_encoder")
+    shutil.copytree(
+        folder("sd/tokenizer"), tmp_path / ("tokenizer" if beside else "text_encoder"), dirs_exist_ok=not beside
+    )
+    model = checkpoints.read([folder("sd/unet"), tmp_path / "text_encoder"])
+    words = "towers.0.words._extra_state"
+    whole = checkpoints.read(folder("sd")).conditioner.state_dict()
+    assert torch.equal(model.conditioner.state_dict()[words], whole[words])
+
+
 def test_a_tower_that_nobody_reads_is_refused():
     with pytest.raises(BadInput, match="text_encoder_3 is a text tower that Stable Diffusion 1 does not read; leave"):
         checkpoints.read([folder("sd"), folder("sd3/text_encoder_3")])

@@ -1,6 +1,7 @@
 """A model with small files merged into it or standing beside it, as a person names them: adapters, words, control."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safelight.adapters.lora import Merged
+from safelight.adapters.lora import Adapter, Merged
 from safelight.checkpoints.adapter_files import is_adapter, parts, read_adapter
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
 from safelight.checkpoints.weights import licence_of
-from safelight.checkpoints.words import add_words
+from safelight.checkpoints.words import add_words, learn
 from safelight.config import kind_of
 from safelight.denoisers.control import Branch, Controlled, Encode, Shown, encoded
-from safelight.errors import BadInput
+from safelight.errors import BadInput, Note
 from safelight.governance.licences import Licensed
 from safelight.media.pictures import read_picture, to_bytes
 from safelight.model import LatentDiffusion, with_more
@@ -34,15 +35,31 @@ def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] =
     """
     scales = {path: float(scale or 1) for path, scale in (_named(one, r"-?\d*\.?\d+") for one in loras)}
     chosen = {read_adapter(Path(path), model): scale for path, scale in scales.items()}
-    if chosen:
-        Merged(parts(model)).use(chosen)
     if not loras and not words:
         return model
-    learned = [word for path, name in (_named(one, r"\w+") for one in words) for word in add_words(model, path, name)]
+    merged = Merged(parts(model))
+    merged.use(chosen)
+    try:
+        learned = [word for adapter in chosen for word in _brought(adapter, model)]
+        for path, name in (_named(one, r"\w+") for one in words):
+            learned += add_words(model, path, name)
+    except BadInput:
+        merged.clear()
+        raise
     named = {Path(path).name: scale for path, scale in scales.items()} | dict.fromkeys(learned, 1.0)
     files = [("adapter", path) for path in scales] + [("word", _named(one, r"\w+")[0]) for one in words]
     items = [licence_of(part, Path(path)) for part, path in files]
     return with_more(model, named, items)
+
+
+def _brought(adapter: Adapter, model: LatentDiffusion) -> list[str]:
+    """The words that an adapter's file brings along, added; said aloud: what it changes that the model lacks."""
+    if adapter.left:
+        count = len(adapter.left)
+        warnings.warn(f"{adapter.name}: left out are {count} tensors for towers that are not here.", Note, stacklevel=4)
+    if not adapter.words:
+        return []
+    return learn(model, {word: [vectors.view(-1, vectors.shape[-1])] for word, vectors in adapter.words.items()})
 
 
 def controlled(

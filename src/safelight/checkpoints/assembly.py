@@ -1,5 +1,6 @@
 """Parts found in files → a model: each part built, what its family knows beside it, and what nobody has said."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from safelight.checkpoints import texts
+from safelight.checkpoints import schedulers, texts
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.hollow import hollow
 from safelight.checkpoints.native import load_strictly
@@ -18,7 +19,7 @@ from safelight.conditioners.reading.reader import Reader
 from safelight.config import Slot
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
-from safelight.errors import BadInput, unknown
+from safelight.errors import BadInput, Note, unknown
 from safelight.files import digest
 from safelight.governance.licences import Licensed, restated
 from safelight.model import Card, LatentDiffusion, licensed
@@ -44,10 +45,12 @@ HINTS = {
 """What the user may know better than a file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Beside:
-    """What a folder says beside its weights, in place of what the family would be taken to be."""
+    """What a folder or file says beside its weights, in place of what the family would be taken to be."""
 
+    table: Tensor | None = None  # alpha² at every step of the training
+    means: bool = False  # whether running means of the weights lie beside the last ones
     process: Process | None = None
     settings: Settings = field(default_factory=Settings)
     scale: float | None = None
@@ -88,11 +91,17 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     assumed: dict[str, Any] = {}
     process = beside.process
     if family is not None and (process is None or "prediction" in hints):
-        process = family.process(hints.get("prediction"))
-        unsure = "prediction" in family.unsure and "prediction" not in hints
+        said = hints.get("prediction", _taught(single.get("denoiser")))
+        process = family.process(said)
+        unsure = "prediction" in family.unsure and said is None
         assumed |= {"prediction": family.prediction} if unsure else {}
+        if beside.table is not None:
+            told = schedulers.of_table(beside.table, process.schedule)
+            process = replace(process, schedule=told or process.schedule)
+            assumed |= {} if told else {"schedule": family.schedule}
     if process is not None and process.prediction == Noise() and _learns_variance(single.get("denoiser")):
         process = replace(process, prediction=NoiseAndVariance())
+    assumed |= {"ema": "no"} if beside.means and "ema" not in hints else {}
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
     towers = tuple(piece for piece in pieces if piece.part == "tower")
     card = _card(family, pieces, hints, beside, assumed)
@@ -104,6 +113,9 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
 def assemble(plan: Outline) -> LatentDiffusion:
     """The model that the parts are, in the precision that they are read in; a part that no file holds is None."""
     parts: dict[str, Any] = {}
+    if "control" in plan.pieces:
+        where = plan.pieces["control"].where
+        warnings.warn(f"{where} is left out: it controls by a picture, which --control names.", Note, stacklevel=2)
     if "denoiser" in plan.pieces:
         parts["denoiser"] = build(plan.pieces["denoiser"])
     if "autoencoder" in plan.pieces:
@@ -208,8 +220,20 @@ def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
 
 def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
     if "family" in hints:
-        return families()[str(hints["family"])]
+        family = families()[str(hints["family"])]
+        if denoiser is not None and denoiser.kind != family.fits["kind"]:
+            raise BadInput(
+                f"hint family: {denoiser.where} holds a {denoiser.kind}, that of {family.title} is a "
+                f"{family.fits['kind']}; leave the hint out, or name another."
+            )
+        return family
     return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
+
+
+def _taught(denoiser: Piece | None) -> str | None:
+    """What the denoiser was taught, as its file's metadata has it (modelspec); None if it does not say."""
+    metadata = {} if denoiser is None else denoiser.weights.metadata
+    return {"v": "v", "epsilon": "noise"}.get(metadata.get("modelspec.prediction_type", ""))
 
 
 def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]) -> dict[str, str]:

@@ -60,8 +60,15 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
 
 
 def read_part(folder: Path, hints: Mapping[str, Any], part: str | None = None) -> Piece:
-    """The part that one folder holds; BadInput if there is no configuration or no weights in it."""
-    return _part(folder, ".", hints, part)
+    """The part that one folder holds; BadInput if there is no configuration or no weights in it.
+
+    A text tower's tokenizer lies with it, or in the folder beside it.
+    """
+    found = _part(folder, ".", hints, part)
+    if found.part != "tower":
+        return found
+    words = _files(folder, ".") or _files(folder.parent, folder.name.replace("text_encoder", "tokenizer"))
+    return replace(found, tokenizer=words)
 
 
 def _listed(folder: Path) -> dict[str, str]:

@@ -29,6 +29,7 @@ class Family:
     size: int = 512
     settings: Settings = field(default_factory=Settings)
     unsure: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     text: str = ""
     conditioner: Mapping[str, Any] | None = None
     bare: bool = False

@@ -8,13 +8,16 @@ from typing import Any
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
 from safelight.checkpoints.counted import Counted, Report, unheard
 from safelight.checkpoints.diffusers_folder import read_folder, read_part
-from safelight.checkpoints.pieces import Piece, pieces
+from safelight.checkpoints.pieces import EMA, Piece, pieces
 from safelight.checkpoints.reading.memory import AS_STORED, Reading
-from safelight.checkpoints.weights import open_weights
+from safelight.checkpoints.said import checked
+from safelight.checkpoints.weights import Weights, open_weights
 from safelight.errors import BadInput
 from safelight.governance.licences import stated
 from safelight.model import LatentDiffusion
 
+MEANS = (EMA, "ema.")  # names of running means of weights
+LONGEST = 100_000  # steps of a schedule's table
 YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -27,7 +30,9 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
     beside = Beside()
     for path in paths:
         if path.is_file():
-            parts = pieces(open_weights(path), path.name, hints, _ema(hints))
+            weights = open_weights(path)
+            parts = pieces(weights, path.name, hints, _ema(hints))
+            beside = replace(beside, **_buffers(weights, path.name))
         elif (path / "model_index.json").is_file():
             parts, beside = read_folder(path, hints)
         else:
@@ -47,6 +52,16 @@ def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
     if lone is not None and lone.part == "tower":
         found = [one for one in found if (one.part, one.config) != (lone.part, lone.config)]
     return [*found, *more]
+
+
+def _buffers(weights: Weights, where: str) -> dict[str, Any]:
+    """What the buffers of a training tell: the table of its schedule, and the scale that it measured of its latents."""
+    inner = weights.under("state_dict.") or weights
+    table, scale = inner.shapes.get("alphas_cumprod", ()), inner.shapes.get("scale_factor")
+    found: dict[str, Any] = {"means": True} if any(name.startswith(MEANS) for name in inner) else {}
+    if len(table) == 1 and 2 <= table[0] <= LONGEST:
+        found["table"] = inner["alphas_cumprod"]
+    return found | (checked({"scale": float(inner["scale_factor"])}, where) if scale in ((), (1,)) else {})
 
 
 def read_foreign(

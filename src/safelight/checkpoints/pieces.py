@@ -36,6 +36,13 @@ BUFFERS = re.compile(  # of schedules and of training, at the top of a file; the
     r"|model_ema\.(decay|num_updates)|scale_factor|denoiser\.sigmas|lvlb_weights)|(first_stage_model\.)?loss\..*"
 )
 
+QUANTISED = {  # names that stand beside weights which are not numbers by themselves
+    r"(.*\.)?(scale_weight|weight_scale|scaled_fp8)": "fp8 with scales",
+    r".*\.(absmax|quant_map|quant_state\..*)": "NF4 or int8 by bitsandbytes",
+    r".*\.(SCB|weight_format)": "int8 by bitsandbytes",
+    r".*\.(qweight|qzeros|wscales|comfy_quant)": "4 or 8 bits",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Piece:
@@ -89,6 +96,11 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
 def piece(weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None) -> Piece:
     """The one part that these names are; BadInput names the nearest kind and the first names that differ."""
     shapes = weights.shapes
+    for pattern, kind in QUANTISED.items():
+        if marked := next((name for name in shapes if re.fullmatch(pattern, name)), None):
+            raise BadInput(
+                f"{where} is quantised ({marked[:100]}: {kind}); take the fp16, bf16 or plain fp8 file of the model."
+            )
     found = [one for one in dialects() if part in (None, one.part) and one.recognises(shapes)]
     if len(found) != 1:
         raise BadInput(f"{where}: {_nearest(shapes, found)}")

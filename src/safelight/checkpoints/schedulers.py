@@ -1,14 +1,19 @@
 """diffusers' ``scheduler_config.json`` as a process and the settings that go with it, and back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from safelight.checkpoints.said import COUNT, Number, Text, checked
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.process import Process
+from safelight.diffusion.spacing import Karras
 from safelight.errors import BadInput
-from safelight.settings import SPACING, Settings
-from safelight.types import Prediction
+from safelight.settings import SAMPLER, SPACING, Settings
+from safelight.types import Prediction, Schedule
 
 PREDICTIONS: Mapping[str, Prediction] = {
     "epsilon": prediction.Noise(),
@@ -45,8 +50,29 @@ WORDS: Mapping[str, Number | Text] = {
 }
 """What its words may say."""
 
+KARRAS = (
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+)
+"""Those that can visit the times of Karras."""
 LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
 """Those that count times from the clean end where a configuration says nothing; the others visit both ends."""
+TO_CLEAN = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")
+"""Those whose last step ends at the clean end of that line, where others visit it."""
+ZERO_TERMINAL = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Those that know schedules which end in pure noise."""
+NEAR = 2e-3  # how far alpha² may lie from that of a schedule, rounded to half precision
 
 
 def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
@@ -79,6 +105,27 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     return process, Settings(sampler=SAMPLERS[kind], spacing=_spacing(config))
 
 
+def table(made: Schedule, steps: int = 1000) -> Tensor:
+    """Alpha² at every step of a training, in fp32."""
+    t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    return made(t).alpha.square().float()
+
+
+def of_table(alpha_bars: Tensor, usual: Schedule) -> Schedule | None:
+    """The schedule that has this ``table``, the ``usual`` one of the family first; None if none is known.
+
+    Files in half precision have it rounded, so that values need only be near.
+    """
+    steps, given = len(alpha_bars), alpha_bars.double()
+    known: list[Schedule] = [usual]
+    if isinstance(usual, schedule.ScaledLinear | schedule.LinearBeta):
+        known.append(replace(usual, zero_terminal=True))
+    first, last = (float(f"{float(beta):.3g}") for beta in (1 - given[0], 1 - given[-1] / given[-2]))
+    if 0 < first <= last < 1:
+        known += [kind(steps, first, last) for kind in BETAS.values()]
+    return next((one for one in known if (table(one, steps) - given).abs().max() < NEAR), None)
+
+
 def write(process: Process, settings: Settings) -> dict[str, Any]:
     """A configuration that diffusers reads as this process; BadInput if it has no scheduler for it."""
     made = process.schedule
@@ -91,7 +138,7 @@ def write(process: Process, settings: Settings) -> dict[str, Any]:
     if not betas or not what or not isinstance(made, schedule.ScaledLinear | schedule.LinearBeta):
         raise BadInput(f"no scheduler of diffusers has the schedule {made} with the prediction {process.prediction}.")
     return {
-        "_class_name": "DDIMScheduler",
+        "_class_name": (kind := _named(settings, made.zero_terminal)),
         "beta_schedule": betas[0],
         "beta_start": made.beta_start,
         "beta_end": made.beta_end,
@@ -99,8 +146,18 @@ def write(process: Process, settings: Settings) -> dict[str, Any]:
         "prediction_type": what[0],
         "rescale_betas_zero_snr": made.zero_terminal,
         "clip_sample": False,
-        **_visits(settings, made.zero_terminal),
+        "skip_prk_steps": True,
+        **_visits(kind, settings, made.zero_terminal),
     }
+
+
+def _named(settings: Settings, zero_terminal: bool) -> str:
+    """The scheduler that has the sampler of the settings and visits their times; DDIM where there is none."""
+    karras = SPACING.read(settings.spacing or "uniform") == Karras()
+    sampler = SAMPLER.read(settings.sampler or "euler")
+    able = [name for name in SAMPLERS if not name.startswith("FlowMatch") and SAMPLER.read(SAMPLERS[name]) == sampler]
+    able = [name for name in able if (name in KARRAS or not karras) and (name in ZERO_TERMINAL or not zero_terminal)]
+    return able[0] if able else "DDIMScheduler"
 
 
 def _spacing(config: Mapping[str, Any]) -> Any:
@@ -109,7 +166,7 @@ def _spacing(config: Mapping[str, Any]) -> Any:
     if config.get("use_karras_sigmas"):
         return "karras"
     how = config.get("timestep_spacing", "leading" if config["_class_name"] in LEADING else "linspace")
-    if how == "trailing":
+    if how == "trailing" or (how == "linspace" and config["_class_name"] in TO_CLEAN):
         return "uniform"
     if how == "linspace":
         return {"kind": "linspace", "table": steps}
@@ -117,13 +174,17 @@ def _spacing(config: Mapping[str, Any]) -> Any:
     return {"kind": "leading", "table": steps, "offset": offset} | ({"to_first": True} if first and offset else {})
 
 
-def _visits(settings: Settings, zero_terminal: bool) -> dict[str, Any]:
+def _visits(kind: str, settings: Settings, zero_terminal: bool) -> dict[str, Any]:
     """Which times a discrete scheduler visits: as the settings say, where it can."""
     spacing = SPACING.write(SPACING.read(settings.spacing or "uniform"))
     if spacing["kind"] == "leading" and not zero_terminal:
         first, offset = spacing["to_first"], spacing["offset"]
         return {"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": not first}
-    return {"timestep_spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": True}
+    said: dict[str, Any] = {"steps_offset": 1, "set_alpha_to_one": True}  # 1: pipelines insist on it
+    if spacing["kind"] == "karras" and kind in KARRAS:
+        return {"timestep_spacing": "linspace", "use_karras_sigmas": True, **said}  # between the ends of the table
+    ends = spacing["kind"] == "linspace" and kind not in TO_CLEAN
+    return {"timestep_spacing": "linspace" if ends else "trailing", **said}
 
 
 def _shift(settings: Settings) -> dict[str, Any]:

@@ -21,7 +21,7 @@ WIDTHS = {  # of text: whose it is
 }
 TEXT_KEY = re.compile(r"(attn2.*to_k|cross_attn.*k_proj)$")
 TOLD = ("modelspec.title", "modelspec.architecture", "modelspec.license", "ss_base_model_version", "ss_sd_model_name")
-MOST_WORDS = 64 << 20  # bytes of a file of learned words
+MOST_WORDS, MOST_NAMES = 64 << 20, 1000  # bytes and names of a file of learned words
 
 
 def small_file(weights: Weights, name: str) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ def small_file(weights: Weights, name: str) -> dict[str, Any] | None:
     changes = {key: (path, what) for key, (path, what) in named.items() if what != "value"}
     if changes and 2 * len(changes) > len(weights):
         return {"what": "adapter", **_adapter(weights, changes)}
-    if weights.bytes <= MOST_WORDS:
+    if weights.bytes <= MOST_WORDS and len(weights) <= MOST_NAMES:
         try:
             words = textual_inversion.read(weights, weights.metadata, name)
         except BadInput:
@@ -46,7 +46,7 @@ def small_file(weights: Weights, name: str) -> dict[str, Any] | None:
 
 
 def _adapter(weights: Weights, changes: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    shapes = weights.shapes
+    shapes, types = weights.shapes, weights.types
     whats = Counter(what.split("_")[0] for _, what in changes.values())
     kinds = dict.fromkeys(kind for what, kind in KINDS.items() if whats[what])
     if whats["magnitude"]:
@@ -61,7 +61,7 @@ def _adapter(weights: Weights, changes: Mapping[str, tuple[str, str]]) -> dict[s
         "rank": ranks[0] if len(ranks) == 1 else ranks,
         "layers": {"denoiser": len(paths) - text, "text towers": text},
         "words": [key for key in weights if key.startswith("<")],
-        "precision": Counter(weights.types[key] for key in changes).most_common(1)[0][0],
+        "precision": Counter(types[key] for key in changes).most_common(1)[0][0],
         "bytes": weights.bytes,
         "said": {key: weights.metadata[key] for key in TOLD if weights.metadata.get(key)},
     }

@@ -21,7 +21,7 @@ STRANGERS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
     b"<!DOCTYPE": "a web page: download the file again, from its own address",
     b"<html": "a web page: download the file again, from its own address",
-    b"GGUF": "GGUF, quantised for other programs; wanted safetensors or a PyTorch checkpoint",
+    b"GGUF": "GGUF, quantised for other programs: take the fp16, bf16 or fp8 safetensors of the model",
 }
 LONGEST_INDEX = 16 << 20  # bytes
 LONGEST_NAME = 200  # characters of a file's

@@ -1,6 +1,9 @@
 """Learned words from a file into a model, and out again."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from safelight.adapters.textual_inversion import read
 from safelight.checkpoints.weights import open_weights
@@ -17,7 +20,14 @@ def add_words(model: LatentDiffusion, path: str | Path, name: str = "") -> list[
     """
     path = Path(path)
     weights = open_weights(path)
-    words = read(weights, weights.metadata, name or path.stem)
+    return learn(model, read(weights, weights.metadata, name or path.stem))
+
+
+def learn(model: LatentDiffusion, words: Mapping[str, Sequence[Tensor]]) -> list[str]:
+    """Let the prompts of ``model`` use these words, each with vectors (n, width) for each tower it was learned for.
+
+    BadInput, with the model untouched, for words of another model.
+    """
     conditioner = _wordy(model)
     for word, vectors in words.items():
         conditioner.check_word(word, vectors)

@@ -18,11 +18,17 @@ from safelight.checkpoints.streamed import size, write_tensors
 from safelight.checkpoints.table import Dialect
 from safelight.checkpoints.texts import cut
 from safelight.config import kind_of
+from safelight.diffusion.prediction import Noise, NoiseAndVariance, V
+from safelight.diffusion.process import Process
 from safelight.errors import BadInput
 from safelight.files import writing, writing_folder
 from safelight.governance.licences import listed
 from safelight.model import Card, LatentDiffusion, module
+from safelight.types import Prediction
 
+TAUGHT: Mapping[Prediction, str] = {Noise(): "epsilon", NoiseAndVariance(): "epsilon", V(): "v"}
+"""How metadata calls what a network was taught (the modelspec of single files)."""
+VERSION = "0.42.1"  # of diffusers, whose words the folders have
 LARGEST = 10 * 10**9  # bytes of one file in a folder; what is larger is divided
 
 
@@ -45,22 +51,28 @@ def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -
         raise BadInput(f"a single file wants a name that ends in .safetensors, got {path.name!r}.")
     family, parts = _parts(model)
     tensors: dict[str, Tensor] = {}
+    bare = family is not None and family.bare and len(parts) == 1
     for one in parts:
         if family is None:
             prefix, dialect = "", _dialect("ldm", one)
         else:
             places = family.single[one.part]
-            bare = family.bare and len(parts) == 1
             prefix, name = places[one.number] if one.part == "towers" else places
             prefix, dialect = "" if bare else prefix, _dialect(name, one)
             known = {"scaling_factor": family.scale, "shift_factor": family.shift}
-            if any(abs(known[key] - value) > 1e-5 for key, value in one.scale.items()):
+            other = [key for key, value in one.scale.items() if abs(known[key] - value) > 1e-5]
+            if other == ["scaling_factor"] and "scale" in family.told:
+                tensors["scale_factor"] = torch.tensor(one.scale["scaling_factor"])
+            elif other:
                 raise BadInput(
                     f"a single file of {family.title} has latents of the scale {family.scale:g}, got "
                     f"{one.scale['scaling_factor']:g}, which it cannot say; write a folder (--to diffusers)."
                 )
         tensors |= {prefix + name: one for name, one in dialect.table(one.config).write(one.state)}
-    metadata = {"modelspec.title": model.card.name, "modelspec.license": model.card.licence}
+    metadata = {"format": "pt", "modelspec.title": model.card.name, "modelspec.license": model.card.licence}
+    if family is not None and model.process is not None:
+        table, taught = _process(model.process, family, not bare)
+        tensors, metadata = tensors | table, metadata | taught
     with writing(path) as aside:
         write_tensors(tensors, aside, metadata, Counted("writing", size(tensors), report))
 
@@ -79,7 +91,7 @@ def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard)
             (only,) = parts
             _write_part(only, aside, count)
             return
-        index: dict[str, Any] = {"_class_name": family.folder["pipeline"]}
+        index: dict[str, Any] = {"_class_name": family.folder["pipeline"], "_diffusers_version": VERSION}
         for one in parts:
             name, library, kind = _place(one, family)
             _write_part(_to_the_last(model, one), aside / name, count)
@@ -91,9 +103,11 @@ def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard)
                 index[words] = ["transformers", tokenizer]
         if model.process is not None:
             scheduler = schedulers.write(model.process, model.card.settings)
-            (aside / "scheduler").mkdir()
-            write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
+            _write_scheduler(scheduler, aside / "scheduler")
             index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        for name, scheduler in family.folder.get("schedulers", {}).items():
+            _write_scheduler(scheduler, aside / name)
+            index[name] = ["diffusers", scheduler["_class_name"]]
         write_json(aside / "model_index.json", dict(sorted(index.items())))
         (aside / "README.md").write_text(_card(model.card), encoding="utf-8")
 
@@ -134,6 +148,31 @@ def _latents(autoencoder: nn.Module) -> Written:
     if not isinstance(config, kl.Config) or not config.quant:
         raise BadInput("latents with a scale for each channel can be written for kl with quant convolutions only.")
     return Written("autoencoder", 0, config, folded(state), {"scaling_factor": 1.0, "shift_factor": 0.0})
+
+
+def _process(process: Process, family: Family, holds: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What tells a schedule that is not the family's, where the file ``holds`` more than a network: its table. And in
+    its metadata, what the network was taught.
+
+    BadInput for what no file of the family can tell, which its readers would take for something else.
+    """
+    usual = family.process()
+    taught = TAUGHT.get(process.prediction, kind_of(process.prediction))
+    if process.prediction != usual.prediction and taught not in TAUGHT.values():
+        raise BadInput(
+            f"a single file of {family.title} cannot tell the prediction {taught}; write a folder (--to diffusers), "
+            "or native."
+        )
+    metadata = {"modelspec.prediction_type": taught} if taught in TAUGHT.values() else {}
+    if process.schedule == usual.schedule:
+        return {}, metadata
+    table = schedulers.table(process.schedule)
+    if not holds or schedulers.of_table(table, usual.schedule) != process.schedule:
+        raise BadInput(
+            f"a single file of {family.title} cannot tell the schedule {process.schedule}; write a folder "
+            "(--to diffusers), or native."
+        )
+    return {"alphas_cumprod": table}, metadata
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -226,6 +265,11 @@ def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
         shards[-1].append(name)
         held += tensor.nbytes
     return shards
+
+
+def _write_scheduler(scheduler: Mapping[str, Any], folder: Path) -> None:
+    folder.mkdir()
+    write_json(folder / "scheduler_config.json", scheduler)
 
 
 def _write_words(conditioner: nn.Module, number: int, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safelight.errors import Note
+from safelight.files import within
 
 PARTS = ("autoencoder", "conditioner", "denoiser")
 NOT_STATED = "not stated"
@@ -82,10 +83,14 @@ def stated(metadata: Mapping[str, str], file: Path) -> str:
 
 
 def front_matter(card: Path) -> str:
-    """The licence in the front matter of a model card, by its name where it has one; empty if none."""
+    """The licence in the front matter of a model card, by its name where it has one; empty if none.
+
+    BadInput if it is a link out of its folder.
+    """
     if not card.is_file():
         return ""
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()[:200]
+    with within(card, card.parent).open("rb") as file:
+        lines = file.read(1 << 16).decode(errors="replace").splitlines()[:200]
     if not lines or lines[0].strip() != "---":
         return ""
     head = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else []
