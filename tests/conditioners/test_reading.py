@@ -25,7 +25,7 @@ def test_clip_reads_every_recorded_text_as_the_original_does():
         assert words.pieces(case["text"]) == case["ids"], case["text"]
     for case in cases["padded"]:
         for pad in (0, words.end):
-            frame = Frame(77, words.begin, words.end, pad)
+            frame = Frame(77, words.ahead, words.behind, pad)
             (page,) = pages([[(case["text"], 1.0)]], frame, 1, words.pieces, {})
             assert list(page.ids) == case[f"ids_77_padded_with_{pad}"]
 
@@ -35,7 +35,7 @@ def test_clip_and_t5_read_what_everyone_knows():
     assert Words("t5", 32_128).pieces("A photo of a red fox in the snow") == [
         *(71, 1202, 13, 3, 9, 1131, 3, 20400, 16, 8, 2983)
     ]
-    assert (Words("clip", 49_408).begin, Words("clip", 49_408).end, Words("t5", 32_128).end) == (49_406, 49_407, 1)
+    assert (*Words("clip", 49_408).ahead, Words("clip", 49_408).end, Words("t5", 32_128).end) == (49_406, 49_407, 1)
     for words in (Words("clip", 49_408), Words("t5", 32_128)):
         assert words.pieces("") == []
         assert words.pieces("\ud800\0") is not None
@@ -61,7 +61,7 @@ def test_tokenizers_of_folders_read_as_recorded(folder):
         assert again.pieces(text) == words.pieces(text)
         if wanted:
             want = recording.outputs[wanted][row].tolist()
-            frame = Frame(len(want), words.begin, words.end, want[-1])
+            frame = Frame(len(want), words.ahead, words.behind, want[-1])
             (page,) = pages([[(text, 1.0)]], frame, 1, words.pieces, {})
             assert kind == "t5" or list(page.ids) == want
             assert page.ids[: frame.room] == tuple(want[: frame.room])
@@ -153,7 +153,7 @@ def test_the_time_grows_with_the_length_alone(piece):
 
 
 def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
-    frame = Frame(6, 90, 91, 0)
+    frame = Frame(6, (90,), (91,), 0)
     spelled = {"a": 1, "b": 2, "c": 3}
 
     def ids(text, most=9, learned=None):
@@ -166,12 +166,12 @@ def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
     assert ids("a b a b a", most=2) == [(90, 1, 2, 1, 2, 91), (90, 1, 91, 0, 0, 0)]
     assert ids("a <Toy> b", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 7, 8, 9, 91), (90, 2, 91, 0, 0, 0)]
     assert ids("a b <toy>", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 2, 91, 0, 0), (90, 7, 8, 9, 91, 0)]
-    (first, *_) = pages([[("a", 1.5)]], Frame(4, None, 91, 0), 1, lambda _: [1], {})
+    (first, *_) = pages([[("a", 1.5)]], Frame(4, (), (91,), 0), 1, lambda _: [1], {})
     assert (first.ids, first.weights) == ((1, 91, 0, 0), (1.5, 1.0, 1.0, 1.0))
 
 
 def test_a_learned_word_is_not_found_inside_another():
-    made = pages([[("catalog cat", 1.0)]], Frame(8, None, 9, 0), 1, lambda part: [5] * len(part.split()), {"cat": [7]})
+    made = pages([[("catalog cat", 1.0)]], Frame(8, (), (9,), 0), 1, lambda part: [5] * len(part.split()), {"cat": [7]})
     assert made[0].ids == (5, 7, 9, 0, 0, 0, 0, 0)
 
 
@@ -193,7 +193,7 @@ def test_what_fits_on_no_page_is_known(chunks, want):
     def behind(text, first):
         return " ".join(text.split()[first:]) + " "
 
-    frame, learned = Frame(5, 90, 91, 0), {"toy": [7, 8, 9]}
+    frame, learned = Frame(5, (90,), (91,), 0), {"toy": [7, 8, 9]}
     assert unread(chunks, frame, 2, pieces, learned, behind).strip() == want
     fits = len(pages(chunks, frame, 99, pieces, learned)) <= 2
     assert fits == (want == "")
@@ -204,9 +204,9 @@ def test_what_follows_so_many_pieces_is_the_text_itself(kind):
     words = Words(kind, 49_408)
     text = "a photo of an owl, that reads the newspaper — 12 times"
     for first in range(len(words.pieces(text))):
-        left = words.behind(text, first)
+        left = words.rest(text, first)
         assert text.endswith(left)
         assert left
-    assert words.behind(text, 4 if kind == "clip" else 5).strip().startswith("owl,")
+    assert words.rest(text, 4 if kind == "clip" else 5).strip().startswith("owl,")
     assert shown("a  b") == "'a b'"
     assert shown("a" * 300) == f"'{'a' * 200}' … (300 letters)"

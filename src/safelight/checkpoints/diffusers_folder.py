@@ -50,6 +50,8 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
     if "scheduler" in listed:
         said = _said(folder / "scheduler" / "scheduler_config.json", folder)
         process, settings = schedulers.read(said, f"{folder.name}/scheduler/scheduler_config.json")
+    if index.get("is_distilled") is False:  # FLUX.2 klein's base
+        settings = Settings(steps=50, guidance=4.0).over(settings)
     return found, Beside(
         process=process,
         settings=settings,
