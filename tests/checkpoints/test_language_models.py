@@ -1,6 +1,7 @@
 """Language models as text towers: equal to their originals, and FLUX.2 on a prompt from a folder."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ import safelight
 from recorded import Recording, error
 from safelight import checkpoints
 from safelight.checkpoints.dialects import transformers_decoder
+from safelight.checkpoints.families import families, family_of
 from safelight.checkpoints.texts import joined
 from safelight.conditioners.reading.words import ASKED, Words
 from safelight.config import read
+from safelight.denoisers.flux import Config as Flux
 from safelight.errors import BadInput, Note
+from safelight.model import Card, LatentDiffusion
 from safelight.nn.towers.decoder import Config
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
@@ -197,6 +201,38 @@ def test_flux2_runs_on_a_prompt_from_a_folder(folder, tmp_path):
     with pytest.warns(Note, match=r"FLUX\.2 dev is written without its text tower"):
         checkpoints.save(model, tmp_path / "again", "diffusers")
     assert checkpoints.read(tmp_path / "again").conditioner is None
+
+
+def test_klein_is_known_by_what_it_does_not_hear_and_its_base_by_the_folder(tmp_path):
+    torch.manual_seed(0)
+    small = Flux(4, 0, 1, 32, (4, 4, 4, 4), 1, 1, 3.0, 24, 0, guidance=False, generation=2)
+    family = families()["flux2-klein"]
+    assert family_of("flux", small) is family
+    assert family_of("flux", replace(small, guidance=True)).name == "flux2-dev"
+    card = Card(name="klein", licence="Apache-2.0")
+    model = LatentDiffusion(denoiser=small.build(), process=family.process(), card=card)
+    checkpoints.save(model, tmp_path / "klein", "diffusers")
+    read_ = checkpoints.read(tmp_path / "klein", {"axes": (4, 4, 4, 4)})
+    assert read_.card.origin["family"] == "flux2-klein"
+    assert (read_.card.settings.steps, read_.card.settings.guidance) == (4, "none")
+    path = tmp_path / "klein" / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"is_distilled": False}))
+    base = checkpoints.read(tmp_path / "klein", {"axes": (4, 4, 4, 4)})
+    assert (base.card.settings.steps, base.card.settings.guidance) == (50, 4.0)
+
+
+def test_a_tower_brings_the_words_that_lie_beside_it_and_that_of_another_family_is_refused(folder):
+    parts = [Recording("flux2").file("flux2-dev.safetensors"), folder / "text_encoder"]
+    other = Recording("diffusers-folders").file("flux/text_encoder")
+    axes = Recording("flux2").facts["config"]["transformer"]["axes_dim"]
+    alone = checkpoints.read(parts, {"axes": axes})
+    assert alone.conditioner.towers[0].words.pieces("a") == spelling("mistral").encode("a").ids
+    with pytest.raises(BadInput, match=r"no autoencoder \(such as flux2-vae\.safetensors\)"):
+        alone.need()
+    with pytest.raises(BadInput, match=r"conditioner \(such as the text_encoder folder of FLUX\.2 dev"):
+        checkpoints.read(parts[:1], {"axes": axes}).need()
+    with pytest.raises(BadInput, match=r"FLUX\.2 dev does not read; leave it out"):
+        checkpoints.read([*parts, other], {"axes": axes})
 
 
 def test_impossible_shapes_are_refused():

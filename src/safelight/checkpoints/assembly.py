@@ -202,12 +202,17 @@ def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
     return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
 
 
+NETWORKS = {"mistral": "decoder", "qwen": "decoder"}
+"""By the words that a tower reads, its kind, where that is another."""
+
+
 def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]) -> dict[str, str]:
     """The parts that the denoiser's family has besides, and the files that usually hold them."""
     if family is None or "denoiser" not in single:
         return {}
     lacking = {} if "autoencoder" in single else {"autoencoder": str(family.files["autoencoder"])}
-    wanted, held = texts.kinds(family.text) if family.text else [], [one.kind for one in towers]
+    wanted = [NETWORKS.get(words, words) for words in (texts.kinds(family.text) if family.text else ())]
+    held = [one.kind for one in towers]
     names = [
         str(name)
         for name, kind in zip(family.files.get("towers", ()), wanted, strict=True)
