@@ -80,6 +80,7 @@ def row(family: Family, errors: Mapping[str, Mapping[str, Any]]) -> str:
     found = errors.get(family.name)
     told = f"{found['largest']:.0e} | {found['comparisons']}" if found else "none recorded | –"
     denoiser = str(family.fits["kind"])
+    second = family.fits.get("generation") == 2  # of FLUX, which no branch of control is for
     lora = "merged, recorded" if family.name in MERGED else "merged" if family.text else "–"
     cells = (
         f"{family.title} (`{family.name}`)",
@@ -88,7 +89,7 @@ def row(family: Family, errors: Mapping[str, Mapping[str, Any]]) -> str:
         "read, write" if family.folder else "–",
         runs_on(family),
         lora,
-        CONTROL.get(denoiser, "–") + SHOWN.get(family.name, "") if family.text else "–",
+        CONTROL.get(denoiser, "–") + SHOWN.get(family.name, "") if family.text and not second else "–",
         told,
     )
     return f"| {' | '.join(cells)} |"

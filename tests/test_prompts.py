@@ -8,9 +8,10 @@ from torch import nn
 
 from making import tiny_model
 from safelight import Settings, TextToImage
-from safelight.conditioners.reading.syntax import at
+from safelight.conditioners.reading.syntax import at, composed
 from safelight.errors import BadInput
 from safelight.generate import generate
+from safelight.tasks.compose import Compose
 from safelight.types import Conditioner, Prompt, Weighing
 
 
@@ -35,6 +36,9 @@ class Listening(nn.Module):
     def at(self, prompt, step, steps):
         changed = at(prompt.text, step, steps)
         return prompt if changed == prompt.text else replace(prompt, text=changed)
+
+    def parts(self, prompt):
+        return [(replace(prompt, text=text), weight) for text, weight in composed(prompt.text)]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,17 @@ def test_a_prompt_changes_when_its_step_comes(model):
     assert np.array_equal(first, never)
     for one, other in ((changed, first), (alternating, first), (changed, alternating)):
         assert np.abs(one - other).max() > 0
+
+
+def test_prompts_that_and_parts_are_composed(model):
+    settings = Settings(steps=3, guidance=2.0, seed=3, count=1)
+    listening, parted = listened(model, TextToImage("a red square AND a blue circle :0.5"), settings)
+    assert [one.text for one in listening.asked] == ["a red square", "a blue circle"]
+    _, composed_ = listened(model, Compose("a red square | a blue circle", weights="1,0.5"), settings)
+    assert np.array_equal(parted, composed_)
+    assert np.abs(parted - listened(model, TextToImage("a red square"), settings)[1]).max() > 0
+    with pytest.raises(BadInput, match="weights must sum to more than 0"):
+        listened(model, TextToImage("a red square AND a blue circle :-2"), settings)
 
 
 def test_weights_are_refused_where_nobody_reads_them(model):

@@ -20,7 +20,7 @@ from safelight.errors import BadInput, Note
 from safelight.media.pictures import to_pictures
 from safelight.model import LatentDiffusion, Whole
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
-from safelight.task import Start, Task
+from safelight.task import Share, Start, Task
 from safelight.types import (
     Bounded,
     Condition,
@@ -137,7 +137,18 @@ def _told_more(whole: Whole, start: Start, emphasis: str | None) -> Start:
         more["emphasis"] = emphasis
     told = _reworded(start, lambda prompt: replace(prompt, given={**more, **prompt.given}))
     against = [replace(prompt, given={"negative": True, **prompt.given}) for prompt in told.negatives]
-    return replace(told, negatives=against)
+    return replace(_composed(told, whole.conditioner), negatives=against)
+
+
+def _composed(start: Start, conditioner: Conditioner) -> Start:
+    """The start with a share for each of the prompts that its texts compose. All pictures have the same texts."""
+    if start.shares or not isinstance(conditioner, Weighing) or len({prompt.text for prompt in start.prompts}) != 1:
+        return start
+    parts = [conditioner.parts(prompt) for prompt in start.prompts]
+    if len(parts[0]) == 1:
+        return start
+    shares = [Share([prompt for prompt, _ in each], each[0][1]) for each in zip(*parts, strict=True)]
+    return replace(start, prompts=shares[0].prompts, shares=shares)
 
 
 def _reworded(start: Start, change: Callable[[Prompt], Prompt]) -> Start:

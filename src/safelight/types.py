@@ -356,9 +356,12 @@ class Bounded(Conditioner, Protocol):
 @runtime_checkable
 class Weighing(Conditioner, Protocol):
     """A conditioner that reads brackets where ``given["emphasis"]`` asks for it: weights, and what changes with the
-    steps. ``at`` is the prompt that holds at a step, the same object if it never changes."""
+    steps. ``at`` is the prompt that holds at a step, the same object if it never changes; ``parts`` are the prompts
+    that a text composes, each with its weight."""
 
     def at(self, prompt: Prompt, step: int, steps: int) -> Prompt: ...
+
+    def parts(self, prompt: Prompt) -> Sequence[tuple[Prompt, float]]: ...
 
 
 @runtime_checkable

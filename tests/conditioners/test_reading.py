@@ -1,7 +1,8 @@
 """Texts before a network sees them: cleaned, weighted, cut into pieces and pages."""
 
 import json
-import time
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +10,7 @@ from recorded import Recording
 from safelight.conditioners.reading.cleaning import clean
 from safelight.conditioners.reading.page import Frame, pages, shown, unread
 from safelight.conditioners.reading.pieces import read, shipped
-from safelight.conditioners.reading.syntax import MOST, at, scheduled, weights
+from safelight.conditioners.reading.syntax import MOST, at, composed, scheduled, weights
 from safelight.conditioners.reading.words import Words
 from safelight.errors import BadInput
 
@@ -25,7 +26,7 @@ def test_clip_reads_every_recorded_text_as_the_original_does():
         assert words.pieces(case["text"]) == case["ids"], case["text"]
     for case in cases["padded"]:
         for pad in (0, words.end):
-            frame = Frame(77, words.begin, words.end, pad)
+            frame = Frame(77, words.ahead, words.behind, pad)
             (page,) = pages([[(case["text"], 1.0)]], frame, 1, words.pieces, {})
             assert list(page.ids) == case[f"ids_77_padded_with_{pad}"]
 
@@ -35,7 +36,7 @@ def test_clip_and_t5_read_what_everyone_knows():
     assert Words("t5", 32_128).pieces("A photo of a red fox in the snow") == [
         *(71, 1202, 13, 3, 9, 1131, 3, 20400, 16, 8, 2983)
     ]
-    assert (Words("clip", 49_408).begin, Words("clip", 49_408).end, Words("t5", 32_128).end) == (49_406, 49_407, 1)
+    assert (*Words("clip", 49_408).ahead, Words("clip", 49_408).end, Words("t5", 32_128).end) == (49_406, 49_407, 1)
     for words in (Words("clip", 49_408), Words("t5", 32_128)):
         assert words.pieces("") == []
         assert words.pieces("\ud800\0") is not None
@@ -61,7 +62,7 @@ def test_tokenizers_of_folders_read_as_recorded(folder):
         assert again.pieces(text) == words.pieces(text)
         if wanted:
             want = recording.outputs[wanted][row].tolist()
-            frame = Frame(len(want), words.begin, words.end, want[-1])
+            frame = Frame(len(want), words.ahead, words.behind, want[-1])
             (page,) = pages([[(text, 1.0)]], frame, 1, words.pieces, {})
             assert kind == "t5" or list(page.ids) == want
             assert page.ids[: frame.room] == tuple(want[: frame.room])
@@ -127,6 +128,16 @@ def test_break_begins_a_chunk_within_brackets_too():
         ("[a::1]", ["a", "", "", ""]),
         ("[a|b|]", ["a", "b", "", "a"]),
         ("[[x|y]:(z:1.2):0.5]", ["x", "y", "(z:1.2)", "(z:1.2)"]),
+        ("[a:b:0.45]", ["a", "b", "b", "b"]),  # whole steps: int(0.45 · 4) = 1
+        ("[a:b:.2]", ["b", "b", "b", "b"]),
+        ("[a:b:-1]", ["b", "b", "b", "b"]),
+        ("[a:b:9]", ["a", "a", "a", "a"]),
+        ("a [b : c : 1] d", ["a b  d", "a  c  d", "a  c  d", "a  c  d"]),
+        ("a[b:[c:d:2]:1]e", ["abe", "ace", "ade", "ade"]),
+        ("a [[[b]]:2]", ["a ", "a ", "a [[b]]", "a [[b]]"]),
+        ("((a][:b:c [d:3]", ["((a][:b:c ", "((a][:b:c ", "((a][:b:c ", "((a][:b:c d"]),
+        ("[a|(b:1.1)]", ["a", "(b:1.1)", "a", "(b:1.1)"]),
+        ("[fe|||]male", ["female", "male", "male", "male"]),
         ("x[(a:1.1):b:0.25]", ["x(a:1.1)", "xb", "xb", "xb"]),
     ],
 )
@@ -143,17 +154,44 @@ def test_what_is_no_schedule_stays_as_written(text):
     assert [at(text, step, 2) for step in range(2)] == [text, text]
 
 
-@pytest.mark.parametrize("piece", ["(", "[", "[a:", "\\", "[a|b]", "BREAK ", "(])", "[a:b:0.5]"])
-def test_the_time_grows_with_the_length_alone(piece):
-    text = piece * ((100_000 if piece == "(" else 20_000) // len(piece)) + ":0.5]"
-    begin = time.process_time()
-    weights(text)
-    at(text, 1, 3)
-    assert time.process_time() - begin < 30  # shapes are checked at every call here; a square would take an hour
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("a cat", [("a cat", 1.0)]),
+        ("a cat :1.2", [("a cat :1.2", 1.0)]),
+        ("a cat AND a dog", [("a cat", 1.0), ("a dog", 1.0)]),
+        (
+            "a cat :1.2 AND a (dog:1.1):-.5 AND\n[x:y:3] : +2 ",
+            [("a cat", 1.2), ("a (dog:1.1)", -0.5), ("[x:y:3]", 2.0)],
+        ),
+        ("SAND AND ANDY", [("SAND", 1.0), ("ANDY", 1.0)]),
+        ("a: b AND (c:1.2)", [("a: b", 1.0), ("(c:1.2)", 1.0)]),
+    ],
+)
+def test_prompts_are_parted_by_and(text, want):
+    assert composed(text) == want
+
+
+def test_a_hundred_kilobytes_of_anything_take_no_time():
+    """In a process of its own, where calls are not checked for shapes; alone on a core it is 0.1 s at most."""
+    code = """
+import time
+from safelight.conditioners.reading.syntax import at, composed, scheduled, weights
+worst = 0.0
+for piece in "( [ [a: [a| [a|b] BREAK\\n (]) [a:b:0.5] ) \\\\ : | AND\\n a:1AND".split(" "):
+    text = piece * (100_000 // len(piece)) + ":0.5]"
+    for ask in (weights, composed, scheduled, lambda text: at(text, 1, 3)):
+        begun = time.process_time()
+        ask(text)
+        worst = max(worst, time.process_time() - begun)
+print(worst)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5  # a square would take an hour
 
 
 def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
-    frame = Frame(6, 90, 91, 0)
+    frame = Frame(6, (90,), (91,), 0)
     spelled = {"a": 1, "b": 2, "c": 3}
 
     def ids(text, most=9, learned=None):
@@ -166,12 +204,12 @@ def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
     assert ids("a b a b a", most=2) == [(90, 1, 2, 1, 2, 91), (90, 1, 91, 0, 0, 0)]
     assert ids("a <Toy> b", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 7, 8, 9, 91), (90, 2, 91, 0, 0, 0)]
     assert ids("a b <toy>", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 2, 91, 0, 0), (90, 7, 8, 9, 91, 0)]
-    (first, *_) = pages([[("a", 1.5)]], Frame(4, None, 91, 0), 1, lambda _: [1], {})
+    (first, *_) = pages([[("a", 1.5)]], Frame(4, (), (91,), 0), 1, lambda _: [1], {})
     assert (first.ids, first.weights) == ((1, 91, 0, 0), (1.5, 1.0, 1.0, 1.0))
 
 
 def test_a_learned_word_is_not_found_inside_another():
-    made = pages([[("catalog cat", 1.0)]], Frame(8, None, 9, 0), 1, lambda part: [5] * len(part.split()), {"cat": [7]})
+    made = pages([[("catalog cat", 1.0)]], Frame(8, (), (9,), 0), 1, lambda part: [5] * len(part.split()), {"cat": [7]})
     assert made[0].ids == (5, 7, 9, 0, 0, 0, 0, 0)
 
 
@@ -193,7 +231,7 @@ def test_what_fits_on_no_page_is_known(chunks, want):
     def behind(text, first):
         return " ".join(text.split()[first:]) + " "
 
-    frame, learned = Frame(5, 90, 91, 0), {"toy": [7, 8, 9]}
+    frame, learned = Frame(5, (90,), (91,), 0), {"toy": [7, 8, 9]}
     assert unread(chunks, frame, 2, pieces, learned, behind).strip() == want
     fits = len(pages(chunks, frame, 99, pieces, learned)) <= 2
     assert fits == (want == "")
@@ -204,9 +242,9 @@ def test_what_follows_so_many_pieces_is_the_text_itself(kind):
     words = Words(kind, 49_408)
     text = "a photo of an owl, that reads the newspaper — 12 times"
     for first in range(len(words.pieces(text))):
-        left = words.behind(text, first)
+        left = words.rest(text, first)
         assert text.endswith(left)
         assert left
-    assert words.behind(text, 4 if kind == "clip" else 5).strip().startswith("owl,")
+    assert words.rest(text, 4 if kind == "clip" else 5).strip().startswith("owl,")
     assert shown("a  b") == "'a b'"
     assert shown("a" * 300) == f"'{'a' * 200}' … (300 letters)"

@@ -188,6 +188,9 @@ def test_breaks_and_weights_are_read_when_asked_for():
     torch.testing.assert_close(parted[:, 77:], encoded(conditioner, "snow").tokens.values)
     with pytest.raises(BadInput, match="unknown emphasis 'men'; did you mean 'mean'"):
         encoded(conditioner, "a", emphasis="men")
+    composed = conditioner.parts(Prompt("a AND b :2", {"emphasis": "mean"}))
+    assert [(one.text, weight) for one, weight in composed] == [("a", 1.0), ("b", 2.0)]
+    assert len(conditioner.parts(Prompt("a AND b :2"))) == 1
 
 
 @torch.no_grad()

@@ -81,6 +81,9 @@ class WithPictures(nn.Module):
     def at(self, prompt: Prompt, step: int, steps: int) -> Prompt:
         return self.conditioner.at(prompt, step, steps)
 
+    def parts(self, prompt: Prompt) -> Sequence[tuple[Prompt, float]]:
+        return self.conditioner.parts(prompt)
+
     def unread(self, prompt: Prompt) -> Sequence[str]:
         return self.conditioner.unread(prompt) if isinstance(self.conditioner, Bounded) else ()
 

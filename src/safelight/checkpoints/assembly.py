@@ -157,11 +157,12 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
     """
     kinds = texts.kinds(family.text)
     clips = sorted((one for one in towers if one.kind == "clip"), key=lambda one: int(one.config.width))
-    by_kind = {"clip": clips, "t5": [one for one in towers if one.kind == "t5"]}
+    encoders, decoders = ([one for one in towers if one.kind == kind] for kind in ("t5", "decoder"))
+    by_kind = {"clip": clips, "t5": encoders, "mistral": decoders, "qwen": decoders}
     found = [by_kind[kind].pop(0) if by_kind[kind] else None for kind in kinds]
-    if unread := [*by_kind["clip"], *by_kind["t5"]]:
+    if unread := [*clips, *encoders, *decoders]:
         raise BadInput(f"{unread[0].where} is a text tower that {family.title} does not read; leave it out.")
-    if None in found[: kinds.count("clip")]:
+    if any(one is None and kind != "t5" for one, kind in zip(found, kinds, strict=True)):
         return None
     wide = 4096 if denoiser is None else denoiser.config.text_width
     config = texts.joined(family.text, [None if one is None else one.config for one in found], wide)
@@ -236,12 +237,17 @@ def _taught(denoiser: Piece | None) -> str | None:
     return {"v": "v", "epsilon": "noise"}.get(metadata.get("modelspec.prediction_type", ""))
 
 
+NETWORKS = {"mistral": "decoder", "qwen": "decoder"}
+"""By the words that a tower reads, its kind, where that is another."""
+
+
 def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]) -> dict[str, str]:
     """The parts that the denoiser's family has besides, and the files that usually hold them."""
     if family is None or "denoiser" not in single:
         return {}
     lacking = {} if "autoencoder" in single else {"autoencoder": str(family.files["autoencoder"])}
-    wanted, held = texts.kinds(family.text) if family.text else [], [one.kind for one in towers]
+    wanted = [NETWORKS.get(words, words) for words in (texts.kinds(family.text) if family.text else ())]
+    held = [one.kind for one in towers]
     names = [
         str(name)
         for name, kind in zip(family.files.get("towers", ()), wanted, strict=True)
@@ -288,7 +294,7 @@ def _card(
     return licensed(card, _licences(family, pieces, hints))
 
 
-TOWERS = {"clip": "CLIP: MIT", "t5": "T5: Apache-2.0", "mistral": "Mistral Small: Apache-2.0"}
+TOWERS = {"clip": "CLIP: MIT", "t5": "T5: Apache-2.0", "decoder": "Mistral Small 3 and Qwen 3: Apache-2.0"}
 """Towers in files of their own, by kind: whose they are, and the licence of those."""
 
 

@@ -50,6 +50,8 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
     if "scheduler" in listed:
         said = _said(folder / "scheduler" / "scheduler_config.json", folder)
         process, settings = schedulers.read(said, f"{folder.name}/scheduler/scheduler_config.json")
+    if read_json(within(folder / "model_index.json", folder)).get("is_distilled") is False:  # FLUX.2 klein's base
+        settings = Settings(steps=50, guidance=4.0).over(settings)
     return found, Beside(
         process=process,
         settings=settings,
@@ -62,7 +64,7 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
 def read_part(folder: Path, hints: Mapping[str, Any], part: str | None = None) -> Piece:
     """The part that one folder holds; BadInput if there is no configuration or no weights in it.
 
-    A text tower's tokenizer lies with it, or in the folder beside it.
+    The tokenizer of a text tower may lie in its folder, or in the one beside it, as in a folder of all parts.
     """
     found = _part(folder, ".", hints, part)
     if found.part != "tower":

@@ -17,6 +17,7 @@ from safelight.nn.towers.t5 import Config as T5
 
 _STATES = {"skip": 1, "norm": False}  # those before the last block, as they are
 _L, _G, _T5 = {"pad": "end"}, {"pad": "zero"}, {"words": "t5", "pad": "zero", "chunks": 1}
+_LM = {"pad": "own", "chunks": 1, "length": 512, "norm": False}
 _SIZES = ["original_size", "crop"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
@@ -38,12 +39,14 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
             {**_T5, "length": 256, "row": 1},
         ]
     },
+    "flux2": {"towers": [{**_LM, "words": "mistral"}]},
+    "flux2-klein": {"towers": [{**_LM, "words": "qwen"}]},
     "flux": {"towers": [{**_L, "row": None, "pooled": "plain", "chunks": 1}, {**_T5, "length": 512}]},
 }
 
 
 def kinds(family: str) -> list[str]:
-    """Which network each tower of a family is, ``clip`` or ``t5``, in their order.
+    """Which words each tower of a family reads, ``clip``, ``t5``, ``mistral`` or ``qwen``, in their order.
 
     BadInput if it has no such towers.
     """

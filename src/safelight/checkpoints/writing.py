@@ -1,6 +1,7 @@
 """A model in the layouts of other programs: one file, or a folder for each part; to the bit what it was read from."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,11 @@ from safelight.checkpoints.texts import cut
 from safelight.config import kind_of
 from safelight.diffusion.prediction import Noise, NoiseAndVariance, V
 from safelight.diffusion.process import Process
-from safelight.errors import BadInput
+from safelight.errors import BadInput, Note
 from safelight.files import writing, writing_folder
 from safelight.governance.licences import listed
 from safelight.model import Card, LatentDiffusion, module
+from safelight.nn.towers import decoder
 from safelight.types import Prediction
 
 TAUGHT: Mapping[Prediction, str] = {Noise(): "epsilon", NoiseAndVariance(): "epsilon", V(): "v"}
@@ -196,7 +198,10 @@ def _towers(conditioner: nn.Module, family: Family) -> list[Written]:
         raise BadInput(f"files of {family.title} hold no conditioner of the kind {kind}; save the model as native.")
     found = []
     for number, reader in enumerate(vars(conditioner)["_modules"]["towers"]):
-        if reader.network is not None:
+        if isinstance(reader.tower.network, decoder.Config):
+            told = f"a file of {family.title} is written without its text tower, of which only a part is kept here"
+            warnings.warn(f"{told}: bring it from where it came from.", Note, stacklevel=4)
+        elif reader.network is not None:
             state = reader.network.state_dict()
             found.append(Written("towers", number, reader.tower.network, state, {}))
     return found

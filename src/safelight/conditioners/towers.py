@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from safelight.conditioners.reading.page import shown
 from safelight.conditioners.reading.reader import Reader, Tower
-from safelight.conditioners.reading.syntax import Weighted, at, scheduled, weights
+from safelight.conditioners.reading.syntax import Weighted, at, composed, scheduled, weights
 from safelight.errors import BadInput, Note, unknown
 from safelight.nn.embeddings import sinusoidal
 from safelight.types import Condition, Prompt, Tokens
@@ -134,6 +134,12 @@ class Towers(nn.Module):
                 said.append(f"the {kind} tower reads {most} pieces of a prompt; not read: {shown(left)}")
         return said
 
+    def parts(self, prompt: Prompt) -> list[tuple[Prompt, float]]:
+        """The prompts that AND parts, with their weights."""
+        if _emphasis(prompt) == "none":
+            return [(prompt, 1.0)]
+        return [(replace(prompt, text=text), weight) for text, weight in composed(prompt.text)]
+
     def encode(self, texts: Sequence[list[list[Weighted]]], modes: Sequence[str]) -> tuple[Tokens, list[Tensor]]:
         """The joined tokens, and the vectors of the pooled towers in their order."""
         readers = self._readers()
@@ -189,7 +195,7 @@ class Towers(nn.Module):
 
 def chunks(text: str, mode: str) -> list[list[Weighted]]:
     """What is to be read, as weighted text in chunks of their own; of a text that changes what holds at first."""
-    return [[(text, 1.0)]] if mode == "none" else weights(at(text[:LONGEST], 0, 1))
+    return [[(text, 1.0)]] if mode == "none" else weights(at(text[:LONGEST], 0, 1000))
 
 
 def _emphasis(prompt: Prompt) -> str:

@@ -17,23 +17,26 @@ class Page:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a page is made of: its ``length``, the ids around the text (``begin`` may be missing) and behind it."""
+    """What a page is made of: its ``length``, the ids ``ahead`` of the text and ``behind`` it, and what pads, behind
+    all of that or to the ``left`` of it."""
 
     length: int
-    begin: int | None
-    end: int
+    ahead: tuple[int, ...]
+    behind: tuple[int, ...]
     pad: int
+    left: bool = False
 
     @property
     def room(self) -> int:
         """How many ids of a text fit."""
-        return self.length - (1 if self.begin is None else 2)
+        return self.length - len(self.ahead) - len(self.behind)
 
     def page(self, body: Sequence[tuple[int, float]]) -> Page:
         """The page of at most ``room`` ids."""
-        around = ([] if self.begin is None else [(self.begin, 1.0)], [(self.end, 1.0)])
-        rest = self.room - len(body)
-        ids, weights = zip(*around[0], *body, *around[1], *([(self.pad, 1.0)] * rest), strict=True)
+        ahead, behind = ([(one, 1.0) for one in around] for around in (self.ahead, self.behind))
+        padding = [(self.pad, 1.0)] * (self.room - len(body))
+        whole = [*ahead, *body, *behind]
+        ids, weights = zip(*(padding + whole if self.left else whole + padding), strict=True)
         return Page(ids, weights)
 
 

@@ -12,14 +12,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from safelight.errors import BadInput
 
-Kind = Literal["clip", "t5"]
+Kind = Literal["clip", "t5", "mistral", "qwen"]
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @lru_cache
 def shipped(kind: Kind) -> Tokenizer:
-    """CLIP's 49,408 pieces, or T5's 32,000."""
+    """CLIP's 49,408 pieces, or T5's 32,000; of others none ships."""
     if kind == "clip":
         lines = _shipped("clip-merges.txt.xz").decode().splitlines()
         return clip([line.split() for line in lines])

@@ -23,7 +23,7 @@ class Tower:
 
     Its tokens are the states before the last ``skip`` blocks, after the final ``norm`` or not; ``row`` says where they
     stand, None that nothing attends to them. ``pooled``: whether the normed state at the end of the text is a vector,
-    and if so, whether it is projected. ``pad``: what stands behind the text, the end again or the first piece.
+    and if so, whether it is projected. ``pad``: what fills the page, the end again, the first piece or one of its own.
     ``absent``: the file lacks the network, and zeros stand for its tokens.
     """
 
@@ -31,7 +31,7 @@ class Tower:
     words: Kind = "clip"
     length: int = 77
     chunks: int = 8
-    pad: Literal["end", "zero"] = "end"
+    pad: Literal["end", "zero", "own"] = "end"
     skip: int = 0
     norm: bool = True
     row: int | None = 0
@@ -48,7 +48,7 @@ class Tower:
             )
         if self.pooled == "projected" and not self.network.projection:
             raise BadInput("a projected vector needs a tower with a projection; this one has none.")
-        if self.pooled != "none" and (self.words == "t5" or self.absent):
+        if self.pooled != "none" and (self.words != "clip" or self.absent):
             raise BadInput("a vector is taken from a CLIP tower that is there.")
 
 
@@ -70,9 +70,9 @@ class Reader(nn.Module):
     def frame(self) -> Frame:
         """The page that this tower reads."""
         if self.tower.absent:
-            return Frame(self.tower.length, None, 0, 0)
-        pad = self.words.end if self.tower.pad == "end" else 0
-        return Frame(self.tower.length, self.words.begin, self.words.end, pad)
+            return Frame(self.tower.length, (), (0,), 0)
+        pad = {"end": self.words.end, "zero": 0, "own": self.words.pad}[self.tower.pad]
+        return Frame(self.tower.length, self.words.ahead, self.words.behind, pad, self.words.left)
 
     def pages(self, chunks: Sequence[Sequence[Weighted]]) -> list[Page]:
         """A weighted text as the pages that this tower reads."""
@@ -84,8 +84,8 @@ class Reader(nn.Module):
         """What of a weighted text is left out, because it is longer than this tower's pages."""
         if self.tower.absent:
             return ""
-        short, behind = self._looked_at(chunks), self.words.behind
-        left = unread(short, self.frame, self.tower.chunks, self.words.pieces, self._learned(), behind)
+        short = self._looked_at(chunks)
+        left = unread(short, self.frame, self.tower.chunks, self.words.pieces, self._learned(), self.words.rest)
         return left + "".join(text[self._longest :] for chunk in chunks for text, _ in chunk)
 
     @property
@@ -130,7 +130,8 @@ class Reader(nn.Module):
         tower = self.tower
         if self.network is None:
             return torch.zeros(*ids.shape, self.width), None
-        states, last = self.network(self.embed(ids), tower.skip, tower.pooled != "none")
+        counts = ids != self.words.pad if tower.pad == "own" else None
+        states, last = self.network(self.embed(ids), tower.skip, tower.pooled != "none", counts)
         if tower.norm:
             states = last if tower.skip == 0 and last is not None else self.network.norm(states)
         if last is None:

@@ -2,12 +2,13 @@
 
 Weights: ``(x)`` times 1.1, ``[x]`` divided by 1.1, ``(x:1.3)`` times 1.3, ``\\(`` a bracket as a letter; a bracket that
 is not closed reaches to the end; ``BREAK`` between blanks begins a new chunk. Schedules, by the step: ``[from:to:0.5]``
-changes at half of the steps, ``[to:10]`` adds from the tenth on, ``[from::0.5]`` takes away, ``[a|b]`` alternates.
+changes at half of the steps, rounded down, ``[to:10]`` adds after the tenth, ``[from::0.5]`` takes away, ``[a|b]``
+alternates. ``a AND b :0.5`` are prompts of their own, each with a weight.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
 Weighted = tuple[str, float]
 """Some text, and how much it is to weigh."""
@@ -16,7 +17,8 @@ MOST = 100.0  # no weight is larger, so that a thousand brackets overflow nothin
 _TOKEN = re.compile(
     r"\\[()\[\]\\]|\\|[(\[\])]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|:|\bBREAK\b|(?:(?!\bBREAK\b)[^\\()\[\]:])+"
 )
-_NUMBER = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*")
+_LETTERS = re.compile(r"\\.|\\|[()\[\]:|]|[^\\()\[\]:|]+", re.DOTALL)
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
 
 
 def weights(text: str) -> list[list[Weighted]]:
@@ -71,25 +73,37 @@ def _bounded(weight: float) -> float:
     return max(-MOST, min(MOST, weight))
 
 
+def composed(text: str) -> list[Weighted]:
+    """The prompts that ``AND`` parts, each with the weight behind its last colon, if there is one; else the text."""
+    parts = re.split(r"\bAND\b", text)
+    return [_weighed(part) for part in parts] if len(parts) > 1 else [(text, 1.0)]
+
+
+def _weighed(part: str) -> Weighted:
+    before, colon, after = part.rpartition(":")
+    number = _NUMBER.fullmatch(after) if colon else None
+    return (before.strip(), float(number[1])) if number else (part.strip(), 1.0)
+
+
 def scheduled(text: str) -> bool:
     """Whether the text differs between steps."""
-    return _may_change(text) and any(
-        isinstance(frame, _Frame) and frame.when is not None for frame in _frames(_parsed(text))
-    )
+    return _may_change(text) and bool(_schedules(_LETTERS.findall(text)))
 
 
 def at(text: str, step: int, steps: int) -> str:
     """The text that holds at ``step`` (from 0) of ``steps``; weights stay in it as they are written."""
     if not _may_change(text):
         return text
+    tokens = _LETTERS.findall(text)
+    schedules = _schedules(tokens)
     said: list[str] = []
-    left: list[str | _Frame] = _parsed(text)[::-1]
+    left = [(0, len(tokens))]  # to be read, the next range last
     while left:
-        one = left.pop()
-        if isinstance(one, str):
-            said.append(one)
-        else:
-            left += one.chosen(step, steps)[::-1]
+        place, end = left.pop()
+        found = next((one for one in range(place, end) if one in schedules), end)
+        said += tokens[place:found]
+        if found < end:
+            left += [(schedules[found].end + 1, end), schedules[found].chosen(found, step, steps)]
     return "".join(said)
 
 
@@ -97,74 +111,55 @@ def _may_change(text: str) -> bool:
     return "]" in text and (":" in text or "|" in text)
 
 
-@dataclass(eq=False)
-class _Frame:
-    """A bracket: the parts between its separators, and, if it is a schedule, ``when`` it changes; 0: alternates."""
+class _Schedule(NamedTuple):
+    """A bracket of which something else holds at different steps: ``when`` it changes, or by turns; where its ``marks``
+    stand, and its ``end``."""
 
-    opening: str
-    parts: "list[list[str | _Frame]]" = field(default_factory=lambda: [[]])
-    marks: list[str] = field(default_factory=list)
-    closing: str = ""
-    when: str | None = None
+    when: str
+    marks: list[int]
+    end: int
 
-    def chosen(self, step: int, steps: int) -> "list[str | _Frame]":
+    def chosen(self, begin: int, step: int, steps: int) -> tuple[int, int]:
+        """From where to where that reaches which holds."""
+        borders = [begin, *self.marks, self.end]
+        parts = [(before + 1, after) for before, after in pairwise(borders)]
         if self.when == "|":
-            return self.parts[step % len(self.parts)]
-        if self.when is not None:
-            change = float(self.when) if "." not in self.when else float(self.when) * steps
-            before, after = (self.parts[0], self.parts[1]) if len(self.parts) == 3 else ([], self.parts[0])
-            return before if step < change else after
-        whole: list[str | _Frame] = [self.opening, *self.parts[0]]
-        for mark, part in zip(self.marks, self.parts[1:], strict=True):
-            whole += [mark, *part]
-        return [*whole, self.closing]
-
-    def close(self, closing: str) -> None:
-        self.closing = closing
-        if closing != "]":
-            return
-        last = self.parts[-1]
-        number = _NUMBER.fullmatch(last[0]) if len(last) == 1 and isinstance(last[0], str) else None
-        if self.marks and set(self.marks) == {"|"}:
-            self.when = "|"
-        elif number and self.marks in ([":"], [":", ":"]):
-            self.when = number[1]
+            return parts[step % len(parts)]
+        change = int(self.when) if "." not in self.when else int(float(self.when) * steps)
+        before, after = (parts[0], parts[1]) if len(parts) == 3 else ((begin, begin), parts[0])
+        return before if step < change else after
 
 
-def _parsed(text: str) -> list[str | _Frame]:
-    """The text as a tree of brackets; one that is not closed, or closes nothing, is a letter."""
-    stack = [_Frame("")]
+def _schedules(tokens: list[str]) -> dict[int, _Schedule]:
+    """All schedules by the place where they begin; a bracket that is not closed, or closes nothing, is a letter."""
+    found: dict[int, _Schedule] = {}
+    marks: dict[int, list[int]] = {}
+    opened: list[int] = []
     squares = 0
-    for token in re.findall(r"\\.|\\|[()\[\]:|]|[^\\()\[\]:|]+", text, flags=re.DOTALL):
-        top = stack[-1]
-        if token in ("(", "["):
-            stack.append(_Frame(token))
+    for place, token in enumerate(tokens):
+        if token == "(" or token == "[":
+            opened.append(place)
             squares += token == "["
-        elif token == ")" and top.opening == "(":
-            stack.pop().close(token)
-            stack[-1].parts[-1].append(top)
+        elif not opened:
+            continue
+        elif token == ")":
+            if tokens[opened[-1]] == "(":
+                opened.pop()
         elif token == "]" and squares:
-            while stack[-1].opening != "[":
-                loose = stack.pop()
-                stack[-1].parts[-1].append(loose)
+            while tokens[begin := opened.pop()] == "(":
+                pass
             squares -= 1
-            closed = stack.pop()
-            closed.close(token)
-            stack[-1].parts[-1].append(closed)
-        elif token in (":", "|") and top.opening == "[":
-            top.marks.append(token)
-            top.parts.append([])
-        else:
-            top.parts[-1].append(token)
-    while len(stack) > 1:
-        loose = stack.pop()
-        stack[-1].parts[-1].append(loose)
-    return stack[0].parts[0]
+            if begin in marks and (when := _when(tokens, marks[begin], place)):
+                found[begin] = _Schedule(when, marks[begin], place)
+        elif (token == ":" or token == "|") and tokens[opened[-1]] == "[":
+            marks.setdefault(opened[-1], []).append(place)
+    return found
 
 
-def _frames(tree: list[str | _Frame]) -> Iterator[_Frame]:
-    left = [one for one in tree if isinstance(one, _Frame)]
-    while left:
-        one = left.pop()
-        yield one
-        left += [inner for part in one.parts for inner in part if isinstance(inner, _Frame)]
+def _when(tokens: list[str], marks: list[int], end: int) -> str:
+    """When a bracket with these marks changes; empty if it is none that does."""
+    kinds = [tokens[mark] for mark in marks]
+    if ":" not in kinds:
+        return "|"
+    number = _NUMBER.fullmatch(tokens[end - 1]) if end - marks[-1] == 2 else None
+    return number[1] if number and kinds in ([":"], [":", ":"]) else ""

@@ -1,6 +1,7 @@
 """The words of one tower: which tokenizer it reads with; another than the one that ships travels in the state dict."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -11,6 +12,32 @@ from safelight.errors import BadInput
 from safelight.nn.extra import pack, unpack
 
 SMALLEST = {"clip": 49_408, "t5": 32_000}
+
+
+class Asked(NamedTuple):
+    """How a language model is asked: what stands around a text, and what fills the page up, to its left or right."""
+
+    ahead: str
+    behind: str
+    pad: str
+    left: bool
+
+
+ASKED = {  # FLUX.2 dev and klein, as their pipelines in diffusers ask
+    "mistral": Asked(
+        "<s>[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing "
+        "on object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]",
+        "[/INST]",
+        "<pad>",
+        left=True,
+    ),
+    "qwen": Asked(
+        "<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        "<|endoftext|>",
+        left=False,
+    ),
+}
 
 
 class Words(nn.Module):
@@ -26,7 +53,7 @@ class Words(nn.Module):
         """The one that was given, else the one that ships; BadInput if that one is too large for the tower."""
         if self.given is not None:
             return self.given
-        if self.vocabulary < SMALLEST[self.kind]:
+        if self.vocabulary < SMALLEST.get(self.kind, self.vocabulary + 1):
             raise BadInput(
                 f"a text tower of {self.vocabulary} pieces needs its own tokenizer; give its files, "
                 "or load its weights from a folder that holds them."
@@ -41,27 +68,45 @@ class Words(nn.Module):
                 f"the tokenizer of {where} has {tokenizer.get_vocab_size()} pieces, its tower {self.vocabulary}: "
                 "they do not belong together."
             )
-        same = self.vocabulary >= SMALLEST[self.kind] and tokenizer.to_str() == shipped(self.kind).to_str()
+        known = self.vocabulary >= SMALLEST.get(self.kind, self.vocabulary + 1)
+        same = known and tokenizer.to_str() == shipped(self.kind).to_str()
         self.given = None if same else tokenizer
-
-    @property
-    def begin(self) -> int | None:
-        """The id that a text begins with, if any."""
-        if self.kind == "t5":
-            return None
-        return self._marker(BEGIN, self.vocabulary - 2)
 
     @property
     def end(self) -> int:
         """The id that a text ends with. A tower without a tokenizer has it last, as CLIP's has."""
         return 1 if self.kind == "t5" else self._marker(END, self.vocabulary - 1)
 
+    @property
+    def ahead(self) -> tuple[int, ...]:
+        """The ids that stand before every text."""
+        if self.kind in ASKED:
+            return tuple(self.tokenizer.encode(ASKED[self.kind].ahead, add_special_tokens=False).ids)
+        return () if self.kind == "t5" else (self._marker(BEGIN, self.vocabulary - 2),)
+
+    @property
+    def behind(self) -> tuple[int, ...]:
+        """The ids that stand behind every text."""
+        if self.kind in ASKED:
+            return tuple(self.tokenizer.encode(ASKED[self.kind].behind, add_special_tokens=False).ids)
+        return (self.end,)
+
+    @property
+    def pad(self) -> int:
+        """The id that fills a page and is no text."""
+        return self._marker(ASKED[self.kind].pad, 0) if self.kind in ASKED else 0
+
+    @property
+    def left(self) -> bool:
+        """Whether what fills a page stands before the text."""
+        return self.kind in ASKED and ASKED[self.kind].left
+
     def pieces(self, text: str) -> list[int]:
         """The ids of a text, without those of begin and end."""
         ids: list[int] = self.tokenizer.encode(self._mended(text), add_special_tokens=False).ids
         return ids
 
-    def behind(self, text: str, pieces: int) -> str:
+    def rest(self, text: str, pieces: int) -> str:
         """What of a text follows its first so many pieces."""
         mended = self._mended(text)
         begins = self.tokenizer.encode(mended, add_special_tokens=False).offsets[pieces][0]
@@ -76,10 +121,10 @@ class Words(nn.Module):
 
     def _mended(self, text: str) -> str:
         text = text.encode("utf-8", "replace").decode()
-        return clean(text) if self.kind == "clip" else text
+        return clean(text) if self.kind == "clip" else text.replace("[IMG]", "") if self.kind == "mistral" else text
 
     def _marker(self, name: str, usual: int) -> int:
-        if self.given is None and self.vocabulary < SMALLEST[self.kind]:
+        if self.given is None and self.vocabulary < SMALLEST.get(self.kind, 0):
             return usual
         found = self.tokenizer.token_to_id(name)
         return usual if found is None else int(found)

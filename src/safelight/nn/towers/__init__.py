@@ -12,9 +12,12 @@ class Tower(Protocol):
     embedding: nn.Embedding
     norm: nn.Module
 
-    def __call__(self, x: Tensor, skip: int = 0, whole: bool = False) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, x: Tensor, skip: int = 0, whole: bool = False, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Embedded pieces ``x`` (b, n, width) → the states before the last ``skip`` blocks, not normed, and, if
-        ``whole``, those after all blocks, normed; both (b, n, width)."""
+        ``whole``, those after all blocks, normed; both (b, n, width). ``counts`` (b, n) is true for what does not pad;
+        CLIP's and T5's towers were trained to take no notice of it."""
         ...
 
     def project(self, state: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ class Clip(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(2.6593)) if config.temperature else None
         nn.init.normal_(self.embedding.weight, std=0.02)
 
-    def forward(self, x: Tensor, skip: int = 0, whole: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, skip: int = 0, whole: bool = False, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         n = x.shape[1]
         x = x + self.positions[:n]  # (b, n, width)
         seen = torch.ones(1, n, n, dtype=torch.bool, device=x.device).tril()

@@ -55,7 +55,9 @@ class T5(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width)
 
-    def forward(self, x: Tensor, skip: int = 0, whole: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, skip: int = 0, whole: bool = False, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         kind, bias = x.dtype, self.bias(x.shape[1])
         x = x.float() if kind == torch.float16 else x
         kept = len(self.blocks) - skip
