@@ -294,6 +294,8 @@ def test_an_eye_is_taken_from_the_model_or_from_beside_the_adapter(model, file, 
     narrow = eye_file(tmp_path, replace(EYE, projection=9), "narrow.safetensors")
     with pytest.raises(BadInput, match=r"narrow\.safetensors makes vectors of 9 .* reads a vector of 10 numbers"):
         with_image_prompt(model, file, encoder=narrow)
+    said = with_image_prompt(model, file, encoder=tmp_path / "mine.safetensors", hints={"eye_heads": "4"})
+    assert said.conditioner.eye.config.heads == 4
     with pytest.raises(BadInput, match="is no image encoder that is known"):
         with_image_prompt(model, file, encoder=file)
     save(LatentDiffusion(eye=EYE.build()), tmp_path / "models" / "image_encoder", "diffusers")

@@ -46,7 +46,8 @@ def with_image_prompt(
     and stay as they are, goes on without. A LoRA that FaceID's files hold is not merged: ``face_lora`` reads it.
 
     ``encoder``: the file or folder of the image encoder; by default the model's own, or the one beside ``path``.
-    ``hints``: ``{"shortcut": True}`` for FaceID Plus of the second version, by default what the file's name says.
+    ``hints``: ``{"shortcut": True}`` for FaceID Plus of the second version, by default what the file's name says; and
+    ``eye_heads`` and ``eye_activation``, which no file of an encoder tells.
     ``called``: what its card says that it is shown.
     Raises BadInput if the file is no image prompt, or one for another denoiser, or if the encoder does not go with it.
     """
@@ -58,7 +59,7 @@ def with_image_prompt(
     places = fitting(piece.config, denoiser, path.name)
     like = next(module(denoiser).parameters())
     adapter = cast("ImagePrompt", ready(build(piece), like.device, like.dtype))
-    eye, found = model.eye, eye_for(piece.config, model.eye, path, encoder)
+    eye, found = model.eye, eye_for(piece.config, model.eye, path, encoder, hints or {})
     if found is not None:
         eye = cast("Eye", ready(build(found), like.device, like.dtype))
     told = replace(model, conditioner=WithPictures(model.conditioner, adapter, places, scale, eye, shown))
@@ -108,7 +109,9 @@ def demand_fit(config: Config, widths: Sequence[int], text_width: int, where: st
         raise BadInput(f"{where} is for a denoiser of {told[0]}; this one has {told[1]}: take one made for it.")
 
 
-def eye_for(config: Config, own: Eye | None, path: Path, encoder: str | Path | None) -> Piece | None:
+def eye_for(
+    config: Config, own: Eye | None, path: Path, encoder: str | Path | None, hints: Mapping[str, Any]
+) -> Piece | None:
     """The file of the eye that an adapter sees with; None if there is none, or if it is the model's ``own``. BadInput
     if the one that was given is another's."""
     reads = config.project.reads
@@ -119,7 +122,7 @@ def eye_for(config: Config, own: Eye | None, path: Path, encoder: str | Path | N
         if found is None and own is not None:
             raise BadInput(_unfit("the image encoder of the model", own.config, reads))
         return found
-    found = next((one for one in find([Path(encoder)], {})[0] if one.part == "eye"), None)
+    found = next((one for one in find([Path(encoder)], hints)[0] if one.part == "eye"), None)
     if found is None:
         raise BadInput(f"{Path(encoder).name} is no image encoder that is known: wanted CLIP's.")
     if not fits(found.config, reads):
