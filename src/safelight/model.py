@@ -10,6 +10,7 @@ from torch import nn
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
 from safelight.governance.licences import PARTS, Licensed, known, say_restricted, whole
+from safelight.nn.clip_vision import Eye
 from safelight.settings import Settings
 from safelight.types import Autoencoder, Conditioner, Denoiser, Images, Latents, Shape
 
@@ -31,7 +32,7 @@ class Card:
     origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
     preview: Preview = ()  # the autoencoder's, fitted after its training
     hash: str = ""  # of the files it was read from
-    adapters: Mapping[str, float] = field(default_factory=dict)  # merged into its weights since, with their scales
+    adapters: Mapping[str, float] = field(default_factory=dict)  # merged since, FILE=PICTURE around; with their scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class LatentDiffusion:
     process: Process | None = None
     card: Card = field(default_factory=Card)
     beside: Mapping[str, "LatentDiffusion"] = field(default_factory=dict)  # by what guidance asks it for: weak
+    eye: Eye | None = None  # an image encoder, for adapters that prompt with pictures
 
     def need(self) -> "Whole":
         """All parts, or BadInput that names the missing ones."""

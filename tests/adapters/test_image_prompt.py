@@ -1,50 +1,37 @@
-"""A picture as a prompt: equal to the peer library, layer by layer in the right order, and as if not there at 0."""
+"""A picture as a prompt: equal to the peer library in every kind of adapter, and as if not there at 0."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from adapters.image_prompts import EYE, KINDS, READS, SHAPE, adapter_file, eye_file, given, small_model
 from recorded import difference, error
+from safelight import save
+from safelight.adapters.lora import Merged
+from safelight.checkpoints.adapter_files import parts
+from safelight.checkpoints.assembly import build
 from safelight.checkpoints.dialects import diffusers_unet
-from safelight.checkpoints.image_prompts import eye_table, read, read_eye, table, with_image_prompt
-from safelight.checkpoints.texts import joined
-from safelight.checkpoints.weights import open_weights
+from safelight.checkpoints.foreign import find
+from safelight.checkpoints.image_prompts import face_lora, with_image_prompt
 from safelight.checkpoints.words import add_words
-from safelight.denoisers.unet import Config, Level, Norm
+from safelight.denoisers.unet import Config, Norm
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
-from safelight.nn.clip_vision import DEVIATION, MEAN, seen
-from safelight.nn.clip_vision import Config as EyeConfig
-from safelight.nn.towers import clip
 from safelight.types import Prompt
 
-SHAPE = Config(levels=(Level(32, 1, 4), Level(64, 2, 8)), blocks=1, middle=2, text_width=24, norm=Norm(8))
-LAYERS = 1 + 2 + 2 * 2 + 2 * 1 + 2
+NAMES = {"vector": "image_vector", "states": "image_states", "face": "face_vector"}
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    network = SHAPE.build().eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    tower = clip.Config(width=24, depth=1, heads=2, hidden=16)
-    return LatentDiffusion(denoiser=network, conditioner=joined("sd1", [tower]).build().eval())
+    return small_model()
 
 
 @pytest.fixture
-def file(model, tmp_path):
-    """An adapter's file with random weights, in the order of its layers: down, up, middle."""
-    widths = [32, *[64] * 2, *[64] * 4, *[32] * 2, *[64] * 2]
-    assert len(widths) == LAYERS
-    weights = {"image_proj.proj.weight": torch.randn(4 * 24, 10), "image_proj.proj.bias": torch.randn(4 * 24)}
-    weights |= {"image_proj.norm.weight": torch.rand(24), "image_proj.norm.bias": torch.randn(24)}
-    for number, width in enumerate(widths):
-        weights |= {f"ip_adapter.{2 * number + 1}.to_{one}_ip.weight": torch.randn(width, 24) for one in "kv"}
-    path = tmp_path / "ip-adapter.safetensors"
-    save_file(weights, path)
-    return path
+def file(tmp_path):
+    return adapter_file("single", tmp_path)
 
 
 @torch.no_grad()
@@ -54,37 +41,110 @@ def answer(model, prompts, noisy, negative=False):
     return model.denoiser(noisy, torch.tensor([3.0, 801.0]), condition)
 
 
-@torch.no_grad()
-def test_it_equals_the_peer_library_with_the_same_weights(model, file):
+def peer(model, *files):
+    """The same U-Net in diffusers, with these adapters."""
     diffusers = pytest.importorskip("diffusers")
     dialect = diffusers_unet.DIALECTS[0]
     said = dict(dialect.describe(SHAPE))
     assert said.pop("_class_name") == "UNet2DConditionModel"
-    peer = diffusers.UNet2DConditionModel(**said)
-    peer.load_state_dict(dict(dialect.table(SHAPE).write(model.denoiser.state_dict())))
-    weights = dict(open_weights(file))
-    parts = {part: {} for part in ("image_proj", "ip_adapter")}
-    for name, tensor in weights.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    peer._load_ip_adapter_weights([parts], low_cpu_mem_usage=False)
-    noisy, vectors = torch.randn(2, 4, 8, 12), torch.randn(2, 10)
-    prompts = [Prompt(text, {"image_vector": vectors[row]}) for row, text in enumerate(("a fox", "an owl"))]
+    made = diffusers.UNet2DConditionModel(**said)
+    made.load_state_dict(dict(dialect.table(SHAPE).write(model.denoiser.state_dict())))
+    states = []
+    for file in files:
+        parts = {part: {} for part in ("image_proj", "ip_adapter")}
+        for name, tensor in load_file(file).items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        states.append(parts)
+    made._load_ip_adapter_weights(states, low_cpu_mem_usage=False)
+    return made
+
+
+def weigh(peer, *scales):
+    for processor in peer.attn_processors.values():
+        if "IPAdapter" in type(processor).__name__:
+            processor.scale = list(scales)
+
+
+def shown_to(peer, number, kind, prompts):
+    """What the peer is given for one adapter: the vector of a face last, the states laid aside before."""
+    seen = [torch.stack([one.given[NAMES[sight]] for one in prompts])[:, None] for sight in READS[kind]]
+    if kind == "face-plus":
+        peer.encoder_hid_proj.image_projection_layers[number].clip_embeds = seen[0]
+    return seen[-1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_equals_the_peer_library_with_the_same_weights(kind, model, tmp_path):
+    file = adapter_file(kind, tmp_path)
+    other = peer(model, file)
+    noisy = torch.randn(2, 4, 8, 12)
+    prompts = [Prompt(text, given(kind, row)) for row, text in enumerate(("a fox", "an owl"))]
     text = model.conditioner(prompts).tokens.values
+    told = {"image_embeds": [shown_to(other, 0, kind, prompts)]}
     for scale in (1.0, 0.6):
-        for processor in peer.attn_processors.values():
-            if "IPAdapter" in type(processor).__name__:
-                processor.scale = [scale]
-        given = {"image_embeds": [vectors[:, None]]}
-        want = peer(noisy, torch.tensor([3.0, 801.0]), text, added_cond_kwargs=given).sample
+        weigh(other, scale)
+        want = other(noisy, torch.tensor([3.0, 801.0]), text, added_cond_kwargs=told).sample
         assert error(answer(with_image_prompt(model, file, scale), prompts, noisy), want) < 1e-5
+    if kind == "face-plus":
+        other.encoder_hid_proj.image_projection_layers[0].shortcut = True
+        want = other(noisy, torch.tensor([3.0, 801.0]), text, added_cond_kwargs=told).sample
+        second = with_image_prompt(model, file, scale, hints={"shortcut": "yes"})
+        assert error(answer(second, prompts, noisy), want) < 1e-5
     plain = answer(model, prompts, noisy)
     assert difference(want, plain) > 0.01
     assert error(answer(with_image_prompt(model, file, 0.0), prompts, noisy), plain) < 1e-6
 
 
 @torch.no_grad()
-def test_without_a_picture_the_vector_is_zero_and_several_adapters_add_up(model, file):
+def test_several_at_once_equal_the_peer_library_each_at_its_scale(model, tmp_path):
+    kinds, scales = ("single", "plus", "face-plus"), (0.7, 0.4, 1.1)
+    files = [adapter_file(kind, tmp_path) for kind in kinds]
+    other = peer(model, *files)
+    weigh(other, *scales)
+    noisy = torch.randn(2, 4, 8, 12)
+    shown = [{key: one for kind in kinds for key, one in given(kind, row).items()} for row in range(2)]
+    prompts = [Prompt("a fox", one) for one in shown]
+    told = {"image_embeds": [shown_to(other, number, kind, prompts) for number, kind in enumerate(kinds)]}
+    text = model.conditioner(prompts).tokens.values
+    want = other(noisy, torch.tensor([3.0, 801.0]), text, added_cond_kwargs=told).sample
+    adapted = model
+    for file, scale in zip(files, scales, strict=True):
+        adapted = with_image_prompt(adapted, file, scale)
+    assert error(answer(adapted, prompts, noisy), want) < 1e-5
+
+
+@torch.no_grad()
+def test_a_lora_of_a_face_equals_the_peers_and_goes_to_the_bit(model, tmp_path):
+    """The peer needs one more library to merge it, so its part is laid upon the weights by hand."""
+    file = adapter_file("face", tmp_path, lora=True)
+    other, weights = peer(model, file), load_file(file)
+    for number, name in enumerate(other.attn_processors):  # the order of the names that its loader counts by
+        attention = other.get_submodule(name.removesuffix(".processor"))
+        for which, layer in zip(["q", "k", "v", "out"], _layers(attention), strict=True):
+            path = f"ip_adapter.{number}.to_{which}_lora"
+            layer.weight += weights[f"{path}.up.weight"] @ weights[f"{path}.down.weight"]
+    noisy = torch.randn(2, 4, 8, 12)
+    prompts = [Prompt(text, given("face", row)) for row, text in enumerate(("a fox", "an owl"))]
+    text = model.conditioner(prompts).tokens.values
+    told = {"image_embeds": [shown_to(other, 0, "face", prompts)]}
+    want = other(noisy, torch.tensor([3.0, 801.0]), text, added_cond_kwargs=told).sample
+    before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
+    adapted, merged = with_image_prompt(model, file), Merged(parts(model))
+    merged.use({face_lora(file, adapted): 1.0})
+    assert error(answer(adapted, prompts, noisy), want) < 1e-5
+    merged.clear()
+    assert all(torch.equal(one, before[name]) for name, one in model.denoiser.state_dict().items())
+    assert face_lora(adapter_file("plus", tmp_path), model) is None
+
+
+def _layers(attention):
+    return attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]
+
+
+@torch.no_grad()
+def test_without_a_picture_the_vector_is_zero_and_the_negative_has_none(model, file):
     adapted = with_image_prompt(model, file)
     noisy = torch.randn(2, 4, 8, 12)
     bare = [Prompt("a fox"), Prompt("an owl")]
@@ -95,12 +155,51 @@ def test_without_a_picture_the_vector_is_zero_and_several_adapters_add_up(model,
     kept = adapted.conditioner.nothing(seen, ["text"]).streams[0]
     assert torch.equal(kept.values, adapted.conditioner(seen).streams[0].values)
     taken = adapted.conditioner.nothing(seen).streams[0]
-    assert torch.equal(taken.values[:, :4], adapted.conditioner(bare).streams[0].values)
+    assert torch.equal(taken.values, adapted.conditioner(bare).streams[0].values)
     negative = [Prompt("", {**one.given, "negative": True}) for one in seen]
     assert torch.equal(adapted.conditioner(negative).streams[0].values, taken.values)
     twice = with_image_prompt(adapted, file)
     assert len(twice.conditioner(bare).streams) == 2
     assert answer(twice, seen, noisy).isfinite().all()
+
+
+@torch.no_grad()
+def test_no_picture_is_what_the_eye_sees_of_none(model, tmp_path):
+    """As the peer has it: states of zeros in place of pixels, a face of zeros."""
+    adapted = with_image_prompt(model, adapter_file("face-plus", tmp_path), encoder=eye_file(tmp_path))
+    conditioner = adapted.conditioner
+    empty = {"image_states": conditioner.eye.blank()[0], "face_vector": torch.zeros(12)}
+    pictures = {"image": 2 * torch.rand(2, 3, 40, 30) - 1, "face_vector": torch.ones(2, 12)}
+    nothing = conditioner.nothing([Prompt("a fox", pictures)]).streams[0].values
+    assert torch.equal(nothing, conditioner([Prompt("a fox", empty)]).streams[0].values)
+    assert conditioner([Prompt("a fox", pictures)]).streams[0].values.shape == (1, 8, 24)  # 4 tokens a picture
+
+
+@torch.no_grad()
+def test_what_is_shown_holds_for_prompts_that_give_nothing(model, file, tmp_path):
+    eye, images = eye_file(tmp_path), 2 * torch.rand(2, 3, 40, 30) - 1
+    asked = with_image_prompt(model, file, encoder=eye)
+    bound = with_image_prompt(model, file, encoder=eye, shown={"image": images})
+    want = asked.conditioner([Prompt("a fox", {"image": images})]).streams[0].values
+    got = bound.conditioner([Prompt("a fox"), Prompt("an owl")]).streams[0].values
+    assert error(got, want.expand(2, -1, -1)) < 1e-6
+    other = Prompt("a fox", {"image_vector": torch.ones(2, 10)})
+    assert torch.equal(bound.conditioner([other]).streams[0].values, asked.conditioner([other]).streams[0].values)
+
+
+@torch.no_grad()
+def test_the_model_beneath_stays_as_it_was(model, file, tmp_path):
+    """Hot swap: another adapter, and none, without a copy of a weight."""
+    noisy, prompts = torch.randn(2, 4, 8, 12), [Prompt("a fox"), Prompt("an owl")]
+    before, weights = answer(model, prompts, noisy), {**model.denoiser.state_dict()}
+    for one in (file, adapter_file("face", tmp_path)):
+        adapted = with_image_prompt(model, one)
+        assert adapted.denoiser is model.denoiser
+        assert difference(answer(adapted, prompts, noisy), before) > 0.01
+    assert torch.equal(answer(model, prompts, noisy), before)
+    assert all(
+        weights[name] is one or torch.equal(weights[name], one) for name, one in model.denoiser.state_dict().items()
+    )
 
 
 def test_words_and_changing_prompts_still_reach_the_towers(model, file, tmp_path):
@@ -111,73 +210,97 @@ def test_words_and_changing_prompts_still_reach_the_towers(model, file, tmp_path
     assert adapted.conditioner.at(asked, 1, 2).text == "b"
 
 
-def test_what_does_not_fit_is_refused(model, file, tmp_path):
-    adapted = with_image_prompt(model, file)
-    with pytest.raises(BadInput, match=r"image_vector: this image prompt reads vectors of 10 numbers, got .* \(9,\)"):
-        adapted.conditioner([Prompt("", {"image_vector": torch.ones(9)})])
+def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_path):
+    made = {kind: with_image_prompt(model, adapter_file(kind, tmp_path)).conditioner for kind in READS}
+    image = torch.zeros(3, 30, 30)
+    for kind, shown, message in (
+        ("single", {"image_vector": torch.ones(9)}, r"image_vector: this image prompt reads vectors of 10 .* \(9,\)"),
+        (
+            "single",
+            {"image": image},
+            r"has no eye: add the image encoder .* \(one that makes a vector of 10 numbers",
+        ),
+        (
+            "plus",
+            {"image_states": torch.ones(32)},
+            r"image_states: .* reads states of 32 numbers, got the shape \(32,\)",
+        ),
+        ("plus", {}, "is told of no picture by its eye, too: add the image encoder"),
+        ("face", {"image": image}, "reads the vector of a face, not a picture: no network that finds faces is here"),
+        ("face-plus", {"face_vector": torch.ones(12)}, "reads a picture: give image, or image_states"),
+        ("face-plus", {**given("face-plus"), "face_vector": torch.ones(2, 12)}, "as many faces as pictures"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            made[kind]([Prompt("", shown)])
     with pytest.raises(BadInput, match=r"as many pictures each, got \[1, 2\]"):
-        adapted.conditioner([Prompt(), Prompt("", {"image_vector": torch.ones(2, 10)})])
-    with pytest.raises(BadInput, match="is for a U-Net that reads with text towers"):
+        made["single"]([Prompt(), Prompt("", {"image_vector": torch.ones(2, 10)})])
+    seeing = with_image_prompt(model, tmp_path / "ip-adapter-single.safetensors", encoder=eye_file(tmp_path))
+    with pytest.raises(BadInput, match=r"image: wanted a tensor \(3, h, w\) .* got \(1, 30, 30\)"):
+        seeing.conditioner([Prompt("", {"image": image[:1]})])
+
+
+def test_a_file_for_another_model_is_refused_in_a_sentence(model, file, tmp_path):
+    with pytest.raises(BadInput, match="is for a U-Net or FLUX that reads with text towers"):
         with_image_prompt(LatentDiffusion(), file)
     other = tmp_path / "other.safetensors"
     save_file({"latents": torch.ones(2)}, other)
-    with pytest.raises(BadInput, match=r"other\.safetensors is no image prompt that is known"):
+    with pytest.raises(BadInput, match=r"other\.safetensors: no known part has names like latents"):
         with_image_prompt(model, other)
-    wide = Config(levels=SHAPE.levels, blocks=1, text_width=32, norm=Norm(8)).build()
-    with pytest.raises(BadInput, match="for a denoiser of a text 24 wide; this one's is 32"):
-        read(open_weights(file), wide, "it")
-    deep = Config(levels=SHAPE.levels, blocks=2, middle=2, text_width=24, norm=Norm(8)).build()
-    with pytest.raises(BadInput, match="is missing"):
-        read(open_weights(file), deep, "it")
+    with pytest.raises(BadInput, match=r"eye\.safetensors holds eye; wanted an image prompt"):
+        with_image_prompt(model, eye_file(tmp_path))
+    weights = load_file(file)
+    stranger = {name.replace("image_proj.proj", "image_proj.layers.0"): one for name, one in weights.items()}
+    save_file(stranger, other)
+    with pytest.raises(BadInput, match=r"a kind that is not known: layers\.0\.bias"):
+        with_image_prompt(model, other)
+    for shape, message in (
+        (Config(levels=SHAPE.levels, blocks=1, text_width=32, norm=Norm(8)), "a text 24 wide; this one .* a text 32"),
+        (
+            Config(levels=SHAPE.levels, blocks=2, middle=2, text_width=24, norm=Norm(8)),
+            "11 attentions .* this one has 17",
+        ),
+    ):
+        with pytest.raises(BadInput, match=message):
+            with_image_prompt(LatentDiffusion(denoiser=shape.build(), conditioner=model.conditioner), file)
+    save_file({name: one for name, one in weights.items() if name != "image_proj.norm.bias"}, other)
+    with pytest.raises(BadInput, match=r"image_proj\.norm\.bias is missing"):
+        with_image_prompt(model, other)
 
 
-def test_a_file_comes_back_to_the_bit(model, file):
-    weights = open_weights(file)
-    adapter = read(weights, model.denoiser, "it")
-    order = [0, 1, 2, *range(5, LAYERS), 3, 4]
-    again = dict(table(order).write(adapter.state_dict()))
-    assert again.keys() == set(weights)
-    assert all(torch.equal(again[name], weights[name]) for name in again)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_comes_back_to_the_bit_and_a_nested_one_is_the_same(kind, tmp_path):
+    file = adapter_file(kind, tmp_path)
+    weights, nested = load_file(file), {"image_proj": {}, "ip_adapter": {}}
+    for name, one in weights.items():
+        part, _, rest = name.partition(".")
+        nested[part][rest] = one
+    torch.save(nested, tmp_path / "nested.bin")
+    for path in (file, tmp_path / "nested.bin"):
+        (piece,), _ = find([path], {})
+        again = dict(piece.dialect.table(piece.config).write(build(piece).state_dict()))
+        assert again.keys() == weights.keys()
+        assert all(torch.equal(again[name], weights[name]) for name in again)
 
 
 @torch.no_grad()
-def test_the_eye_equals_that_of_transformers_and_gives_the_vector(model, file, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    said = {"hidden_size": 128, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    said |= {"image_size": 28, "patch_size": 14, "projection_dim": 10, "hidden_act": "quick_gelu"}
-    torch.manual_seed(0)
-    theirs = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**said)).eval()
-    path = tmp_path / "model.safetensors"
-    save_file({name: one.contiguous() for name, one in theirs.state_dict().items()}, path)
-    eye = read_eye(open_weights(path), "it")
-    assert dict(eye_table(eye.config).write(eye.state_dict())).keys() == theirs.state_dict().keys()
-    images = 2 * torch.rand(2, 3, 28, 28) - 1
-    vectors = eye(images)
-    assert error(vectors, theirs(pixel_values=seen(images, 28)).image_embeds) < 1e-5
-    adapted = with_image_prompt(model, file, encoder=path)
-    given = [Prompt("a fox", {"image": one}) for one in images]
-    made = [Prompt("a fox", {"image_vector": one}) for one in vectors]
-    stream, wanted = (adapted.conditioner(each).streams[0].values for each in (given, made))
-    assert error(stream, wanted) < 1e-5
-    with pytest.raises(BadInput, match="has no eye: add the image encoder"):
+def test_an_eye_is_taken_from_the_model_or_from_beside_the_adapter(model, file, tmp_path):
+    given = [Prompt("a fox", {"image": 2 * torch.rand(3, 28, 28) - 1})]
+    eye = build(find([eye_file(tmp_path, name="mine.safetensors")], {})[0][0])
+    want = with_image_prompt(replace(model, eye=eye), file).conditioner(given).streams[0].values
+    with pytest.raises(BadInput, match="has no eye"):
         with_image_prompt(model, file).conditioner(given)
-    narrow = save({**theirs.state_dict(), "visual_projection.weight": torch.ones(9, 128)}, tmp_path)
-    with pytest.raises(BadInput, match="makes vectors of 9 numbers, the image prompt reads 10"):
+    eye_file(tmp_path, name="clip_vision_toy.safetensors")
+    assert torch.equal(with_image_prompt(model, file).conditioner(given).streams[0].values, want)
+    narrow = eye_file(tmp_path, replace(EYE, projection=9), "narrow.safetensors")
+    with pytest.raises(BadInput, match=r"narrow\.safetensors makes vectors of 9 .* reads a vector of 10 numbers"):
         with_image_prompt(model, file, encoder=narrow)
+    said = with_image_prompt(model, file, encoder=tmp_path / "mine.safetensors", hints={"eye_heads": "4"})
+    assert said.conditioner.eye.config.heads == 4
     with pytest.raises(BadInput, match="is no image encoder that is known"):
         with_image_prompt(model, file, encoder=file)
-
-
-def save(weights, folder):
-    save_file({name: one.contiguous() for name, one in weights.items()}, folder / "narrow.safetensors")
-    return folder / "narrow.safetensors"
-
-
-def test_the_eye_sees_the_middle_square_at_its_own_size():
-    images = torch.zeros(1, 3, 20, 40)
-    images[..., 10:30] = 1.0
-    square = seen(images, 10) * torch.tensor(DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    assert square.shape == (1, 3, 10, 10)
-    torch.testing.assert_close(square[..., 2:8], torch.ones(1, 3, 10, 6))
-    with pytest.raises(BadInput, match="cannot see whole patches"):
-        EyeConfig(size=225)
+    save(LatentDiffusion(eye=EYE.build()), tmp_path / "models" / "image_encoder", "diffusers")
+    (tmp_path / "sdxl_models").mkdir()
+    published = with_image_prompt(model, file.rename(tmp_path / "sdxl_models" / "ip-adapter_sdxl_vit-h.safetensors"))
+    assert published.conditioner.eye.config.heads == 2  # its folder says so
+    plus = with_image_prompt(model, adapter_file("plus", tmp_path))
+    assert plus.conditioner(given).streams[0].values.shape == (1, 6, 24)

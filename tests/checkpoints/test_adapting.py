@@ -36,7 +36,7 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
     for part in (model.autoencoder, model.conditioner, model.denoiser):
         part.float().requires_grad_(False)
     held = controlled(model, f"{folder('controlnet/controlnet')}={tmp_path / 'map.png'}:1.0", 48, 32)
-    assert held.card.adapters == {"controlnet": 1.0}
+    assert held.card.adapters == {"controlnet=map.png": 1.0}
     text = outputs["controlnet.text"]
     told = Condition(Tokens(text, torch.ones(text.shape[:2], dtype=torch.bool)))
     noisy, time = inputs["controlnet.x"], torch.full((2,), 500.0)

@@ -79,7 +79,7 @@ def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
     model, branch = model_of(network), shaken(config.build())
     file = written(branch, dialects.DIALECTS[0], tmp_path / "control")
     held = controlled(model, f"{file}={shown}{said}:0.6", 24, 16)
-    assert held.card.adapters == {"control": 0.6}
+    assert held.card.adapters == {"control=map.png": 0.6}
     assert held.denoiser.scale == 0.6
     assert not any(one.requires_grad for one in held.denoiser.branch.parameters())
     picture = read_picture(shown, "it", transparent=branch.colours == 4)
@@ -114,7 +114,7 @@ def test_a_picture_is_made_under_control_twice_over(shown, tmp_path):
     plain = written(shaken(Flux(config).build()), diffusers_flux_control.DIALECTS[0], tmp_path / "plain")
     once = controlled(model, f"{union}={shown}:pose:0.5", 16, 16)
     twice = controlled(once, f"{plain}={shown}:0.5", 16, 16)
-    assert twice.card.adapters == {"union": 0.5, "plain": 0.5}
+    assert twice.card.adapters == {"union=map.png": 0.5, "plain=map.png": 0.5}
     task, settings = TextToImage("a red square", width=16, height=16), Settings(steps=2, seed=0)
     made = [generate(one, task, settings)[0].tobytes() for one in (model, once, twice)]
     assert len(set(made)) == 3

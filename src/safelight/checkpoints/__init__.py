@@ -90,7 +90,7 @@ def read(
         raise BadInput("wanted at least one model or file, got none.")
     whole = models[0]
     for one in models[1:]:  # a later source's parts stand in for those of an earlier one
-        parts = ("autoencoder", "conditioner", "denoiser", "process")
+        parts = ("autoencoder", "conditioner", "denoiser", "process", "eye")
         replaced = {name: part for name in parts if (part := vars(one)[name]) is not None}
         kept = [each for each in whole.licences if each.part not in replaced]
         whole = replace(whole, **replaced, card=licensed(whole.card, [*kept, *one.licences]))
@@ -146,14 +146,17 @@ def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native", 
     The licences of its parts go with it; one that nobody stated is said aloud. What takes more than a second is told to
     ``report``: what, megabytes done, of how many, how fast.
 
-    Raises BadInput if the dialect is unknown, cannot hold the model, or something else is in the way.
+    Raises BadInput if the dialect is unknown, cannot hold the model or what stands around it (control, image prompts),
+    or something else is in the way.
     """
     from safelight.checkpoints.counted import unheard
     from safelight.checkpoints.native import write_model
+    from safelight.checkpoints.plain import demand_plain
     from safelight.checkpoints.writing import write_folder, write_single
 
     writers = dict(zip(DIALECTS, (write_model, write_single, write_folder), strict=True))
     if dialect not in writers:
         raise unknown("dialect", dialect, DIALECTS)
+    demand_plain(model)
     say_unstated(model.licences)
     writers[dialect](model, Path(folder), report or unheard)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from safelight.adapters.lora import Adapter, Layer, Spot
 from safelight.checkpoints.pieces import dialects
+from safelight.checkpoints.plain import plain
 from safelight.checkpoints.streamed import write_tensors
 from safelight.checkpoints.table import Table
 from safelight.checkpoints.weights import open_weights
 from safelight.config import kind_of
-from safelight.denoisers.control import innermost
 from safelight.errors import BadInput, unknown
 from safelight.files import writing
 from safelight.model import LatentDiffusion, module
@@ -72,8 +72,9 @@ def is_adapter(path: Path) -> bool:
 
 
 def parts(model: LatentDiffusion) -> dict[str, nn.Module]:
-    """What adapters can change: the denoiser and, one by one, the text towers."""
-    found = {} if model.denoiser is None else {"denoiser": module(innermost(model.denoiser))}
+    """What adapters can change: the denoiser and, one by one, the text towers, whatever stands around them."""
+    model = plain(model)
+    found = {} if model.denoiser is None else {"denoiser": module(model.denoiser)}
     if model.conditioner is not None:
         readers = vars(module(model.conditioner))["_modules"].get("towers", ())
         found |= {f"tower.{i}": one.network for i, one in enumerate(readers) if one.network is not None}
@@ -151,6 +152,13 @@ class Modules:
             return name
         found = self.underscored.get(name.replace(".", "_"), set())
         return next(iter(found)) if len(found) == 1 else None
+
+
+def transformer_blocks(known: Tables) -> list[str]:
+    """A U-Net's transformer blocks as diffusers names them, in its order: down, up, and the middle last."""
+    paths = [path for path in Modules(known.get("denoiser", ())).weights if re.match(r"(down|up|mid)_block", path)]
+    stems = dict.fromkeys(stem[0] for path in paths if (stem := re.match(r".*\.transformer_blocks\.\d+", path)))
+    return sorted(stems, key=lambda stem: "dum".index(stem[0]))
 
 
 def write_adapter(adapter: Adapter, path: Path, layout: str = "kohya") -> None:
@@ -251,12 +259,9 @@ def _meant(path: str, modules: Mapping[str, Modules]) -> Iterator[tuple[str, str
 def _numbered(known: Tables) -> dict[str, str]:
     """cloneofsimo's files count the layers of U-Net and tower in the order of diffusers' modules, the middle last."""
     found: dict[str, str] = {}
-    paths = [path for path in Modules(known.get("denoiser", ())).weights if re.match(r"(down|up|mid)_block", path)]
-    stems = dict.fromkeys(stem[0] for path in paths if (stem := re.match(r".*\.transformer_blocks\.\d+", path)))
-    order = sorted(stems, key=lambda stem: "dum".index(stem[0]))
     layers = [f"attn1.{one}" for one in ("to_q", "to_k", "to_v", "to_out.0")]
     layers += ["ff.net.0.proj", *(one.replace("1", "2", 1) for one in layers)]
-    names = [f"{stem}.{layer}" for stem in order for layer in layers]
+    names = [f"{stem}.{layer}" for stem in transformer_blocks(known) for layer in layers]
     found |= {f"unet:{i}": f"unet.{name}" for i, name in enumerate(names)}
     for i in range(64):
         for j, name in enumerate(("k_proj", "v_proj", "q_proj", "out_proj")):

@@ -1,12 +1,14 @@
-"""A model with small files merged into it or standing beside it, as a person names them: adapters, words, control."""
+"""A model with small files merged into it or standing beside it, as a person names them: adapters, words, control,
+image prompts."""
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,16 +17,21 @@ from safelight.adapters.lora import Adapter, Merged
 from safelight.checkpoints.adapter_files import is_adapter, parts, read_adapter
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
-from safelight.checkpoints.weights import licence_of
+from safelight.checkpoints.image_prompts import face_lora, with_image_prompt
+from safelight.checkpoints.weights import licence_of, open_weights
 from safelight.checkpoints.words import add_words, learn
 from safelight.config import kind_of
 from safelight.denoisers.control import Branch, Controlled, Encode, Shown, encoded
 from safelight.errors import BadInput, Note
 from safelight.governance.licences import Licensed
-from safelight.media.pictures import read_picture, to_bytes
+from safelight.media.pictures import read_picture, to_bytes, to_images
 from safelight.model import LatentDiffusion, with_more
 from safelight.runtime import ready
 from safelight.types import Autoencoder, Denoiser
+
+NUMBER = r"-?\d*\.?\d+"
+VECTORS = (".safetensors", ".npy", ".pt", ".pth", ".bin")
+"""How files end that hold the vectors of faces."""
 
 
 def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] = ()) -> LatentDiffusion:
@@ -33,7 +40,7 @@ def adapted(model: LatentDiffusion, loras: Sequence[str], words: Sequence[str] =
     Its card names them, and so do its pictures. The parts are those of ``model``, changed in place. Raises BadInput,
     before anything is changed, for a LoRA that does not fit.
     """
-    scales = {path: float(scale or 1) for path, scale in (_named(one, r"-?\d*\.?\d+") for one in loras)}
+    scales = {path: float(scale or 1) for path, scale in (_named(one, NUMBER) for one in loras)}
     chosen = {read_adapter(Path(path), model): scale for path, scale in scales.items()}
     if not loras and not words:
         return model
@@ -73,7 +80,7 @@ def controlled(
     the picture shows, for control that knows several. Raises BadInput if the file is none, or for another denoiser.
     """
     file, equals, picture = given.partition("=")
-    rest, scale = _named(picture, r"-?\d*\.?\d+")
+    rest, scale = _named(picture, NUMBER)
     path, kind = _named(rest, r"[\w-]+")
     if not path or not equals:
         raise BadInput(f"control: wanted FILE=PICTURE or FILE=PICTURE:KIND:SCALE, got {given!r}.")
@@ -85,10 +92,10 @@ def controlled(
         _see(model, Path(file) if file else None, float(scale or 1))
         wrapped: Denoiser = Shown(model.denoiser, seen)
         items = [licence_of("adapter", Path(file))] if file else []
+        named = {Path(file).name: float(scale or 1)} if file else {}
     else:
         wrapped, item = _branched(model, Path(file), Path(path), side, float(scale or 1), kind)
-        items = [item]
-    named = {Path(file).name: float(scale or 1)} if file else {}
+        items, named = [item], {f"{Path(file).name}={Path(path).name}": float(scale or 1)}
     return with_more(replace(model, denoiser=wrapped), named, items)
 
 
@@ -138,6 +145,49 @@ def _read(path: Path, side: tuple[int, int], mode: str) -> Tensor:
 def _encoder(autoencoder: Autoencoder | None) -> Encode | None:
     """The likeliest latents of images, as an autoencoder sees them."""
     return None if autoencoder is None else torch.no_grad()(lambda images: autoencoder.encode(images).mode())
+
+
+def prompted(model: LatentDiffusion, given: str, hints: Mapping[str, Any] | None = None) -> LatentDiffusion:
+    """The model that ``FILE=PICTURE[,PICTURE…][:SCALE]`` prompts beside its text: the file of an image prompt, and what
+    it is shown. For FaceID that is the vector of a face, a file with one tensor (safetensors, npy, …), for FaceID Plus
+    that and the picture; the LoRA that these files hold is merged into the denoiser.
+
+    The image encoder is the model's own, or the one beside the file. Raises BadInput, with nothing merged, if anything
+    is missing or does not go with the others.
+    """
+    file, _, shown = given.partition("=")
+    paths, scale = _named(shown, NUMBER)
+    if not file or not paths:
+        raise BadInput(f"image-prompt: wanted FILE=PICTURE or FILE=PICTURE:SCALE, got {given!r}.")
+    names, weight = paths.split(","), float(scale or 1)
+    faces = [_face(Path(name)) for name in names if Path(name).suffix.lower() in VECTORS]
+    pictures = [name for name in names if Path(name).suffix.lower() not in VECTORS]
+    seen: dict[str, Any] = {"image": [to_images([read_picture(Path(name), name)]) for name in pictures]}
+    seen = {**(seen if pictures else {}), **({"face_vector": torch.cat(faces)} if faces else {})}
+    called = ",".join(Path(name).name for name in names)
+    made = with_image_prompt(model, file, weight, shown=seen, hints=hints, called=called)
+    lora = face_lora(file, model) if weight else None
+    if lora is None:
+        return made
+    Merged(parts(model)).use({lora: 1.0})
+    return with_more(made, {f"{Path(file).name} (LoRA)": 1.0}, [licence_of("adapter", Path(file))])
+
+
+def _face(path: Path) -> Tensor:
+    """The vectors of faces in a file, (k, d); BadInput if it holds anything else."""
+    try:
+        if path.suffix.lower() == ".npy":
+            found = [torch.from_numpy(np.load(path, allow_pickle=False))]
+        else:
+            found = [*open_weights(path).values()]
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"{path.name} cannot be read: {error}.") from None
+    if len(found) != 1 or found[0].ndim not in (1, 2) or not found[0].is_floating_point():
+        shapes = ", ".join(str(tuple(one.shape)) for one in found[:3])
+        raise BadInput(
+            f"{path.name}: wanted the vector of a face, one tensor (d) or (k, d), got {shapes or 'nothing'}."
+        )
+    return found[0] if found[0].ndim == 2 else found[0][None]
 
 
 def _named(given: str, what: str) -> tuple[str, str]:

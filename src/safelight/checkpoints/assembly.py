@@ -27,7 +27,7 @@ from safelight.settings import Settings
 
 HINTS = {
     "family": "which family the weights are of",
-    "part": "what a bare file holds: autoencoder, denoiser, tower, control",
+    "part": "what a bare file holds: autoencoder, denoiser, tower, control, eye",
     "prediction": "what the denoiser was taught: noise, v, clean, flow",
     "ema": "yes: the running mean of the weights where a file holds it beside the last ones",
     "scale": "the scale of the latents",
@@ -37,12 +37,19 @@ HINTS = {
     "head_width": "how wide a head of a U-Net is, where widths are unusual",
     "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
     "embedders": "each: every block of a DiT has embedders of its own, as where diffusers trained it",
+    "eye_heads": "how many heads an image encoder has, where its width is unusual",
+    "eye_activation": "what is in an image encoder's MLPs: gelu or quick_gelu",
+    "shortcut": "yes: an image prompt of FaceID Plus is of the second version",
     "licence": "the licence of the weights",
     "licence.autoencoder": "that of the autoencoder, where it is another",
     "licence.conditioner": "that of the text towers",
     "licence.denoiser": "that of the denoiser",
 }
 """What the user may know better than a file."""
+
+
+SINGLE = ("autoencoder", "denoiser", "control", "eye", "image prompt")
+"""The parts of which files hold one at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,7 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
 
     Raises BadInput if two files hold the same part, or if the family has no such prediction.
     """
-    single = {part: one for part in ("autoencoder", "denoiser", "control") if (one := _single(part, pieces))}
+    single = {part: one for part in SINGLE if (one := _single(part, pieces))}
     family = _family(single.get("denoiser"), hints)
     assumed: dict[str, Any] = {}
     process = beside.process
@@ -116,6 +123,11 @@ def assemble(plan: Outline) -> LatentDiffusion:
     if "control" in plan.pieces:
         where = plan.pieces["control"].where
         warnings.warn(f"{where} is left out: it controls by a picture, which --control names.", Note, stacklevel=2)
+    if "image prompt" in plan.pieces:
+        raise BadInput(
+            f"{plan.pieces['image prompt'].where} is an image prompt, no part of a model: give it beside one, with a "
+            "picture (--image-prompt FILE=PICTURE)."
+        )
     if "denoiser" in plan.pieces:
         parts["denoiser"] = build(plan.pieces["denoiser"])
     if "autoencoder" in plan.pieces:
@@ -127,6 +139,8 @@ def assemble(plan: Outline) -> LatentDiffusion:
         parts["conditioner"] = reading(plan.family, plan.towers, plan.pieces.get("denoiser"))
     if "denoiser" in plan.pieces and plan.family and plan.family.conditioner:
         parts["conditioner"] = _weightless(plan.family.conditioner, plan.pieces["denoiser"].config)
+    if "eye" in plan.pieces:
+        parts["eye"] = build(plan.pieces["eye"])
     return LatentDiffusion(**parts, process=plan.process, card=plan.card)
 
 
@@ -294,8 +308,13 @@ def _card(
     return licensed(card, _licences(family, pieces, hints))
 
 
-TOWERS = {"clip": "CLIP: MIT", "t5": "T5: Apache-2.0", "decoder": "Mistral Small 3 and Qwen 3: Apache-2.0"}
-"""Towers in files of their own, by kind: whose they are, and the licence of those."""
+TOWERS = {
+    "clip": "CLIP: MIT",
+    "clip-vision": "CLIP: MIT",
+    "t5": "T5: Apache-2.0",
+    "decoder": "Mistral Small 3 and Qwen 3: Apache-2.0",
+}
+"""Towers, and eyes, in files of their own, by kind: whose they are, and the licence of those."""
 
 
 def _licences(family: Family | None, pieces: Sequence[Piece], hints: Mapping[str, Any]) -> list[Licensed]:
@@ -304,7 +323,7 @@ def _licences(family: Family | None, pieces: Sequence[Piece], hints: Mapping[str
     denoiser = next((one.source for one in pieces if one.part == "denoiser"), "")
     for one in pieces:
         usual = f"{family.title}: {family.licence}" if family else ""
-        if one.part == "tower" and one.source != denoiser:
+        if one.part == "eye" or (one.part == "tower" and one.source != denoiser):
             usual = TOWERS.get(one.kind, "")
         found.append(Licensed("conditioner" if one.part == "tower" else one.part, one.source, one.licence, usual))
     return restated(found, hints)

@@ -1,130 +1,179 @@
-"""IP-Adapter's files: which cross-attention each key and value is for, and a model that hears pictures by them."""
+"""Image prompts in files: for which denoiser, with which eye; a model that hears pictures by them."""
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isqrt
 from pathlib import Path
+from typing import Any, cast
 
-import torch
 from torch import nn
 
-from safelight.adapters.image_prompt import Config, ImagePrompt, WithPictures
-from safelight.checkpoints.dialects.transformers_clip import blocks
-from safelight.checkpoints.native import load_strictly
-from safelight.checkpoints.table import Rule, Table, layer
-from safelight.checkpoints.weights import Weights, licence_of, open_weights
+from safelight.adapters.image_prompt import Config, ImagePrompt, Place, WithPictures, fits
+from safelight.adapters.lora import Adapter
+from safelight.checkpoints import is_part
+from safelight.checkpoints.adapter_files import place, tables, transformer_blocks
+from safelight.checkpoints.assembly import build
+from safelight.checkpoints.foreign import find
+from safelight.checkpoints.pieces import Piece
+from safelight.checkpoints.plain import plain
+from safelight.checkpoints.weights import open_weights
+from safelight.denoisers.flux import Flux
 from safelight.denoisers.unet import UNet
 from safelight.errors import BadInput
-from safelight.model import LatentDiffusion, with_more
+from safelight.governance.licences import Licensed
+from safelight.model import LatentDiffusion, module, with_more
 from safelight.nn.attention import CrossAttention
-from safelight.nn.clip_vision import Config as EyeConfig
 from safelight.nn.clip_vision import Eye
+from safelight.runtime import ready
 from safelight.types import Weighing
 
-VISION = "vision_model"
-FIRST = "image_proj.proj.weight"
+FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL", 4096: "FLUX.1"}
+"""By the width of the text: for which denoisers image prompts are made."""
+LORA = re.compile(r"ip_adapter\.(\d+)\.(to_(?:q|k|v|out)_lora\.(?:down|up)\.weight)")
 
 
 def with_image_prompt(
-    model: LatentDiffusion, path: str | Path, scale: float = 1.0, encoder: str | Path | None = None
+    model: LatentDiffusion,
+    path: str | Path,
+    scale: float = 1.0,
+    encoder: str | Path | None = None,
+    shown: Mapping[str, Any] | None = None,
+    hints: Mapping[str, Any] | None = None,
+    called: str = "given",
 ) -> LatentDiffusion:
-    """The model with an image prompt beside its text: its prompts may give an ``image``, if the file of the
-    ``encoder`` is there that makes vectors of them, or an ``image_vector``. The given model, whose weights are shared
-    and stay as they are, goes on without.
+    """The model with an image prompt beside its text: its prompts may give an ``image``, or what was made of one before
+    (see ``WithPictures``); those that give none are given what is ``shown``. The given model, whose weights are shared
+    and stay as they are, goes on without. A LoRA that FaceID's files hold is not merged: ``face_lora`` reads it.
 
-    Raises BadInput if the file is no image prompt of the first kind, or one for another denoiser.
+    ``encoder``: the file or folder of the image encoder; by default the model's own, or the one beside ``path``.
+    ``hints``: ``{"shortcut": True}`` for FaceID Plus of the second version, by default what the file's name says; and
+    ``eye_heads`` and ``eye_activation``, which no file of an encoder tells.
+    ``called``: what its card says that it is shown.
+    Raises BadInput if the file is no image prompt, or one for another denoiser, or if the encoder does not go with it.
     """
-    if not isinstance(model.denoiser, UNet) or not isinstance(model.conditioner, Weighing):
-        raise BadInput(f"an image prompt is for a U-Net that reads with text towers; {model.card.name!r} is none.")
-    adapter = read(open_weights(Path(path)), model.denoiser, Path(path).name)
-    eye = None if encoder is None else read_eye(open_weights(Path(encoder)), Path(encoder).name)
-    if eye is not None and eye.config.projection != adapter.config.picture_width:
+    path = Path(path)
+    piece = read(path, hints or {})
+    denoiser = plain(model).denoiser
+    if not isinstance(denoiser, UNet | Flux) or not isinstance(model.conditioner, Weighing):
+        raise BadInput(f"an image prompt is for a U-Net or FLUX that reads with text towers, not {model.card.name!r}.")
+    places = fitting(piece.config, denoiser, path.name)
+    like = next(module(denoiser).parameters())
+    adapter = cast("ImagePrompt", ready(build(piece), like.device, like.dtype))
+    eye, found = model.eye, eye_for(piece.config, model.eye, path, encoder, hints or {})
+    if found is not None:
+        eye = cast("Eye", ready(build(found), like.device, like.dtype))
+    told = replace(model, conditioner=WithPictures(model.conditioner, adapter, places, scale, eye, shown))
+    licences = [Licensed(one.part, one.source, one.licence) for one in (piece, found) if one is not None]
+    return with_more(told, {f"{path.name}={called}": scale}, licences)
+
+
+def read(path: Path, hints: Mapping[str, Any]) -> Piece:
+    """The image prompt in a file, from its header."""
+    version = {"shortcut": "yes"} if "plusv2" in path.name.lower().replace("-", "") else {}
+    found, _ = find([path], {**version, **hints})
+    if [one.part for one in found] != ["image prompt"]:
         raise BadInput(
-            f"{Path(encoder or '').name} makes vectors of {eye.config.projection} numbers, the image prompt reads "
-            f"{adapter.config.picture_width}: take the encoder that it was trained with."
+            f"{path.name} holds {', '.join(one.part for one in found)}; wanted an image prompt (IP-Adapter)."
         )
-    eye = None if eye is None else eye.to(next(model.denoiser.parameters()))
-    licences = [licence_of("image prompt", Path(one)) for one in (path, encoder) if one is not None]
-    told = replace(model, conditioner=WithPictures(model.conditioner, adapter, scale, eye))
-    return with_more(told, {Path(path).name: scale}, licences)
+    return found[0]
 
 
-def read(weights: Weights, denoiser: UNet, where: str) -> ImagePrompt:
-    """The adapter in a file, for this denoiser."""
-    shapes = weights.shapes
-    if FIRST not in shapes or "image_proj.norm.weight" not in shapes:
-        raise BadInput(f"{where} is no image prompt that is known: wanted {FIRST}, the first kind of IP-Adapter.")
-    text_width = shapes["image_proj.norm.weight"][0]
-    order = _order(denoiser)
-    layers = [(cross.q.out_features, cross.heads) for cross in _crosses(denoiser)]
-    wide, picture_width = shapes[FIRST]
-    if text_width != denoiser.config.text_width:
-        raise BadInput(
-            f"{where} is for a denoiser of a text {text_width} wide; this one's is {denoiser.config.text_width}."
-        )
-    with torch.device("meta"):
-        adapter = Config(picture_width, text_width, max(1, wide // text_width), tuple(layers)).build()
-    state = dict(table(order).read(weights, adapter.state_dict(), where))
-    load_strictly(adapter, state, where, assign=True)
-    return adapter.to(next(denoiser.parameters()))
+def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
+    """For each of the denoiser's attentions that can hear pictures, its place in the adapter; BadInput if the adapter
+    is for another denoiser.
+
+    Theirs go down, up, and then through the middle, ours the middle first. Not for levels whose first attention asks
+    the text alone: the upscaler's. FLUX hears pictures in each of its double blocks.
+    """
+    if isinstance(denoiser, Flux):
+        shape = denoiser.config
+        demand_fit(config, (shape.width,) * shape.double, shape.text_width, where)
+        return [Place(number, shape.heads) for number in range(shape.double)]
+    crosses = [_crosses(part) for part in (denoiser.encoder.down, denoiser.encoder.middle, denoiser.up)]
+    down, middle, up = (len(one) for one in crosses)
+    numbers = [*range(down), *range(down + up, down + up + middle), *range(down, down + up)]
+    flat = [cross for one in crosses for cross in one]
+    widths = {number: cross.q.out_features for number, cross in zip(numbers, flat, strict=True)}
+    demand_fit(config, tuple(widths[number] for number in range(len(flat))), denoiser.config.text_width, where)
+    return [Place(number, cross.heads) for number, cross in zip(numbers, flat, strict=True)]
 
 
-def table(order: list[int]) -> Table:
-    """The rules; ``order``: the file's layer n is our layer ``order[n]``. The file counts self-attentions too."""
-    rules = [*layer("project", "image_proj.proj"), *layer("norm", "image_proj.norm")]
-    for theirs, ours in enumerate(order):
-        names = tuple(f"ip_adapter.{2 * theirs + 1}.to_{one}_ip.weight" for one in "kv")
-        rules.append(Rule(f"kv.{ours}.weight", names))
-    return Table(tuple(rules))
+def demand_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:
+    """BadInput unless an adapter's attentions and text are as wide as the denoiser's, in the adapter's order."""
+    if (config.widths, config.project.text_width) != (tuple(widths), text_width):
+        told = [
+            f"{len(each)} attentions of widths {', '.join(map(str, dict.fromkeys(each)))} and a text {wide} wide"
+            f"{f' (as {FAMILIES[wide]})' if wide in FAMILIES else ''}"
+            for each, wide in ((config.widths, config.project.text_width), (widths, text_width))
+        ]
+        raise BadInput(f"{where} is for a denoiser of {told[0]}; this one has {told[1]}: take one made for it.")
 
 
-def read_eye(weights: Weights, where: str) -> Eye:
-    """The image encoder in a file of transformers' ``CLIPVisionModelWithProjection``."""
-    shapes = weights.shapes
-    needed = ("patch_embedding.weight", "position_embedding.weight")
-    if not {f"{VISION}.embeddings.{one}" for one in needed} | {"visual_projection.weight"} <= shapes.keys():
-        raise BadInput(f"{where} is no image encoder that is known: wanted CLIP's, with visual_projection.weight.")
-    width, _, patch, _ = shapes[f"{VISION}.embeddings.patch_embedding.weight"]
-    side = isqrt(shapes[f"{VISION}.embeddings.position_embedding.weight"][0] - 1)
-    heads = {1280: 16, 1664: 16, 1024: 16, 768: 12}.get(width, max(1, width // 64))
-    config = EyeConfig(
-        width=width,
-        depth=sum(name.endswith(".self_attn.out_proj.weight") for name in shapes),
-        heads=heads,
-        hidden=shapes[f"{VISION}.encoder.layers.0.mlp.fc1.weight"][0],
-        activation="quick_gelu" if width <= 1024 else "gelu",
-        patch=patch,
-        size=side * patch,
-        projection=shapes["visual_projection.weight"][0],
+def eye_for(
+    config: Config, own: Eye | None, path: Path, encoder: str | Path | None, hints: Mapping[str, Any]
+) -> Piece | None:
+    """The file of the eye that an adapter sees with; None if there is none, or if it is the model's ``own``. BadInput
+    if the one that was given is another's."""
+    reads = config.project.reads
+    if reads.keys() <= {"face"} or (encoder is None and own is not None and fits(own.config, reads)):
+        return None
+    if encoder is None:
+        found = next((one for one in beside(path) if one.part == "eye" and fits(one.config, reads)), None)
+        if found is None and own is not None:
+            raise BadInput(_unfit("the image encoder of the model", own.config, reads))
+        return found
+    found = next((one for one in find([Path(encoder)], hints)[0] if one.part == "eye"), None)
+    if found is None:
+        raise BadInput(f"{Path(encoder).name} is no image encoder that is known: wanted CLIP's.")
+    if not fits(found.config, reads):
+        raise BadInput(_unfit(Path(encoder).name, found.config, reads))
+    return found
+
+
+def beside(path: Path) -> Iterator[Piece]:
+    """What lies where adapters are kept with their eyes: folders ``image_encoder`` near by, files that are called an
+    image encoder or CLIP's vision, and those in a folder ``clip_vision``; what cannot be read is passed by."""
+    near = path.parent.parent
+    folders = [one / "image_encoder" for one in (path.parent, near, near / "models")]
+    files = [one for one in sorted(path.parent.glob("*.safetensors")) if _named_eye(one.stem) and one != path]
+    files += sorted((near / "clip_vision").glob("*.safetensors"))
+    for one in (*(folder for folder in folders if is_part(folder)), *files):
+        try:
+            found, _ = find([one], {})
+        except BadInput:
+            continue
+        yield from found
+
+
+def face_lora(path: str | Path, model: LatentDiffusion) -> Adapter | None:
+    """The LoRA of the denoiser that a file of FaceID holds beside its image prompt, to be merged as any other; None if
+    it holds none. BadInput if it is for another denoiser.
+
+    Attentions are counted as keys and values are: down, up, middle, each first to itself and then to the text.
+    """
+    path, known = Path(path), tables(plain(model))
+    weights = open_weights(path)
+    stems = transformer_blocks(known)
+    file = {}
+    for name in weights:
+        if found := LORA.fullmatch(name):
+            stem = stems[int(found[1]) // 2] if int(found[1]) // 2 < len(stems) else f"attention.{found[1]}"
+            file[f"unet.{stem}.attn{int(found[1]) % 2 + 1}.{found[2]}"] = weights[name]
+    return place(file, known, f"the LoRA in {path.name}") if file else None
+
+
+def _crosses(part: nn.Module) -> list[CrossAttention]:
+    return [one for one in part.modules() if isinstance(one, CrossAttention)]
+
+
+def _named_eye(stem: str) -> bool:
+    plainly = stem.lower().replace("-", "_")
+    return "image_encoder" in plainly or "clip_vision" in plainly
+
+
+def _unfit(where: str, config: Any, reads: Mapping[Any, int]) -> str:
+    made = f"states of {reads['states']} numbers" if "states" in reads else f"a vector of {reads['vector']} numbers"
+    return (
+        f"{where} makes vectors of {config.projection} and states of {config.width} numbers, the image prompt reads "
+        f"{made}: take the encoder that it was trained with."
     )
-    with torch.device("meta"):
-        eye = config.build()
-    state = dict(eye_table(config).read(weights, eye.state_dict(), where))
-    load_strictly(eye, state, where, assign=True)
-    return eye
-
-
-def eye_table(config: EyeConfig) -> Table:
-    """The rules of an image encoder."""
-    rules = [
-        Rule("patches.weight", (f"{VISION}.embeddings.patch_embedding.weight",)),
-        Rule("first", (f"{VISION}.embeddings.class_embedding",)),
-        Rule("positions", (f"{VISION}.embeddings.position_embedding.weight",)),
-        *layer("norm1", f"{VISION}.pre_layrnorm"),
-        *layer("norm2", f"{VISION}.post_layernorm"),
-        *layer("projection", "visual_projection", bias=False),
-    ]
-    return Table((*rules, *blocks(f"{VISION}.", config.depth)), ignored=rf"{VISION}\.embeddings\.position_ids")
-
-
-def _crosses(module: nn.Module) -> list[CrossAttention]:
-    return [one for one in module.modules() if isinstance(one, CrossAttention)]
-
-
-def _order(denoiser: UNet) -> list[int]:
-    """Our number of each of the file's layers: theirs go down, up, and then through the middle, ours the middle first.
-
-    Not for levels whose first attention asks the text alone: the upscaler's.
-    """
-    down, middle = len(_crosses(denoiser.encoder.down)), len(_crosses(denoiser.encoder.middle))
-    count = len(_crosses(denoiser))
-    return [*range(down), *range(down + middle, count), *range(down, down + middle)]

@@ -31,6 +31,8 @@ def write_model(model: LatentDiffusion, folder: Path, report: Report = unheard) 
 
     Raises BadInput if something else is in the way: what a folder holds besides a model would be lost.
     """
+    if model.eye is not None:
+        raise BadInput("an image encoder has no layout of ours: write it as diffusers or single-file.")
     _check_free(folder)
     parts = {name: part for name in PARTS if (part := vars(model)[name]) is not None}
     config: dict[str, Any] = {"format": FORMAT}

@@ -30,6 +30,8 @@ PREFIXES = {  # of names in single files → what stands under them, and which o
     "text_encoders.t5xxl.transformer.": "tower",
     "control_model.": "control",
 }
+SIGHT = ("visual.", "vision_model.", "visual_projection.")
+"""Before the names of an eye, which the files of a whole CLIP hold beside its text tower."""
 EMA = "model_ema."
 BUFFERS = re.compile(  # of schedules and of training, at the top of a file; they follow from the family
     r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|logvar"
@@ -48,7 +50,7 @@ QUANTISED = {  # names that stand beside weights which are not numbers by themse
 class Piece:
     """A part as it stands in a file: ``weights`` by the bare names of its ``dialect``."""
 
-    part: str  # autoencoder, denoiser, tower, control
+    part: str  # autoencoder, denoiser, tower, control, eye, image prompt
     dialect: Dialect
     config: Any
     weights: Weights
@@ -82,6 +84,11 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
     ``ema``: the running mean of a denoiser's weights, which training files hold beside the last ones, instead.
     """
     weights = _unwrapped(weights, ema)
+    if any(name.startswith(SIGHT[:2]) for name in weights):
+        seeing = {name: one for name, one in weights.stored.items() if name.startswith(SIGHT)}
+        reading = weights.without(*SIGHT, "logit_")
+        others = pieces(weights.without(*SIGHT), where, hints, ema) if reading else []
+        return [*others, piece(replace(weights, stored=seeing), where, hints, "eye")]
     groups, rest = _grouped(weights)
     if ema and groups:
         groups = _with_means(groups, weights, where)

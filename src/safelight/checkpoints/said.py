@@ -66,6 +66,8 @@ KNOWN: Mapping[str, Number | Text] = {
     "downscale_factor": COUNT,
     "embedders": Text(),
     "eps": EPS,
+    "eye_activation": Text(),
+    "eye_heads": COUNT,
     "family": Text(),
     "groups": COUNT,
     "head_width": COUNT,

@@ -37,7 +37,7 @@ LARGEST = 10 * 10**9  # bytes of one file in a folder; what is larger is divided
 class Written(NamedTuple):
     """A part on its way out: our ``state`` of it, and the words that it is written in."""
 
-    part: str  # denoiser, autoencoder, towers
+    part: str  # denoiser, autoencoder, towers, eye
     number: int  # of several towers
     config: Any
     state: Mapping[str, Tensor]
@@ -56,7 +56,7 @@ def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -
     bare = family is not None and family.bare and len(parts) == 1
     for one in parts:
         if family is None:
-            prefix, dialect = "", _dialect("ldm", one)
+            prefix, dialect = "", _dialect("transformers" if one.part == "eye" else "ldm", one)
         else:
             places = family.single[one.part]
             prefix, name = places[one.number] if one.part == "towers" else places
@@ -80,7 +80,8 @@ def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -
 
 
 def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard) -> None:
-    """A folder of diffusers' layout, with its ``model_index.json``; a lone autoencoder as the folder of one part.
+    """A folder of diffusers' layout, with its ``model_index.json``; a lone autoencoder, or image encoder, as the
+    folder of one part.
 
     Raises BadInput if no family has such parts, or if something else is in the way.
     """
@@ -115,7 +116,7 @@ def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard)
 
 
 def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
-    """The family and all parts; the family is None for an autoencoder alone."""
+    """The family and all parts; the family is None for an autoencoder or an image encoder alone."""
     parts: list[Written] = []
     family = None
     if model.denoiser is not None:
@@ -129,6 +130,8 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
         parts.append(_latents(module(model.autoencoder)))
     if model.conditioner is not None and family is not None and family.conditioner is None:
         parts += _towers(module(model.conditioner), family)
+    if model.eye is not None:
+        parts.append(Written("eye", 0, vars(model.eye)["config"], model.eye.state_dict(), {}))
     if not parts:
         raise BadInput("the model has no part that could be written.")
     return family, parts
@@ -240,12 +243,13 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
 
 def _write_part(one: Written, folder: Path, count: Counted) -> None:
     """The configuration and the weights of a part, in several files where they are large."""
-    dialect = _dialect("transformers" if one.part == "towers" else "diffusers", one)
+    reads = one.part in ("towers", "eye")  # by transformers
+    dialect = _dialect("transformers" if reads else "diffusers", one)
     assert dialect.describe is not None
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", {**dialect.describe(one.config), **one.scale})
     tensors = dict(dialect.table(one.config).write(one.state))
-    stem = "model" if one.part == "towers" else "diffusion_pytorch_model"
+    stem = "model" if reads else "diffusion_pytorch_model"
     shards = _shards(tensors)
     for number, shard in enumerate(shards, 1):
         name = f"{stem}-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"

@@ -12,6 +12,8 @@ from safelight.cli.options import HINT, JSON, MODEL, QUIET, demand_png, err, hin
 from safelight.errors import BadInput
 from safelight.settings import Settings
 
+PICTURES = "FILE=PICTURE[,PICTURE][:SCALE]"
+
 
 def verb(task: type[Any]) -> type:
     """The command of a task, as a dataclass: its fields are the task's, those of ``Settings`` and these."""
@@ -27,6 +29,7 @@ def verb(task: type[Any]) -> type:
         ("hint", HINT, None),
         ("lora", _several("--lora", "FILE[:SCALE]", "A low-rank adapter to merge, at this scale."), None),
         ("word", _several("--word", "FILE[:NAME]", "A learned word (textual inversion)."), None),
+        ("image_prompt", _several("--image-prompt", PICTURES, "An IP-Adapter, and what it is shown."), None),
         ("control", _several("--control", "FILE=PICTURE[:KIND][:SCALE]", "A ControlNet or T2I-adapter."), None),
         ("weak", Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")], None),
         ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
@@ -74,7 +77,7 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
     """Carry out a task, with a bar; save its pictures with their recipes, and say where they are."""
     demand_png(options.out)
     from safelight.checkpoints import load
-    from safelight.checkpoints.adapting import adapted, controlled
+    from safelight.checkpoints.adapting import adapted, controlled, prompted
     from safelight.files import check_writable
     from safelight.generate import generate, recipe, resolve
     from safelight.media.pictures import write_png
@@ -87,6 +90,8 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
         if options.weak is not None:
             model = replace(model, beside={"weak": load(options.weak, *where, report=bars.report)})
     model = adapted(model, options.lora or (), options.word or ())
+    for one in options.image_prompt or ():
+        model = prompted(model, one, hints(options.hint))
     for one in options.control or ():
         model = controlled(model, one, *_sides(vars(options).get("size")))
     settings = resolve(model, settings)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
-from safelight.nn.attention import RMSNorm, attend, joint, lonely
+from safelight.nn.attention import RMSNorm, Source, attend, joint, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import sinusoidal
 from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
@@ -92,7 +92,8 @@ class Flux(nn.Module):
     """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents' shape.
 
     It takes ``tokens``, ``references`` (b, channels, h', w') of any sizes, ``vector`` and ``channels`` if they have a
-    width, and the scalar ``guidance`` if it was distilled to hear one; left out, that is 1: none. ``residuals``,
+    width, and the scalar ``guidance`` if it was distilled to hear one; left out, that is 1: none. The patches ask
+    ``streams`` in each double block, with the keys and values that an adapter made for it. ``residuals``,
     (b, n, width) each, are added to the picture's own patches after each block in turn, the double ones first; if they
     are fewer, the last blocks get none. Any other way in, and a size that the patch does not divide, is BadInput.
     Without ``ends`` it has no last layer and only ``begin`` is of use: a branch's trunk.
@@ -120,7 +121,7 @@ class Flux(nn.Module):
         self.hears = frozenset({"guidance"} if config.guidance else ())
         ways = {"vector": config.vector_width, "channels": config.extra_channels, "scalars": self.hears}
         self.takes = frozenset(
-            {"tokens", "references", "residuals", *(name for name, is_open in ways.items() if is_open)}
+            {"tokens", "references", "residuals", "streams", *(name for name, is_open in ways.items() if is_open)}
         )
         begin_at_rest(self)
 
@@ -130,6 +131,8 @@ class Flux(nn.Module):
         refuse(condition, self.takes, "this FLUX")
         if unheard := sorted(set(condition.scalars) - self.hears):
             raise BadInput(f"of scalars this FLUX hears {sorted(self.hears)}, not {unheard}: leave them out.")
+        if any(len(one.projected) != 2 * len(self.doubles) for one in condition.streams):
+            raise BadInput("this FLUX takes streams with the keys and values that an adapter made for it: apply one.")
         tokens = condition.tokens
         if tokens is None or tokens.projected:
             return condition
@@ -168,7 +171,9 @@ class Flux(nn.Module):
         only_self = lonely(mask, whole, ahead, image.device) if less.alone else None
         for index, block in enumerate(self.doubles):
             if index not in less.skip:
-                image, text = block(image, text, *told, turn, only_self if index in less.alone else mask)
+                made = [(one.projected[2 * index : 2 * index + 2], one.mask) for one in condition.streams]
+                further = [Source(keys, values, seen) for (keys, values), seen in made]
+                image, text = block(image, text, *told, turn, only_self if index in less.alone else mask, further)
             image = controlled(image, condition.residuals[index : index + 1], 0)
         x = torch.cat([text, image], dim=1)  # (b, words + n, width)
         told_single = heard if self.shared_single is None else self.shared_single(heard)
@@ -265,14 +270,19 @@ class Double(nn.Module):
         told_text: Tensor,
         turn: PairRotation,
         mask: Tensor | None,
+        further: Sequence[Source] = (),
     ) -> tuple[Tensor, Tensor]:
-        """``image`` (b, n, width), ``text`` (b, words, width), what each is told → both."""
+        """``image`` (b, n, width), ``text`` (b, words, width), what each is told → both. What the patches, wherever
+        they lie, ask of ``further`` sources is added to them at the end."""
         of_image, of_text = self.image.parts(image, told_image), self.text.parts(text, told_text)
-        asked = zip(self.text.ask(text, *of_text[:2]), self.image.ask(image, *of_image[:2]), strict=True)
+        own = self.image.ask(image, *of_image[:2])
+        asked = zip(self.text.ask(text, *of_text[:2]), own, strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in asked)  # (b, words + n, heads, d)
         mixed = attend(turn(q), turn(k), v, mask, self.quick)
         ahead = text.shape[1]
         image = self.image.take(image, mixed[:, ahead:], *of_image[2:])
+        for source in further:
+            image = image + attend(own[0], *source)
         return image, self.text.take(text, mixed[:, :ahead], *of_text[2:])
 
 

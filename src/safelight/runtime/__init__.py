@@ -42,7 +42,7 @@ def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto
     compiled kernels where they can be had."""
     where = device_of(device)
     dtype = dtype_of(precision, where)
-    for part in (model.autoencoder, model.conditioner, model.denoiser):
+    for part in (model.autoencoder, model.conditioner, model.denoiser, model.eye):
         if isinstance(part, nn.Module):
             ready(part, where, dtype)
     return model

@@ -40,11 +40,17 @@ def table(config: Config) -> Table:
         rules.append(Rule("projection.weight", ("text_projection",), Transposed()))
     if config.temperature:
         rules.append(Rule("temperature", ("logit_scale",)))
-    for number in range(config.depth):
-        ours, theirs = f"blocks.{number}", f"transformer.resblocks.{number}"
+    return Table((*rules, *blocks("", config.depth)), ignored="attn_mask")
+
+
+def blocks(prefix: str, depth: int) -> list[Rule]:
+    """The rules of all blocks, which its eye has alike."""
+    rules: list[Rule] = []
+    for number in range(depth):
+        ours, theirs = f"blocks.{number}", f"{prefix}transformer.resblocks.{number}"
         rules += [Rule(f"{ours}.qkv.{one}", (f"{theirs}.attn.in_proj_{one}",)) for one in ("weight", "bias")]
         rules += [rule for mine, one in LAYER.items() for rule in layer(f"{ours}.{mine}", f"{theirs}.{one}")]
-    return Table(tuple(rules), ignored="attn_mask")
+    return rules
 
 
 DIALECTS = (
