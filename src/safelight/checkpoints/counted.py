@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from threading import Lock
 
 Report = Callable[[str, int, int, str], None]
 """What is under way, how many megabytes of it are done, how many there are, and how fast it goes."""
@@ -20,12 +21,14 @@ class Counted:
         self._what, self._total, self._report = what, total, report
         self._done, self._began = 0, time.monotonic()
         self._next = self._began + SILENCE
+        self._lock = Lock()
 
     def __call__(self, more: int) -> None:
-        """So many bytes more are done."""
-        self._done += more
-        now = time.monotonic()
-        if now >= self._next or (self._done == self._total and self._next > self._began + SILENCE):
-            self._next = now + PAUSE
-            rate = self._done / 1e6 / (now - self._began)
-            self._report(f"{self._what} (MB)", self._done // 10**6, self._total // 10**6, f"{rate:,.0f} MB/s")
+        """So many bytes more are done; any thread may say so."""
+        with self._lock:
+            self._done += more
+            now = time.monotonic()
+            if now >= self._next or (self._done == self._total and self._next > self._began + SILENCE):
+                self._next = now + PAUSE
+                rate = f"{self._done / 1e6 / max(now - self._began, 1e-3):,.0f} MB/s"
+                self._report(f"{self._what} (MB)", self._done // 10**6, self._total // 10**6, rate)
