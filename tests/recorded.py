@@ -15,7 +15,7 @@ from torch import Tensor
 import drawn
 
 HERE = Path(__file__).parent / "recorded"
-WHOLE = Path(__file__).parents[2] / "shared" / "goldens"
+WHOLE = Path(os.environ.get("SAFELIGHT_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
