@@ -290,7 +290,7 @@ def test_a_picture_without_a_recipe_and_nothing_at_all_are_not_inspected(safelig
     assert safelight("inspect", "nothing").code == 2
     (here / "no.png").write_bytes(b"no picture")
     refused = safelight("inspect", "no.png")
-    assert "'no.png' is not a picture that can be read" in refused.sentence()
+    assert "no.png: not a picture that can be read" in refused.sentence()
     assert refused.code == 2
 
 
