@@ -1,5 +1,6 @@
 """Several files as one model: what stands in for what, what is lacking and what nobody reads."""
 
+import json
 import re
 import shutil
 
@@ -98,3 +99,17 @@ def test_a_file_that_is_not_there_is_no_model_of_another_name(name, capsys, monk
 def test_only_files_of_weights_are_looked_at_together(tmp_path):
     with pytest.raises(BadInput, match="'stickers' is no file or folder of weights of another program"):
         inspect([str(folder("sd")), "stickers"])
+
+
+def test_pictures_are_as_large_as_a_folder_says_its_network_was_made_for(tmp_path):
+    made = shutil.copytree(folder("sd"), tmp_path / "sd")
+    config = json.loads((made / "unet" / "config.json").read_text())
+    factor = checkpoints.read(made).autoencoder.factor
+    for side, want in ((96, 96 * factor), (1 << 16, 512)):
+        (made / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": side}))
+        assert checkpoints.read(made).card.size == (want, want)
+    model = checkpoints.read(folder("sdxl"))
+    checkpoints.save(model, tmp_path / "again", "diffusers")
+    told = json.loads((tmp_path / "again" / "unet" / "config.json").read_text())
+    assert told["sample_size"] * model.autoencoder.factor == model.card.size[0]
+    assert told["addition_time_embed_dim"] == model.conditioner.config.frequencies

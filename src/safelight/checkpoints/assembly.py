@@ -112,6 +112,8 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
     towers = tuple(piece for piece in pieces if piece.part == "tower")
     card = _card(family, pieces, hints, beside, assumed)
+    if side := _side(single.get("denoiser"), single.get("autoencoder")):
+        card = replace(card, size=(side, side))
     if lacking := _lacking(family, single, towers):
         card = replace(card, origin={**card.origin, "lacking": lacking})
     return Outline(single, towers, family, process, card, scale, shift)
@@ -270,9 +272,19 @@ def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequenc
     return lacking | ({"conditioner": " and ".join(names)} if names else {})
 
 
+def _side(denoiser: Piece | None, autoencoder: Piece | None) -> int | None:
+    """The side of the pictures that a folder's denoiser was made for."""
+    side = None if denoiser is None else denoiser.said.get("sample_size")
+    pyramid = None if autoencoder is None else vars(autoencoder.config).get("multipliers")
+    factor = 8 if pyramid is None else 2 ** (len(pyramid) - 1)
+    return side * factor if isinstance(side, int) and side * factor <= LARGEST else None
+
+
 def _learns_variance(denoiser: Piece | None) -> bool:
     return denoiser is not None and vars(denoiser.config).get("variance") == "learned"
 
+
+LARGEST = 4096  # pixels of a side that a folder may make usual
 
 SCALES = {(4, True): "sd1", (16, False): "flux-dev"}
 """By latent channels and quant convolutions: whose scale a lone KL autoencoder is taken to have."""

@@ -41,7 +41,7 @@ class Written(NamedTuple):
     number: int  # of several towers
     config: Any
     state: Mapping[str, Tensor]
-    scale: Mapping[str, float]  # of latents, in the words of a folder's configuration
+    scale: Mapping[str, float]  # of latents, and sizes, in the words of a folder's configuration
 
 
 def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -> None:
@@ -62,7 +62,7 @@ def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -
             prefix, name = places[one.number] if one.part == "towers" else places
             prefix, dialect = "" if bare else prefix, _dialect(name, one)
             known = {"scaling_factor": family.scale, "shift_factor": family.shift}
-            other = [key for key, value in one.scale.items() if abs(known[key] - value) > 1e-5]
+            other = [key for key, usual in known.items() if abs(one.scale.get(key, usual) - usual) > 1e-5]
             if other == ["scaling_factor"] and "scale" in family.told:
                 tensors["scale_factor"] = torch.tensor(one.scale["scaling_factor"])
             elif other:
@@ -125,7 +125,7 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
         family = families().get(str(known)) or family_of(kind_of(config), config)
         if family is None:
             raise BadInput(f"no public layout holds a denoiser like this ({kind_of(config)}); save it as native.")
-        parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), {}))
+        parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), _sizes(model)))
     if model.autoencoder is not None:
         parts.append(_latents(module(model.autoencoder)))
     if model.conditioner is not None and family is not None and family.conditioner is None:
@@ -135,6 +135,17 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
     if not parts:
         raise BadInput("the model has no part that could be written.")
     return family, parts
+
+
+def _sizes(model: LatentDiffusion) -> dict[str, int]:
+    """What a denoiser's configuration tells of the model around it: the latents' side, and how sizes are heard."""
+    if kind_of(vars(module(model.denoiser))["config"]) not in ("unet", "mmdit"):
+        return {}
+    factor = 8 if model.autoencoder is None else model.autoencoder.factor
+    found = {"sample_size": model.card.size[0] // factor}
+    if model.conditioner is not None and "frequencies" in (config := vars(vars(module(model.conditioner))["config"])):
+        found["addition_time_embed_dim"] = config["frequencies"]
+    return found
 
 
 def _latents(autoencoder: nn.Module) -> Written:
@@ -247,7 +258,10 @@ def _write_part(one: Written, folder: Path, count: Counted) -> None:
     dialect = _dialect("transformers" if reads else "diffusers", one)
     assert dialect.describe is not None
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {**dialect.describe(one.config), **one.scale})
+    told = dialect.describe(one.config)
+    free = ("scaling_factor", "shift_factor") if kind_of(one.config) == "kl" else ("scaling_factor",)
+    more = {key: value for key, value in one.scale.items() if key in told or key in free}
+    write_json(folder / "config.json", {**told, **more})
     tensors = dict(dialect.table(one.config).write(one.state))
     stem = "model" if reads else "diffusion_pytorch_model"
     shards = _shards(tensors)
