@@ -176,7 +176,7 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
 
 
 def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_path):
-    model = checkpoints.load(folder("controlnet"), "cpu", "fp32")
+    model = checkpoints.load(folder("sd"), "cpu", "fp32")
     held = controlled(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
     seeing = with_image_prompt(held, files / "ip-adapter-single.safetensors", encoder=files / "eye.safetensors")
     shown = replace(seeing, denoiser=model.denoiser)
@@ -199,7 +199,7 @@ def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_p
 
 
 def test_adapters_reach_the_parts_beneath(files):
-    model = checkpoints.load(folder("controlnet"), "cpu", "fp32")
+    model = checkpoints.load(folder("sd"), "cpu", "fp32")
     held = controlled(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
     both = with_image_prompt(held, files / "ip-adapter-face.safetensors")
     assert both.denoiser is held.denoiser
