@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recorded import Recording, error, real_shapes
+from recorded import Recording, difference, error, real_shapes
 from safelight.checkpoints import read
 from safelight.checkpoints.dialects import openclip, transformers_clip, transformers_t5
 from safelight.checkpoints.table import Dialect
@@ -155,8 +155,8 @@ def test_t5_in_fp16_stays_finite_where_its_sums_do_not_fit():
     network.half()
     narrow, got = network(network.embedding(ids), 1, True)
     assert got.dtype == torch.float16
-    assert error(got.float(), want) < 3e-3
-    assert error(narrow, states) < 3e-3
+    assert difference(got.float(), want) < 3e-3
+    assert difference(narrow, states) < 3e-3
 
 
 @torch.no_grad()
