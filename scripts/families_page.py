@@ -100,6 +100,8 @@ def runs_on(family: Family) -> str:
         return "a prompt, and a picture as `--control =PICTURE`"
     if family.fits.get("extra_channels", 0) not in (0, False):
         return "its network, in Python: no task gives it its channels yet"
+    if family.fits.get("beside") == "label":
+        return "a class"
     if family.conditioner:
         return "a class" if family.conditioner["kind"] == "label" else "nothing"
     return "a prompt" if family.text else "its network, in Python: its text tower is not built"

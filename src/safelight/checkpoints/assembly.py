@@ -1,6 +1,6 @@
 """Parts found in files → a model: each part built, what its family knows beside it, and what nobody has said."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from safelight.checkpoints import texts
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.hollow import hollow
+from safelight.checkpoints.marks import Marks
 from safelight.checkpoints.native import load_strictly
 from safelight.checkpoints.pieces import Piece
 from safelight.checkpoints.said import checked
@@ -43,28 +44,34 @@ HINTS = {
 """What the user may know better than a file."""
 
 
+SINGLE = ("autoencoder", "conditioner", "denoiser", "control")
+"""Parts of which a model has one."""
+
+
 @dataclass(frozen=True)
 class Beside:
-    """What a folder says beside its weights, in place of what the family would be taken to be."""
+    """What a folder, or a file, says beside its weights, in place of what the family would be taken to be."""
 
     process: Process | None = None
     settings: Settings = field(default_factory=Settings)
     scale: float | None = None
     shift: float | None = None
     name: str = ""
+    marks: Marks = field(default_factory=Marks)
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What the parts are together, before any weight is read. ``scale`` and ``shift`` are the latents'."""
+    """What the parts are together, before any weight is read. ``mean`` and ``deviation`` are the latents', of each
+    channel or of all."""
 
     pieces: Mapping[str, Piece]  # by part; towers apart
     towers: tuple[Piece, ...]
     family: Family | None
     process: Process | None
     card: Card
-    scale: float = 1.0
-    shift: float = 0.0
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
 
 
 def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -> Outline:
@@ -72,12 +79,12 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
 
     Raises BadInput if two files hold the same part, or if the family has no such prediction.
     """
-    single = {part: one for part in ("autoencoder", "denoiser", "control") if (one := _single(part, pieces))}
-    family = _family(single.get("denoiser"), hints)
+    single = {part: one for part in SINGLE if (one := _single(part, pieces))}
+    family = _family(single.get("denoiser"), hints, {*beside.marks.names, *(piece.kind for piece in pieces)})
     assumed: dict[str, Any] = {}
     process = beside.process
     if family is not None and (process is None or "prediction" in hints):
-        process = family.process(hints.get("prediction"))
+        process = beside.marks.process(family.process(hints.get("prediction")))
         unsure = "prediction" in family.unsure and "prediction" not in hints
         assumed |= {"prediction": family.prediction} if unsure else {}
     if process is not None and process.prediction == Noise() and _learns_variance(single.get("denoiser")):
@@ -87,7 +94,8 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     card = _card(family, pieces, hints, beside, assumed)
     if lacking := _lacking(family, single, towers):
         card = replace(card, origin={**card.origin, "lacking": lacking})
-    return Outline(single, towers, family, process, card, scale, shift)
+    mean, spread = beside.marks.mean or (shift,), beside.marks.spread or (1.0,)
+    return Outline(single, towers, family, process, card, mean, tuple(one / scale for one in spread))
 
 
 def assemble(plan: Outline) -> LatentDiffusion:
@@ -97,12 +105,14 @@ def assemble(plan: Outline) -> LatentDiffusion:
         parts["denoiser"] = build(plan.pieces["denoiser"])
     if "autoencoder" in plan.pieces:
         piece = plan.pieces["autoencoder"]
-        like = torch.ones(piece.config.latent_channels)
-        kept = {"scale.mean": like * plan.shift, "scale.deviation": like / plan.scale}
-        parts["autoencoder"] = build(piece, kept)
-    if plan.towers and plan.family and plan.family.text:
+        kept = {"scale.mean": torch.tensor(plan.mean), "scale.deviation": torch.tensor(plan.deviation)}
+        like = (piece.config.latent_channels,)
+        parts["autoencoder"] = build(piece, {name: one.expand(like).clone() for name, one in kept.items()})
+    if "conditioner" in plan.pieces:
+        parts["conditioner"] = build(plan.pieces["conditioner"])
+    elif plan.towers and plan.family and plan.family.text:
         parts["conditioner"] = reading(plan.family, plan.towers, plan.pieces.get("denoiser"))
-    if "denoiser" in plan.pieces and plan.family and plan.family.conditioner:
+    elif "denoiser" in plan.pieces and plan.family and plan.family.conditioner:
         parts["conditioner"] = _weightless(plan.family.conditioner, plan.pieces["denoiser"].config)
     return LatentDiffusion(**parts, process=plan.process, card=plan.card)
 
@@ -195,10 +205,10 @@ def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
     return found[0] if found else None
 
 
-def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
+def _family(denoiser: Piece | None, hints: Mapping[str, Any], beside: Collection[str]) -> Family | None:
     if "family" in hints:
         return families()[str(hints["family"])]
-    return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
+    return None if denoiser is None else family_of(denoiser.kind, denoiser.config, beside)
 
 
 def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]) -> dict[str, str]:

@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safelight.checkpoints import marks
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
 from safelight.checkpoints.diffusers_folder import read_folder, read_part
-from safelight.checkpoints.pieces import Piece, pieces
+from safelight.checkpoints.marks import Marks
+from safelight.checkpoints.pieces import Piece, pieces, unwrapped
 from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
 from safelight.governance.licences import stated
@@ -25,7 +27,11 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
     beside = Beside()
     for path in paths:
         if path.is_file():
-            parts = pieces(open_weights(path), path.name, hints, _ema(hints))
+            weights = unwrapped(open_weights(path), _ema(hints))
+            parts = pieces(weights, path.name, hints, _ema(hints))
+            told = marks.read(weights)
+            if told != Marks():
+                beside = replace(beside, marks=told, scale=told.scale or beside.scale)
         elif (path / "model_index.json").is_file():
             parts, beside = read_folder(path, hints)
         else:

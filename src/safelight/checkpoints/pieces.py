@@ -8,19 +8,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from safelight.checkpoints import marks
 from safelight.checkpoints.said import checked
 from safelight.checkpoints.table import Dialect, Shapes
 from safelight.checkpoints.weights import Weights
 from safelight.config import kind_of
 from safelight.errors import BadInput
 
-PREFIXES = {  # of names in single files → what stands under them, and which of several
+PREFIXES = {  # of names in single files → what stands under them
     "model.diffusion_model.": "denoiser",
     "first_stage_model.": "autoencoder",
     "vae.": "autoencoder",
     "cond_stage_model.transformer.": "tower",
     "cond_stage_model.model.": "tower",
-    "cond_stage_model.": "classes",
+    "cond_stage_model.": "conditioner",
     "conditioner.embedders.0.transformer.": "tower",
     "conditioner.embedders.0.model.": "tower",
     "conditioner.embedders.1.model.": "tower",
@@ -30,9 +31,10 @@ PREFIXES = {  # of names in single files → what stands under them, and which o
     "control_model.": "control",
 }
 EMA = "model_ema."
-BUFFERS = re.compile(  # of schedules and of training, at the top of a file; they follow from the family
+BUFFERS = re.compile(  # of schedules and of training, at the top of a file: they follow from the family, or are marks
     r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|logvar"
-    r"|model_ema\.(decay|num_updates)|scale_factor|denoiser\.sigmas|lvlb_weights)|(first_stage_model\.)?loss\..*"
+    r"|model_ema\.(decay|num_updates)|scale_factor|denoiser\.sigmas|lvlb_weights)|(first_stage_model\.)?loss\..*|"
+    + "|".join(map(re.escape, marks.NAMES))
 )
 
 
@@ -40,7 +42,7 @@ BUFFERS = re.compile(  # of schedules and of training, at the top of a file; the
 class Piece:
     """A part as it stands in a file: ``weights`` by the bare names of its ``dialect``."""
 
-    part: str  # autoencoder, denoiser, tower, control
+    part: str  # autoencoder, conditioner, control, denoiser, tower
     dialect: Dialect
     config: Any
     weights: Weights
@@ -69,7 +71,7 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
 
     ``ema``: the running mean of a denoiser's weights, which training files hold beside the last ones, instead.
     """
-    weights = _unwrapped(weights, ema)
+    weights = unwrapped(weights, ema)
     groups, rest = _grouped(weights)
     if ema and groups:
         groups = _with_means(groups, weights, where)
@@ -105,7 +107,7 @@ def _grouped(weights: Weights) -> tuple[dict[str, Weights], list[str]]:
     return {prefix: Weights(held[prefix], weights.metadata) for prefix in PREFIXES if prefix in held}, rest
 
 
-def _unwrapped(weights: Weights, ema: bool) -> Weights:
+def unwrapped(weights: Weights, ema: bool) -> Weights:
     """What training files hold in ``state_dict``, or, as DiT's do, in ``model`` and its running mean in ``ema``."""
     for wrapper in ("state_dict.", "ema." if ema else "model."):
         inner = weights.under(wrapper)

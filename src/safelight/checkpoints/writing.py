@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.autoencoders import kl
-from safelight.checkpoints import schedulers
+from safelight.checkpoints import marks, schedulers
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.native import contiguous, write_json
 from safelight.checkpoints.pieces import dialects
@@ -28,11 +28,11 @@ LARGEST = 10 * 10**9  # bytes of one file in a folder; what is larger is divided
 class Written(NamedTuple):
     """A part on its way out: our ``state`` of it, and the words that it is written in."""
 
-    part: str  # denoiser, autoencoder, towers
+    part: str  # denoiser, autoencoder, conditioner, towers
     number: int  # of several towers
     config: Any
     state: Mapping[str, Tensor]
-    scale: Mapping[str, float]  # of latents, in the words of a folder's configuration
+    scale: Mapping[str, Any]  # of latents, in the words of a folder's configuration
 
 
 def write_single(model: LatentDiffusion, path: Path) -> None:
@@ -52,16 +52,28 @@ def write_single(model: LatentDiffusion, path: Path) -> None:
             bare = family.bare and len(parts) == 1
             prefix, name = places[one.number] if one.part == "towers" else places
             prefix, dialect = "" if bare else prefix, _dialect(name, one)
-            known = {"scaling_factor": family.scale, "shift_factor": family.shift}
-            if any(abs(known[key] - value) > 1e-5 for key, value in one.scale.items()):
-                raise BadInput(
-                    f"a single file of {family.title} has latents of the scale {family.scale:g}, got "
-                    f"{one.scale['scaling_factor']:g}, which it cannot say; write a folder (--to diffusers)."
-                )
+            tensors |= _marks(model, family, one)
         tensors |= {prefix + name: one for name, one in dialect.table(one.config).write(one.state)}
     metadata = {"format": "pt", "modelspec.title": model.card.name, "modelspec.license": model.card.licence}
     with writing(path) as aside:
         save_file(contiguous(tensors), aside, metadata=metadata)
+
+
+def _marks(model: LatentDiffusion, family: Family, one: Written) -> dict[str, Tensor]:
+    """What a single file says beside this part; BadInput if the latents have a scale that it cannot say."""
+    names: list[str] = [*family.single.get("marks", ())]
+    if one.part == "denoiser" and model.process is not None:
+        told = [name for name in names if name not in (*marks.LATENTS, "scale_factor")]
+        return marks.write(told, model.process, family.process(), {})
+    known = {"scaling_factor": family.scale, "shift_factor": family.shift}
+    if all(abs(known[key] - value) < 1e-5 for key, value in one.scale.items() if key in known):
+        return {}
+    if "scale_factor" in names and one.scale["shift_factor"] == 0:
+        return {"scale_factor": one.state["scale.deviation"][0].double().reciprocal().float()}
+    raise BadInput(
+        f"a single file of {family.title} has latents of the scale {family.scale:g}, got "
+        f"{one.scale['scaling_factor']:g}, which it cannot say; write a folder (--to diffusers)."
+    )
 
 
 def write_folder(model: LatentDiffusion, folder: Path) -> None:
@@ -72,6 +84,8 @@ def write_folder(model: LatentDiffusion, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise BadInput(f"{str(folder)!r} is not empty; write to a folder that is new.")
     family, parts = _parts(model)
+    if family is not None and not family.folder:
+        raise BadInput(f"diffusers has no folder of {family.title}; write a single file (--to single-file), or native.")
     with writing_folder(folder) as aside:
         if family is None:
             (only,) = parts
@@ -103,17 +117,25 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
     if model.denoiser is not None:
         config = vars(module(model.denoiser))["config"]
         known = model.card.origin.get("family")
-        family = families().get(str(known)) or family_of(kind_of(config), config)
+        family = families().get(str(known)) or family_of(kind_of(config), config, _beside(model))
         if family is None:
             raise BadInput(f"no public layout holds a denoiser like this ({kind_of(config)}); save it as native.")
         parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), {}))
     if model.autoencoder is not None:
         parts.append(_latents(module(model.autoencoder)))
-    if model.conditioner is not None and family is not None and family.conditioner is None:
+    if model.conditioner is not None and family is not None and "conditioner" in family.single:
+        conditioner = module(model.conditioner)
+        parts.append(Written("conditioner", 0, vars(conditioner)["config"], conditioner.state_dict(), {}))
+    elif model.conditioner is not None and family is not None and not family.conditioner:
         parts += _towers(module(model.conditioner), family)
     if not parts:
         raise BadInput("the model has no part that could be written.")
     return family, parts
+
+
+def _beside(model: LatentDiffusion) -> set[str]:
+    """The kind of what tells the denoiser, by which some families are known."""
+    return set() if model.conditioner is None else {kind_of(vars(module(model.conditioner))["config"])}
 
 
 def _latents(autoencoder: nn.Module) -> Written:
