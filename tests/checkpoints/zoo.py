@@ -25,17 +25,21 @@ def betas(first=0.0015, last=0.0195):
     return {"betas": torch.linspace(first**0.5, last**0.5, 1000, dtype=torch.float64).square().float()}
 
 
-def first_stage(config=FIRST):
-    """The tensors of a first stage, by the names of single files."""
+def named(dialect, config, prefix):
+    """The tensors of a part of this configuration, by the names of this dialect behind a prefix."""
     ours = drawn(config.build()).state_dict()
-    table = next(one for one in ldm_autoencoder.DIALECTS if type(one.example) is type(config)).table(config)
-    return {f"first_stage_model.{name}": one for name, one in table.write(ours)}
+    return {f"{prefix}{name}": one for name, one in dialect.table(config).write(ours)}
 
 
 def network(config):
-    """The tensors of a U-Net, likewise."""
-    ours = drawn(config.build()).state_dict()
-    return {f"model.diffusion_model.{name}": one for name, one in ldm_unet.DIALECTS[0].table(config).write(ours)}
+    """The tensors of a U-Net, by the names of single files."""
+    return named(ldm_unet.DIALECTS[0], config, "model.diffusion_model.")
+
+
+def first_stage(config=FIRST):
+    """The tensors of a first stage, likewise."""
+    dialect = next(one for one in ldm_autoencoder.DIALECTS if type(one.example) is type(config))
+    return named(dialect, config, "first_stage_model.")
 
 
 def written(path, *parts):

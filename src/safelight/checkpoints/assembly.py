@@ -143,12 +143,12 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
     comes first.
     """
     kinds = texts.kinds(family.text)
-    clips = sorted((one for one in towers if one.kind == "clip"), key=lambda one: int(one.config.width))
-    by_kind = {"clip": clips, "t5": [one for one in towers if one.kind == "t5"]}
+    narrow = sorted(towers, key=lambda one: int(one.config.width))
+    by_kind = {kind: [one for one in narrow if one.kind == kind] for kind in (*kinds, *(one.kind for one in towers))}
     found = [by_kind[kind].pop(0) if by_kind[kind] else None for kind in kinds]
-    if unread := [*by_kind["clip"], *by_kind["t5"]]:
+    if unread := [one for left in by_kind.values() for one in left]:
         raise BadInput(f"{unread[0].where} is a text tower that {family.title} does not read; leave it out.")
-    if None in found[: kinds.count("clip")]:
+    if any(one is None and kind != "t5" for one, kind in zip(found, kinds, strict=True)):
         return None
     wide = 4096 if denoiser is None else denoiser.config.text_width
     config = texts.joined(family.text, [None if one is None else one.config for one in found], wide)
@@ -165,7 +165,7 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
         if one is not None:
             reader = readers[number]
             assert reader.network is not None
-            if one.tokenizer:
+            if one.tokenizer and reader.tower.words != "ids":
                 reader.words.give(one.tokenizer, one.where)
             table = one.dialect.table(one.config).read(one.weights, reader.network.state_dict(), one.where)
             state |= {f"towers.{number}.network.{name}": tensor for name, tensor in table}

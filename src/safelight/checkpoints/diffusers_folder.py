@@ -22,10 +22,11 @@ PARTS = {  # folder → part; towers in this order
     "text_encoder": "tower",
     "text_encoder_2": "tower",
     "text_encoder_3": "tower",
+    "bert": "tower",
     "controlnet": "control",
 }
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "scheduler", "low_res_scheduler")
-TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "vocab.txt")
 LONGEST = 64 << 20  # bytes of a file of a tokenizer
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", ".fp16", ".bf16")
@@ -38,7 +39,7 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
     found = []
     for name in listed:
         if name in PARTS:
-            words = _files(folder, name.replace("text_encoder", "tokenizer")) if PARTS[name] == "tower" else {}
+            words = words_in(folder, tokenizer(name)) if PARTS[name] == "tower" else {}
             found.append(replace(_part(folder, name, hints, PARTS[name]), tokenizer=words))
         elif name not in UNUSED and not name.startswith("tokenizer"):
             raise BadInput(
@@ -101,8 +102,13 @@ def weights_in(folder: Path, root: Path) -> Weights:
     raise BadInput(f"{folder} holds no weights: wanted {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it.")
 
 
-def _files(root: Path, folder: str) -> dict[str, bytes]:
-    """The files of a tokenizer's folder."""
+def tokenizer(tower: str) -> str:
+    """The folder of a tower's tokenizer, by that of the tower."""
+    return tower.replace("text_encoder", "tokenizer").replace("bert", "tokenizer")
+
+
+def words_in(root: Path, folder: str) -> dict[str, bytes]:
+    """The files of a tokenizer in a folder of this root."""
     there = {name: within(path, root) for name in TOKENIZER if (path := root / folder / name).is_file()}
     for path in there.values():
         if path.stat().st_size > LONGEST:

@@ -7,7 +7,7 @@ from typing import Any
 
 from safelight.checkpoints import marks
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
-from safelight.checkpoints.diffusers_folder import read_folder, read_part
+from safelight.checkpoints.diffusers_folder import read_folder, read_part, words_in
 from safelight.checkpoints.marks import Marks
 from safelight.checkpoints.pieces import Piece, pieces, unwrapped
 from safelight.checkpoints.weights import open_weights
@@ -28,7 +28,7 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
     for path in paths:
         if path.is_file():
             weights = unwrapped(open_weights(path), _ema(hints))
-            parts = pieces(weights, path.name, hints, _ema(hints))
+            parts = [_with_words(one, path.parent) for one in pieces(weights, path.name, hints, _ema(hints))]
             told = marks.read(weights)
             if told != Marks():
                 beside = replace(beside, marks=told, scale=told.scale or beside.scale)
@@ -51,6 +51,11 @@ def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
     if lone is not None and lone.part == "tower":
         found = [one for one in found if (one.part, one.config) != (lone.part, lone.config)]
     return [*found, *more]
+
+
+def _with_words(one: Piece, folder: Path) -> Piece:
+    """A tower whose words do not ship, with the list of them that lies beside its file."""
+    return replace(one, tokenizer=words_in(folder, ".")) if one.part == "tower" and one.kind == "bert" else one
 
 
 def read_foreign(paths: Sequence[Path], hints: Mapping[str, Any]) -> LatentDiffusion:

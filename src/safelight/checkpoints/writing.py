@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from safelight.autoencoders import kl
 from safelight.checkpoints import marks, schedulers
+from safelight.checkpoints.diffusers_folder import tokenizer
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.native import contiguous, write_json
 from safelight.checkpoints.pieces import dialects
 from safelight.checkpoints.table import Dialect
 from safelight.checkpoints.texts import cut
+from safelight.conditioners.reading.pieces import BERT
 from safelight.config import kind_of
 from safelight.errors import BadInput
 from safelight.files import writing, writing_folder
@@ -97,10 +99,8 @@ def write_folder(model: LatentDiffusion, folder: Path) -> None:
             _write_part(_to_the_last(model, one), aside / name)
             index[name] = [library, kind]
             if one.part == "towers":
-                words = name.replace("text_encoder", "tokenizer")
-                tokenizer = "T5TokenizerFast" if kind.startswith("T5") else "CLIPTokenizer"
-                _write_words(module(model.conditioner), one.number, aside / words)
-                index[words] = ["transformers", tokenizer]
+                words = tokenizer(name)
+                index[words] = ["transformers", _write_words(module(model.conditioner), one.number, aside / words)]
         if model.process is not None:
             scheduler = schedulers.write(model.process, model.card.settings)
             (aside / "scheduler").mkdir()
@@ -205,9 +205,13 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
     """The folder of a part, and the library and the class that read it."""
     if one.part == "denoiser":
         return family.folder["denoiser"][0], "diffusers", family.folder["denoiser"][1]
+    if one.part == "towers" and family.folder["towers"][one.number] == "LDMBertModel":
+        return "bert", "latent_diffusion", "LDMBertModel"
     if one.part == "towers":
         name = "text_encoder" + (f"_{one.number + 1}" if one.number else "")
         return name, "transformers", family.folder["towers"][one.number]
+    if "autoencoder" in family.folder:
+        return family.folder["autoencoder"][0], "diffusers", family.folder["autoencoder"][1]
     kind = kind_of(one.config)
     if isinstance(one.config, kl.Config) and one.config.packed > 1:
         return "vae", "diffusers", "AutoencoderKLFlux2"
@@ -248,13 +252,13 @@ def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
     return shards
 
 
-def _write_words(conditioner: nn.Module, number: int, folder: Path) -> None:
-    """The tokenizer of a tower, as its library saves it."""
+def _write_words(conditioner: nn.Module, number: int, folder: Path) -> str:
+    """Write the tokenizer of a tower as its library saves it → the name of its class there."""
     reader = vars(conditioner)["_modules"]["towers"][number]
     folder.mkdir()
     (folder / "tokenizer.json").write_text(reader.words.tokenizer.to_str(), encoding="utf-8")
     length = {"model_max_length": reader.tower.length}
-    kind = "T5TokenizerFast" if reader.tower.words == "t5" else "CLIPTokenizer"
+    kind = {"t5": "T5TokenizerFast", "bert": "BertTokenizer"}.get(reader.tower.words, "CLIPTokenizer")
     markers = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     if reader.tower.words == "clip":
         begin, end = "<|startoftext|>", "<|endoftext|>"
@@ -264,7 +268,12 @@ def _write_words(conditioner: nn.Module, number: int, folder: Path) -> None:
         write_json(folder / "vocab.json", model["vocab"])
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
+    if reader.tower.words == "bert":
+        markers = dict(zip(("unk_token", "cls_token", "sep_token", "pad_token", "mask_token"), BERT, strict=True))
+        ids = reader.words.tokenizer.get_vocab()
+        (folder / "vocab.txt").write_text("\n".join(sorted(ids, key=ids.__getitem__)) + "\n", encoding="utf-8")
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind, **length, **markers})
+    return kind
 
 
 def _card(card: Card) -> str:

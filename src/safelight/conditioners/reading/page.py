@@ -17,21 +17,21 @@ class Page:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a page is made of: its ``length``, the ids around the text (``begin`` may be missing) and behind it."""
+    """What a page is made of: its ``length``, the ids around the text (either may be missing) and behind it."""
 
     length: int
     begin: int | None
-    end: int
+    end: int | None
     pad: int
 
     @property
     def room(self) -> int:
         """How many ids of a text fit."""
-        return self.length - (1 if self.begin is None else 2)
+        return self.length - (self.begin is not None) - (self.end is not None)
 
     def page(self, body: Sequence[tuple[int, float]]) -> Page:
         """The page of at most ``room`` ids."""
-        around = ([] if self.begin is None else [(self.begin, 1.0)], [(self.end, 1.0)])
+        around = [[] if one is None else [(one, 1.0)] for one in (self.begin, self.end)]
         rest = self.room - len(body)
         ids, weights = zip(*around[0], *body, *around[1], *([(self.pad, 1.0)] * rest), strict=True)
         return Page(ids, weights)

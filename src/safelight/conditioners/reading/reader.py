@@ -23,7 +23,8 @@ class Tower:
 
     Its tokens are the states before the last ``skip`` blocks, after the final ``norm`` or not; ``row`` says where they
     stand, None that nothing attends to them. ``pooled``: whether the normed state at the end of the text is a vector,
-    and if so, whether it is projected. ``pad``: what stands behind the text, the end again or the first piece.
+    and if so, whether it is projected. ``pad``: what stands behind the text, the end again, the first or the last
+    piece.
     ``absent``: the file lacks the network, and zeros stand for its tokens.
     """
 
@@ -31,7 +32,7 @@ class Tower:
     words: Kind = "clip"
     length: int = 77
     chunks: int = 8
-    pad: Literal["end", "zero"] = "end"
+    pad: Literal["end", "zero", "last"] = "end"
     skip: int = 0
     norm: bool = True
     row: int | None = 0
@@ -48,7 +49,9 @@ class Tower:
             )
         if self.pooled == "projected" and not self.network.projection:
             raise BadInput("a projected vector needs a tower with a projection; this one has none.")
-        if self.pooled != "none" and (self.words == "t5" or self.absent):
+        if self.pad == "end" and self.words == "ids":
+            raise BadInput("written ids have no end to pad with: pad with zero or last.")
+        if self.pooled != "none" and (self.words != "clip" or self.absent):
             raise BadInput("a vector is taken from a CLIP tower that is there.")
 
 
@@ -71,8 +74,8 @@ class Reader(nn.Module):
         """The page that this tower reads."""
         if self.tower.absent:
             return Frame(self.tower.length, None, 0, 0)
-        pad = self.words.end if self.tower.pad == "end" else 0
-        return Frame(self.tower.length, self.words.begin, self.words.end, pad)
+        pads = {"end": self.words.end or 0, "zero": 0, "last": self.tower.network.vocabulary - 1}
+        return Frame(self.tower.length, self.words.begin, self.words.end, pads[self.tower.pad])
 
     def pages(self, chunks: Sequence[Sequence[Weighted]]) -> list[Page]:
         """A weighted text as the pages that this tower reads."""
@@ -135,7 +138,7 @@ class Reader(nn.Module):
             states = last if tower.skip == 0 and last is not None else self.network.norm(states)
         if last is None:
             return states, None
-        ends = (ids == self.words.end).int().argmax(dim=1).to(last.device)
+        ends = ids.eq(self.words.end or 0).int().argmax(dim=1).to(last.device)
         vector = last[torch.arange(len(ids), device=last.device), ends]  # (p, width)
         return states, self.network.project(vector) if tower.pooled == "projected" else vector
 
