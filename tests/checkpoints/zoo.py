@@ -44,6 +44,6 @@ def first_stage(config=FIRST):
 
 def written(path, *parts):
     """The file that holds all parts."""
-    file = {name: one.contiguous() for part in parts for name, one in part.items()}
+    file = {name: one.clone().contiguous() for part in parts for name, one in part.items()}
     save_file(file, path)
     return path

@@ -122,6 +122,9 @@ def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
 
     ``given``: what files of this layout do not hold, by our names. Raises BadInput if names or shapes do not fit.
     """
+    for name in piece.again:
+        if not piece.again[name].equal(piece.weights[name]):
+            raise BadInput(f"{piece.where} stands in its file twice, and {name} is not the same; take the other out.")
     module: nn.Module = hollow(piece.config.build)
     table = piece.dialect.table(piece.config)
     wanted = module.state_dict()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +30,8 @@ PREFIXES = {  # of names in single files → what stands under them
     "text_encoders.t5xxl.transformer.": "tower",
     "control_model.": "control",
 }
+FIRST, CONDITION = "first_stage_model.", "cond_stage_model."
+"""A picture to condition on may be encoded by the first stage itself, which then stands in a file twice."""
 EMA = "model_ema."
 BUFFERS = re.compile(  # of schedules and of training, at the top of a file: they follow from the family, or are marks
     r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|logvar"
@@ -49,6 +51,7 @@ class Piece:
     where: str  # the file, and the prefix in it
     said: Mapping[str, Any]  # what a folder's configuration says of it
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)  # of a tower, the files that lie beside it
+    again: Weights = field(default_factory=lambda: Weights({}))  # the same weights, which the file holds twice
     source: str = ""  # the file or folder that was given
     licence: str = ""  # that it states
 
@@ -80,7 +83,10 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
     left = [name for name in rest if not name.startswith(EMA) and not BUFFERS.fullmatch(name)]
     if left:
         raise BadInput(f"{where}: {_some(left)} belong to no part that is known; take them out, or get another file.")
-    return [piece(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
+    twice = groups.keys() >= {FIRST, CONDITION} and groups[FIRST].shapes == groups[CONDITION].shapes
+    again = groups.pop(CONDITION) if twice else Weights({})
+    found = [piece(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
+    return [replace(one, again=again) if one.part == "autoencoder" else one for one in found]
 
 
 def piece(weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None) -> Piece:

@@ -55,7 +55,10 @@ def write_single(model: LatentDiffusion, path: Path) -> None:
             prefix, name = places[one.number] if one.part == "towers" else places
             prefix, dialect = "" if bare else prefix, _dialect(name, one)
             tensors |= _marks(model, family, one)
-        tensors |= {prefix + name: one for name, one in dialect.table(one.config).write(one.state)}
+        theirs = dict(dialect.table(one.config).write(one.state))
+        tensors |= {prefix + name: tensor for name, tensor in theirs.items()}
+        if family is not None and one.part == "autoencoder" and "again" in family.single:
+            tensors |= {family.single["again"] + name: tensor.clone() for name, tensor in theirs.items()}
     metadata = {"format": "pt", "modelspec.title": model.card.name, "modelspec.license": model.card.licence}
     with writing(path) as aside:
         save_file(contiguous(tensors), aside, metadata=metadata)
