@@ -95,6 +95,11 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     if lacking := _lacking(family, single, towers):
         card = replace(card, origin={**card.origin, "lacking": lacking})
     mean, spread = beside.marks.mean or (shift,), beside.marks.spread or (1.0,)
+    channels = single["autoencoder"].config.latent_channels if "autoencoder" in single else len(mean)
+    if not {len(mean), len(spread)} <= {1, channels} or not all(one > 0 for one in spread):
+        raise BadInput(
+            f"wanted a mean and a spread above 0 for each of {channels} latent channels, got {mean}, {spread}."
+        )
     return Outline(single, towers, family, process, card, mean, tuple(one / scale for one in spread))
 
 

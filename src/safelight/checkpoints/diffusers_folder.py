@@ -7,6 +7,7 @@ from typing import Any
 
 from safelight.checkpoints import schedulers
 from safelight.checkpoints.assembly import Beside
+from safelight.checkpoints.marks import LATENTS, Marks
 from safelight.checkpoints.native import read_json
 from safelight.checkpoints.pieces import Piece, piece
 from safelight.checkpoints.weights import Weights, open_weights
@@ -56,8 +57,16 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
         settings=settings,
         scale=autoencoder.get("scaling_factor"),
         shift=autoencoder.get("shift_factor"),
+        marks=spread(autoencoder),
         name=folder.name,
     )
+
+
+def spread(said: Mapping[str, Any]) -> Marks:
+    """Mean and spread of each channel of the latents, where an autoencoder's configuration has them."""
+    given = [said.get(name, []) for name in ("latents_mean", "latents_std")]
+    mean, deviation = (tuple(one) if isinstance(one, list) else (one,) for one in given)
+    return Marks(names=LATENTS if mean and deviation else (), mean=mean, spread=deviation)
 
 
 def read_part(folder: Path, hints: Mapping[str, Any], part: str | None = None) -> Piece:

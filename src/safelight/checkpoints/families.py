@@ -29,6 +29,7 @@ class Family:
     size: int = 512
     settings: Settings = field(default_factory=Settings)
     unsure: tuple[str, ...] = ()
+    named: bool = False
     text: str = ""
     conditioner: Mapping[str, Any] | None = None
     bare: bool = False
@@ -63,7 +64,8 @@ def families() -> Mapping[str, Family]:
 
 def family_of(kind: str, config: Any, beside: Collection[str] = ()) -> Family | None:
     """The family of a denoiser, the last that knows it; None if it is of none."""
-    return next((one for one in reversed(list(families().values())) if one.knows(kind, config, beside)), None)
+    known = (one for one in reversed(list(families().values())) if not one.named)
+    return next((one for one in known if one.knows(kind, config, beside)), None)
 
 
 def _agrees(value: Any, wanted: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from safelight.checkpoints import marks
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
-from safelight.checkpoints.diffusers_folder import read_folder, read_part, words_in
+from safelight.checkpoints.diffusers_folder import read_folder, read_part, spread, words_in
 from safelight.checkpoints.marks import Marks
 from safelight.checkpoints.pieces import Piece, pieces, unwrapped
 from safelight.checkpoints.weights import open_weights
@@ -37,7 +37,8 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
         else:
             parts = [read_part(path, hints)]
             if (part := parts[0]).part == "autoencoder":
-                beside = replace(beside, scale=part.said.get("scaling_factor"), shift=part.said.get("shift_factor"))
+                scale, shift = part.said.get("scaling_factor"), part.said.get("shift_factor")
+                beside = replace(beside, scale=scale, shift=shift, marks=spread(part.said))
         licensed = [replace(one, source=path.name, licence=stated(one.weights.metadata, path)) for one in parts]
         found = _with(found, licensed)
     return found, beside

@@ -2,7 +2,7 @@
 which Stable Diffusion XL's heirs are known (``v_pred`` and ``ztsnr``, ``edm_mean`` and ``edm_std``, ``edm_vpred.…``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,11 +64,8 @@ def read(weights: Weights) -> Marks:
     )
 
 
-def write(names: Sequence[str], process: Process, usual: Process, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The marks of these ``names`` for a model of this process, and the table of one that is not its family's.
-
-    ``latents``: ``edm_mean`` and ``edm_std`` (c,), or ``scale_factor`` (), where the model has them.
-    """
+def write(names: Sequence[str], process: Process, usual: Process) -> dict[str, Tensor]:
+    """The marks of these ``names`` for a model of this process, and the table of one that is not its family's."""
     made, table = process.schedule, dict[str, Tensor]()
     if isinstance(made, ScaledLinear | LinearBeta) and made != usual.schedule:
         root = 0.5 if isinstance(made, ScaledLinear) else 1.0
@@ -76,5 +73,4 @@ def write(names: Sequence[str], process: Process, usual: Process, latents: Mappi
         table["betas"] = torch.linspace(*ends, made.steps, dtype=torch.float64).pow(1 / root).float()
     sigmas = (made.sigma_max, 0.002) if isinstance(made, EDM) else ()
     known = dict(zip(SIGMAS, map(torch.tensor, sigmas), strict=False))
-    known |= {name: one.reshape(1, -1, 1, 1) if one.ndim else one for name, one in latents.items()}
     return table | {name: known.get(name, torch.empty(0)) for name in names}

@@ -69,7 +69,10 @@ def _marks(model: LatentDiffusion, family: Family, one: Written) -> dict[str, Te
     names: list[str] = [*family.single.get("marks", ())]
     if one.part == "denoiser" and model.process is not None:
         told = [name for name in names if name not in (*marks.LATENTS, "scale_factor")]
-        return marks.write(told, model.process, family.process(), {})
+        return marks.write(told, model.process, family.process())
+    if "latents_mean" in one.scale:
+        both = one.state["scale.mean"], one.state["scale.deviation"] * family.scale
+        return {name: kept.reshape(1, -1, 1, 1) for name, kept in zip(marks.LATENTS, both, strict=True)}
     known = {"scaling_factor": family.scale, "shift_factor": family.shift}
     if all(abs(known[key] - value) < 1e-5 for key, value in one.scale.items() if key in known):
         return {}
@@ -119,13 +122,12 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
     family = None
     if model.denoiser is not None:
         config = vars(module(model.denoiser))["config"]
-        known = model.card.origin.get("family")
-        family = families().get(str(known)) or family_of(kind_of(config), config, _beside(model))
+        family = _family(model, kind_of(config), config)
         if family is None:
             raise BadInput(f"no public layout holds a denoiser like this ({kind_of(config)}); save it as native.")
         parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), {}))
     if model.autoencoder is not None:
-        parts.append(_latents(module(model.autoencoder)))
+        parts.append(_latents(module(model.autoencoder), family))
     if model.conditioner is not None and family is not None and "conditioner" in family.single:
         conditioner = module(model.conditioner)
         parts.append(Written("conditioner", 0, vars(conditioner)["config"], conditioner.state_dict(), {}))
@@ -136,13 +138,22 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
     return family, parts
 
 
-def _beside(model: LatentDiffusion) -> set[str]:
-    """The kind of what tells the denoiser, by which some families are known."""
-    return set() if model.conditioner is None else {kind_of(vars(module(model.conditioner))["config"])}
+def _family(model: LatentDiffusion, kind: str, config: Any) -> Family | None:
+    """The family that was read, or the parts are of; an heir whose files are marked where the process is that one's."""
+    beside: set[str] = set()
+    if model.conditioner is not None:
+        told = vars(module(model.conditioner))["config"]
+        beside = {kind_of(told), *(kind_of(tower.network) for tower in vars(told).get("towers", ()))}
+    family = families().get(str(model.card.origin.get("family"))) or family_of(kind, config, beside)
+    if family is None or model.process in (None, family.process()):
+        return family
+    marked = [one for one in families().values() if one.fits.get("beside") in marks.NAMES and one.text == family.text]
+    heirs = [one for one in marked if one.knows(kind, config, marks.NAMES) and one.process() == model.process]
+    return heirs[-1] if heirs else family
 
 
-def _latents(autoencoder: nn.Module) -> Written:
-    """An autoencoder whose latents have one scale for all channels, which is all that other layouts can say.
+def _latents(autoencoder: nn.Module, family: Family | None) -> Written:
+    """An autoencoder whose latents have one scale for all channels, which is all that most layouts can say.
 
     Where ours has one for each, it goes into the 1×1 convolutions beside the latents, which then make and take
     standard latents themselves: the same pictures but for rounding.
@@ -154,6 +165,10 @@ def _latents(autoencoder: nn.Module) -> Written:
     if bool((mean == mean[0]).all() and (deviation == deviation[0]).all()):
         scale = {"scaling_factor": 1 / float(deviation[0]), "shift_factor": float(mean[0])}
         return Written("autoencoder", 0, config, state, {key: round(value, 6) for key, value in scale.items()})
+    if family is not None and marks.LATENTS[0] in family.single.get("marks", ()):
+        both = {"latents_mean": mean, "latents_std": deviation * family.scale}
+        told = {name: [round(value, 6) for value in one.tolist()] for name, one in both.items()}
+        return Written("autoencoder", 0, config, state, {"scaling_factor": family.scale, **told})
     if not isinstance(config, kl.Config) or not config.quant:
         raise BadInput("latents with a scale for each channel can be written for kl with quant convolutions only.")
     return Written("autoencoder", 0, config, folded(state), {"scaling_factor": 1.0, "shift_factor": 0.0})
