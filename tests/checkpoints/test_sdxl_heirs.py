@@ -6,7 +6,7 @@ import torch
 import zoo
 from safetensors.torch import load_file
 
-from recorded import Recording, error
+from recorded import Recording, difference, error
 from safelight import checkpoints
 from safelight.autoencoders import kl
 from safelight.checkpoints import schedulers
@@ -114,8 +114,8 @@ def test_the_answer_of_edm_negated_at_a_deviation_of_one_is_v():
     small = (1 + level.sigma**2).rsqrt()
     v = small * noise - level.sigma * small * clean
     asked = prediction.EDM(1.0, negated=True)
-    assert error(asked.target(clean, noise, level), v) < 1e-5
-    assert error(asked.read(v, clean + level.sigma * noise, level).clean, clean) < 1e-4
+    assert difference(asked.target(clean, noise, level), v) < 1e-5
+    assert difference(asked.read(v, clean + level.sigma * noise, level).clean, clean) < 1e-4
 
 
 def test_a_scheduler_of_edm_that_is_not_known_is_refused():

@@ -6,7 +6,7 @@ import zoo
 from safetensors.torch import load_file, save_file
 from test_zoo import attending
 
-from recorded import Recording, error
+from recorded import Recording, difference, error
 from safelight import checkpoints
 from safelight.checkpoints.dialects import diffusers_unet, ldm_unet
 from safelight.checkpoints.foreign import plan
@@ -82,7 +82,7 @@ def test_a_map_of_classes_becomes_channels(tmp_path):
     told = model.conditioner([Prompt(given={"segments": classes}), Prompt(given={"picture_size": (16, 24)})])
     weight = mapper["cond_stage_model.channel_mapper.weight"][:, :, 0, 0]
     by_pixel = weight.T[classes].reshape(4, 4, 6, 4, 3).mean(dim=(1, 3)).movedim(-1, 0)  # halving twice is their mean
-    assert error(told.channels[0], by_pixel) < 1e-5
+    assert difference(told.channels[0], by_pixel) < 1e-5
     assert not told.channels[1].any()
     assert model.denoiser(torch.randn(2, 3, 4, 6), torch.ones(2), told).shape == (2, 3, 4, 6)
     checkpoints.save(model, tmp_path / "again.safetensors", "single-file")
