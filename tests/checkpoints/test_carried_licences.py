@@ -141,7 +141,7 @@ def test_every_family_has_one(name):
     licence = families()[name].licence
     assert licence
     assert ("Non-Commercial" in licence or "NC" in licence) == (
-        name in ("flux-dev", "flux-fill", "flux-control", "flux2-dev", "dit")
+        name in ("flux-dev", "flux-fill", "flux-control", "flux2-dev", "dit", "sd-turbo", "sdxl-turbo", "cosxl")
     )
 
 
