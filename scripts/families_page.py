@@ -35,6 +35,14 @@ FOLDERS = {
 }
 CONTROL = {"unet": "ControlNet, T2I-adapter", "mmdit": "ControlNet", "flux": "ControlNet"}  # by the denoiser's kind
 SHOWN = {"flux-dev": ", control LoRA", "flux-schnell": ", control LoRA", "flux-control": ", by itself"}
+BY = {  # what a prompt is, where it is no text alone
+    "ldm-class": "a class",
+    "ldm-class-f8": "a class",
+    "ldm-text": "a prompt, with `vocab.txt` beside the file",
+    "ldm-text-f4": "a prompt, with `vocab.txt` beside the file",
+    "ldm-layout": "numbers of pieces",
+    "ldm-segments": "its network, in Python, and a map of classes",
+}
 MERGED = {"sd1", "sdxl", "flux-dev"}  # families whose recordings hold adapters
 
 
@@ -99,6 +107,8 @@ def runs_on(family: Family) -> str:
     """What its pictures are asked for with, from the command line."""
     if family.name == "flux-control":
         return "a prompt, and a picture as `--control =PICTURE`"
+    if family.name in BY:
+        return BY[family.name]
     if family.fits.get("extra_channels", 0) not in (0, False):
         return "its network, in Python: no task gives it its channels yet"
     if family.conditioner:

@@ -140,9 +140,9 @@ def test_loading_says_once_what_forbids_commerce(folder):
 def test_every_family_has_one(name):
     licence = families()[name].licence
     assert licence
-    assert ("Non-Commercial" in licence or "NC" in licence) == (
-        name in ("flux-dev", "flux-fill", "flux-control", "flux2-dev", "flux2-klein", "dit")
-    )
+    flux = {"flux-dev", "flux-fill", "flux-control", "flux2-dev", "flux2-klein"}
+    restricted = name in flux | {"dit", "sd-turbo", "sdxl-turbo", "cosxl"}
+    assert ("Non-Commercial" in licence or "NC" in licence) == restricted
 
 
 def test_a_judgement_names_that_of_the_autoencoder(folder):

@@ -185,7 +185,8 @@ def test_a_tower_may_be_written_without_what_it_does_not_use():
 
 
 def test_families_say_which_towers_they_want():
-    assert set(FAMILIES) == {"sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", "flux2", "flux2-klein"}
+    own = {"sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", "flux2", "flux2-klein", "ldm-text", "ldm-layout"}
+    assert set(FAMILIES) == own
     with pytest.raises(BadInput, match="did you mean 'sdxl'"):
         joined("sdx", [])
     with pytest.raises(BadInput, match="sdxl reads with 2 text towers, got 1"):

@@ -38,6 +38,9 @@ CONFIGS = {
     "sdxl.unet.diffusers": "stabilityai/stable-diffusion-xl-base-1.0",
     "sdxl-refiner.unet.diffusers": "stabilityai/stable-diffusion-xl-refiner-1.0",
 }
+SSD = (Level(320, 0, 5), Level(640, 2, 10, up=(2, 1, 1)), Level(1280, 4, 20, up=(4, 4, 10)))
+VEGA = (Level(320, 0, 5), Level(640, 1, 10), Level(1280, 2, 20))
+CUT = {"ssd": (SSD, 1_331_334_404), "vega": (VEGA, 745_225_604)}
 KEYMAPS = {
     "sd1": ("real.UNET-v1-SD", "sd15.unet.diffusers"),
     "sd2": ("real.UNET-v2-SD", "sd21.unet.diffusers"),
@@ -90,6 +93,24 @@ def test_both_layouts_name_the_same_tensor_alike(name):
     first, second = (real_shapes(one) for one in KEYMAPS[name])
     config = LDM.config(first, {})
     assert config == PEER.config(second, {})
+    assert_named_alike(name, config)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_was_cut_out_of_sdxl_is_inferred_and_named_alike(name):
+    levels, parameters = CUT[name]
+    config = Config(levels=levels, middle=-1, text_width=2048, vector_width=2816)
+    with torch.device("meta"):
+        network = config.build()
+    assert sum(one.numel() for one in network.parameters()) == parameters
+    for dialect in (LDM, PEER):
+        shapes = {key: tuple(one.shape) for key, one in dialect.table(config).write(network.state_dict())}
+        assert dialect.config(shapes, {}) == config
+    assert_named_alike(name, config)
+    assert read(Config, dump(config)) == config
+
+
+def assert_named_alike(name, config):
     with zipfile.ZipFile(HERE / "key-lists.zip") as archive:
         known = json.loads(archive.read(f"keymaps/stable_diffusion_{name}.json"))["ldm_diffusers_keymap"]
     prefix = "model.diffusion_model."
@@ -176,6 +197,14 @@ PEERS = {
     "sdxl": Config(
         levels=(Level(32, 0, 2), Level(64, 2, 4)), middle=2, text_width=24, vector_width=20 + 6 * 8, norm=Norm(8)
     ),
+    "cut": Config(
+        levels=(Level(32, 0, 2), Level(64, 2, 4, up=(2, 1, 3))),
+        middle=-1,
+        text_width=24,
+        vector_width=20 + 6 * 8,
+        norm=Norm(8),
+    ),
+    "lcm": Config(levels=(Level(32, 1, 2), Level(64, 0, 2)), text_width=24, guidance=10, norm=Norm(8), linear=False),
     "upscaler": Config(
         channels=4,
         extra_channels=3,
@@ -189,8 +218,7 @@ PEERS = {
         channels=3,
         levels=(Level(32, 0, 2), Level(64, 1, 4)),
         text_width=0,
-        norm=Norm(8, 1e-6),
-        modulated=True,
+        norm=Norm(8, 1e-6, modulated=True),
         residual_resize=True,
     ),
 }
@@ -211,11 +239,20 @@ def test_it_equals_the_peer_library_with_the_same_weights(name):
     peer.load_state_dict(dict(PEER.table(config).write(network.state_dict())))
     noisy, time = torch.randn(2, config.channels, 8, 12), torch.tensor([3.0, 801.0])
     text, more = torch.randn(2, 5, 24), torch.randn(2, 3, 8, 12)
-    if name == "sdxl":
+    if config.vector_width:
         sizes, pooled = torch.rand(2, 6) * 9, torch.randn(2, 20)
         vector = torch.cat([pooled, sinusoidal(sizes.flatten(), 8).reshape(2, -1)], dim=1)
         given = Condition(tokens(text), vector=vector)
         want = peer(noisy, time, text, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+    elif name == "lcm":
+        from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline as Pipeline
+
+        scale = torch.tensor([1.0, 8.5])
+        waves = Pipeline.get_guidance_scale_embedding(None, scale - 1, 10)
+        given, want = Condition(tokens(text), scalars={"guidance": scale}), peer(noisy, time, text, timestep_cond=waves)
+        want = want.sample
+        none = Condition(tokens(text))
+        assert torch.equal(network(noisy, time, none)[0], network(noisy, time, given)[0])
     elif name == "upscaler":
         level = torch.tensor([7, 42])
         given = Condition(tokens(text), channels=more, scalars={"noise_level": level.float()})
@@ -239,7 +276,7 @@ ZOO = {
     "lsun_churches": Config(
         levels=tuple(Level(192 * m, int(i < 4), 8) for i, m in enumerate((1, 2, 2, 4, 4))),
         text_width=0,
-        modulated=True,
+        norm=Norm(modulated=True),
         residual_resize=True,
     ),
     "celeba": Config(

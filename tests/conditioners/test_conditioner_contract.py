@@ -16,14 +16,17 @@ from safelight.types import Condition, Conditioner, Prompt
 CONFIGS = {
     "text": {"vocabulary": 300, "length": 16, "width": 16, "depth": 2, "heads": 2},
     "label": {"classes": 4, "width": 16},
+    "segments": {"classes": 3, "channels": 2, "size": [8, 4]},
     "towers": {
         "towers": [{"network": {"kind": "clip", "width": 8, "depth": 2, "heads": 2, "hidden": 16}, "pooled": "plain"}]
     },
 }
-MEANING = {"text": "text", "label": "label", "towers": "text"}  # what the prompt's part is called
+MEANING = {"text": "text", "label": "label", "segments": "segments", "towers": "text"}
+"""What the prompt's part is called."""
 LEARNED = ["text", "label"]  # the others know what they read
-LESSONS = [Prompt(f"a {word} in the woods", {"label": word}) for word in ("fox", "owl", "bear")]
-PROMPTS = [*LESSONS[:2], Prompt("a bear and another bear, both of them in the deep woods", {"label": "bear"})]
+MAPS = {word: torch.full((8, 4), number) for number, word in enumerate(("fox", "owl", "bear"))}
+LESSONS = [Prompt(f"a {word} in the woods", {"label": word, "segments": MAPS[word]}) for word in MAPS]
+PROMPTS = [*LESSONS[:2], Prompt("a bear and another bear, both of them in the deep woods", LESSONS[2].given)]
 
 
 def test_every_file_of_the_folder_has_a_small_config_here():
@@ -53,7 +56,7 @@ def conditioner(kind):
 def parts(condition: Condition, row: int) -> list[torch.Tensor]:
     """What one sample is told, without padding."""
     tokens = [] if condition.tokens is None else [condition.tokens.values[row][condition.tokens.mask[row]]]
-    return tokens + ([] if condition.vector is None else [condition.vector[row]])
+    return tokens + [one[row] for one in (condition.vector, condition.channels) if one is not None]
 
 
 def close(one: list[torch.Tensor], other: list[torch.Tensor], atol: float = 1e-6) -> bool:

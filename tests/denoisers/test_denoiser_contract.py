@@ -43,7 +43,9 @@ CONFIGS = {
     },
     "unet": {
         "levels": UNET | WIDE | {"levels": [UNET["levels"][0] | {"text_only": True}, UNET["levels"][1]]},
-        "modulated": UNET | WIDE | {"modulated": True, "residual_resize": True},
+        "modulated": UNET | WIDE | {"norm": UNET["norm"] | {"modulated": True}, "residual_resize": True},
+        "guided": UNET
+        | {"guidance": 6, "middle": -1, "levels": [UNET["levels"][0] | {"up": [0, 2]}, UNET["levels"][1]]},
         "plain": UNET | {"text_width": 0, "levels": [{"width": 32, "depth": 0}, {"width": 64, "heads": 4}]},
     },
     "plain_dit": {
@@ -63,7 +65,8 @@ OPEN |= dict.fromkeys(("levels", "modulated"), ("tokens", "vector", "channels", 
 OPEN |= {"plain": ("residuals",)}
 U_NETS = CONFIGS["unet"]
 OPEN |= {"classes": ("scalars",), "sit": ()}
-HEARS = {"classes": "label"} | dict.fromkeys(U_NETS, "noise_level")
+OPEN |= {"guided": ("tokens", "scalars", "residuals")}
+HEARS = {"classes": "label"} | dict.fromkeys(U_NETS, "noise_level") | {"guided": "guidance"}
 CASES = [(kind, case) for kind, cases in CONFIGS.items() for case in cases]
 WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "residuals")
 

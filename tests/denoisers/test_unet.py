@@ -29,7 +29,7 @@ def skewed(config=SMALL):
     return network, torch.randn(2, 4, 4, 6), 999 * torch.rand(2), given
 
 
-@pytest.mark.parametrize("config", [SMALL, PLAIN, replace(PLAIN, modulated=True, residual_resize=True)])
+@pytest.mark.parametrize("config", [SMALL, PLAIN, replace(PLAIN, norm=Norm(8, modulated=True), residual_resize=True)])
 def test_it_starts_at_zero_and_its_blocks_as_their_skips(config):
     network = config.build()
     noisy, time = torch.randn(2, 4, 4, 6), torch.rand(2)

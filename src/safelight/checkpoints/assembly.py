@@ -1,16 +1,17 @@
 """Parts found in files → a model: each part built, what its family knows beside it, and what nobody has said."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from safelight.checkpoints import schedulers, texts
+from safelight.checkpoints import texts
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.hollow import hollow
+from safelight.checkpoints.marks import Marks
 from safelight.checkpoints.native import load_strictly
 from safelight.checkpoints.pieces import Piece
 from safelight.checkpoints.reading.memory import Reading
@@ -48,34 +49,34 @@ HINTS = {
 """What the user may know better than a file."""
 
 
-SINGLE = ("autoencoder", "denoiser", "control", "eye", "image prompt")
+SINGLE = ("autoencoder", "conditioner", "denoiser", "control", "eye", "image prompt")
 """The parts of which files hold one at most."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Beside:
     """What a folder or file says beside its weights, in place of what the family would be taken to be."""
 
-    table: Tensor | None = None  # alpha² at every step of the training
-    means: bool = False  # whether running means of the weights lie beside the last ones
     process: Process | None = None
     settings: Settings = field(default_factory=Settings)
     scale: float | None = None
     shift: float | None = None
     name: str = ""
+    marks: Marks = field(default_factory=Marks)
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """What the parts are together, before any weight is read. ``scale`` and ``shift`` are the latents'."""
+    """What the parts are together, before any weight is read. ``mean`` and ``deviation`` are the latents', of each
+    channel or of all."""
 
     pieces: Mapping[str, Piece]  # by part; towers apart
     towers: tuple[Piece, ...]
     family: Family | None
     process: Process | None
     card: Card
-    scale: float = 1.0
-    shift: float = 0.0
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
 
     @property
     def bytes(self) -> int:
@@ -94,7 +95,7 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     Raises BadInput if two files hold the same part, or if the family has no such prediction.
     """
     single = {part: one for part in SINGLE if (one := _single(part, pieces))}
-    family = _family(single.get("denoiser"), hints)
+    family = _family(single.get("denoiser"), hints, {*beside.marks.names, *(piece.kind for piece in pieces)})
     assumed: dict[str, Any] = {}
     process = beside.process
     if family is not None and (process is None or "prediction" in hints):
@@ -102,13 +103,12 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
         process = family.process(said)
         unsure = "prediction" in family.unsure and said is None
         assumed |= {"prediction": family.prediction} if unsure else {}
-        if beside.table is not None:
-            told = schedulers.of_table(beside.table, process.schedule)
-            process = replace(process, schedule=told or process.schedule)
-            assumed |= {} if told else {"schedule": family.schedule}
+        schedule = beside.marks.schedule(process.schedule)
+        process = replace(process, schedule=schedule or process.schedule)
+        assumed |= {} if schedule else {"schedule": family.schedule}
     if process is not None and process.prediction == Noise() and _learns_variance(single.get("denoiser")):
         process = replace(process, prediction=NoiseAndVariance())
-    assumed |= {"ema": "no"} if beside.means and "ema" not in hints else {}
+    assumed |= {"ema": "no"} if beside.marks.means and "ema" not in hints else {}
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
     towers = tuple(piece for piece in pieces if piece.part == "tower")
     card = _card(family, pieces, hints, beside, assumed)
@@ -116,7 +116,13 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
         card = replace(card, size=(side, side))
     if lacking := _lacking(family, single, towers):
         card = replace(card, origin={**card.origin, "lacking": lacking})
-    return Outline(single, towers, family, process, card, scale, shift)
+    mean, spread = beside.marks.mean or (shift,), beside.marks.spread or (1.0,)
+    channels = single["autoencoder"].config.latent_channels if "autoencoder" in single else len(mean)
+    if not {len(mean), len(spread)} <= {1, channels} or not all(one > 0 for one in spread):
+        raise BadInput(
+            f"wanted a mean and a spread above 0 for each of {channels} latent channels, got {mean}, {spread}."
+        )
+    return Outline(single, towers, family, process, card, mean, tuple(one / scale for one in spread))
 
 
 def assemble(plan: Outline) -> LatentDiffusion:
@@ -134,12 +140,14 @@ def assemble(plan: Outline) -> LatentDiffusion:
         parts["denoiser"] = build(plan.pieces["denoiser"])
     if "autoencoder" in plan.pieces:
         piece = plan.pieces["autoencoder"]
-        like = torch.ones(piece.config.latent_channels)
-        kept = {"scale.mean": like * plan.shift, "scale.deviation": like / plan.scale}
-        parts["autoencoder"] = build(piece, kept)
-    if plan.towers and plan.family and plan.family.text:
+        kept = {"scale.mean": torch.tensor(plan.mean), "scale.deviation": torch.tensor(plan.deviation)}
+        like = (piece.config.latent_channels,)
+        parts["autoencoder"] = build(piece, {name: one.expand(like).clone() for name, one in kept.items()})
+    if "conditioner" in plan.pieces:
+        parts["conditioner"] = build(plan.pieces["conditioner"])
+    elif plan.towers and plan.family and plan.family.text:
         parts["conditioner"] = reading(plan.family, plan.towers, plan.pieces.get("denoiser"))
-    if "denoiser" in plan.pieces and plan.family and plan.family.conditioner:
+    elif "denoiser" in plan.pieces and plan.family and plan.family.conditioner:
         parts["conditioner"] = _weightless(plan.family.conditioner, plan.pieces["denoiser"].config)
     if "eye" in plan.pieces:
         parts["eye"] = build(plan.pieces["eye"])
@@ -151,6 +159,9 @@ def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
 
     ``given``: what files of this layout do not hold, by our names. Raises BadInput if names or shapes do not fit.
     """
+    for name in piece.again:
+        if not piece.again[name].equal(piece.weights[name]):
+            raise BadInput(f"{piece.where} stands in its file twice, and {name} is not the same; take the other out.")
     module: nn.Module = hollow(piece.config.build)
     table = piece.dialect.table(piece.config)
     wanted = module.state_dict()
@@ -172,11 +183,11 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
     comes first.
     """
     kinds = texts.kinds(family.text)
-    clips = sorted((one for one in towers if one.kind == "clip"), key=lambda one: int(one.config.width))
-    encoders, decoders = ([one for one in towers if one.kind == kind] for kind in ("t5", "decoder"))
-    by_kind = {"clip": clips, "t5": encoders, "mistral": decoders, "qwen": decoders}
-    found = [by_kind[kind].pop(0) if by_kind[kind] else None for kind in kinds]
-    if unread := [*clips, *encoders, *decoders]:
+    narrow = sorted(towers, key=lambda one: int(one.config.width))
+    named = {kind: NETWORKS.get(kind, kind) for kind in kinds}
+    by_kind = {kind: [one for one in narrow if one.kind == kind] for kind in (one.kind for one in towers)}
+    found = [left.pop(0) if (left := by_kind.get(named[kind])) else None for kind in kinds]
+    if unread := [one for left in by_kind.values() for one in left]:
         raise BadInput(f"{unread[0].where} is a text tower that {family.title} does not read; leave it out.")
     if any(one is None and kind != "t5" for one, kind in zip(found, kinds, strict=True)):
         return None
@@ -195,7 +206,7 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
         if one is not None:
             reader = readers[number]
             assert reader.network is not None
-            if one.tokenizer:
+            if one.tokenizer and reader.tower.words != "ids":
                 reader.words.give(one.tokenizer, one.where)
             table = one.dialect.table(one.config).read(one.weights, reader.network.state_dict(), one.where)
             state |= {f"towers.{number}.network.{name}": tensor for name, tensor in table}
@@ -235,7 +246,7 @@ def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
     return found[0] if found else None
 
 
-def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
+def _family(denoiser: Piece | None, hints: Mapping[str, Any], beside: Collection[str]) -> Family | None:
     if "family" in hints:
         family = families()[str(hints["family"])]
         if denoiser is not None and denoiser.kind != family.fits["kind"]:
@@ -244,7 +255,7 @@ def _family(denoiser: Piece | None, hints: Mapping[str, Any]) -> Family | None:
                 f"{family.fits['kind']}; leave the hint out, or name another."
             )
         return family
-    return None if denoiser is None else family_of(denoiser.kind, denoiser.config)
+    return None if denoiser is None else family_of(denoiser.kind, denoiser.config, beside)
 
 
 def _taught(denoiser: Piece | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from safelight.checkpoints import schedulers
 from safelight.checkpoints.assembly import Beside
+from safelight.checkpoints.marks import LATENTS, Marks
 from safelight.checkpoints.native import read_json
 from safelight.checkpoints.pieces import Piece, piece
 from safelight.checkpoints.weights import Weights, open_weights
@@ -22,10 +23,11 @@ PARTS = {  # folder → part; towers in this order
     "text_encoder": "tower",
     "text_encoder_2": "tower",
     "text_encoder_3": "tower",
+    "bert": "tower",
     "controlnet": "control",
 }
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "scheduler", "low_res_scheduler")
-TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
+TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "vocab.txt")
 LONGEST = 64 << 20  # bytes of a file of a tokenizer
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", ".fp16", ".bf16")
@@ -38,7 +40,7 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
     found = []
     for name in listed:
         if name in PARTS:
-            words = _files(folder, name.replace("text_encoder", "tokenizer")) if PARTS[name] == "tower" else {}
+            words = words_in(folder, tokenizer(name)) if PARTS[name] == "tower" else {}
             found.append(replace(_part(folder, name, hints, PARTS[name]), tokenizer=words))
         elif name not in UNUSED and not name.startswith("tokenizer"):
             raise BadInput(
@@ -57,8 +59,16 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
         settings=settings,
         scale=autoencoder.get("scaling_factor"),
         shift=autoencoder.get("shift_factor"),
+        marks=spread(autoencoder),
         name=folder.name,
     )
+
+
+def spread(said: Mapping[str, Any]) -> Marks:
+    """Mean and spread of each channel of the latents, where an autoencoder's configuration has them."""
+    given = [said.get(name, []) for name in ("latents_mean", "latents_std")]
+    mean, deviation = (tuple(one) if isinstance(one, list) else (one,) for one in given)
+    return Marks(names=LATENTS if mean and deviation else (), mean=mean, spread=deviation)
 
 
 def read_part(folder: Path, hints: Mapping[str, Any], part: str | None = None) -> Piece:
@@ -69,7 +79,7 @@ def read_part(folder: Path, hints: Mapping[str, Any], part: str | None = None) -
     found = _part(folder, ".", hints, part)
     if found.part != "tower":
         return found
-    words = _files(folder, ".") or _files(folder.parent, folder.name.replace("text_encoder", "tokenizer"))
+    words = words_in(folder, ".") or words_in(folder.parent, tokenizer(folder.name))
     return replace(found, tokenizer=words)
 
 
@@ -110,8 +120,13 @@ def weights_in(folder: Path, root: Path) -> Weights:
     raise BadInput(f"{folder} holds no weights: wanted {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it.")
 
 
-def _files(root: Path, folder: str) -> dict[str, bytes]:
-    """The files of a tokenizer's folder."""
+def tokenizer(tower: str) -> str:
+    """The folder of a tower's tokenizer, by that of the tower."""
+    return tower.replace("text_encoder", "tokenizer").replace("bert", "tokenizer")
+
+
+def words_in(root: Path, folder: str) -> dict[str, bytes]:
+    """The files of a tokenizer in a folder of this root."""
     there = {name: within(path, root) for name in TOKENIZER if (path := root / folder / name).is_file()}
     for path in there.values():
         if path.stat().st_size > LONGEST:

@@ -1,7 +1,7 @@
 """The public families, of which ``families.toml`` is the table: by what each is known, what its files cannot tell."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ class Family:
     size: int = 512
     settings: Settings = field(default_factory=Settings)
     unsure: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
+    named: bool = False
     text: str = ""
     conditioner: Mapping[str, Any] | None = None
     bare: bool = False
@@ -41,11 +41,12 @@ class Family:
         """Its schedule and prediction, or another prediction that the user knows of."""
         return Process(SCHEDULE.read(self.schedule), PREDICTION.read(prediction or self.prediction))
 
-    def knows(self, kind: str, config: Any) -> bool:
-        """Whether a denoiser of this configuration is one of the family."""
-        return kind == self.fits["kind"] and all(
-            _agrees(vars(config)[name], wanted) for name, wanted in self.fits.items() if name != "kind"
-        )
+    def knows(self, kind: str, config: Any, beside: Collection[str] = ()) -> bool:
+        """Whether a denoiser of this configuration is one of the family; ``beside``: what else its files hold."""
+        if kind != self.fits["kind"] or ("beside" in self.fits and self.fits["beside"] not in beside):
+            return False
+        said = {name: wanted for name, wanted in self.fits.items() if name not in ("kind", "beside")}
+        return all(_agrees(vars(config)[name], wanted) for name, wanted in said.items())
 
 
 @cache
@@ -56,13 +57,15 @@ def families() -> Mapping[str, Family]:
         if "like" in one:
             like = table[one.pop("like")]
             nested = {key: {**like[key], **one.get(key, {})} for key in ("fits", "single", "folder", "files")}
+            nested["folder"] = {} if one.get("folder") == {} else nested["folder"]
             one |= {**like, **one, **nested}
     return {name: read(Family, {"name": name, **one}, f"families.toml {name}") for name, one in table.items()}
 
 
-def family_of(kind: str, config: Any) -> Family | None:
+def family_of(kind: str, config: Any, beside: Collection[str] = ()) -> Family | None:
     """The family of a denoiser, the last that knows it; None if it is of none."""
-    return next((one for one in reversed(list(families().values())) if one.knows(kind, config)), None)
+    known = (one for one in reversed(list(families().values())) if not one.named)
+    return next((one for one in known if one.knows(kind, config, beside)), None)
 
 
 def _agrees(value: Any, wanted: Any) -> bool:

@@ -5,19 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safelight.checkpoints import marks
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
 from safelight.checkpoints.counted import Counted, Report, unheard
-from safelight.checkpoints.diffusers_folder import read_folder, read_part
-from safelight.checkpoints.pieces import EMA, Piece, pieces
+from safelight.checkpoints.diffusers_folder import read_folder, read_part, spread, words_in
+from safelight.checkpoints.marks import Marks
+from safelight.checkpoints.pieces import Piece, pieces, unwrapped
 from safelight.checkpoints.reading.memory import AS_STORED, Reading
-from safelight.checkpoints.said import checked
-from safelight.checkpoints.weights import Weights, open_weights
+from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
 from safelight.governance.licences import stated
 from safelight.model import LatentDiffusion
 
-MEANS = (EMA, "ema.")  # names of running means of weights
-LONGEST = 100_000  # steps of a schedule's table
 YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -30,15 +29,18 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
     beside = Beside()
     for path in paths:
         if path.is_file():
-            weights = open_weights(path)
-            parts = pieces(weights, path.name, hints, _ema(hints))
-            beside = replace(beside, **_buffers(weights, path.name))
+            weights = unwrapped(open_weights(path), _ema(hints))
+            parts = [_with_words(one, path.parent) for one in pieces(weights, path.name, hints, _ema(hints))]
+            told = marks.read(weights, path.name)
+            if told != Marks():
+                beside = replace(beside, marks=told, scale=told.scale or beside.scale)
         elif (path / "model_index.json").is_file():
             parts, beside = read_folder(path, hints)
         else:
             parts = [read_part(path, hints)]
             if (part := parts[0]).part == "autoencoder":
-                beside = replace(beside, scale=part.said.get("scaling_factor"), shift=part.said.get("shift_factor"))
+                scale, shift = part.said.get("scaling_factor"), part.said.get("shift_factor")
+                beside = replace(beside, scale=scale, shift=shift, marks=spread(part.said))
         licensed = [replace(one, source=path.name, licence=stated(one.weights.metadata, path)) for one in parts]
         found = _with(found, licensed)
     return found, beside
@@ -54,14 +56,9 @@ def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
     return [*found, *more]
 
 
-def _buffers(weights: Weights, where: str) -> dict[str, Any]:
-    """What the buffers of a training tell: the table of its schedule, and the scale that it measured of its latents."""
-    inner = weights.under("state_dict.") or weights
-    table, scale = inner.shapes.get("alphas_cumprod", ()), inner.shapes.get("scale_factor")
-    found: dict[str, Any] = {"means": True} if any(name.startswith(MEANS) for name in inner) else {}
-    if len(table) == 1 and 2 <= table[0] <= LONGEST:
-        found["table"] = inner["alphas_cumprod"]
-    return found | (checked({"scale": float(inner["scale_factor"])}, where) if scale in ((), (1,)) else {})
+def _with_words(one: Piece, folder: Path) -> Piece:
+    """A tower whose words do not ship, with the list of them that lies beside its file."""
+    return replace(one, tokenizer=words_in(folder, ".")) if one.part == "tower" and one.kind == "bert" else one
 
 
 def read_foreign(

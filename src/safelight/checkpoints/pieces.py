@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from safelight.checkpoints import marks
 from safelight.checkpoints.reading.memory import Reading
 from safelight.checkpoints.said import checked
 from safelight.checkpoints.table import Dialect, Shapes
@@ -15,13 +16,13 @@ from safelight.checkpoints.weights import Weights
 from safelight.config import kind_of
 from safelight.errors import BadInput
 
-PREFIXES = {  # of names in single files → what stands under them, and which of several
+PREFIXES = {  # of names in single files → what stands under them
     "model.diffusion_model.": "denoiser",
     "first_stage_model.": "autoencoder",
     "vae.": "autoencoder",
     "cond_stage_model.transformer.": "tower",
     "cond_stage_model.model.": "tower",
-    "cond_stage_model.": "classes",
+    "cond_stage_model.": "conditioner",
     "conditioner.embedders.0.transformer.": "tower",
     "conditioner.embedders.0.model.": "tower",
     "conditioner.embedders.1.model.": "tower",
@@ -32,10 +33,13 @@ PREFIXES = {  # of names in single files → what stands under them, and which o
 }
 SIGHT = ("visual.", "vision_model.", "visual_projection.")
 """Before the names of an eye, which the files of a whole CLIP hold beside its text tower."""
+FIRST, CONDITION = "first_stage_model.", "cond_stage_model."
+"""A picture to condition on may be encoded by the first stage itself, which then stands in a file twice."""
 EMA = "model_ema."
-BUFFERS = re.compile(  # of schedules and of training, at the top of a file; they follow from the family
+BUFFERS = re.compile(  # of schedules and of training, at the top of a file: they follow from the family, or are marks
     r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|logvar"
-    r"|model_ema\.(decay|num_updates)|scale_factor|denoiser\.sigmas|lvlb_weights)|(first_stage_model\.)?loss\..*"
+    r"|model_ema\.(decay|num_updates)|scale_factor|denoiser\.sigmas|lvlb_weights)|(first_stage_model\.)?loss\..*|"
+    + "|".join(map(re.escape, marks.NAMES))
 )
 
 QUANTISED = {  # names that stand beside weights which are not numbers by themselves
@@ -50,13 +54,14 @@ QUANTISED = {  # names that stand beside weights which are not numbers by themse
 class Piece:
     """A part as it stands in a file: ``weights`` by the bare names of its ``dialect``."""
 
-    part: str  # autoencoder, denoiser, tower, control, eye, image prompt
+    part: str  # autoencoder, conditioner, control, denoiser, eye, image prompt, tower
     dialect: Dialect
     config: Any
     weights: Weights
     where: str  # the file, and the prefix in it
     said: Mapping[str, Any]  # what a folder's configuration says of it
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)  # of a tower, the files that lie beside it
+    again: Weights = field(default_factory=lambda: Weights({}))  # the same weights, which the file holds twice
     source: str = ""  # the file or folder that was given
     licence: str = ""  # that it states
 
@@ -83,7 +88,7 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
 
     ``ema``: the running mean of a denoiser's weights, which training files hold beside the last ones, instead.
     """
-    weights = _unwrapped(weights, ema)
+    weights = unwrapped(weights, ema)
     if any(name.startswith(SIGHT[:2]) for name in weights):
         seeing = {name: one for name, one in weights.stored.items() if name.startswith(SIGHT)}
         reading = weights.without(*SIGHT, "logit_")
@@ -97,7 +102,10 @@ def pieces(weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = F
     left = [name for name in rest if not name.startswith(EMA) and not BUFFERS.fullmatch(name)]
     if left:
         raise BadInput(f"{where}: {_some(left)} belong to no part that is known; take them out, or get another file.")
-    return [piece(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
+    twice = groups.keys() >= {FIRST, CONDITION} and groups[FIRST].shapes == groups[CONDITION].shapes
+    again = groups.pop(CONDITION) if twice else Weights({})
+    found = [piece(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
+    return [replace(one, again=again) if one.part == "autoencoder" else one for one in found]
 
 
 def piece(weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None) -> Piece:
@@ -129,7 +137,7 @@ def _grouped(weights: Weights) -> tuple[dict[str, Weights], list[str]]:
     return {prefix: Weights(held[prefix], weights.metadata) for prefix in PREFIXES if prefix in held}, rest
 
 
-def _unwrapped(weights: Weights, ema: bool) -> Weights:
+def unwrapped(weights: Weights, ema: bool) -> Weights:
     """What training files hold in ``state_dict``, or, as DiT's do, in ``model`` and its running mean in ``ema``."""
     for wrapper in ("state_dict.", "ema." if ema else "model."):
         inner = weights.under(wrapper)

@@ -35,6 +35,8 @@ SAMPLERS = {
     "DEISMultistepScheduler": "deis",
     "LCMScheduler": "lcm",
     "TCDScheduler": "tcd",
+    "EDMEulerScheduler": "euler",
+    "EDMDPMSolverMultistepScheduler": "dpmpp2m",
     "FlowMatchEulerDiscreteScheduler": "euler",
     "FlowMatchHeunDiscreteScheduler": "heun",
 }
@@ -46,10 +48,15 @@ WORDS: Mapping[str, Number | Text] = {
     **dict.fromkeys(("base_shift", "max_shift"), Number(-100, 100, whole=False)),
     **dict.fromkeys(("beta_start", "beta_end"), Number(0, 1, whole=False)),
     "shift": Number(1e-3, 1e3, whole=False),
+    **dict.fromkeys(("sigma_data", "sigma_max", "sigma_min", "rho"), Number(1e-6, 1e6, whole=False)),
+    "original_inference_steps": COUNT,
+    "sigma_schedule": Text(),
     "steps_offset": Number(0, 1 << 16),
 }
 """What its words may say."""
 
+EDMS = ("epsilon", "v_prediction")
+"""What schedulers of EDM call the network's answer, and its negative."""
 KARRAS = (
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
@@ -59,7 +66,9 @@ KARRAS = (
     "DEISMultistepScheduler",
 )
 """Those that can visit the times of Karras."""
-LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
+PICKING = ("LCMScheduler", "TCDScheduler")
+"""Those that pick of the times that a model was distilled at, whatever spacing the configuration names."""
+LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
 """Those that count times from the clean end where a configuration says nothing; the others visit both ends."""
 TO_CLEAN = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")
 """Those whose last step ends at the clean end of that line, where others visit it."""
@@ -84,6 +93,8 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     kind = config.get("_class_name")
     if kind not in SAMPLERS:
         raise BadInput(f"{where}: wanted one of {', '.join(SAMPLERS)}, got {kind!r}; put another scheduler there.")
+    if str(kind).startswith("EDM"):
+        return _edm(config, where)
     if str(kind).startswith("FlowMatch"):
         shift = config.get("shift", 1.0)
         spacing: Any = {"kind": "shifted-twice", "shift": shift} if shift != 1 else "uniform"
@@ -126,11 +137,41 @@ def of_table(alpha_bars: Tensor, usual: Schedule) -> Schedule | None:
     return next((one for one in known if (table(one, steps) - given).abs().max() < NEAR), None)
 
 
+def _edm(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
+    """A network of EDM: its largest noise, the deviation of its data, and the sigmas that are visited."""
+    what, how = config.get("prediction_type", "epsilon"), config.get("sigma_schedule", "karras")
+    if what not in EDMS or how not in ("karras", "exponential"):
+        raise BadInput(
+            f"{where}: wanted a prediction_type of {', '.join(EDMS)} and a sigma_schedule of karras or exponential, "
+            f"got {what!r} and {how!r}; this scheduler cannot be read."
+        )
+    rho = config.get("rho", 7.0)
+    made = schedule.EDM(config.get("sigma_max", 80.0), rho)
+    asked = prediction.EDM(config.get("sigma_data", 0.5), negated=what == "v_prediction")
+    spacing = {"kind": how, "sigma_min": config.get("sigma_min", 0.002)} | ({"rho": rho} if how == "karras" else {})
+    return Process(made, asked), Settings(sampler=SAMPLERS[config["_class_name"]], spacing=spacing)
+
+
+def _written_edm(made: schedule.EDM, asked: prediction.EDM, settings: Settings) -> dict[str, Any]:
+    spacing = SPACING.write(SPACING.read(settings.spacing or "karras"))
+    return {
+        "_class_name": "EDMDPMSolverMultistepScheduler",
+        "sigma_max": made.sigma_max,
+        "sigma_min": spacing.get("sigma_min") or 0.002,
+        "sigma_data": asked.deviation,
+        "sigma_schedule": "exponential" if spacing["kind"] == "exponential" else "karras",
+        "rho": made.rho,
+        "prediction_type": EDMS[int(asked.negated)],
+    }
+
+
 def write(process: Process, settings: Settings) -> dict[str, Any]:
     """A configuration that diffusers reads as this process; BadInput if it has no scheduler for it."""
     made = process.schedule
     if isinstance(made, schedule.Linear) and isinstance(process.prediction, prediction.Flow):
         return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000} | _shift(settings)
+    if isinstance(made, schedule.EDM) and isinstance(process.prediction, prediction.EDM):
+        return _written_edm(made, process.prediction, settings)
     betas = [name for name, kind in BETAS.items() if isinstance(made, kind)]
     noise = prediction.NoiseAndVariance
     asked = prediction.Noise() if isinstance(process.prediction, noise) else process.prediction
@@ -163,6 +204,8 @@ def _named(settings: Settings, zero_terminal: bool) -> str:
 def _spacing(config: Mapping[str, Any]) -> Any:
     """The times that the scheduler visits."""
     steps = config.get("num_train_timesteps", 1000)
+    if config["_class_name"] in PICKING:
+        return {"kind": "picked", "among": config.get("original_inference_steps", 50)}
     if config.get("use_karras_sigmas"):
         return "karras"
     how = config.get("timestep_spacing", "leading" if config["_class_name"] in LEADING else "linspace")

@@ -18,6 +18,7 @@ from safelight.nn.towers.t5 import Config as T5
 _STATES = {"skip": 1, "norm": False}  # those before the last block, as they are
 _L, _G, _T5 = {"pad": "end"}, {"pad": "zero"}, {"words": "t5", "pad": "zero", "chunks": 1}
 _LM = {"pad": "own", "chunks": 1, "length": 512, "norm": False}
+_BERT = {"words": "bert", "pad": "zero", "chunks": 1}
 _SIZES = ["original_size", "crop"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
@@ -41,18 +42,21 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     },
     "flux2": {"towers": [{**_LM, "words": "mistral"}]},
     "flux2-klein": {"towers": [{**_LM, "words": "qwen"}]},
+    "ldm-text": {"towers": [_BERT]},
+    "ldm-layout": {"towers": [{**_BERT, "words": "ids", "pad": "own"}]},
     "flux": {"towers": [{**_L, "row": None, "pooled": "plain", "chunks": 1}, {**_T5, "length": 512}]},
 }
 
 
 def kinds(family: str) -> list[str]:
-    """Which words each tower of a family reads, ``clip``, ``t5``, ``mistral`` or ``qwen``, in their order.
+    """Which words each tower of a family reads, ``clip``, ``t5``, ``bert``, ``ids``, ``mistral`` or ``qwen``, in order.
 
     BadInput if it has no such towers.
     """
     if family not in FAMILIES:
         raise unknown("family of text towers:", family, FAMILIES)
-    return [str(tower.get("words", "clip")) for tower in FAMILIES[family]["towers"]]
+    words = [str(tower.get("words", "clip")) for tower in FAMILIES[family]["towers"]]
+    return ["bert" if one == "ids" else one for one in words]
 
 
 def joined(family: str, networks: Sequence[Network | None], t5_width: int = 4096) -> Config:
@@ -70,7 +74,9 @@ def joined(family: str, networks: Sequence[Network | None], t5_width: int = 4096
         if network is None:
             filled.append({**tower, "network": T5(width=t5_width), "absent": True})
         else:
-            filled.append({**tower, "network": network, "skip": 0 if _cut(tower, network) else tower.get("skip", 0)})
+            skip = 0 if _cut(tower, network) else tower.get("skip", 0)
+            length = {"length": network.length} if network.length else {}
+            filled.append({**length, **tower, "network": network, "skip": skip})
     return read(Config, {**FAMILIES[family], "towers": filled})
 
 

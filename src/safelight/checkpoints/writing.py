@@ -10,17 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from safelight.autoencoders import kl
-from safelight.checkpoints import schedulers
+from safelight.checkpoints import marks, schedulers
 from safelight.checkpoints.counted import Counted, Report, unheard
+from safelight.checkpoints.diffusers_folder import tokenizer
 from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.native import write_json
 from safelight.checkpoints.pieces import dialects
 from safelight.checkpoints.streamed import size, write_tensors
 from safelight.checkpoints.table import Dialect
 from safelight.checkpoints.texts import cut
+from safelight.conditioners.reading.pieces import BERT
 from safelight.config import kind_of
 from safelight.diffusion.prediction import Noise, NoiseAndVariance, V
 from safelight.diffusion.process import Process
+from safelight.diffusion.schedule import EDM
 from safelight.errors import BadInput, Note
 from safelight.files import writing, writing_folder
 from safelight.governance.licences import listed
@@ -37,11 +40,11 @@ LARGEST = 10 * 10**9  # bytes of one file in a folder; what is larger is divided
 class Written(NamedTuple):
     """A part on its way out: our ``state`` of it, and the words that it is written in."""
 
-    part: str  # denoiser, autoencoder, towers, eye
+    part: str  # denoiser, autoencoder, conditioner, towers, eye
     number: int  # of several towers
     config: Any
     state: Mapping[str, Tensor]
-    scale: Mapping[str, float]  # of latents, and sizes, in the words of a folder's configuration
+    scale: Mapping[str, Any]  # of latents, and sizes, in the words of a folder's configuration
 
 
 def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -> None:
@@ -61,22 +64,33 @@ def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -
             places = family.single[one.part]
             prefix, name = places[one.number] if one.part == "towers" else places
             prefix, dialect = "" if bare else prefix, _dialect(name, one)
-            known = {"scaling_factor": family.scale, "shift_factor": family.shift}
-            other = [key for key, usual in known.items() if abs(one.scale.get(key, usual) - usual) > 1e-5]
-            if other == ["scaling_factor"] and "scale" in family.told:
-                tensors["scale_factor"] = torch.tensor(one.scale["scaling_factor"])
-            elif other:
-                raise BadInput(
-                    f"a single file of {family.title} has latents of the scale {family.scale:g}, got "
-                    f"{one.scale['scaling_factor']:g}, which it cannot say; write a folder (--to diffusers)."
-                )
-        tensors |= {prefix + name: one for name, one in dialect.table(one.config).write(one.state)}
+            tensors |= _latents_told(family, one) if one.part == "autoencoder" else {}
+        theirs = dict(dialect.table(one.config).write(one.state))
+        tensors |= {prefix + name: tensor for name, tensor in theirs.items()}
+        if family is not None and one.part == "autoencoder" and "again" in family.single:
+            tensors |= {family.single["again"] + name: tensor.clone() for name, tensor in theirs.items()}
     metadata = {"format": "pt", "modelspec.title": model.card.name, "modelspec.license": model.card.licence}
     if family is not None and model.process is not None:
         table, taught = _process(model.process, family, not bare)
         tensors, metadata = tensors | table, metadata | taught
     with writing(path) as aside:
         write_tensors(tensors, aside, metadata, Counted("writing", size(tensors), report))
+
+
+def _latents_told(family: Family, one: Written) -> dict[str, Tensor]:
+    """What a single file says of the autoencoder's latents; BadInput if they have a scale that it cannot say."""
+    if "latents_mean" in one.scale:
+        both = one.state["scale.mean"], one.state["scale.deviation"] * family.scale
+        return {name: kept.reshape(1, -1, 1, 1) for name, kept in zip(marks.LATENTS, both, strict=True)}
+    known = {"scaling_factor": family.scale, "shift_factor": family.shift}
+    if all(abs(known[key] - value) < 1e-5 for key, value in one.scale.items() if key in known):
+        return {}
+    if "scale_factor" in family.single.get("marks", ()) and one.scale["shift_factor"] == 0:
+        return {"scale_factor": one.state["scale.deviation"][0].double().reciprocal().float()}
+    raise BadInput(
+        f"a single file of {family.title} has latents of the scale {family.scale:g}, got "
+        f"{one.scale['scaling_factor']:g}, which it cannot say; write a folder (--to diffusers)."
+    )
 
 
 def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard) -> None:
@@ -88,6 +102,8 @@ def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard)
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         raise BadInput(f"{str(folder)!r} is not empty; write to a folder that is new.")
     family, parts = _parts(model)
+    if family is not None and not family.folder:
+        raise BadInput(f"diffusers has no folder of {family.title}; write a single file (--to single-file), or native.")
     count = Counted("writing", sum(size(one.state) for one in parts), report)
     with writing_folder(folder) as aside:
         if family is None:
@@ -100,10 +116,8 @@ def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard)
             _write_part(_to_the_last(model, one), aside / name, count)
             index[name] = [library, kind]
             if one.part == "towers":
-                words = name.replace("text_encoder", "tokenizer")
-                tokenizer = "T5TokenizerFast" if kind.startswith("T5") else "CLIPTokenizer"
-                _write_words(module(model.conditioner), one.number, aside / words)
-                index[words] = ["transformers", tokenizer]
+                words = tokenizer(name)
+                index[words] = ["transformers", _write_words(module(model.conditioner), one.number, aside / words)]
         if model.process is not None:
             scheduler = schedulers.write(model.process, model.card.settings)
             _write_scheduler(scheduler, aside / "scheduler")
@@ -121,14 +135,16 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
     family = None
     if model.denoiser is not None:
         config = vars(module(model.denoiser))["config"]
-        known = model.card.origin.get("family")
-        family = families().get(str(known)) or family_of(kind_of(config), config)
+        family = _family(model, kind_of(config), config)
         if family is None:
             raise BadInput(f"no public layout holds a denoiser like this ({kind_of(config)}); save it as native.")
         parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), _sizes(model)))
     if model.autoencoder is not None:
-        parts.append(_latents(module(model.autoencoder)))
-    if model.conditioner is not None and family is not None and family.conditioner is None:
+        parts.append(_latents(module(model.autoencoder), family))
+    if model.conditioner is not None and family is not None and "conditioner" in family.single:
+        conditioner = module(model.conditioner)
+        parts.append(Written("conditioner", 0, vars(conditioner)["config"], conditioner.state_dict(), {}))
+    elif model.conditioner is not None and family is not None and not family.conditioner:
         parts += _towers(module(model.conditioner), family)
     if model.eye is not None:
         parts.append(Written("eye", 0, vars(model.eye)["config"], model.eye.state_dict(), {}))
@@ -148,8 +164,22 @@ def _sizes(model: LatentDiffusion) -> dict[str, int]:
     return found
 
 
-def _latents(autoencoder: nn.Module) -> Written:
-    """An autoencoder whose latents have one scale for all channels, which is all that other layouts can say.
+def _family(model: LatentDiffusion, kind: str, config: Any) -> Family | None:
+    """The family that was read, or the parts are of; an heir whose files are marked where the process is that one's."""
+    beside: set[str] = set()
+    if model.conditioner is not None:
+        told = vars(module(model.conditioner))["config"]
+        beside = {kind_of(told), *(kind_of(tower.network) for tower in vars(told).get("towers", ()))}
+    family = families().get(str(model.card.origin.get("family"))) or family_of(kind, config, beside)
+    if family is None or model.process in (None, family.process()):
+        return family
+    marked = [one for one in families().values() if one.fits.get("beside") in marks.NAMES and one.text == family.text]
+    heirs = [one for one in marked if one.knows(kind, config, marks.NAMES) and one.process() == model.process]
+    return heirs[-1] if heirs else family
+
+
+def _latents(autoencoder: nn.Module, family: Family | None) -> Written:
+    """An autoencoder whose latents have one scale for all channels, which is all that most layouts can say.
 
     Where ours has one for each, it goes into the 1×1 convolutions beside the latents, which then make and take
     standard latents themselves: the same pictures but for rounding.
@@ -161,14 +191,18 @@ def _latents(autoencoder: nn.Module) -> Written:
     if bool((mean == mean[0]).all() and (deviation == deviation[0]).all()):
         scale = {"scaling_factor": 1 / float(deviation[0]), "shift_factor": float(mean[0])}
         return Written("autoencoder", 0, config, state, {key: round(value, 6) for key, value in scale.items()})
+    if family is not None and marks.LATENTS[0] in family.single.get("marks", ()):
+        both = {"latents_mean": mean, "latents_std": deviation * family.scale}
+        told = {name: [round(value, 6) for value in one.tolist()] for name, one in both.items()}
+        return Written("autoencoder", 0, config, state, {"scaling_factor": family.scale, **told})
     if not isinstance(config, kl.Config) or not config.quant:
         raise BadInput("latents with a scale for each channel can be written for kl with quant convolutions only.")
     return Written("autoencoder", 0, config, folded(state), {"scaling_factor": 1.0, "shift_factor": 0.0})
 
 
 def _process(process: Process, family: Family, holds: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What tells a schedule that is not the family's, where the file ``holds`` more than a network: its table. And in
-    its metadata, what the network was taught.
+    """The marks of the family, and what tells a schedule that is not its usual one: its table, where the file ``holds``
+    more than a network. And in its metadata, what the network was taught.
 
     BadInput for what no file of the family can tell, which its readers would take for something else.
     """
@@ -180,15 +214,17 @@ def _process(process: Process, family: Family, holds: bool) -> tuple[dict[str, T
             "or native."
         )
     metadata = {"modelspec.prediction_type": taught} if taught in TAUGHT.values() else {}
-    if process.schedule == usual.schedule:
-        return {}, metadata
+    told = [name for name in family.single.get("marks", ()) if name not in (*marks.LATENTS, "scale_factor")]
+    marked = marks.write(told, process)
+    if process.schedule == usual.schedule or (isinstance(process.schedule, EDM) and marks.SIGMAS[0] in marked):
+        return marked, metadata
     table = schedulers.table(process.schedule)
     if not holds or schedulers.of_table(table, usual.schedule) != process.schedule:
         raise BadInput(
             f"a single file of {family.title} cannot tell the schedule {process.schedule}; write a folder "
             "(--to diffusers), or native."
         )
-    return {"alphas_cumprod": table}, metadata
+    return marked | {"alphas_cumprod": table}, metadata
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -243,9 +279,13 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
     """The folder of a part, and the library and the class that read it."""
     if one.part == "denoiser":
         return family.folder["denoiser"][0], "diffusers", family.folder["denoiser"][1]
+    if one.part == "towers" and family.folder["towers"][one.number] == "LDMBertModel":
+        return "bert", "latent_diffusion", "LDMBertModel"
     if one.part == "towers":
         name = "text_encoder" + (f"_{one.number + 1}" if one.number else "")
         return name, "transformers", family.folder["towers"][one.number]
+    if "autoencoder" in family.folder:
+        return family.folder["autoencoder"][0], "diffusers", family.folder["autoencoder"][1]
     kind = kind_of(one.config)
     if isinstance(one.config, kl.Config) and one.config.packed > 1:
         return "vae", "diffusers", "AutoencoderKLFlux2"
@@ -259,8 +299,12 @@ def _write_part(one: Written, folder: Path, count: Counted) -> None:
     assert dialect.describe is not None
     folder.mkdir(parents=True, exist_ok=True)
     told = dialect.describe(one.config)
-    free = ("scaling_factor", "shift_factor") if kind_of(one.config) == "kl" else ("scaling_factor",)
-    more = {key: value for key, value in one.scale.items() if key in told or key in free}
+    free = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    more = {
+        key: value
+        for key, value in one.scale.items()
+        if key in told or key in free[: 4 if kind_of(one.config) == "kl" else 1]
+    }
     write_json(folder / "config.json", {**told, **more})
     tensors = dict(dialect.table(one.config).write(one.state))
     stem = "model" if reads else "diffusion_pytorch_model"
@@ -295,13 +339,13 @@ def _write_scheduler(scheduler: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "scheduler_config.json", scheduler)
 
 
-def _write_words(conditioner: nn.Module, number: int, folder: Path) -> None:
-    """The tokenizer of a tower, as its library saves it."""
+def _write_words(conditioner: nn.Module, number: int, folder: Path) -> str:
+    """Write the tokenizer of a tower as its library saves it → the name of its class there."""
     reader = vars(conditioner)["_modules"]["towers"][number]
     folder.mkdir()
     (folder / "tokenizer.json").write_text(reader.words.tokenizer.to_str(), encoding="utf-8")
     length = {"model_max_length": reader.tower.length}
-    kind = "T5TokenizerFast" if reader.tower.words == "t5" else "CLIPTokenizer"
+    kind = {"t5": "T5TokenizerFast", "bert": "BertTokenizer"}.get(reader.tower.words, "CLIPTokenizer")
     markers = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     if reader.tower.words == "clip":
         begin, end = "<|startoftext|>", "<|endoftext|>"
@@ -311,7 +355,12 @@ def _write_words(conditioner: nn.Module, number: int, folder: Path) -> None:
         write_json(folder / "vocab.json", model["vocab"])
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
+    if reader.tower.words == "bert":
+        markers = dict(zip(("unk_token", "cls_token", "sep_token", "pad_token", "mask_token"), BERT, strict=True))
+        ids = reader.words.tokenizer.get_vocab()
+        (folder / "vocab.txt").write_text("\n".join(sorted(ids, key=ids.__getitem__)) + "\n", encoding="utf-8")
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind, **length, **markers})
+    return kind
 
 
 def _card(card: Card) -> str:

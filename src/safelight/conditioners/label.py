@@ -9,22 +9,27 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput, unknown
 from safelight.nn.extra import pack, unpack
-from safelight.types import Condition, Prompt
+from safelight.types import Condition, Prompt, Tokens
 
 
 @dataclass(frozen=True)
 class Config:
     """Vectors of ``width`` for up to ``classes`` names; with width 0 the number is told, for a network that has the
     vectors. ``numbered``: the names are the numbers from 0 on, as DiT knows ImageNet's classes, and none is learned.
+    ``attended``: the vector is a token to be attended to (arXiv 2112.10752). ``absence``: no name is a class as well.
     """
 
     classes: int = 10
     width: int = 256
     numbered: bool = False
+    attended: bool = False
+    absence: bool = True
 
     def __post_init__(self) -> None:
         if self.classes < 1 or self.width < 0:
             raise BadInput(f"there must be 1 class or more, of width 0 or more, not {self.classes} of {self.width}.")
+        if self.attended and not self.width:
+            raise BadInput("a class that is attended to needs a width; give one, or leave attended out.")
 
     def build(self) -> "Label":
         """The table, freshly initialised; it has to ``learn`` its names before it is called."""
@@ -32,16 +37,17 @@ class Config:
 
 
 class Label(nn.Module):
-    """``given["label"]``, else the text, as the name of a class → ``vector`` (b, width), or ``scalars["label"]`` (b,).
+    """``given["label"]``, else the text, as the name of a class → ``vector`` (b, width), ``tokens`` (b, 1, width) or
+    ``scalars["label"]`` (b,).
 
-    No name is a class as well, the one after the last.
+    No name, where it is known, is the class after the last.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.names = Names(tuple(map(str, range(config.classes))) if config.numbered else ())
-        self.table = nn.Embedding(config.classes + 1, config.width) if config.width else None
+        self.table = nn.Embedding(config.classes + config.absence, config.width) if config.width else None
         if self.table is not None:
             nn.init.normal_(self.table.weight, std=0.02)
 
@@ -69,11 +75,13 @@ class Label(nn.Module):
         """No name for each prompt, or the prompts' own names if ``only`` leaves the label alone."""
         if only is not None and "label" not in only:
             return self.forward(prompts)
-        return self.told([self.config.classes] * len(prompts))
+        return self.told([self.row("")] * len(prompts))
 
     def row(self, name: str) -> int:
-        """Where the vector of ``name`` lies in the table."""
+        """Where the vector of ``name`` lies in the table; BadInput for one that it does not know."""
         if name == "":
+            if not self.config.absence:
+                raise BadInput("this model was taught a class in every picture: name one, and take guidance none.")
             return self.config.classes
         if not self.names.known:
             raise BadInput("this conditioner knows no labels yet; train it on labelled pictures or load its weights.")
@@ -87,7 +95,12 @@ class Label(nn.Module):
 
     def encode(self, rows: Tensor) -> Condition:
         """The tensor part, which can be compiled: ``rows`` (b,) → the condition."""
-        return Condition(scalars={"label": rows}) if self.table is None else Condition(vector=self.table(rows))
+        if self.table is None:
+            return Condition(scalars={"label": rows})
+        vector = self.table(rows)
+        if not self.config.attended:
+            return Condition(vector=vector)
+        return Condition(tokens=Tokens(vector[:, None], torch.ones_like(rows[:, None], dtype=torch.bool)))
 
 
 class Names(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention, Source
-from safelight.nn.embeddings import TimeEmbedding
+from safelight.nn.embeddings import TimeEmbedding, sinusoidal
 from safelight.nn.norms import GroupNorm
 from safelight.nn.pyramid import Up
 from safelight.nn.residual import Down, Residual, Resize
@@ -32,33 +32,41 @@ Layers = Collection[int]
 class Level:
     """One size of the features: how wide they are, and the attention after each residual block.
 
-    ``depth`` transformer blocks, 0 for none; with ``text_only`` even their first attention asks the text alone.
+    ``depth`` transformer blocks, 0 for none; with ``text_only`` even their first attention asks the text alone. ``up``:
+    the depths on the way up, one for each of its residual blocks, where they are others.
     """
 
     width: int = 320
     depth: int = 1
     heads: int = 8
     text_only: bool = False
+    up: tuple[int, ...] = ()
+
+    def rising(self, block: int) -> "Level":
+        """The level as it is at a block on the way up."""
+        return replace(self, depth=self.up[block]) if self.up else self
 
 
 @dataclass(frozen=True)
 class Norm:
-    """The group norms of the residual blocks, of plain attention and at the end."""
+    """The group norms of the residual blocks, of plain attention and at the end. ``modulated``: time scales and shifts
+    a residual block's second one; else it is added before it (ADM, arXiv 2105.05233)."""
 
     groups: int = 32
     eps: float = 1e-5
+    modulated: bool = False
 
 
 @dataclass(frozen=True)
 class Config:
     """A U-Net for latents of ``channels``; each level after the first halves the size. A width of 0 closes a way in.
 
-    ``blocks`` residual blocks a level on the way down, one more on the way up; ``middle`` as a level's ``depth``.
-    Without text the attention is plain (``depth`` 1). ``classes``: how many noise levels, or classes, the network knows
-    by ``scalars["noise_level"]``. ``linear`` says how files of this network hold the ends of a transformer: as linear
-    layers, or as 1×1 convolutions; they compute the same. ``modulated``: time scales and shifts a residual block's
-    second norm; else it is added before it. ``residual_resize``: sizes change inside residual blocks (both ADM, arXiv
-    2105.05233).
+    ``blocks`` residual blocks a level on the way down, one more on the way up; ``middle`` as a level's ``depth``, -1 if
+    it is one residual block. Without text the attention is plain (``depth`` 1). ``classes``: how many noise levels, or
+    classes, the network knows by ``scalars["noise_level"]``; ``guidance``: by how many sinusoids it hears the scale of
+    guidance that was distilled into it. ``linear`` says how files of this network hold the ends of a transformer: as
+    linear layers, or as 1×1 convolutions; they compute the same. ``residual_resize``: sizes change inside residual
+    blocks (ADM, arXiv 2105.05233).
     """
 
     channels: int = 4
@@ -69,22 +77,26 @@ class Config:
     text_width: int = 256
     vector_width: int = 0
     classes: int = 0
+    guidance: int = 0
     norm: Norm = field(default_factory=Norm)
     linear: bool = True
-    modulated: bool = False
     residual_resize: bool = False
 
     def __post_init__(self) -> None:
         if not self.levels or min(self.channels, self.blocks, *(one.width for one in self.levels)) < 1:
             raise BadInput(f"a U-Net wants channels, blocks, and levels that each have a width, got {self}.")
-        if min(self.extra_channels, self.middle, self.text_width, self.vector_width, self.classes) < 0:
+        ways = (self.extra_channels, self.text_width, self.vector_width, self.classes, self.guidance)
+        if min(self.middle + 1, *ways) < 0:
             raise BadInput(f"a U-Net's extra_channels, middle, widths and classes are 0 or more, got {self}.")
         for one in self.levels:
             if one.width % self.norm.groups:
                 raise BadInput(f"a level {one.width} wide cannot be normalised in {self.norm.groups} groups alike.")
-            if one.heads < 1 or (one.depth and one.width % one.heads):
+            if one.heads < 1 or (any((one.depth, *one.up)) and one.width % one.heads):
                 raise BadInput(f"a level {one.width} wide cannot be shared by {one.heads} heads alike.")
-        if not self.text_width and (self.middle > 1 or any(one.depth > 1 or one.text_only for one in self.levels)):
+            if one.up and (len(one.up) != self.blocks + 1 or min(one.up) < 0):
+                raise BadInput(f"wanted {self.blocks + 1} depths on the way up of each level, got {one.up}.")
+        deepest = max(self.middle, *(max(one.depth, *one.up, one.text_only * 2) for one in self.levels))
+        if not self.text_width and deepest > 1:
             raise BadInput("plain attention has a depth of 1 and no text: give a text_width, or levels of depth 1.")
 
     @property
@@ -101,7 +113,8 @@ class UNet(nn.Module):
     """Noisy latents (b, channels, h, w), time (b,) on the scale of 0 … 999 and a condition → an answer of that shape.
 
     It takes ``tokens`` if it has a text width, and ``streams`` that an adapter has projected for it; ``vector``,
-    ``channels`` and ``scalars["noise_level"]`` (0 … classes - 1) if they have a width. ``residuals`` are, first, what
+    ``channels``, ``scalars["noise_level"]`` (0 … classes - 1) and ``scalars["guidance"]`` if they have a width; left
+    out, the latter is 1: none. ``residuals`` are, first, what
     is added to that which each part of the way down leaves for the way up, in order, beginning with the first
     convolution, and to the middle's result (ControlNet, arXiv 2302.05543); then, or instead, what is added to the way
     down itself, one a level and perhaps one after the middle (T2I-Adapter, arXiv 2302.08453): behind a level's last
@@ -113,14 +126,14 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.grain = 2 ** (len(config.levels) - 1)
-        self.hears = frozenset({"noise_level"} if config.classes else ())
+        self.hears = hears(config)
         self.encoder = Encoder(config)
         left = self.encoder.left
         before = config.levels[-1].width
         parts: list[nn.Module] = []
         for number, level in reversed(list(enumerate(config.levels))):
-            for _ in range(config.blocks + 1):
-                parts.append(Block(config, before + left.pop(), level))
+            for block in range(config.blocks + 1):
+                parts.append(Block(config, before + left.pop(), level.rising(block)))
                 before = level.width
             if number:
                 parts.append(Block(config, before, level, "up") if config.residual_resize else Up(before))
@@ -188,6 +201,7 @@ class Encoder(nn.Module):
         self.time = TimeEmbedding(config.hearing, frequencies=before)
         self.vector = embedding(config.vector_width, config.hearing) if config.vector_width else None
         self.classes = nn.Embedding(config.classes, config.hearing) if config.classes else None
+        self.guidance = nn.Linear(config.guidance, before, bias=False) if config.guidance else None
         left, parts = [before], list[nn.Module]()
         for number, level in enumerate(config.levels):
             for _ in range(config.blocks):
@@ -200,8 +214,8 @@ class Encoder(nn.Module):
         self._left = tuple(left)
         self.down = nn.ModuleList(parts)
         last = config.levels[-1]
-        self.middle = Block(config, before, replace(last, depth=config.middle, text_only=False))
-        self.after = residual(config, before, before)
+        self.middle = Block(config, before, replace(last, depth=max(config.middle, 0), text_only=False))
+        self.after = residual(config, before, before) if config.middle >= 0 else None
 
     @property
     def left(self) -> list[int]:
@@ -224,11 +238,16 @@ class Encoder(nn.Module):
         return noisy.to(self.enter.weight.dtype)
 
     def hear(self, time: Tensor, condition: Condition) -> Tensor:
-        """Time, vector and noise level as one embedding, (b, hearing)."""
-        heard: Tensor = self.time(time)
+        """Time, guidance, vector and noise level as one embedding, (b, hearing)."""
+        beside = None
+        if self.guidance is not None:  # what is beyond no guidance, a thousandfold, as diffusers' pipelines tell it
+            scale = condition.scalars.get("guidance", torch.ones_like(time)).float() - 1
+            waves = sinusoidal(1000 * scale, self.config.guidance, inclusive=True)
+            beside = self.guidance(waves.to(self.guidance.weight.dtype))
+        heard: Tensor = self.time(time, beside)
         if self.vector is not None and condition.vector is not None:
             heard = heard + self.vector(condition.vector.to(heard.dtype))
-        if self.classes is not None and condition.scalars:
+        if self.classes is not None and "noise_level" in condition.scalars:
             heard = heard + self.classes(condition.scalars["noise_level"].round().long())
         return F.silu(heard)
 
@@ -255,7 +274,8 @@ class Encoder(nn.Module):
                 x = x + more.pop(0).to(x.dtype)
             level += resizes
             left.append(x)
-        x = self.after(self.middle(x, heard, *next(plan)), heard)
+        x = self.middle(x, heard, *next(plan))
+        x = x if self.after is None else self.after(x, heard)
         return x + more.pop(0).to(x.dtype) if more else x, left
 
 
@@ -280,7 +300,7 @@ class Block(nn.Module):
 
 
 def residual(config: Config, before: int, width: int, resize: Resize = "") -> Residual:
-    return Residual(before, width, config.hearing, config.norm.groups, config.norm.eps, config.modulated, resize)
+    return Residual(before, width, config.hearing, config.norm.groups, config.norm.eps, config.norm.modulated, resize)
 
 
 def embedding(before: int, width: int) -> nn.Sequential:
@@ -290,8 +310,14 @@ def embedding(before: int, width: int) -> nn.Sequential:
 def takes(config: Config) -> frozenset[str]:
     """The ways in that a U-Net of this shape has open."""
     ways = {"tokens": config.text_width, "streams": config.text_width, "vector": config.vector_width}
-    ways |= {"scalars": config.classes, "channels": config.extra_channels}
+    ways |= {"scalars": len(hears(config)), "channels": config.extra_channels}
     return frozenset(name for name, is_open in ways.items() if is_open)
+
+
+def hears(config: Config) -> frozenset[str]:
+    """The scalars that it hears."""
+    known = {"noise_level": config.classes, "guidance": config.guidance}
+    return frozenset(name for name, is_open in known.items() if is_open)
 
 
 def blocks(network: nn.Module) -> list[Block]:
@@ -302,8 +328,9 @@ def blocks(network: nn.Module) -> list[Block]:
 def prepare(network: nn.Module, condition: Condition, ways: Collection[str], config: Config) -> Condition:
     """See ``UNet.prepare``."""
     refuse(condition, ways, "this U-Net")
-    if set(condition.scalars) - {"noise_level"}:
-        raise BadInput(f"this U-Net hears the scalar noise_level, got {', '.join(sorted(condition.scalars))}.")
+    if set(condition.scalars) - hears(config):
+        known = " and ".join(sorted(hears(config)))
+        raise BadInput(f"this U-Net hears the scalar {known}, got {', '.join(sorted(condition.scalars))}.")
     crosses = [one for one in network.modules() if isinstance(one, CrossAttention)]
     if any(len(one.projected) != 2 * len(crosses) for one in condition.streams):
         raise BadInput("this U-Net takes streams with the keys and values that an adapter made for it: apply one.")

@@ -90,11 +90,12 @@ class Flow:
 class EDM:
     """The preconditioned network of EDM (arXiv 2206.00364, table 1 and eq. 7), for any alpha.
 
-    Shown latents of unit variance, it answers what is missing from the best linear guess at data of ``deviation``.
-    Raises BadInput if that is not positive.
+    Shown latents of unit variance, it answers what is missing from the best linear guess at data of ``deviation``, or,
+    ``negated``, the opposite, which at a deviation of 1 is v. Raises BadInput if that is not positive.
     """
 
     deviation: float = 0.5
+    negated: bool = False
 
     needs_signal: ClassVar[bool] = False
     learns_variance: ClassVar[bool] = False
@@ -108,12 +109,16 @@ class EDM:
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         # (clean - c_skip · noisy) / c_out, multiplied out: nothing is divided by a sigma that may be 0.
         spread = self._spread(level)
-        return (level.sigma / self.deviation * clean - level.alpha * self.deviation * noise) / spread
+        return self._sign * (level.sigma / self.deviation * clean - level.alpha * self.deviation * noise) / spread
 
     def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         spread = self._spread(level)
         guess = level.alpha * (self.deviation / spread) ** 2 * noisy
-        return Estimate(guess + level.sigma * self.deviation / spread * answer)
+        return Estimate(guess + self._sign * level.sigma * self.deviation / spread * answer)
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.negated else 1.0
 
     def _spread(self, level: NoiseLevel) -> Tensor:
         return (level.sigma**2 + (level.alpha * self.deviation) ** 2).sqrt()

@@ -58,6 +58,18 @@ class Leading:
 
 
 @dataclass(frozen=True)
+class Picked:
+    """Some of the ``among`` even times that a model was distilled at (LCM, arXiv 2310.04378, as diffusers runs it)."""
+
+    among: int = 50
+
+    def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
+        reach = int(self.among * begin)
+        demand(1 <= steps <= reach, f"picked spacing must find its steps among {reach} times", steps, "take fewer")
+        return _to_clean((reach - (torch.arange(steps).double() * (reach / steps)).floor()) / self.among)
+
+
+@dataclass(frozen=True)
 class Linspace:
     """Evenly from ``begin`` to the first entry of a training table, t = 1 / ``table``, then a last step to 0.
 

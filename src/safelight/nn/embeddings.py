@@ -22,7 +22,7 @@ def sinusoidal(time: Tensor, width: int, inclusive: bool = False) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Time (b,) → (b, width): sinusoids, then Linear, SiLU, Linear."""
+    """Time (b,) → (b, width): sinusoids, to which ``beside`` (b, frequencies) is added, then Linear, SiLU, Linear."""
 
     def __init__(self, width: int, frequencies: int = 256, inclusive: bool = False) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class TimeEmbedding(nn.Module):
         self.first = nn.Linear(frequencies, width)
         self.second = nn.Linear(width, width)
 
-    def forward(self, time: Tensor) -> Tensor:
-        waves = sinusoidal(time, self.frequencies, self.inclusive)
-        embedded: Tensor = self.second(F.silu(self.first(waves.to(self.first.weight.dtype))))
+    def forward(self, time: Tensor, beside: Tensor | None = None) -> Tensor:
+        waves = sinusoidal(time, self.frequencies, self.inclusive).to(self.first.weight.dtype)
+        embedded: Tensor = self.second(F.silu(self.first(waves if beside is None else waves + beside)))
         return embedded

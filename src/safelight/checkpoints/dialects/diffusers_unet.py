@@ -15,6 +15,7 @@ WORDS = Words(
     time=("time_embedding.linear_1", "time_embedding.linear_2"),
     vector=("add_embedding.linear_1", "add_embedding.linear_2"),
     classes="class_embedding",
+    guidance="time_embedding.cond_proj",
     norm="conv_norm_out",
     leave="conv_out",
     down="down_blocks.{level}.resnets.{block}",
@@ -47,7 +48,6 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "mid_block_scale_factor": (1,),
     "resnet_out_scale_factor": (1,),
     "resnet_skip_time_act": (False,),
-    "time_cond_proj_dim": (None,),
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
@@ -89,14 +89,21 @@ def describe(config: Config) -> Mapping[str, Any]:
     attends = [level.depth > 0 for level in levels]
     common = shape(config) | {"out_channels": config.channels, "sample_size": 64}
     if config.text_width:
-        up = ["CrossAttnUpBlock2D" if one else "UpBlock2D" for one in attends[::-1]]
+        if config.middle == 0 or any(0 in level.up and any(level.up) for level in levels):
+            raise BadInput("a diffusers U-Net attends behind each block of a level, and in its middle: save native.")
+        rising = [list(level.up) or [level.depth or 1] * (config.blocks + 1) for level in levels[::-1]]
+        up = ["CrossAttnUpBlock2D" if any((one.depth, *one.up)) else "UpBlock2D" for one in levels[::-1]]
         return {
             "_class_name": "UNet2DConditionModel",
             **common,
             "up_block_types": up,
-            "mid_block_type": "UNetMidBlock2DCrossAttn" if config.middle else "UNetMidBlock2D",
+            "mid_block_type": "UNetMidBlock2DCrossAttn" if config.middle > 0 else "UNetMidBlock2D",
             "num_class_embeds": config.classes or None,
+            "time_cond_proj_dim": config.guidance or None,
+            **({"reverse_transformer_layers_per_block": rising} if any(level.up for level in levels) else {}),
         }
+    if config.middle < 0:
+        raise BadInput("UNet2DModel has two residual blocks in its middle: it cannot hold this U-Net.")
     if len(widths := {level.width // level.heads for level in levels if level.depth}) > 1:
         raise BadInput(f"UNet2DModel has heads of one width, not of {sorted(widths)}: it cannot hold this U-Net.")
     plain = {"cross_attention_dim", "use_linear_projection", "transformer_layers_per_block", "only_cross_attention"}
@@ -119,10 +126,10 @@ def describe(config: Config) -> Mapping[str, Any]:
 def shape(config: Config) -> dict[str, Any]:
     """What a U-Net's config.json shares with that of a branch that controls it."""
     levels = config.levels
-    if config.middle and levels[-1].depth not in (0, config.middle):
+    if config.middle > 0 and levels[-1].depth not in (0, config.middle):
         raise BadInput(f"a diffusers U-Net has a middle as deep as its last level, not {config.middle}.")
     depths = [level.depth or 1 for level in levels]
-    depths[-1] = levels[-1].depth or config.middle or 1  # which the middle takes too
+    depths[-1] = levels[-1].depth or max(1, config.middle)  # which the middle takes too
     sdxl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256} if config.vector_width else {}
     return {
         "in_channels": config.channels + config.extra_channels,
@@ -141,7 +148,7 @@ def shape(config: Config) -> dict[str, Any]:
         "freq_shift": 0,
         "downsample_padding": 1,
         "mid_block_scale_factor": 1,
-        "resnet_time_scale_shift": "scale_shift" if config.modulated else "default",
+        "resnet_time_scale_shift": "scale_shift" if config.norm.modulated else "default",
         **sdxl,
         **({"projection_class_embeddings_input_dim": config.vector_width} if config.vector_width else {}),
     }

@@ -10,6 +10,7 @@ WORDS = Words(
     time=("time_embed.0", "time_embed.2"),
     vector=("label_emb.0.0", "label_emb.0.2"),
     classes="label_emb",
+    guidance="time_embed.cond_proj",
     norm="out.0",
     leave="out.2",
     down="input_blocks.{n}.0",

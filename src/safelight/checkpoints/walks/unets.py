@@ -1,12 +1,24 @@
 """The U-Net in other layouts: one table of words a layout, one walk over the shape."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from safelight.checkpoints.said import alone
-from safelight.checkpoints.table import SAME, Chain, Change, HeadsFirst, Pointwise, Rule, Shapes, Table, layer
+from safelight.checkpoints.table import (
+    SAME,
+    Chain,
+    Change,
+    HeadsFirst,
+    Pointwise,
+    Rule,
+    Shapes,
+    Swapped,
+    Table,
+    Transposed,
+    layer,
+)
 from safelight.denoisers.unet import Config, Level, Norm
 from safelight.errors import BadInput
 
@@ -22,6 +34,7 @@ class Words:
     time: tuple[str, str]
     vector: tuple[str, str]
     classes: str
+    guidance: str
     norm: str
     leave: str
     down: str
@@ -53,10 +66,11 @@ def table(words: Words, config: Config) -> Table:
             rules += _residual(
                 words, f"{ours}.residual", words.place(words.up, *place), before + left.pop() != one.width
             )
-            rules += _attention(words, config, one, f"{ours}.attention", words.place(words.up_attention, *place))
+            theirs = words.place(words.up_attention, *place)
+            rules += _attention(words, config, one.rising(block), f"{ours}.attention", theirs)
             before, number, flat = one.width, number + 1, flat + 1
         if level:
-            last = 2 if one.depth else 1
+            last = 2 if one.rising(config.blocks).depth else 1
             theirs = words.place(words.larger, flat - 1, level, config.blocks, levels, last)
             rules += _resize(words, config, f"up.{number}", theirs, words.resize[1])
             number += 1
@@ -74,6 +88,9 @@ def encoder(words: Words, config: Config, ours: str = "encoder") -> list[Rule]:
             rules += layer(f"{ours}.vector.{number}", theirs)
     if config.classes:
         rules += layer(f"{ours}.classes", words.classes, bias=False)
+    if config.guidance:  # theirs multiplies sines, then cosines
+        halves = Chain((Transposed(), Swapped(), Transposed()))
+        rules += layer(f"{ours}.guidance", words.guidance, bias=False, change=halves)
     for number, (before, level, block) in enumerate(_down(config)):
         one, place = config.levels[level], (number + 1, level, block, len(config.levels))
         if block == config.blocks:
@@ -86,6 +103,8 @@ def encoder(words: Words, config: Config, ours: str = "encoder") -> list[Rule]:
         rules += _attention(words, config, one, f"{ours}.down.{number}.attention", theirs)
     first, between, second = words.middle
     rules += _residual(words, f"{ours}.middle.residual", first, False)
+    if config.middle < 0:
+        return rules
     middle = Level(config.levels[-1].width, config.middle, config.levels[-1].heads)
     rules += _attention(words, config, middle, f"{ours}.middle.attention", between)
     return rules + _residual(words, f"{ours}.after", second, False)
@@ -178,25 +197,34 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     only = said.get("text_only", [_asks_text(shapes, path, text_width) for _, _, path in found])
     if len(only) != len(found):
         raise BadInput(f"only_cross_attention: wanted one answer for each of {len(found)} levels, got {only}.")
+    ups = [_rises(words, shapes, level, blocks, [one[1] for one in found]) for level in range(len(found))]
     channels, vector = shapes[f"{words.leave}.weight"][0] if f"{words.leave}.weight" in shapes else 0, words.vector[0]
     taken = shapes[f"{words.enter}.weight"][1]
     return Config(
         channels=channels or taken,
         extra_channels=taken - channels if channels else 0,
         levels=tuple(
-            Level(width, depth, each, depth > 0 and text)
-            for (width, depth, _), each, text in zip(found, heads, only, strict=True)
+            Level(width, depth, each, depth > 0 and text, up)
+            for (width, depth, _), each, text, up in zip(found, heads, only, ups, strict=True)
         ),
         blocks=blocks,
-        middle=_depth(words, shapes, middle),
+        middle=_depth(words, shapes, middle) if f"{words.middle[2]}.{conv1}.weight" in shapes else -1,
         text_width=text_width,
         vector_width=shapes.get(f"{vector}.weight", (0, 0))[1],
         classes=shapes.get(f"{words.classes}.weight", (0,))[0],
-        norm=Norm(said.get("groups", 32), said.get("eps", 1e-5)),
+        guidance=shapes.get(f"{words.guidance}.weight", (0, 0))[1],
+        norm=Norm(said.get("groups", 32), said.get("eps", 1e-5), shapes[f"{first}.{time}.weight"][0] == 2 * widths[0]),
         linear=linear,
-        modulated=shapes[f"{first}.{time}.weight"][0] == 2 * widths[0],
         residual_resize=resizes,
     )
+
+
+def _rises(words: Words, shapes: Shapes, level: int, blocks: int, depths: Sequence[int]) -> tuple[int, ...]:
+    """How deep a level's blocks are on the way up, where there is one and they are not as on the way down."""
+    first, levels = (len(depths) - 1 - level) * (blocks + 1), len(depths)
+    places = [words.place(words.up_attention, first + block, level, block, levels) for block in range(blocks + 1)]
+    up = tuple(_depth(words, shapes, place) for place in places)
+    return () if f"{words.leave}.weight" not in shapes or set(up) == {depths[level]} else up
 
 
 def _blocks(words: Words, shapes: Shapes, conv1: str) -> tuple[int, bool]:

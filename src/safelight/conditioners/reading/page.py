@@ -17,8 +17,8 @@ class Page:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a page is made of: its ``length``, the ids ``ahead`` of the text and ``behind`` it, and what pads, behind
-    all of that or to the ``left`` of it."""
+    """What a page is made of: its ``length``, the ids ``ahead`` of the text and ``behind`` it (there may be none), and
+    what pads, behind all of that or to the ``left`` of it."""
 
     length: int
     ahead: tuple[int, ...]

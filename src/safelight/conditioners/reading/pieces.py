@@ -1,4 +1,5 @@
-"""Tokenizers of pieces that others learned: CLIP's and T5's, which lie beside this file, and those of a folder."""
+"""Tokenizers of pieces that others learned: CLIP's and T5's, which lie beside this file, and those of a folder, BERT's
+among them."""
 
 import json
 import lzma
@@ -12,8 +13,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from safelight.errors import BadInput
 
-Kind = Literal["clip", "t5", "mistral", "qwen"]
+Kind = Literal["clip", "t5", "bert", "ids", "mistral", "qwen"]
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+BERT = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -28,7 +30,7 @@ def shipped(kind: Kind) -> Tokenizer:
 
 def read(given: Mapping[str, bytes], where: str) -> Tokenizer:
     """The tokenizer of a folder's files, by their names: ``tokenizer.json``, else ``vocab.json`` and ``merges.txt``,
-    else ``spiece.model``. BadInput if none of them is there or it cannot be read."""
+    else ``spiece.model``, else ``vocab.txt``. BadInput if none of them is there or it cannot be read."""
     try:
         if "tokenizer.json" in given:
             tokenizer = Tokenizer.from_str(given["tokenizer.json"].decode())
@@ -40,10 +42,13 @@ def read(given: Mapping[str, bytes], where: str) -> Tokenizer:
             return clip([line for line in lines if len(line) == 2 and line[0] != "#version:"], given["vocab.json"])
         if "spiece.model" in given:
             return sentencepiece(given["spiece.model"])
+        if "vocab.txt" in given:
+            return wordpiece(given["vocab.txt"].decode().splitlines())
     except Exception as error:  # the library raises Exception itself
         said = " ".join(str(error).split())[:200]  # some of its errors are whole lists
         raise BadInput(f"the tokenizer of {where} cannot be read: {said}.") from None
-    raise BadInput(f"{where}: wanted tokenizer.json, vocab.json with merges.txt, or spiece.model, found none of them.")
+    known = "tokenizer.json, vocab.json and merges.txt, spiece.model or vocab.txt"
+    raise BadInput(f"{where}: wanted {known}, found none of them.")
 
 
 def clip(merges: Sequence[Sequence[str]], vocabulary: bytes | None = None) -> Tokenizer:
@@ -63,6 +68,17 @@ def clip(merges: Sequence[Sequence[str]], vocabulary: bytes | None = None) -> To
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([BEGIN, END])
+    return tokenizer
+
+
+def wordpiece(words: Sequence[str]) -> Tokenizer:
+    """BERT's words and parts of words, one a line, in lower case and without accents (arXiv 1810.04805)."""
+    ids = {word.strip(): n for n, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=BERT[0], max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([one for one in BERT if one in ids])
     return tokenizer
 
 

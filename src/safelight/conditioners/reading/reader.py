@@ -48,6 +48,8 @@ class Tower:
             )
         if self.pooled == "projected" and not self.network.projection:
             raise BadInput("a projected vector needs a tower with a projection; this one has none.")
+        if self.pad == "end" and self.words == "ids":
+            raise BadInput("written ids have no end to pad with: pad with zero or own.")
         if self.pooled != "none" and (self.words != "clip" or self.absent):
             raise BadInput("a vector is taken from a CLIP tower that is there.")
 
@@ -136,7 +138,7 @@ class Reader(nn.Module):
             states = last if tower.skip == 0 and last is not None else self.network.norm(states)
         if last is None:
             return states, None
-        ends = (ids == self.words.end).int().argmax(dim=1).to(last.device)
+        ends = ids.eq(self.words.end).int().argmax(dim=1).to(last.device)
         vector = last[torch.arange(len(ids), device=last.device), ends]  # (p, width)
         return states, self.network.project(vector) if tower.pooled == "projected" else vector
 

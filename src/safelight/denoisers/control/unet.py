@@ -37,7 +37,7 @@ class ControlNet(nn.Module):
     """Latents, time, a condition and a picture that ``see`` has seen → the residuals of the U-Net, first for what each
     part of the way down leaves, then for the middle.
 
-    It takes ``tokens``, ``vector`` and ``scalars["noise_level"]`` as its U-Net does.
+    It takes ``tokens``, ``vector`` and ``scalars`` as its U-Net does.
     """
 
     modes: Mapping[str, int] = {}

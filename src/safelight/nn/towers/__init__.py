@@ -17,7 +17,7 @@ class Tower(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """Embedded pieces ``x`` (b, n, width) → the states before the last ``skip`` blocks, not normed, and, if
         ``whole``, those after all blocks, normed; both (b, n, width). ``counts`` (b, n) is true for what does not pad;
-        CLIP's and T5's towers were trained to take no notice of it."""
+        CLIP's, T5's and BERT's towers were trained to take no notice of it."""
         ...
 
     def project(self, state: Tensor) -> Tensor:
