@@ -85,7 +85,7 @@ def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
     for hint, message in (
         ({"eye_heads": "many"}, "eye_heads must be a whole number from 1 to 65536, got 'many'"),
         ({"eye_heads": "3"}, "a width of 128 cannot be shared out among 3 heads"),
-        ({"eye_activation": "sine"}, "unknown activation of an eye: 'sine'; known: gelu, quick_gelu"),
+        ({"eye_activation": "sine"}, "eye_activation must be gelu or quick_gelu, got 'sine'"),
     ):
         with pytest.raises(BadInput, match=message):
             build(find([file], hint)[0][0])

@@ -53,7 +53,7 @@ def told(folder: Any) -> str:
     """All that is known of a part before its weights are read."""
     found = plan([folder], {})
     configs = [one.config for one in (*found.pieces.values(), *found.towers)]
-    return repr((configs, found.scale, found.shift, found.family))
+    return repr((configs, found.mean, found.deviation, found.family))
 
 
 @pytest.mark.parametrize("name", PARTS)

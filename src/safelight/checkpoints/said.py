@@ -41,16 +41,18 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A word is wanted."""
+    """A word is wanted, one of ``words`` if there are any."""
+
+    words: tuple[str, ...] = ()
 
     def read(self, value: Any) -> str:
-        """The word. Raises ValueError if it is none."""
-        if not isinstance(value, str):
+        """The word. Raises ValueError if it is none, or another."""
+        if not isinstance(value, str) or (self.words and value not in self.words):
             raise ValueError
         return value
 
     def __str__(self) -> str:
-        return "a word"
+        return " or ".join(self.words) or "a word"
 
 
 MOST = 64  # numbers in a list
@@ -66,7 +68,7 @@ KNOWN: Mapping[str, Number | Text] = {
     "downscale_factor": COUNT,
     "embedders": Text(),
     "eps": EPS,
-    "eye_activation": Text(),
+    "eye_activation": Text(("gelu", "quick_gelu")),
     "eye_heads": COUNT,
     "family": Text(),
     "groups": COUNT,
