@@ -196,7 +196,8 @@ def _named(settings: Settings, zero_terminal: bool) -> str:
     """The scheduler that has the sampler of the settings and visits their times; DDIM where there is none."""
     karras = SPACING.read(settings.spacing or "uniform") == Karras()
     sampler = SAMPLER.read(settings.sampler or "euler")
-    able = [name for name in SAMPLERS if not name.startswith("FlowMatch") and SAMPLER.read(SAMPLERS[name]) == sampler]
+    discrete = [name for name in SAMPLERS if not name.startswith(("FlowMatch", "EDM"))]
+    able = [name for name in discrete if SAMPLER.read(SAMPLERS[name]) == sampler]
     able = [name for name in able if (name in KARRAS or not karras) and (name in ZERO_TERMINAL or not zero_terminal)]
     return able[0] if able else "DDIMScheduler"
 
@@ -220,6 +221,8 @@ def _spacing(config: Mapping[str, Any]) -> Any:
 def _visits(kind: str, settings: Settings, zero_terminal: bool) -> dict[str, Any]:
     """Which times a discrete scheduler visits: as the settings say, where it can."""
     spacing = SPACING.write(SPACING.read(settings.spacing or "uniform"))
+    if kind in PICKING:
+        return {"original_inference_steps": spacing.get("among", 50), "set_alpha_to_one": True}
     if spacing["kind"] == "leading" and not zero_terminal:
         first, offset = spacing["to_first"], spacing["offset"]
         return {"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": not first}

@@ -1,8 +1,9 @@
 """Where a tensor lies in a file, and how it comes to memory: mapped if it is large, checked for NaN as it is read."""
 
 import mmap
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import FileIO
 from math import prod
@@ -36,6 +37,7 @@ TYPES = {
 """The types of tensors, as safetensors calls them, the last first in its files."""
 
 SMALL = 1 << 16  # bytes below which a copy is cheaper than a mapping of its own
+POPULATE_READ = 22  # of Linux's madvise, which Python does not name
 SAMPLE = 256  # bytes of a tensor that its fingerprint looks at
 
 
@@ -91,7 +93,9 @@ class Source:
                     raise BadInput(f"{str(self.path)!r} changed while it was being read; load it again.")
                 if length >= SMALL and aligned:
                     skip = start % mmap.ALLOCATIONGRANULARITY
-                    return mmap.mmap(file.fileno(), skip + length, access=mmap.ACCESS_COPY, offset=start - skip)
+                    return at_hand(
+                        mmap.mmap(file.fileno(), skip + length, access=mmap.ACCESS_COPY, offset=start - skip)
+                    )
                 file.seek(start)
                 copy = bytearray(length)
                 if file.readinto(copy) == length:
@@ -99,6 +103,17 @@ class Source:
         except OSError as error:
             raise BadInput(f"{str(self.path)!r} cannot be read: {error.strerror or error}.") from None
         raise BadInput(f"{str(self.path)!r} ends before its last tensor; get the file again.")
+
+
+def at_hand(mapping: mmap.mmap) -> mmap.mmap:
+    """The mapping with all of its pages in place, so that reading them stops at none; as it was where that is unknown.
+
+    A page that is asked for by itself costs Linux more than reading it.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            mapping.madvise(POPULATE_READ)
+    return mapping
 
 
 @dataclass(frozen=True)
