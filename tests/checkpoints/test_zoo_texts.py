@@ -117,7 +117,13 @@ def test_boxes_are_read_as_the_numbers_of_their_pieces(tmp_path):
     boxes = bert.Config(24, 2, 2, 8, 40, vocabulary=50, length=12)
     tower = zoo.named(ORIGINAL, boxes, "cond_stage_model.transformer.")
     (tmp_path / "vocab.txt").write_text("\n".join(LIST), encoding="utf-8")  # of another file
-    path = zoo.written(tmp_path / "boxes.safetensors", zoo.network(config), zoo.first_stage(), tower)
+    path = zoo.written(
+        tmp_path / "boxes.safetensors",
+        zoo.network(config),
+        zoo.first_stage(),
+        tower,
+        {"scale_factor": torch.tensor(0.25)},
+    )
     model = read_foreign([path], HINTS)
     assert model.card.origin["family"] == "ldm-layout"
     (reader,) = model.conditioner.towers
