@@ -9,7 +9,7 @@ check:  ## style, formatting and types
 	$(PYTHON) -m mypy
 
 test:  ## everything that is quick
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n auto --dist worksteal
 
 slow:  ## what trains for minutes
 	$(PYTHON) -m pytest -q -m slow

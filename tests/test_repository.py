@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMAND = 'python -m pip install -e ".[test]" && python -m pytest'
+COMMAND = 'python -m pip install -e ".[test]" && python -m pytest -n auto --dist worksteal'
 
 
 def commands(text: str) -> list[str]:
