@@ -25,6 +25,10 @@ TYPES = {
 }
 
 
+SCHEDULES = {"sd1": (0.00085, 0.012), "sd2-v": (0.00085, 0.012), "sd-x4-upscaler": (0.0001, 0.02)}
+"""First and last beta of the schedule that a recording's file keeps a table of, their roots evenly spaced."""
+
+
 @cache
 def folder(name: str) -> Path | None:
     """A recording with its weights, made once a process; None where there is none of this name."""
@@ -48,10 +52,20 @@ def fill(name: str, place: Path) -> None:
                 continue
             told = json.loads(archive.read(member))
             weights = {key: draw(f"{member}/{key}", *each) for key, each in told["tensors"].items()}
+            weights |= {key: table for key, table in tables(name).items() if key in weights}
             if path.suffix == ".ckpt":
                 torch.save({"epoch": 0, "global_step": 1, "state_dict": weights}, path)
             else:
                 save_file(weights, path, told["metadata"])
+
+
+def tables(name: str) -> dict[str, Tensor]:
+    """What a file tells of the schedule of its training."""
+    if name not in SCHEDULES:
+        return {}
+    first, last = SCHEDULES[name]
+    betas = torch.linspace(first**0.5, last**0.5, 1000, dtype=torch.float64).square()
+    return {"betas": betas.float(), "alphas_cumprod": (1 - betas).cumprod(0).float()}
 
 
 def noise(name: str, shape: Sequence[int]) -> Tensor:

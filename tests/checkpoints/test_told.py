@@ -95,6 +95,7 @@ def test_the_upscaler_has_a_schedule_of_its_own():
     read = checkpoints.read(Recording("sd-x4-upscaler").file("model.safetensors"))
     assert read.process.schedule == families()["sd-x4-upscaler"].process().schedule
     assert read.process.schedule == ScaledLinear(beta_start=0.0001, beta_end=0.02)
+    assert "schedule" not in read.card.origin.get("assumed", {})
 
 
 def test_a_folder_names_what_its_pipeline_wants(tmp_path):
