@@ -14,8 +14,9 @@ for NaN: ``--touch`` has both go on until every weight was read once.
 Twice as fast as diffusers cannot be had where ``bare`` takes half its time. On a busy virtual machine of two cores
 (AMD EPYC with AVX512-bf16; diffusers 0.42.1; medians of 5) from fp16 into bf16: bare 1.15 s, ours 2.10, diffusers 2.67
 (before weights were converted in the cache and several at once: 3.23 against 2.47), at a peak of 1.22 and 1.80 times
-the files, and when it was quiet 0.76, 2.35 and 2.04; as they are, touched: bare 0.25, ours 0.99, diffusers 0.83. Half of
-ours is the kernel's, which hands out and clears new pages of 4 KB. In huge pages it takes a fifth, but not in a virtual machine whose host takes free ones back.
+the files, and when it was quiet 0.76, 2.35 and 2.04; as they are, touched: bare 0.25, ours 0.99, diffusers 0.83. Half
+of ours is the kernel's, which hands out and clears new pages of 4 KB. In huge pages it takes a fifth, but not in a
+virtual machine whose host takes free ones back.
 """
 
 import argparse
