@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from recorded import Recording
 from safelight import checkpoints, cli
+from safelight.checkpoints.adapting import controlled
 from safelight.errors import BadInput
 from safelight.inspection import inspect, show
 
@@ -113,3 +114,8 @@ def test_pictures_are_as_large_as_a_folder_says_its_network_was_made_for(tmp_pat
     told = json.loads((tmp_path / "again" / "unet" / "config.json").read_text())
     assert told["sample_size"] * model.autoencoder.factor == model.card.size[0]
     assert told["addition_time_embed_dim"] == model.conditioner.config.frequencies
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"nothing\.bin' is not there; wanted a file of weights, or the folder"):
+        controlled(checkpoints.read(folder("sd")), f"{tmp_path / 'nothing.bin'}={tmp_path / 'a.png'}")

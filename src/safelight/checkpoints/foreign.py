@@ -28,6 +28,8 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
     found: list[Piece] = []
     beside = Beside()
     for path in paths:
+        if not path.exists():
+            raise BadInput(f"{str(path)!r} is not there; wanted a file of weights, or the folder of a model or a part.")
         if path.is_file():
             weights = unwrapped(open_weights(path), _ema(hints))
             parts = [_with_words(one, path.parent) for one in pieces(weights, path.name, hints, _ema(hints))]
