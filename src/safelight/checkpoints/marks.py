@@ -17,6 +17,7 @@ from safelight.diffusion.schedule import EDM
 from safelight.types import Schedule
 
 SIGMAS = ("edm_vpred.sigma_max", "edm_vpred.sigma_min")
+SIGMA_MIN = 0.002  # that of CosXL; ours comes from the spacing
 LATENTS = ("edm_mean", "edm_std")
 NAMES = ("v_pred", "ztsnr", *SIGMAS, *LATENTS)
 """Names that tell a family by being there; the first two hold nothing."""
@@ -69,6 +70,5 @@ def read(weights: Weights, where: str) -> Marks:
 def write(names: Sequence[str], process: Process) -> dict[str, Tensor]:
     """The marks of these ``names`` for a model of this process."""
     made = process.schedule
-    sigmas = (made.sigma_max, 0.002) if isinstance(made, EDM) else ()
-    known = dict(zip(SIGMAS, map(torch.tensor, sigmas), strict=False))
-    return {name: known.get(name, torch.empty(0)) for name in names}
+    sigmas = {SIGMAS[0]: made.sigma_max, SIGMAS[1]: SIGMA_MIN} if isinstance(made, EDM) else {}
+    return {name: torch.tensor(sigmas[name]) if name in sigmas else torch.empty(0) for name in names}
