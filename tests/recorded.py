@@ -4,13 +4,15 @@ project."""
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import drawn
 
@@ -78,3 +80,16 @@ def real_shapes(name: str) -> dict[str, tuple[int, ...]]:
     with zipfile.ZipFile(HERE / "key-lists.zip") as archive:
         tensors = json.loads(archive.read(f"{name}.json"))["tensors"]
     return {key: tuple(shape) for key, shape in dict(tensors).items()}
+
+
+def shaken(network: nn.Module) -> Any:
+    """The network with every weight a little moved, so that nothing of it is 0."""
+    torch.manual_seed(0)
+    for parameter in network.requires_grad_(False).parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+def shapes_of(file: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """What a dialect recognises a file by."""
+    return {name: tuple(one.shape) for name, one in file.items()}

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from making import tiny_model
+from recorded import shaken
 from safelight.autoencoders.kl import Config as KL
 from safelight.checkpoints.adapting import controlled
 from safelight.checkpoints.dialects import diffusers_flux_control, diffusers_mmdit_control, mmdit_control
@@ -29,13 +30,6 @@ SD3 = mmdit.Config(4, width=64, depth=3, heads=1, text_width=12, vector_width=9,
 FLUX = flux.Config(4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=12, vector_width=9)
 NOISY, TIME = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0])
 GIVEN = Condition(vector=torch.ones(1, 9))
-
-
-def shaken(network):
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return network.requires_grad_(False)
 
 
 def model_of(config):

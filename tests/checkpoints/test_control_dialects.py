@@ -7,7 +7,7 @@ import pytest
 import torch
 from recorded_unets import PEER, of_folder, tokens
 
-from recorded import Recording, error, real_shapes
+from recorded import Recording, error, real_shapes, shaken, shapes_of
 from safelight.checkpoints.dialects import diffusers_control, ldm_control, t2i_adapter
 from safelight.denoisers.control import Controlled
 from safelight.denoisers.control.t2i import Config as T2I
@@ -21,17 +21,6 @@ from safelight.types import Condition
 DIALECTS = (*ldm_control.DIALECTS, *diffusers_control.DIALECTS, *t2i_adapter.DIALECTS)
 LDM, THEIRS = ldm_control.DIALECTS[0], diffusers_control.DIALECTS[0]
 REAL = {"real.ControlNet-v1-SD": LDM, "controlnet-canny-sd15.diffusers": THEIRS}
-
-
-def shaken(network):
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return network
-
-
-def shapes_of(file):
-    return {name: tuple(one.shape) for name, one in file.items()}
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recorded import Recording, error
+from recorded import Recording, error, shapes_of
 from safelight.checkpoints.dialects import diffusers_dit, dit
 from safelight.checkpoints.weights import open_weights
 from safelight.conditioners import label
@@ -33,10 +33,6 @@ PUBLISHED = {
     "L": (1024, 24, 16, 457.8),
     "XL": (1152, 28, 16, 674.8),
 }
-
-
-def shapes_of(file):
-    return {name: tuple(one.shape) for name, one in file.items()}
 
 
 def loaded(dialect, file, said):

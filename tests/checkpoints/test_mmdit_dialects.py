@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recorded import Recording, error, real_shapes
+from recorded import Recording, error, real_shapes, shapes_of
 from safelight.checkpoints.dialects import diffusers_mmdit, mmdit
 from safelight.denoisers.mmdit import Config
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
@@ -35,10 +35,6 @@ FAMILIES = ("sd3", "sd35-medium", "sd35-large")
 
 def bare(file):
     return {name.removeprefix(PREFIX): one for name, one in file.items() if not name.startswith("first_stage_model.")}
-
-
-def shapes_of(file):
-    return {name: tuple(one.shape) for name, one in file.items()}
 
 
 def loaded(dialect, file, said=None):

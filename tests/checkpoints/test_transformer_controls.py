@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recorded import difference
+from recorded import difference, shaken, shapes_of
 from safelight.checkpoints.dialects import (
     diffusers_flux,
     diffusers_flux_control,
@@ -40,17 +40,6 @@ FLUXES = {"canny": Flux(BRANCH), "union": UNION, "doubles": Flux(replace(BRANCH,
 THEIRS = {Joint: diffusers_mmdit_control.DIALECTS[0], Flux: diffusers_flux_control.DIALECTS[0]}
 OWN = {Joint: mmdit_control.DIALECTS[0], Flux: flux_control.DIALECTS[0]}
 TIME, HINT = torch.tensor([3.0, 801.0]), torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
-
-
-def shaken(network):
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return network
-
-
-def shapes_of(file):
-    return {name: tuple(one.shape) for name, one in file.items()}
 
 
 def halved(images):
