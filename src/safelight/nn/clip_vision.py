@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from safelight.errors import BadInput, unknown
@@ -92,6 +91,8 @@ def seen(images: Images, size: int) -> Tensor:
 
     It was shown pictures of 8 bits that Pillow had scaled: whoever scales otherwise shows another picture.
     """
+    from PIL import Image  # not for models that see nothing
+
     height, width = images.shape[-2:]
     short = min(height, width)
     wide, high = (size * side // short for side in (width, height))
