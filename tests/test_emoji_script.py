@@ -17,7 +17,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-import emoji
+import emoji  # noqa: E402
 
 GROUPS = {
     "groups": {"0": "smileys-emotion", "2": "component", "9": "flags"},

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-import safelight
 from making import tiny_model
 from safelight import Settings, TextToImage
 from safelight.config import Slot

@@ -296,7 +296,9 @@ def test_a_file_for_another_model_is_refused_in_a_sentence(model, file, tmp_path
     save_file({"latents": torch.ones(2)}, other)
     with pytest.raises(BadInput, match=r"other\.safetensors: no known part has names like latents"):
         with_image_prompt(model, other)
-    with pytest.raises(BadInput, match=r"eye\.safetensors holds image_encoder; wanted an image prompt"):
+    with pytest.raises(
+        BadInput, match=r"eye\.safetensors holds image_encoder; wanted an image prompt"
+    ):
         with_image_prompt(model, eye_file(tmp_path))
     weights = load_file(file)
     stranger = {

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
-import tiny_autoencoder
+import tiny_autoencoder  # noqa: E402
 
-from safelight.autoencoders.tiny import Config
-from safelight.errors import BadInput
-from safelight.media.pictures import to_images
+from safelight.autoencoders.tiny import Config  # noqa: E402
+from safelight.errors import BadInput  # noqa: E402
+from safelight.media.pictures import to_images  # noqa: E402
 
 FOLDER = ROOT.parent / "shared" / "data" / "taesd"
 

@@ -95,15 +95,18 @@ def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
     file = keep(
         dict(LAYOUTS[0].table(TOY).write(TOY.build().state_dict())), tmp_path / "model.safetensors"
     )
-    (piece,) = find([file], {"image_encoder_heads": "4", "eye_activation": "gelu"})[0]
+    (piece,) = find([file], {"image_encoder_heads": "4", "image_encoder_activation": "gelu"})[0]
     assert piece.config == replace(TOY, heads=4, activation="gelu")
     for hint, message in (
         (
             {"image_encoder_heads": "many"},
-            "eye_heads must be a whole number from 1 to 65536, got 'many'",
+            "image_encoder_heads must be a whole number from 1 to 65536, got 'many'",
         ),
         ({"image_encoder_heads": "3"}, "a width of 128 cannot be shared out among 3 heads"),
-        ({"eye_activation": "sine"}, "eye_activation must be gelu or quick_gelu, got 'sine'"),
+        (
+            {"image_encoder_activation": "sine"},
+            "image_encoder_activation must be gelu or quick_gelu, got 'sine'",
+        ),
     ):
         with pytest.raises(BadInput, match=message):
             build(find([file], hint)[0][0])

@@ -299,7 +299,7 @@ def test_saving_replaces_a_model_and_nothing_else(model, folder, tmp_path):
 
 
 def test_another_dialect_is_refused(model, tmp_path):
-    with pytest.raises(BadInput, match="unknown dialect 'nativ'; did you mean 'native'"):
+    with pytest.raises(BadInput, match="unknown layout 'nativ'; did you mean 'native'"):
         safelight.save(model, tmp_path / "x", layout="nativ")
     assert list(tmp_path.iterdir()) == []
 

@@ -240,7 +240,7 @@ def test_a_model_that_no_layout_holds_is_refused_before_anything_is_written(tiny
         checkpoints.save(tiny, tmp_path / "x.safetensors", "single-file")
     with pytest.raises(BadInput, match=r"ends in \.safetensors"):
         checkpoints.save(tiny, tmp_path / "x.ckpt", "single-file")
-    with pytest.raises(BadInput, match="unknown dialect 'diffuser'; did you mean 'diffusers'"):
+    with pytest.raises(BadInput, match="unknown layout 'diffuser'; did you mean 'diffusers'"):
         checkpoints.save(tiny, tmp_path / "x", "diffuser")
     assert not list(tmp_path.iterdir())
 

@@ -1,15 +1,13 @@
 """What every conditioner promises, asked of each file in the folder."""
 
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
-import safelight.conditioners
-from safelight.config import read
+from safelight.config import Slot, read
 from safelight.errors import BadInput
 from safelight.types.networks import Condition, Conditioner, Prompt
 
@@ -40,16 +38,16 @@ PROMPTS = [
 
 
 def test_every_file_of_the_folder_has_a_small_config_here():
-    files = {path.stem for path in Path(safelight.conditioners.__file__).parent.glob("*.py")} - {
-        "__init__"
-    }
+    files = set(Slot("conditioners").kinds())
     assert files - {"unconditional"} == set(CONFIGS), (
         "add a small config to CONFIGS for each conditioner, so that its contract is tested"
     )
 
 
 def fresh(kind: str) -> nn.Module:
-    return read(import_module(f"safelight.conditioners.{kind.replace('-', '_')}").Config, CONFIGS[kind]).build()
+    return read(
+        import_module(f"safelight.conditioners.{kind.replace('-', '_')}").Config, CONFIGS[kind]
+    ).build()
 
 
 @pytest.fixture(params=CONFIGS)

@@ -40,7 +40,7 @@ def data(tmp_path):
 def opened(tmp_path):
     caches = []
 
-    def make(path=tmp_path / "cache" / "latents.sqlite", autoencoder="ae", framing=Framing(4)):
+    def make(path=tmp_path / "cache" / "latents.sqlite", autoencoder="ae", framing=Framing(4)):  # noqa: B008
         caches.append(LatentCache(path, autoencoder, framing))
         return caches[-1]
 

@@ -215,7 +215,12 @@ def test_ancestral_sampling_is_the_posterior_of_ddpm(schedule):
 
     for draw in (0.0, 1.0):
         reached = last(
-            Euler(1.0), known, noisy, times, schedule, lambda *_: torch.full((1, 1), draw)
+            Euler(1.0),
+            known,
+            noisy,
+            times,
+            schedule,
+            lambda *_: torch.full((1, 1), draw),  # noqa: B023
         )
         torch.testing.assert_close(reached, mean + draw * deviation)
 

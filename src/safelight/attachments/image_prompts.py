@@ -47,7 +47,7 @@ def with_image_prompt(
 
     ``encoder``: the file or folder of the image encoder; by default the model's own, or the one beside ``path``.
     ``hints``: ``{"shortcut": True}`` for FaceID Plus of the second version, by default what the file's name says; and
-    ``image_encoder_heads`` and ``eye_activation``, which no file of an encoder tells.
+    ``image_encoder_heads`` and ``image_encoder_activation``, which no file of an encoder tells.
     ``called``: what its card says that it is shown.
     Raises BadInput if the file is no image prompt, or one for another denoiser, or if the encoder does not go with it.
     """

@@ -39,7 +39,7 @@ HINTS = {
     "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
     "embedders": "each: every block of a DiT has embedders of its own, as where diffusers trained it",
     "image_encoder_heads": "how many heads an image encoder has, where its width is unusual",
-    "eye_activation": "what is in an image encoder's MLPs: gelu or quick_gelu",
+    "image_encoder_activation": "what is in an image encoder's MLPs: gelu or quick_gelu",
     "shortcut": "yes: an image prompt of FaceID Plus is of the second version",
     "licence": "the licence of the weights",
     "licence.autoencoder": "that of the autoencoder, where it is another",

@@ -74,7 +74,7 @@ KNOWN: Mapping[str, Number | Text] = {
     "downscale_factor": COUNT,
     "embedders": Text(),
     "eps": EPS,
-    "eye_activation": Text(("gelu", "quick_gelu")),
+    "image_encoder_activation": Text(("gelu", "quick_gelu")),
     "image_encoder_heads": COUNT,
     "family": Text(),
     "groups": COUNT,

@@ -46,7 +46,7 @@ def train(
     cache: Path,
     report: Report,
     stop: Callable[[], bool] = lambda: False,
-    processes: Processes = Processes(),
+    processes: Processes = Processes(),  # noqa: B008
 ) -> Iterator[Progress]:
     """Train a run, claimed by the first of ``processes``, to its end or until ``stop`` of one says so; it saves then.
 

@@ -60,7 +60,7 @@ OPEN = Words(
 
 
 def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The eye's shape. What the file does not hold is taken from ``said``: ``image_encoder_heads`` and ``eye_activation``, or the
+    """The eye's shape. What the file does not hold is taken from ``said``: ``image_encoder_heads`` and ``image_encoder_activation``, or the
     words of a folder's config.json, by default those of the public eyes of this width."""
     width, _, patch, _ = shapes[f"{words.patches}.weight"]
     side = isqrt(shapes[words.positions][0] - 1)
@@ -76,7 +76,7 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
             usual,
         ),
         hidden=shapes[words.block][0],
-        activation=said.get("eye_activation", said.get("hidden_act", quick)),
+        activation=said.get("image_encoder_activation", said.get("hidden_act", quick)),
         patch=patch,
         size=side * patch,
         projection=named,
