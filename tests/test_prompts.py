@@ -26,12 +26,12 @@ class Listening(nn.Module):
         self.asked += prompts
         return self.inner(prompts)
 
-    def nothing(self, prompts, only=None):
+    def null_condition(self, prompts, only=None):
         self.missing += prompts
-        return self.inner.nothing(prompts, only)
+        return self.inner.null_condition(prompts, only)
 
-    def learn(self, prompts):
-        self.inner.learn(prompts)
+    def fit(self, prompts):
+        self.inner.fit(prompts)
 
     def at(self, prompt, step, steps):
         changed = at(prompt.text, step, steps)

@@ -46,7 +46,7 @@ def file(tmp_path):
 @torch.no_grad()
 def answer(model, prompts, noisy, negative=False):
     conditioner = model.conditioner
-    condition = conditioner.nothing(prompts) if negative else conditioner(prompts)
+    condition = conditioner.null_condition(prompts) if negative else conditioner(prompts)
     return model.denoiser(noisy, torch.tensor([3.0, 801.0]), condition)
 
 
@@ -173,9 +173,9 @@ def test_without_a_picture_the_vector_is_zero_and_the_negative_has_none(model, f
     ]
     assert torch.equal(answer(adapted, bare, noisy), answer(adapted, zeros, noisy))
     assert difference(answer(adapted, seen, noisy), answer(adapted, bare, noisy)) > 0.01
-    kept = adapted.conditioner.nothing(seen, ["text"]).streams[0]
+    kept = adapted.conditioner.null_condition(seen, ["text"]).streams[0]
     assert torch.equal(kept.values, adapted.conditioner(seen).streams[0].values)
-    taken = adapted.conditioner.nothing(seen).streams[0]
+    taken = adapted.conditioner.null_condition(seen).streams[0]
     assert torch.equal(taken.values, adapted.conditioner(bare).streams[0].values)
     negative = [Prompt("", {**one.given, "negative": True}) for one in seen]
     assert torch.equal(adapted.conditioner(negative).streams[0].values, taken.values)
@@ -193,7 +193,7 @@ def test_no_picture_is_what_the_eye_sees_of_none(model, tmp_path):
     conditioner = adapted.conditioner
     empty = {"image_states": conditioner.image_encoder.blank()[0], "face_vector": torch.zeros(12)}
     pictures = {"image": 2 * torch.rand(2, 3, 40, 30) - 1, "face_vector": torch.ones(2, 12)}
-    nothing = conditioner.nothing([Prompt("a fox", pictures)]).streams[0].values
+    nothing = conditioner.null_condition([Prompt("a fox", pictures)]).streams[0].values
     assert torch.equal(nothing, conditioner([Prompt("a fox", empty)]).streams[0].values)
     assert conditioner([Prompt("a fox", pictures)]).streams[0].values.shape == (
         1,

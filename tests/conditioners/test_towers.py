@@ -154,7 +154,7 @@ def test_sizes_come_from_the_prompt_the_picture_or_the_model():
     assert refiner.numbers(Prompt("", {"negative": True}))[-1] == 2.5
     with pytest.raises(BadInput, match="crop: wanted two numbers, got 3"):
         conditioner.numbers(Prompt("", {"crop": 3}))
-    vector = refiner.nothing([Prompt("", {"picture_size": (8, 16)})]).vector[0]
+    vector = refiner.null_condition([Prompt("", {"picture_size": (8, 16)})]).vector[0]
     waves = sinusoidal(torch.tensor([8.0, 16, 0, 0, 2.5]), 256).flatten()
     torch.testing.assert_close(vector[6:], waves)
 
@@ -162,7 +162,7 @@ def test_sizes_come_from_the_prompt_the_picture_or_the_model():
 def test_sdxl_without_a_negative_prompt_points_away_from_zeros():
     conditioner = small("sdxl", SMALL, OTHER)
     with torch.no_grad():
-        nothing = conditioner.nothing([Prompt("a", {"picture_size": (8, 16)})])
+        nothing = conditioner.null_condition([Prompt("a", {"picture_size": (8, 16)})])
         empty = conditioner([Prompt("", {"picture_size": (8, 16)})])
     assert not nothing.tokens.values.any()
     assert nothing.tokens.mask.all()
@@ -190,23 +190,25 @@ def test_what_is_too_long_is_said_in_its_own_words():
     conditioner = small(
         "sd3", SMALL, OTHER, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
     )
-    assert conditioner.unread(Prompt("a red fox in the snow")) == []
+    assert conditioner.truncated(Prompt("a red fox in the snow")) == []
     middling = Prompt("a red fox, " * 55 + "and an owl")  # within the pages of CLIP
-    (said,) = conditioner.unread(middling)
+    (said,) = conditioner.truncated(middling)
     assert re.fullmatch(
         r"the T5 tower reads 255 pieces of a prompt; not read: '.*fox, and an owl'", said
     )
-    assert len(conditioner.unread(Prompt("a red fox, " * 300))) == 3
+    assert len(conditioner.truncated(Prompt("a red fox, " * 300))) == 3
     weighted = Prompt("(a red fox:1.2) " * 70 + "and an owl", {"emphasis": "mean"})
-    assert len(conditioner.unread(weighted)) == 1
-    (said,) = small("flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)).unread(
-        Prompt("ab " * 600)
-    )
+    assert len(conditioner.truncated(weighted)) == 1
+    (said,) = small(
+        "flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+    ).truncated(Prompt("ab " * 600))
     assert said.startswith(
         "the T5 tower reads 511 pieces"
     )  # what CLIP leaves out of its vector, T5 has read
     begun = time.process_time()
-    assert "not read" in conditioner.unread(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
+    assert (
+        "not read" in conditioner.truncated(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
+    )
     assert time.process_time() - begun < 20
 
 

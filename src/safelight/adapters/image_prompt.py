@@ -108,16 +108,18 @@ class WithPictures(nn.Module):
             self.conditioner(prompts), prompts, [self.read(prompt) for prompt in prompts]
         )
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """Without what is named: ``image`` is the pictures' name."""
         kept = only is not None and "image" not in only
-        condition = self.conditioner.nothing(prompts, only)
+        condition = self.conditioner.null_condition(prompts, only)
         return self.joined(
             condition, prompts, [self.read(one) if kept else self.nobody() for one in prompts]
         )
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
-        self.conditioner.learn(prompts)
+    def fit(self, prompts: Iterable[Prompt]) -> None:
+        self.conditioner.fit(prompts)
 
     def at(self, prompt: Prompt, step: int, steps: int) -> Prompt:
         return self.conditioner.at(prompt, step, steps)
@@ -125,8 +127,8 @@ class WithPictures(nn.Module):
     def parts(self, prompt: Prompt) -> Sequence[tuple[Prompt, float]]:
         return self.conditioner.parts(prompt)
 
-    def unread(self, prompt: Prompt) -> Sequence[str]:
-        return self.conditioner.unread(prompt) if isinstance(self.conditioner, Bounded) else ()
+    def truncated(self, prompt: Prompt) -> Sequence[str]:
+        return self.conditioner.truncated(prompt) if isinstance(self.conditioner, Bounded) else ()
 
     def check_word(self, name: str, vectors: Sequence[Tensor]) -> None:
         self._wordy().check_word(name, vectors)

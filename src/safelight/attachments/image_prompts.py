@@ -97,7 +97,7 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
     """
     if isinstance(denoiser, Flux):
         shape = denoiser.config
-        demand_fit(config, (shape.width,) * shape.double, shape.text_width, where)
+        require_fit(config, (shape.width,) * shape.double, shape.text_width, where)
         return [Place(number, shape.heads) for number in range(shape.double)]
     crosses = [
         _crosses(part) for part in (denoiser.encoder.down, denoiser.encoder.middle, denoiser.up)
@@ -106,7 +106,7 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
     numbers = [*range(down), *range(down + up, down + up + middle), *range(down, down + up)]
     flat = [cross for one in crosses for cross in one]
     widths = {number: cross.q.out_features for number, cross in zip(numbers, flat, strict=True)}
-    demand_fit(
+    require_fit(
         config,
         tuple(widths[number] for number in range(len(flat))),
         denoiser.config.text_width,
@@ -115,7 +115,7 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
     return [Place(number, cross.heads) for number, cross in zip(numbers, flat, strict=True)]
 
 
-def demand_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:
+def require_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:
     """BadInput unless an adapter's attentions and text are as wide as the denoiser's, in the adapter's order."""
     if (config.widths, config.project.text_width) != (tuple(widths), text_width):
         told = [

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from safelight.cli.options import HINT, JSON, MODEL, QUIET, demand_png, err, hints
+from safelight.cli.options import HINT, JSON, MODEL, QUIET, err, hints, require_png
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def reconstruct(
 
     Example: safelight reconstruct photo.jpg again.png --tile 512
     """
-    demand_png(out)
+    require_png(out)
     from safelight.checkpoints import load
     from safelight.evaluation import report
     from safelight.files import check_writable

@@ -39,7 +39,7 @@ def hints(given: list[str] | None) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def demand_png(out: Path) -> None:
+def require_png(out: Path) -> None:
     """Refuse another kind of picture before anything is computed."""
     if out.suffix.lower() != ".png":
         raise BadInput(f"--out: wanted a name that ends in .png, got {str(out)!r}.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from safelight.cli.options import HINT, JSON, MODEL, QUIET, demand_png, err, hints
+from safelight.cli.options import HINT, JSON, MODEL, QUIET, err, hints, require_png
 from safelight.errors import BadInput
 from safelight.settings import Settings
 
@@ -106,7 +106,7 @@ def _sides(size: str | None) -> tuple[int | None, int | None]:
 
 def _make(task: Any, settings: Settings, options: Any) -> None:
     """Carry out a task, with a bar; save its pictures with their recipes, and say where they are."""
-    demand_png(options.out)
+    require_png(options.out)
     from safelight.attachments.apply import adapted, controlled, prompted
     from safelight.checkpoints import load
     from safelight.files import check_writable
@@ -119,7 +119,9 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
         where = (options.device, options.precision)
         model = load(options.model or "stickers", *where, hints(options.hint), bars.report)
         if options.weak is not None:
-            model = replace(model, beside={"weak": load(options.weak, *where, report=bars.report)})
+            model = replace(
+                model, companions={"weak": load(options.weak, *where, report=bars.report)}
+            )
     model = adapted(model, options.lora or (), options.word or ())
     for one in options.image_prompt or ():
         model = prompted(model, one, hints(options.hint))

@@ -90,7 +90,7 @@ class Reader(nn.Module):
             self._learned(),
         )
 
-    def unread(self, chunks: Sequence[Sequence[Weighted]]) -> str:
+    def truncated(self, chunks: Sequence[Sequence[Weighted]]) -> str:
         """What of a weighted text is left out, because it is longer than this tower's pages."""
         if self.tower.absent:
             return ""

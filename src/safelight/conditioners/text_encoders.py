@@ -67,7 +67,7 @@ class Towers(nn.Module):
         self.towers = nn.ModuleList(Reader(tower) for tower in config.towers)
         self.said_absent = False
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
+    def fit(self, prompts: Iterable[Prompt]) -> None:
         """Nothing: these towers read with the words that they were trained with."""
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
@@ -79,7 +79,9 @@ class Towers(nn.Module):
         vector = self.vector([one[which] for one in vectors], prompts)
         return Condition(tokens=Tokens(tokens.values[which], tokens.mask[which]), vector=vector)
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """No text for each prompt, or the prompts' own if ``only`` leaves text alone; sizes stay in any case."""
         if only is not None and "text" not in only:
             return self.forward(prompts)
@@ -129,12 +131,12 @@ class Towers(nn.Module):
             return prompt
         return replace(prompt, text=at(prompt.text[:LONGEST], step, steps))
 
-    def unread(self, prompt: Prompt) -> list[str]:
+    def truncated(self, prompt: Prompt) -> list[str]:
         """What of a prompt each tower whose tokens are attended to leaves out, as sentences: it is too long."""
         mode = _emphasis(prompt)
         said = []
         for reader in (one for one in self._readers() if one.tower.row is not None):
-            left = reader.unread(chunks(prompt.text, mode)) + (
+            left = reader.truncated(chunks(prompt.text, mode)) + (
                 prompt.text[LONGEST:] if mode != "none" else ""
             )
             if left.strip():

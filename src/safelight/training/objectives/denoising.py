@@ -107,7 +107,7 @@ class Denoising:
                 "no picture has a caption, so a conditioner on text has nothing to learn: add metadata.jsonl or a .txt "
                 'beside each picture, or train on class folders with objective.conditioner = { kind = "label" }.'
             )
-        self.conditioner.learn(prompts)
+        self.conditioner.fit(prompts)
         for dataset in datasets:
             cache = LatentCache(
                 self.setting.cache / "latents.sqlite",
@@ -132,11 +132,11 @@ class Denoising:
         seed, places = self.setting.seed, batch.positions
         condition = self.conditioner(batch.prompts)
         left_out = sample_uniform(seed, places, "dropout") < self.config.dropout
-        condition = choose(left_out, self.conditioner.nothing(batch.prompts), condition)
+        condition = choose(left_out, self.conditioner.null_condition(batch.prompts), condition)
         losses = self._losses(batch, seed, condition)
         return Loss(losses.mean(), {})
 
-    def settle(self, update: int) -> None:
+    def after_update(self, update: int) -> None:
         """Nothing changes but by gradient."""
 
     def judge(self, batch: Noised) -> Mapping[str, Tensor]:
