@@ -1,5 +1,8 @@
-"""What is computed from files that earlier versions wrote, by the script that recorded the numbers and by the test that
-computes them again. Tensors are compared without their names, which may be other ones today."""
+"""What is computed from files that earlier versions wrote.
+
+By the script that recorded the numbers, and by the test that computes them again. Tensors are
+compared without their names, which may be other ones today.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,11 +14,11 @@ import torch
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.generate import steps
 from safelight.model import LatentDiffusion
+from safelight.pipeline import steps
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
-from safelight.types import Condition, Prompt, Tokens
+from safelight.types.networks import Condition, Prompt, Tokens
 
 FOLDER = Path(__file__).parent / "recorded" / "before-0.1"
 PARTS = ("autoencoder", "conditioner", "denoiser")
@@ -40,19 +43,26 @@ def summary(tensor: Tensor) -> list[Any]:
     values = tensor.detach().double().flatten()
     if not len(values):
         return [list(tensor.shape)]
-    return [list(tensor.shape), float(values.mean()), float(values.abs().mean()), values[:4].tolist()]
+    return [
+        list(tensor.shape),
+        float(values.mean()),
+        float(values.abs().mean()),
+        values[:4].tolist(),
+    ]
 
 
 def tensors(state: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Shape and mean size of each tensor, those that hold text among them."""
     return {
-        name: [list(value.shape), float(value.double().abs().mean())] if value.numel() else [list(value.shape)]
+        name: [list(value.shape), float(value.double().abs().mean())]
+        if value.numel()
+        else [list(value.shape)]
         for name, value in state.items()
     }
 
 
 def close(got: Any, want: Any, tolerance: float = 1e-4) -> bool:
-    """Whether two summaries, or trees of them, say the same within a share of the largest number."""
+    """Whether two trees of numbers are the same within a share of the largest number."""
     if isinstance(want, Mapping):
         return set(got) == set(want) and all(close(got[key], want[key], tolerance) for key in want)
     if isinstance(want, float):
@@ -68,7 +78,9 @@ def close(got: Any, want: Any, tolerance: float = 1e-4) -> bool:
     return bool(got == want)
 
 
-def same_tensors(got: Mapping[str, list[Any]], want: Mapping[str, list[Any]], tolerance: float = 1e-5) -> bool:
+def same_tensors(
+    got: Mapping[str, list[Any]], want: Mapping[str, list[Any]], tolerance: float = 1e-5
+) -> bool:
     """Whether the same tensors are there, whatever their names."""
     return close(sorted(got.values()), sorted(want.values()), tolerance)
 
@@ -82,17 +94,21 @@ def leaves(value: Any) -> Iterator[str]:
         for one in value:
             yield from leaves(one)
     else:
-        yield repr(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+        yield (
+            repr(float(value))
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            else repr(value)
+        )
 
 
 def lost(want: Any, got: Any) -> list[str]:
-    """The values of ``want`` that ``got`` lacks; it may hold more, such as an option that is new."""
+    """The values of ``want`` that ``got`` lacks; it may hold more, such as a new option."""
     return sorted((Counter(leaves(want)) - Counter(leaves(got))).elements())
 
 
 @torch.no_grad()
 def answers(model: LatentDiffusion, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What each part answers to ``inputs``: a size, prompts by name, and the shapes that the denoiser takes."""
+    """What each part answers to ``inputs``: a size, prompts by name, the denoiser's shapes."""
     found: dict[str, Any] = {}
     if model.autoencoder is not None:
         encoding = model.autoencoder.encode(wave(1, 3, *inputs["size"]))
@@ -108,17 +124,25 @@ def answers(model: LatentDiffusion, inputs: Mapping[str, Any]) -> dict[str, Any]
         for name, one in said.items():
             if one.tokens is not None:
                 found[f"{name} tokens"] = summary(one.tokens.values * one.tokens.mask[..., None])
-            for way, value in (("vector", one.vector), ("channels", one.channels), *one.scalars.items()):
+            for way, value in (
+                ("vector", one.vector),
+                ("channels", one.channels),
+                *one.scalars.items(),
+            ):
                 if value is not None:
                     found[f"{name} {way}"] = summary(value)
     if model.denoiser is not None:
         ways = inputs["condition"]
         tokens = wave(*ways["tokens"]) if "tokens" in ways else None
         condition = Condition(
-            tokens=None if tokens is None else Tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)),
+            tokens=None
+            if tokens is None
+            else Tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)),
             vector=wave(*ways["vector"], phase=2.0) if "vector" in ways else None,
             channels=wave(*ways["channels"], phase=3.0) if "channels" in ways else None,
-            scalars={name: torch.tensor([value]) for name, value in ways.get("scalars", {}).items()},
+            scalars={
+                name: torch.tensor([value]) for name, value in ways.get("scalars", {}).items()
+            },
         )
         noisy, time = wave(*inputs["noisy"], phase=4.0), torch.tensor([inputs["time"]])
         found["answer"] = summary(model.denoiser(noisy, time, model.denoiser.prepare(condition)))
@@ -128,6 +152,8 @@ def answers(model: LatentDiffusion, inputs: Mapping[str, Any]) -> dict[str, Any]
 def sampled(model: LatentDiffusion, settings: Mapping[str, Any]) -> list[Any]:
     """The latents at the end of the walk that these settings say."""
     latents = torch.zeros(())
-    for step in steps(model, TextToImage("a red square", negative="a blue circle"), Settings(**settings)):
+    for step in steps(
+        model, TextToImage("a red square", negative="a blue circle"), Settings(**settings)
+    ):
         latents = step.noisy
     return summary(latents)
