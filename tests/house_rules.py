@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FLOORS = [
-    ["errors", "types", "diffusion", "config"],
+    ["errors", "types", "diffusion", "old_names", "config"],
     ["scheduler_names", "files", "weights", "prompting", "nn", "media", "tokenization"],
     ["autoencoders", "denoisers", "conditioners", "adapters", "features", "data", "governance"],
     ["settings", "model", "runtime", "layouts", "checkpoints", "attachments"],

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from safelight import old_names
 from safelight.errors import BadInput
 from safelight.files import writing
 from safelight.types.tensors import Images
@@ -111,7 +112,7 @@ def read_recipe(path: Path) -> dict[str, Any] | None:
         recipe = json.loads(text) if isinstance(text, str) else None
     except json.JSONDecodeError:
         return None
-    return recipe if isinstance(recipe, dict) else None
+    return old_names.TABLE.recipe(recipe) if isinstance(recipe, dict) else None
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 2) -> Image.Image:
