@@ -116,7 +116,7 @@ class Denoising:
             )
             cache.fill(
                 dataset.source,
-                dataset.found,
+                dataset.examination,
                 self._encode,
                 progress=partial(report, "encoding"),
             )
