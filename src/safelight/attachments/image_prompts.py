@@ -18,7 +18,7 @@ from safelight.checkpoints.foreign import find
 from safelight.denoisers.flux import Flux
 from safelight.denoisers.unet import UNet
 from safelight.errors import BadInput
-from safelight.governance.licences import Licensed
+from safelight.governance.licences import PartLicence
 from safelight.layouts.detection import Piece
 from safelight.model import LatentDiffusion, module, with_more
 from safelight.nn.attention import CrossAttention
@@ -72,7 +72,7 @@ def with_image_prompt(
         conditioner=WithPictures(model.conditioner, adapter, places, scale, image_encoder, shown),
     )
     licences = [
-        Licensed(one.part, one.source, one.licence) for one in (piece, found) if one is not None
+        PartLicence(one.part, one.source, one.licence) for one in (piece, found) if one is not None
     ]
     return with_more(told, {f"{path.name}={called}": scale}, licences)
 
