@@ -9,7 +9,13 @@ from torch import nn
 
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
-from safelight.governance.licences import PARTS, Licensed, known, say_restricted, whole
+from safelight.governance.licences import (
+    PARTS,
+    PartLicence,
+    combined,
+    licences_of_parts,
+    warn_restricted,
+)
 from safelight.nn.clip_vision import ImageEncoder
 from safelight.settings import Settings
 from safelight.types.networks import Autoencoder, Conditioner, Denoiser
@@ -30,7 +36,7 @@ class Card:
     settings: Settings = field(default_factory=Settings)
     licence: str = "not stated"  # of the whole, in one line
     licences: tuple[
-        Licensed, ...
+        PartLicence, ...
     ] = ()  # of each part and of all that stands on it; none: one for the whole
     data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
     origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
@@ -76,10 +82,10 @@ class LatentDiffusion:
         )
 
     @property
-    def licences(self) -> tuple[Licensed, ...]:
+    def licences(self) -> tuple[PartLicence, ...]:
         """The licence of each part that is here, and of all that stands on it."""
         parts = [name for name in PARTS if vars(self)[name] is not None]
-        return known(self.card.licences, self.card.licence, self.card.name, parts)
+        return licences_of_parts(self.card.licences, self.card.licence, self.card.name, parts)
 
     def _matching(self, name: str) -> "CompleteModel":
         """The model beside this one, of the same latents and noise: BadInput if they are others."""
@@ -112,17 +118,17 @@ def preview(card: Card, latents: Latents) -> Images:
     return torch.movedim(colours, -1, 1).clamp(-1, 1)
 
 
-def licensed(card: Card, licences: Sequence[Licensed]) -> Card:
+def licensed(card: Card, licences: Sequence[PartLicence]) -> Card:
     """The card of what has these licences, one after the other, each once."""
     items = tuple(dict.fromkeys(licences))
-    return replace(card, licences=items, licence=whole(items))
+    return replace(card, licences=items, licence=combined(items))
 
 
 def with_more(
-    model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[Licensed]
+    model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[PartLicence]
 ) -> LatentDiffusion:
     """The model on which small files stand, ``named`` with their scales, each of a licence of its own."""
-    say_restricted(licences)
+    warn_restricted(licences)
     card = replace(model.card, adapters={**model.card.adapters, **named})
     return replace(model, card=licensed(card, [*model.licences, *licences]))
 

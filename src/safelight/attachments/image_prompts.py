@@ -19,7 +19,7 @@ from safelight.conditioners import text_readers
 from safelight.denoisers.flux import Flux
 from safelight.denoisers.unet import UNet
 from safelight.errors import BadInput
-from safelight.governance.licences import Licensed
+from safelight.governance.licences import PartLicence
 from safelight.layouts.detection import Piece
 from safelight.model import LatentDiffusion, module, with_more
 from safelight.nn.attention import CrossAttention
@@ -74,7 +74,7 @@ def with_image_prompt(
         conditioner=WithPictures(conditioner, adapter, places, scale, image_encoder, shown),
     )
     licences = [
-        Licensed(one.part, one.source, one.licence) for one in (piece, found) if one is not None
+        PartLicence(one.part, one.source, one.licence) for one in (piece, found) if one is not None
     ]
     return with_more(told, {f"{path.name}={called}": scale}, licences)
 

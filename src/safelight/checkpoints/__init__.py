@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safelight.errors import BadInput, unknown
-from safelight.governance.licences import restated, say_restricted, say_unstated
+from safelight.governance.licences import overridden, warn_restricted, warn_unstated
 
 if TYPE_CHECKING:
     from safelight.model import Card, LatentDiffusion
@@ -66,7 +66,7 @@ def load(
     where = device_of(device)
     reading = Reading(dtype_of(precision, where), channels_last=where.type == "cpu")
     model = read(source, hints, report, reading)
-    say_restricted(model.licences)
+    warn_restricted(model.licences)
     return prepare(model, device, precision)
 
 
@@ -89,7 +89,8 @@ def read(
     licences = {key: value for key, value in (hints or {}).items() if key.startswith("licence")}
     if licences:
         ours = [
-            replace(one, card=licensed(one.card, restated(one.licences, licences))) for one in ours
+            replace(one, card=licensed(one.card, overridden(one.licences, licences)))
+            for one in ours
         ]
     models = ours + ([_read_foreign(others, hints or {}, *how)] if others else [])
     if hints and not others and len(licences) < len(hints):
@@ -179,5 +180,5 @@ def save(
     if layout not in writers:
         raise unknown("layout", layout, LAYOUTS)
     require_detached(model)
-    say_unstated(model.licences)
+    warn_unstated(model.licences)
     writers[layout](model, Path(folder), report or unheard)
