@@ -21,7 +21,7 @@ from safelight.checkpoints.native import PARTS, PROCESS, read_config
 from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
 from safelight.layouts.detection import Piece
-from safelight.media.foreign_metadata import made
+from safelight.media.foreign_metadata import read_foreign
 from safelight.media.pictures import read_recipe
 from safelight.model import Card
 from safelight.weights.files import open_weights
@@ -62,7 +62,7 @@ def _picture(path: Path) -> dict[str, Any]:
     """The recipe in a picture of ours, or what another program says of one of its own."""
     if (recipe := read_recipe(path)) is not None:
         return {"recipe": recipe}
-    if (told := made(path)) is not None:
+    if (told := read_foreign(path)) is not None:
         return {"made": told}
     raise BadInput(
         f"{str(path)!r} is a picture that does not say how it was made: it was edited, or its program does not tell."

@@ -15,8 +15,8 @@ from recorded import Recording
 from safelight import checkpoints
 from safelight.attachments.apply import adapted, controlled
 from safelight.errors import BadInput, Note
-from safelight.evaluation.report import one as reconstructed
-from safelight.governance.licences import Licensed
+from safelight.evaluation.report import reconstruct_picture
+from safelight.governance.licences import PartLicence
 from safelight.inspection import inspect
 from safelight.layouts.families import families
 from safelight.pipeline import recipe
@@ -138,7 +138,7 @@ def test_control_has_a_licence_of_its_own(tmp_path):
     Image.new("RGB", (48, 32)).save(tmp_path / "map.png")
     model = checkpoints.read(Recording("diffusers-folders").file("sd"), {"licence": "mine"})
     made = controlled(model, f"{branch}={tmp_path / 'map.png'}")
-    assert made.licences[-1] == Licensed("control", "edges", "openrail")
+    assert made.licences[-1] == PartLicence("control", "edges", "openrail")
     assert made.card.licence.endswith("mine; control edges: openrail")
 
 
@@ -159,7 +159,7 @@ def test_every_family_has_one(name):
 def test_a_judgement_names_that_of_the_autoencoder(folder):
     card(folder / "vae", "MIT")
     model = safelight.load(folder / "vae", "cpu", "fp32")
-    _, facts = reconstructed(model, Image.new("RGB", (32, 32)))
+    _, facts = reconstruct_picture(model, Image.new("RGB", (32, 32)))
     assert facts["model"]["licence"] == "MIT"
 
 

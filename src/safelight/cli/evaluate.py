@@ -1,4 +1,4 @@
-"""``safelight evaluate`` and ``reconstruct``: what an autoencoder loses."""
+"""``safelight evaluate`` and ``reconstruct``: how faithfully an autoencoder restores pictures."""
 
 import json
 from pathlib import Path
@@ -7,30 +7,55 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from safelight.cli.options import HINT, JSON, MODEL, QUIET, demand_png, err, hints
+from safelight.cli.options import (
+    DEVICE,
+    HINT,
+    JSON,
+    MODEL,
+    PRECISION,
+    QUIET,
+    VERBOSE,
+    err,
+    hints,
+    require_png,
+)
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A name, folder or file with an autoencoder.")],
-    data: Annotated[Path, typer.Argument(help="A folder or zip of pictures.")],
+    model: Annotated[
+        str, typer.Argument(help="The name, folder or file of a model with an autoencoder.")
+    ],
+    data: Annotated[Path, typer.Argument(help="A folder or zip file of pictures.")],
     size: Annotated[
-        int | None, typer.Option(help="Side of the centre squares. Default: the model's own.")
+        int | None,
+        typer.Option(
+            help="Side in pixels of the centre square of each picture. Default: the model's size."
+        ),
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, help="At most so many pictures, spread evenly over the data.")
+        int,
+        typer.Option(
+            "--count", "-n", min=1, help="Take at most this many pictures, spread evenly."
+        ),
     ] = 5000,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Report .md; .json and .png beside it.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="The report in Markdown; a .json and a .png go next to it."
+        ),
     ] = Path("report.md"),
     skip_broken: Annotated[
-        bool, typer.Option(help="Leave out pictures that cannot be read, and name them.")
+        bool, typer.Option(help="Leave out pictures that cannot be read; the report names them.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: DEVICE = "auto",
+    precision: PRECISION = "auto",
     as_json: JSON = False,
     quiet: QUIET = False,
+    verbose: VERBOSE = 0,
 ) -> None:
-    """Say what an autoencoder loses of pictures: a table, and a sheet of original, reconstruction and difference.
+    """Measure how much an autoencoder loses of pictures: a table, and a sheet of pictures.
+
+    The sheet shows original, reconstruction and difference side by side.
 
     Example: safelight evaluate runs/emoji-kl data/emoji/emoji-openmoji-128.zip --count 200
     """
@@ -44,14 +69,14 @@ def evaluate(
     source = Config((str(data),), broken="skip" if skip_broken else "refuse").build()
     with Bars(err, quiet) as bars:
         loaded = load(model, device, precision, report=bars.report)
-        made = report.reconstruction(
+        result = report.reconstruction(
             loaded, source, loaded.card.size[0] if size is None else size, count, bars.report
         )
-    report.write(made, out)
+    report.write(result, out)
     if as_json:
-        typer.echo(json.dumps(made.facts, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result.facts, indent=2, ensure_ascii=False))
     else:
-        Console(highlight=False).print(report.table(made))
+        Console(highlight=False).print(report.table(result))
 
 
 def reconstruct(
@@ -60,18 +85,23 @@ def reconstruct(
     model: MODEL = None,
     hint: HINT = None,
     tile: Annotated[
-        int, typer.Option(min=0, help="Work in tiles of so many pixels; 0: whole.")
+        int,
+        typer.Option(
+            min=0,
+            help="Work in tiles of this many pixels, in less memory; 0: the whole picture at once.",
+        ),
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: DEVICE = "auto",
+    precision: PRECISION = "auto",
     as_json: JSON = False,
     quiet: QUIET = False,
+    verbose: VERBOSE = 0,
 ) -> None:
-    """Pass a picture through an autoencoder and back, at its own size.
+    """Encode a picture with an autoencoder and decode it again, at its own size.
 
     Example: safelight reconstruct photo.jpg again.png --tile 512
     """
-    demand_png(out)
+    require_png(out)
     from safelight.checkpoints import load
     from safelight.evaluation import report
     from safelight.files import check_writable
@@ -82,10 +112,7 @@ def reconstruct(
     picture = read_picture(source, str(source))
     with Bars(err, quiet) as bars:
         loaded = load(model or "stickers", device, precision, hints(hint), bars.report)
-    again, facts = report.one(loaded, picture, tile)
-    write_png(again, out, facts)
-    typer.echo(
-        json.dumps({"file": str(out), **facts}, indent=2, ensure_ascii=False)
-        if as_json
-        else str(out)
-    )
+    restored, facts = report.reconstruct_picture(loaded, picture, tile)
+    write_png(restored, out, facts)
+    result = {"file": str(out), **facts}
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else str(out))
