@@ -26,7 +26,7 @@ class Toy:
     breaks: int = 10**9  # from this position on the loss is no number
     seen: list[Any] = field(default_factory=list)
 
-    def build(self, setting):
+    def build(self, context):
         return Game(self)
 
 
@@ -35,7 +35,7 @@ class Game:
         self.config = config
         self.net = nn.ModuleDict({name: nn.Linear(2, 1) for name in ("first", "second")})
         self.parts = {"net": self.net}
-        self.stands_on = {}
+        self.parents = {}
         self.groups = tuple(
             Group(name, dict(self.net[name].named_parameters()), begins)
             for name, begins in {"first": 0, "second": config.begins}.items()

@@ -19,8 +19,8 @@ from safelight.errors import BadInput
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial
 from safelight.training.discriminators.patch import Config as Patch
-from safelight.training.objective import Setting
-from safelight.training.objectives.reconstruction import Config, Perceptual, Shown
+from safelight.training.objective import RunContext
+from safelight.training.objectives.reconstruction import Config, Perceptual, PictureBatch
 
 SMALL = Patch(width=8, layers=2)
 
@@ -33,13 +33,13 @@ def number(value):
 def objective(tmp_path, **options):
     torch.manual_seed(0)
     config = Config(**{"autoencoder": read(KL, AUTOENCODER), **options})
-    return config.build(Setting(3, tmp_path, torch.device("cpu"), torch.float32))
+    return config.build(RunContext(3, tmp_path, torch.device("cpu"), torch.float32))
 
 
 def shown(batch=4, seed=0):
     draw = torch.Generator().manual_seed(seed)
     small = 2 * torch.rand(batch, 3, 8, 8, generator=draw) - 1
-    return Shown(nn.functional.interpolate(small, (32, 32), mode="bilinear"), list(range(batch)))
+    return PictureBatch(nn.functional.interpolate(small, (32, 32), mode="bilinear"), list(range(batch)))
 
 
 def gradients(part):
@@ -94,7 +94,7 @@ def test_the_discriminator_judges_what_the_autoencoder_s_step_made(tmp_path):
     stage.loss("autoencoder", batch)
     assert not batch.again.requires_grad
     seen = []
-    stage.opponent.network.register_forward_hook(lambda network, given, out: seen.append(given[0]))
+    stage.adversary.network.register_forward_hook(lambda network, given, out: seen.append(given[0]))
     with torch.no_grad():
         for p in stage.parts["autoencoder"].parameters():
             p.zero_()  # as if a step had moved it
@@ -127,7 +127,7 @@ def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
     error = error + 0.3 * perceptual(stage.features, again, batch.images).mean()
     s = stage.parts["log_variance"].value
     error = error * torch.exp(-s) + s
-    push = -stage.opponent.network(again).mean()
+    push = -stage.adversary.network(again).mean()
     norms = [
         torch.autograd.grad(x, autoencoder.last, retain_graph=True)[0].norm() for x in (error, push)
     ]
@@ -194,21 +194,21 @@ def test_equivariance_compares_halves_and_trains_both_ways(tmp_path):
     flat = torch.full(
         (1, 3, 16, 16), 0.5
     )  # equivariant: the images' own means, decoded by repetition
-    assert number(stage._unequal(flat, torch.full((1, 3, 32, 32), 0.5))) == 0
-    assert number(stage._unequal(flat, torch.full((1, 3, 32, 32), 0.25))) == pytest.approx(0.25)
+    assert number(stage._equivariance_loss(flat, torch.full((1, 3, 32, 32), 0.5))) == 0
+    assert number(stage._equivariance_loss(flat, torch.full((1, 3, 32, 32), 0.25))) == pytest.approx(0.25)
 
 
 def test_robust_adds_noise_to_what_is_decoded_each_picture_s_own(tmp_path):
     stage, quiet = objective(tmp_path, robust=0.5), objective(tmp_path)
     latents = 10 * torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    added = stage._troubled(latents, range(64)) - latents
+    added = stage._with_noise(latents, range(64)) - latents
     levels = added.flatten(1).std(1) / latents.flatten(1).std(1)
     assert number(levels.mean()) == pytest.approx(
         0.5 * math.sqrt(2 / math.pi), rel=0.25
     )  # of |N(0, 0.5²)|
     assert number(levels.std()) > 0.1
-    torch.testing.assert_close(stage._troubled(latents[7:9], [7, 8]) - latents[7:9], added[7:9])
-    assert quiet._troubled(latents, range(64)) is latents
+    torch.testing.assert_close(stage._with_noise(latents[7:9], [7, 8]) - latents[7:9], added[7:9])
+    assert quiet._with_noise(latents, range(64)) is latents
     batch = shown()
     assert stage.loss("autoencoder", batch).total != quiet.loss("autoencoder", shown()).total
 

@@ -43,9 +43,9 @@ def tree(stage, precision, pictures, tiny_folder):
         **(ADVERSARIAL if stage == "adversarial" else {}),
     )
     if stage == "adversarial":
-        against = made["objective"]["adversarial"]
-        made["objective"]["adversarial"] = against | {
-            "discriminator": against["discriminator"] | {"norm": NORMS[precision]}
+        generator_loss = made["objective"]["adversarial"]
+        made["objective"]["adversarial"] = generator_loss | {
+            "discriminator": generator_loss["discriminator"] | {"norm": NORMS[precision]}
         }
     return made
 

@@ -1,4 +1,4 @@
-"""One file a discriminator; what each of them is."""
+"""Discriminators, each in a file of its own."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -12,14 +12,14 @@ Mean = Callable[[Tensor], Tensor]
 
 
 class Discriminator(Protocol):
-    """Images to logits (b, …), above 0 for what looks like the data. ``least``: the smallest side in pixels."""
+    """Images to logits (b, …), above 0 for what looks real. ``min_size`` is the smallest side."""
 
-    least: int
+    min_size: int
 
     def __call__(self, images: Images) -> Tensor: ...
 
 
 class BuildsDiscriminator(Protocol):
-    """The configuration of a discriminator; what it measures of a batch, it averages by ``mean``."""
+    """The configuration of a discriminator; it averages statistics of a batch by ``mean``."""
 
     def build(self, mean: Mean) -> Discriminator: ...
