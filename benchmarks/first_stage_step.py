@@ -27,7 +27,7 @@ from safelight.model import module
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial
 from safelight.training.objective import RunContext
-from safelight.training.objectives.reconstruction import Perceptual, Reconstruction, PictureBatch
+from safelight.training.objectives.reconstruction import Perceptual, PictureBatch, Reconstruction
 from safelight.training.optimisers import Adamw
 from safelight.training.recipe import Recipe
 
@@ -101,7 +101,7 @@ def _ours(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mappin
             nn.utils.clip_grad_norm_(group.parameters.values(), 1.0)
             optimisers[group.name].step()
             optimisers[group.name].zero_grad()
-            measured |= {name: value.item() for name, value in loss.measured.items()} | {
+            measured |= {name: value.item() for name, value in loss.metrics.items()} | {
                 group.name: loss.total.item()
             }
         return {name: measured[name] for name in ("l1", "adaptive", "discriminator")}
@@ -121,7 +121,7 @@ def _plain(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mappi
         torch.optim.AdamW(list(part.parameters()), lr=1e-3, foreach=False, fused=False)
         for part in (module(autoencoder), judge)
     ]
-    images, last = shown.images, autoencoder.last
+    images, last = shown.images, autoencoder.last_layer
     assert last is not None
 
     def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -145,7 +145,9 @@ def _plain(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mappi
         adaptive = (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4).detach()
         step(
             optimisers[0],
-            error + 1e-6 * autoencoder.costs(encoding)["kl"].mean() + 0.5 * adaptive * against,
+            error
+            + 1e-6 * autoencoder.regularisers(encoding)["kl"].mean()
+            + 0.5 * adaptive * against,
         )
         judge.train()
         real, fake = judge(images), judge(again.detach())

@@ -49,21 +49,21 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class LatentDiffusion:
-    """The parts of a model. One that a file lacks is None; ``need`` says what to add."""
+    """The parts of a model. One that a file lacks is None; ``complete`` says what to add."""
 
     autoencoder: Autoencoder | None = None
     conditioner: Conditioner | None = None
     denoiser: Denoiser | None = None
     process: Process | None = None
     card: Card = field(default_factory=Card)
-    beside: Mapping[str, "LatentDiffusion"] = field(
+    companions: Mapping[str, "LatentDiffusion"] = field(
         default_factory=dict
     )  # by what guidance asks it for: weak
     image_encoder: ImageEncoder | None = (
         None  # an image encoder, for adapters that prompt with pictures
     )
 
-    def need(self) -> "Whole":
+    def complete(self) -> "CompleteModel":
         """All parts, or BadInput that names the missing ones."""
         a, c, d, p = self.autoencoder, self.conditioner, self.denoiser, self.process
         if a is None or c is None or d is None or p is None:
@@ -77,7 +77,9 @@ class LatentDiffusion:
                 f"the model {self.card.name!r} has no {missing}; name a file that holds it as well, load a model that "
                 "does, or train it first."
             )
-        return Whole(a, c, d, p, self.card, {name: self._matching(name) for name in self.beside})
+        return CompleteModel(
+            a, c, d, p, self.card, {name: self._matching(name) for name in self.companions}
+        )
 
     @property
     def licences(self) -> tuple[PartLicence, ...]:
@@ -85,9 +87,9 @@ class LatentDiffusion:
         parts = [name for name in PARTS if vars(self)[name] is not None]
         return licences_of_parts(self.card.licences, self.card.licence, self.card.name, parts)
 
-    def _matching(self, name: str) -> "Whole":
+    def _matching(self, name: str) -> "CompleteModel":
         """The model beside this one, of the same latents and noise: BadInput if they are others."""
-        other = self.beside[name].need()
+        other = self.companions[name].complete()
         if other.process != self.process:
             raise BadInput(
                 f"the {name} model must have the process of {self.card.name!r}, got {other.process} for "
@@ -138,7 +140,7 @@ def module(part: object) -> nn.Module:
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class CompleteModel:
     """A model of which no part is missing."""
 
     autoencoder: Autoencoder
@@ -146,11 +148,11 @@ class Whole:
     denoiser: Denoiser
     process: Process
     card: Card
-    beside: Mapping[str, "Whole"] = field(default_factory=dict)
+    companions: Mapping[str, "CompleteModel"] = field(default_factory=dict)
 
     def latent_shape(self, count: int, height: int, width: int) -> Shape:
         """The latents of ``count`` pictures; BadInput with the nearest size if these parts cannot make it."""
-        multiple = self.autoencoder.factor * self.denoiser.grain
+        multiple = self.autoencoder.factor * self.denoiser.size_multiple
         if height % multiple or width % multiple:
             near = [max(1, round(side / multiple)) * multiple for side in (width, height)]
             raise BadInput(

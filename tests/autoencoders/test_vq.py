@@ -12,7 +12,7 @@ from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
 from safelight.nn.codebook import Codes
 from safelight.training.run import open_run
-from safelight.types.networks import Discrete
+from safelight.types.networks import DiscreteAutoencoder
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
 
@@ -55,7 +55,7 @@ def images(batch=2):
 
 @torch.no_grad()
 def test_numbers_of_codes_go_in_and_out(autoencoder):
-    assert isinstance(autoencoder, Discrete)
+    assert isinstance(autoencoder, DiscreteAutoencoder)
     autoencoder.scale.measure([autoencoder.encode(images())])
     numbers = torch.arange(64).reshape(1, 8, 8)
     codes = autoencoder.lookup(numbers)
@@ -91,7 +91,7 @@ def test_its_cost_pulls_latents_and_codes_with_the_named_weights(legacy):
     vq = Config(**SMALL, codebook=Codes(16), beta=0.25, legacy=legacy).build()
     latents = vq.encode(images()).mean.detach().requires_grad_()
     encoding = type(vq.encode(images()))(latents)
-    (cost,) = vq.costs(encoding).values()
+    (cost,) = vq.regularisers(encoding).values()
     apart = latents - vq.lookup(vq.indices(latents))
     torch.testing.assert_close(cost, 1.25 * apart.square().flatten(1).mean(1))
     cost.sum().backward()
@@ -150,8 +150,8 @@ def test_it_trains_uses_its_codes_and_goes_on_to_the_bit(pictures, tmp_path):
 
 
 def test_a_cost_that_the_autoencoder_does_not_have_is_refused(pictures, tmp_path):
-    tree = discrete(pictures, objective__costs={"kl": 1e-6})
+    tree = discrete(pictures, objective__regularisers={"kl": 1e-6})
     with pytest.raises(
-        BadInput, match=r"cost in objective\.costs of a vq autoencoder: 'kl'; known: quant"
+        BadInput, match=r"regulariser of a vq autoencoder in objective: 'kl'; known: quant"
     ):
         go(tmp_path / "run", recipe(tree))

@@ -13,8 +13,8 @@ from safelight.training.adversarial import (
     Adversarial,
     Adversary,
     adaptive_weight,
-    r1_penalty,
     gan_loss,
+    r1_penalty,
     with_gradient,
 )
 from safelight.training.discriminators.patch import ActNorm, Config
@@ -66,7 +66,9 @@ def test_what_the_autoencoder_descends_by_hand(kind, wanted):
 def test_what_is_written_down_of_a_discriminator():
     adversary = Adversary(Adversarial(r1=2.0), same)
     adversary.network = torch.nn.Flatten()
-    total, measured = adversary.loss(torch.tensor([[2.0], [-1.0]]), torch.tensor([[-3.0], [-0.5]]))
+    total, measured = adversary.discriminator_loss(
+        torch.tensor([[2.0], [-1.0]]), torch.tensor([[-3.0], [-0.5]])
+    )
     assert {name: number(value) for name, value in measured.items()} == pytest.approx(
         {"real": 0.5, "fake": -1.75, "accuracy": 0.75, "r1": 1.0}
     )
@@ -92,7 +94,9 @@ def test_the_balance_by_hand():
     last = torch.tensor([2.0], requires_grad=True)
     z = torch.tensor([[1.0, 2.0, -1.0]])
     pull, push = torch.tensor([[3.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.5, 0.0]])
-    assert number(adaptive_weight(last * z, last, pull, push, 1e4, same)) == pytest.approx(4 / (1 + 1e-6))
+    assert number(adaptive_weight(last * z, last, pull, push, 1e4, same)) == pytest.approx(
+        4 / (1 + 1e-6)
+    )
     assert number(adaptive_weight(last * z, last, pull, push, 3.0, same)) == 3.0
     assert number(adaptive_weight(last * z, last, pull, 0 * push, 1e4, same)) == 1e4
     assert not adaptive_weight(last * z, last, pull, push, 1e4, same).requires_grad
@@ -132,7 +136,7 @@ def test_every_discriminator_is_asked_here():
 def test_a_patch_discriminator_gives_a_logit_a_patch(norm):
     network = patch(norm)
     assert network(images(2, 24)).shape == (2, 1, 4, 4)
-    assert network(images(2, network.least)).shape == (2, 1, 1, 1)
+    assert network(images(2, network.min_size)).shape == (2, 1, 1, 1)
     network.eval()
     together = network(images(4))
     for row in range(4):  # no statistics of the batch
@@ -207,7 +211,7 @@ def test_only_its_own_step_changes_an_opponent(norm):
     torch.manual_seed(0)
     adversary = Adversary(Adversarial(Config(8, 2, norm)), same)
     assert not adversary.begun
-    adversary.loss(images(), images(seed=1))
+    adversary.discriminator_loss(images(), images(seed=1))
     assert adversary.begun
     before = {name: value.clone() for name, value in adversary.state_dict().items()}
     adversary.generator_loss(images(seed=2))
@@ -225,7 +229,7 @@ def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
     optimiser = torch.optim.Adam(adversary.parameters(), 1e-2)
     for step in range(40):
         smooth = F.interpolate(images(4, 6, seed=step), (24, 24))
-        total, measured = adversary.loss(smooth, images(4, 24, seed=1000 + step))
+        total, measured = adversary.discriminator_loss(smooth, images(4, 24, seed=1000 + step))
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
@@ -234,12 +238,13 @@ def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"weight": -1.0}, {"most": float("inf")}, {"begins": -1}, {"r1": float("nan")}]
+    "wrong",
+    [{"weight": -1.0}, {"max_adaptive_weight": float("inf")}, {"start": -1}, {"r1": float("nan")}],
 )
 def test_numbers_that_cannot_be_are_refused(wrong):
     with pytest.raises(
-        BadInput, match="adversarial: wanted weight, begins, most, r1 and rate of at least 0"
+        BadInput, match="adversarial: wanted weight, start, max_adaptive_weight, r1 and rate of"
     ):
         Adversarial(**wrong)
-    with pytest.raises(BadInput, match="patch: every number wants to be at least 1"):
+    with pytest.raises(BadInput, match="patch: wanted width ≥ 1 and layers ≥ 1"):
         Config(layers=0)

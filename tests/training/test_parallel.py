@@ -142,7 +142,7 @@ def test_one_that_is_told_to_stop_stops_both_and_they_were_as_one(tree, tmp_path
     codes, told = ended(processes)
     reached = int(open_run(tmp_path / "two").checkpoints[-1].name)
     assert codes == [130, 130], told
-    assert told == [f"saved at update {reached}; go on with: safelight train {tmp_path / 'two'}"]
+    assert told == [f"saved at update {reached}; resume with: safelight train {tmp_path / 'two'}"]
     assert_two_are_one(tree, tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_one_that_is_killed_ends_the_other_with_a_sentence_and_they_were_as_one(
     codes, told = ended(processes)
     assert codes == [1, -signal.SIGKILL]
     assert told == [
-        "error: another process of this run has ended, so this one ends too; the last checkpoint stands."
+        "error: another process of this run has ended, so this one ends too; the last checkpoint is kept."
     ]
     assert_two_are_one(tree, tmp_path)
 

@@ -171,7 +171,7 @@ def save(
     Raises BadInput if the dialect is unknown, cannot hold the model or what stands around it (control, image prompts),
     or something else is in the way.
     """
-    from safelight.checkpoints.detach import demand_plain
+    from safelight.checkpoints.detach import require_detached
     from safelight.checkpoints.native import write_model
     from safelight.checkpoints.writing import write_folder, write_single
     from safelight.weights.progress import unheard
@@ -179,6 +179,6 @@ def save(
     writers = dict(zip(LAYOUTS, (write_model, write_single, write_folder), strict=True))
     if layout not in writers:
         raise unknown("layout", layout, LAYOUTS)
-    demand_plain(model)
+    require_detached(model)
     warn_unstated(model.licences)
     writers[layout](model, Path(folder), report or unheard)

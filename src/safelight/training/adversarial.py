@@ -46,8 +46,8 @@ class Adversarial:
         numbers = (self.weight, self.start, self.max_adaptive_weight, self.r1, self.rate)
         if not all(0 <= number < math.inf for number in numbers):
             raise BadInput(
-                "adversarial: wanted weight, start, max_adaptive_weight, r1 and rate of at least 0, "
-                f"got {numbers}."
+                "adversarial: wanted weight, start, max_adaptive_weight, r1 and rate "
+                f"of at least 0, got {numbers}."
             )
 
 
@@ -131,7 +131,7 @@ def adaptive_weight(
 
 
 def with_gradient(output: Images, gradient: Tensor, value: Tensor) -> Tensor:
-    """``value``, with any gradients of its own, and with ``gradient`` as its gradient at ``output``.
+    """``value``, with ``gradient`` as its gradient at ``output`` in addition to its own.
 
     The gradient of a loss is so computed once, at the picture, and serves both the adaptive weight
     and the update. It reaches no other input of that loss.

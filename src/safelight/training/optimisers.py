@@ -54,7 +54,7 @@ class Muon:
 
 
 class MuonOptimiser(torch.optim.Optimizer):
-    """The optimiser of ``Muon``; the key ``muon`` of a parameter group marks the hidden matrices."""
+    """The optimiser of ``Muon``; parameter groups with the key ``muon`` hold hidden matrices."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], options: Muon) -> None:
         def hidden(name: str, p: nn.Parameter) -> bool:

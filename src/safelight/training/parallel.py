@@ -54,8 +54,8 @@ class Processes:
         """BadInput unless a batch of this size can be divided evenly."""
         if batch % (self.world * accumulate):
             raise BadInput(
-                f"loop.batch: {batch} pictures cannot be divided among {self.world} processes of {accumulate} "
-                f"micro-batches each; take a multiple of {self.world * accumulate}."
+                f"loop.batch: {batch} pictures cannot be divided among {self.world} processes "
+                f"of {accumulate} micro-batches each; take a multiple of {self.world * accumulate}."
             )
 
     def total(self, values: Tensor) -> Tensor:
@@ -121,7 +121,8 @@ def process_group() -> Iterator[Processes]:
         return
     if missing := [name for name in VARIABLES if name not in os.environ]:
         raise BadInput(
-            f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set; start training with torchrun."
+            f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set; "
+            "start training with torchrun."
         )
     # The first may validate or fill the cache for long; processes that ended are noticed at once.
     timeout = timedelta(days=1)

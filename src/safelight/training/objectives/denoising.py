@@ -104,11 +104,11 @@ class Denoising:
             prompt.text for prompt in prompts
         ):
             raise BadInput(
-                "no picture has a caption, so a text conditioner has nothing to learn: add metadata.jsonl or "
-                "a .txt file next to each picture, or train on class folders with "
+                "no picture has a caption, so a text conditioner has nothing to learn: add "
+                "metadata.jsonl or a .txt file next to each picture, or train on class folders with "
                 'objective.conditioner = { kind = "label" }.'
             )
-        self.conditioner.learn(prompts)
+        self.conditioner.fit(prompts)
         for dataset in datasets:
             cache = LatentCache(
                 self.context.cache / "latents.sqlite",
@@ -135,7 +135,7 @@ class Denoising:
         seed, places = self.context.seed, batch.positions
         condition = self.conditioner(batch.prompts)
         dropped = sample_uniform(seed, places, "dropout") < self.config.dropout
-        condition = choose(dropped, self.conditioner.nothing(batch.prompts), condition)
+        condition = choose(dropped, self.conditioner.null_condition(batch.prompts), condition)
         losses = self._losses(batch, seed, condition)
         return Loss(losses.mean(), {})
 

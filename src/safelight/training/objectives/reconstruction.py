@@ -27,7 +27,7 @@ from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial, Adversary, adaptive_weight, with_gradient
 from safelight.training.calibration import calibrate
 from safelight.training.objective import Group, Loss, ProgressCallback, RunContext
-from safelight.types.networks import Autoencoder, Discrete, Encoding, Features
+from safelight.types.networks import Autoencoder, DiscreteAutoencoder, Encoding, Features
 from safelight.types.tensors import Images, Latents
 
 REGULARISERS = {"kl": 1e-6, "quantisation": 1.0}
@@ -121,7 +121,7 @@ class Reconstruction:
         groups = [Group("autoencoder", learned)]
         self.adversary = None
         if options := config.adversarial:
-            if options.adaptive and self.autoencoder.last is None:
+            if options.adaptive and self.autoencoder.last_layer is None:
                 raise BadInput(
                     f"objective.adversarial: the {kind_of(config.autoencoder)} autoencoder has no "
                     "last layer, at which the adaptive weight is computed; set adaptive = false."
@@ -139,7 +139,7 @@ class Reconstruction:
         """Check that all networks accept the size and that the regularisers exist."""
         size = datasets[0].framing.size
         smallest = {
-            "perceptual": self.features.least if self.features else 0,
+            "perceptual": self.features.min_size if self.features else 0,
             "adversarial": self.adversary.network.min_size if self.adversary else 0,
         }
         for name, least in smallest.items():
@@ -151,7 +151,7 @@ class Reconstruction:
             self.autoencoder.latent_shape((1, 3, size, size)), device=self.context.device
         )
         with torch.no_grad():
-            known = self.autoencoder.costs(Encoding(latents, torch.ones_like(latents)))
+            known = self.autoencoder.regularisers(Encoding(latents, torch.ones_like(latents)))
         for name in self.config.regularisers:
             if name not in known:
                 kind = kind_of(self.config.autoencoder)
@@ -173,16 +173,16 @@ class Reconstruction:
         return Loss(*self.adversary.discriminator_loss(images, batch.reconstruction))
 
     def _autoencoder_loss(self, batch: PictureBatch, images: Images) -> Loss:
-        """The autoencoder's loss; gradients of losses of the picture are computed at the picture."""
+        """The autoencoder's loss; losses of the picture are differentiated at the picture."""
         encoding: Encoding = self.autoencoder.encode(images)
         noise = sample_noise(self.context.seed, batch.positions, tuple(encoding.mean.shape))
         latents = encoding.sample(noise.to(images.device))
         output = self.autoencoder.decode(self._with_noise(latents, batch.positions)).float()
         batch.reconstruction = output.detach()
-        costs = self.autoencoder.costs(encoding)
-        metrics = {name: cost.mean() for name, cost in costs.items()}
-        regularisers = [self.weights[name] * cost for name, cost in metrics.items()]
-        total = torch.stack(regularisers or [output.new_zeros(())]).sum()
+        regularisers = self.autoencoder.regularisers(encoding)
+        metrics = {name: values.mean() for name, values in regularisers.items()}
+        weighted = [self.weights[name] * value for name, value in metrics.items()]
+        total = torch.stack(weighted or [output.new_zeros(())]).sum()
         if self.config.equivariance:
             metrics["equivariance"] = self._equivariance_loss(latents, images)
             total = total + self.config.equivariance * metrics["equivariance"]
@@ -217,7 +217,7 @@ class Reconstruction:
     ) -> Tensor:
         """The weighted adversarial loss; ``gradient`` is that of the reconstruction's losses."""
         assert self.adversary is not None
-        config, last_layer = self.adversary.config, self.autoencoder.last
+        config, last_layer = self.adversary.config, self.autoencoder.last_layer
         losses["adversarial"] = self.adversary.generator_loss(picture)
         (own,) = torch.autograd.grad(losses["adversarial"], picture)
         weight: float | Tensor = config.weight
@@ -256,8 +256,8 @@ class Reconstruction:
 
     def after_update(self, update: int) -> None:
         """Update the codebook from the batches of this update."""
-        if isinstance(self.autoencoder, Discrete):
-            self.autoencoder.settle(self.context.seed, update, self.context.total)
+        if isinstance(self.autoencoder, DiscreteAutoencoder):
+            self.autoencoder.after_update(self.context.seed, update, self.context.total)
 
     def validate(self, batch: PictureBatch) -> Mapping[str, Tensor]:
         """L1, PSNR in dB, and the perceptual distance by the name of its network, of each picture.
