@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
+from safelight.runtime import dtype_of
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,11 @@ class MuonOptimiser(torch.optim.Optimizer):
 def orthogonalised(matrix: Tensor, rounds: int = 5) -> Tensor:
     """Roughly the nearest orthogonal matrix: its singular values are between about 0.7 and 1.2.
 
-    Newton–Schulz iteration with the quintic of Jordan (2024), in bf16, on the shorter side.
+    Newton–Schulz iteration with the quintic of Jordan (2024), on the shorter side, in bf16 where
+    that is faster than fp32 on the device.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
+    x = matrix.to(dtype_of("auto", matrix.device))
     x = x.T if matrix.shape[0] > matrix.shape[1] else x
     x = x / (x.norm() + 1e-7)
     for _ in range(rounds):
