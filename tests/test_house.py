@@ -1,4 +1,4 @@
-"""The house is as docs/house.md says: each rule finds nothing in the source, and something in a made-up stray."""
+"""The house is as docs/architecture.md says: each rule finds nothing in the source, and something in a made-up stray."""
 
 import re
 import subprocess
@@ -107,7 +107,7 @@ def test_the_tests_are_short_files_too():
 
 
 def test_the_floors_are_those_of_the_plan():
-    drawing = (ROOT / "docs" / "house.md").read_text("utf-8")
+    drawing = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     floors: list[list[str]] = []
     for line in drawing.splitlines():
         if re.match(r"│  floor \d", line):
