@@ -55,8 +55,6 @@ ROWS: tuple[OldName, ...] = (
     OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "pad", "padding"),
     OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "row", "group"),
     OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "absent", "missing"),
-    OldName("2026-12-01", "value", "conditioners._encoder.EncoderConfig.padding", "end", "eos"),
-    OldName("2026-12-01", "value", "conditioners._encoder.EncoderConfig.padding", "own", "pad"),
     OldName("2026-12-01", "option", "nn.text_models.bert", "head", "head_width"),
     OldName("2026-12-01", "option", "nn.text_models.t5", "head", "head_width"),
     OldName("2026-12-01", "option", "nn.text_models.t5", "farthest", "max_distance"),

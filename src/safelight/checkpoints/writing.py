@@ -431,7 +431,7 @@ def _write_words(conditioner: nn.Module, number: int, folder: Path) -> str:
     markers = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     if reader.config.tokenizer == "clip":
         begin, end = "<|startoftext|>", "<|endoftext|>"
-        pad = end if reader.config.padding == "eos" else "!"
+        pad = end if reader.config.padding == "end" else "!"
         markers = {"bos_token": begin, "eos_token": end, "unk_token": end, "pad_token": pad}
         model = json.loads(reader.tokenizer.backend.to_str())["model"]
         write_json(folder / "vocab.json", model["vocab"])

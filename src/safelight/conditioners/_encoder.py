@@ -31,8 +31,8 @@ class EncoderConfig:
     Its tokens are the states before the last ``skip`` blocks (diffusers: ``clip_skip``), after the
     final ``norm`` or not. Encoders of one ``group`` are concatenated along features, groups along
     the sequence; None: their tokens are not used. ``pooled``: whether the normed state at the end
-    of the text is a vector, and whether it is projected. ``padding``: with the end-of-text token,
-    with id 0, or with a padding token, which is masked. ``missing``: the file lacks the network,
+    of the text is a vector, and whether it is projected. ``padding``: with the end-of-text token
+    (``end``), with id 0 (``zero``), or with the padding token, which is masked (``own``). ``missing``: the file lacks the network,
     and zeros are its tokens.
     """
 
@@ -40,7 +40,7 @@ class EncoderConfig:
     tokenizer: Kind = "clip"
     length: int = 77
     max_chunks: int = 8
-    padding: Literal["eos", "zero", "pad"] = "eos"
+    padding: Literal["end", "zero", "own"] = "end"
     skip: int = 0
     norm: bool = True
     group: int | None = 0
@@ -63,8 +63,8 @@ class EncoderConfig:
             raise BadInput(
                 "a projected vector needs a text encoder with a projection; this one has none."
             )
-        if self.padding == "eos" and self.tokenizer == "ids":
-            raise BadInput("token ids have no end-of-text token: set padding to zero or pad.")
+        if self.padding == "end" and self.tokenizer == "ids":
+            raise BadInput("token ids have no end-of-text token: set padding to zero or own.")
         if self.pooled != "none" and (self.tokenizer != "clip" or self.missing):
             raise BadInput("a vector is pooled from a CLIP text encoder that is not missing.")
 
@@ -90,7 +90,7 @@ class PromptEncoder(nn.Module):
         tokenizer = self.tokenizer
         if self.config.missing:
             return ChunkFormat(self.config.length, (), (0,), 0)
-        pad_id = {"eos": tokenizer.eos_id, "zero": 0, "pad": tokenizer.pad_id}[self.config.padding]
+        pad_id = {"end": tokenizer.eos_id, "zero": 0, "own": tokenizer.pad_id}[self.config.padding]
         return ChunkFormat(
             self.config.length, tokenizer.prefix, tokenizer.suffix, pad_id, tokenizer.pad_left
         )
@@ -177,7 +177,7 @@ class PromptEncoder(nn.Module):
         config = self.config
         if self.network is None:
             return torch.zeros(*ids.shape, self.width), None
-        mask = ids != self.tokenizer.pad_id if config.padding == "pad" else None
+        mask = ids != self.tokenizer.pad_id if config.padding == "own" else None
         pooled = config.pooled != "none"
         states, last = self.network(self.embed(ids), config.skip, pooled, mask)
         if config.norm:

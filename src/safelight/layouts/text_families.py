@@ -17,11 +17,11 @@ from safelight.nn.text_models.t5 import Config as T5
 
 _STATES = {"skip": 1, "norm": False}  # those before the last block, as they are
 _L, _G, _T5 = (
-    {"padding": "eos"},
+    {"padding": "end"},
     {"padding": "zero"},
     {"tokenizer": "t5", "padding": "zero", "max_chunks": 1},
 )
-_LM = {"padding": "pad", "max_chunks": 1, "length": 512, "norm": False}
+_LM = {"padding": "own", "max_chunks": 1, "length": 512, "norm": False}
 _BERT = {"tokenizer": "bert", "padding": "zero", "max_chunks": 1}
 _SIZES = ["original_size", "crop"]
 
@@ -47,7 +47,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "flux2": {"encoders": [{**_LM, "tokenizer": "mistral"}]},
     "flux2-klein": {"encoders": [{**_LM, "tokenizer": "qwen"}]},
     "ldm-text": {"encoders": [_BERT]},
-    "ldm-layout": {"encoders": [{**_BERT, "tokenizer": "ids", "padding": "pad"}]},
+    "ldm-layout": {"encoders": [{**_BERT, "tokenizer": "ids", "padding": "own"}]},
     "flux": {
         "encoders": [
             {**_L, "group": None, "pooled": "plain", "max_chunks": 1},
