@@ -1,4 +1,4 @@
-"""The source keeps the rules of the architecture; each rule reports an example that breaks it."""
+"""The source keeps the rules of docs/architecture.md; each rule reports what breaks it."""
 
 import re
 import subprocess
@@ -150,7 +150,7 @@ def test_test_files_are_not_too_long():
 
 
 def test_the_floors_are_those_of_the_plan():
-    drawing = (ROOT / "docs" / "house.md").read_text("utf-8")
+    drawing = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     floors: list[list[str]] = []
     for line in drawing.splitlines():
         if re.match(r"│  floor \d", line):

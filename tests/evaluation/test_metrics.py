@@ -150,7 +150,7 @@ def test_a_frechet_distance_names_its_network_count_size_and_bias(count, biased)
     metric.update(Pairs(pictures(count), pictures(count, seed=1)))
     ((name, _),) = metric.compute()
     assert name.startswith(f"reconstruction Fréchet distance (corners, {count} pictures of 15×13")
-    assert ("biased: it wants many more than 2 pictures" in name) == biased
+    assert ("biased: it needs many more than 2 pictures" in name) == biased
 
 
 def test_one_picture_has_no_frechet_distance():
