@@ -2,49 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import nn
 
+from safelight.card import Card, licensed
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
 from safelight.governance.licences import (
     PARTS,
     PartLicence,
-    combined,
     licences_of_parts,
     warn_restricted,
 )
 from safelight.nn.clip_vision import ImageEncoder
-from safelight.settings import Settings
 from safelight.types.networks import Autoencoder, Conditioner, Denoiser
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Images, Latents
-
-Preview = tuple[tuple[float, ...], ...]
-"""Red, green and blue as affine functions of a latent: the weights of its channels, then the constant."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a person wants to know of a model, kept with its weights."""
-
-    name: str = "unnamed"
-    summary: str = ""
-    size: tuple[int, int] = (256, 256)  # native height and width, in pixels
-    settings: Settings = field(default_factory=Settings)
-    licence: str = "not stated"  # of the whole, in one line
-    licences: tuple[
-        PartLicence, ...
-    ] = ()  # of each part and of all that stands on it; none: one for the whole
-    data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
-    origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
-    preview: Preview = ()  # the autoencoder's, fitted after its training
-    hash: str = ""  # of the files it was read from
-    adapters: Mapping[str, float] = field(
-        default_factory=dict
-    )  # merged since, FILE=PICTURE around; with their scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +90,6 @@ def preview(card: Card, latents: Latents) -> Images:
         torch.tensordot(latents.float(), weights[:, :-1], dims=([1], [1])) + weights[:, -1]
     )  # (b, *space, 3)
     return torch.movedim(colours, -1, 1).clamp(-1, 1)
-
-
-def licensed(card: Card, licences: Sequence[PartLicence]) -> Card:
-    """The card of what has these licences, one after the other, each once."""
-    items = tuple(dict.fromkeys(licences))
-    return replace(card, licences=items, licence=combined(items))
 
 
 def with_more(

@@ -6,7 +6,7 @@ from ldm_layout import body, near, renamed
 
 from recorded import Recording
 from safelight.autoencoders.kl import KL, Config
-from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.state_dicts import load_strictly
 from safelight.errors import BadInput
 from safelight.types.networks import Encoding
 

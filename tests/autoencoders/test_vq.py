@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from making import go, metrics, recipe, tables
 from recorded import Recording
 from safelight.autoencoders.vq import Config
-from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.state_dicts import load_strictly
 from safelight.errors import BadInput
 from safelight.nn.codebook import Codes
 from safelight.training.run import open_run

@@ -11,13 +11,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import safelight
 from recorded import Recording, error
 from safelight import checkpoints
+from safelight.card import Card
 from safelight.config import read
 from safelight.denoisers.flux import Config as Flux
 from safelight.errors import BadInput, Note
 from safelight.layouts.families import families, family_of
 from safelight.layouts.text_encoder import language_model as transformers_decoder
 from safelight.layouts.text_families import joined
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 from safelight.nn.text_models.decoder import Config
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage

@@ -12,7 +12,8 @@ import safelight
 from safelight import LatentDiffusion, checkpoints, files
 from safelight.autoencoders.kl import Config as KLConfig
 from safelight.autoencoders.tiny import Config as TinyConfig
-from safelight.checkpoints.native import fingerprint, read_model
+from safelight.checkpoints.native import read_model
+from safelight.checkpoints.state_dicts import fingerprint
 from safelight.errors import BadInput, CannotSave
 from safelight.files import sha256
 from safelight.types.networks import Prompt

@@ -10,7 +10,7 @@ import pytest
 from recorded import Recording
 from safelight import checkpoints
 from safelight.checkpoints.diffusers_folder import read_folder
-from safelight.checkpoints.foreign import plan
+from safelight.checkpoints.plan import plan_load
 from safelight.errors import BadInput
 from safelight.layouts import schedulers
 
@@ -64,7 +64,7 @@ def harmed(value: Any, path: tuple[Any, ...], harm: Callable[[Any], Any]) -> Any
 
 def told(folder: Any) -> str:
     """All that is known of a part before its weights are read."""
-    found = plan([folder], {})
+    found = plan_load([folder], {})
     configs = [one.config for one in (*found.pieces.values(), *found.towers)]
     return repr((configs, found.mean, found.deviation, found.family))
 
@@ -164,7 +164,7 @@ def test_links_do_not_lead_out_of_a_folder(folder, tmp_path, file):
     (folder / file).rename(outside)
     (folder / file).symlink_to(outside)
     with pytest.raises(BadInput, match=r"is a link out of its folder, to .*outside"):
-        plan([folder], {})
+        plan_load([folder], {})
 
 
 def test_the_hubs_cache_links_to_its_files(folder, tmp_path):

@@ -8,7 +8,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from recorded import DATA, Recording, real_shapes
-from safelight.attachments.identify import small_file
+from safelight.attachments.identify import identify
 from safelight.inspection import inspect, show
 from safelight.weights.files import Weights
 from safelight.weights.stored import Source, Stored
@@ -36,7 +36,7 @@ def test_real_adapters_are_told_by_their_headers(name):
         key: tuple(4 if side < 0 else side for side in shape)
         for key, shape in real_shapes(name).items()
     }
-    found = small_file(
+    found = identify(
         Weights({key: Stored(source, 0, shape, "F16") for key, shape in shapes.items()}), name
     )
     layers = tuple(found["layers"].values())
@@ -85,7 +85,7 @@ def test_learned_words_are_told(tmp_path, capsys):
 def test_models_are_neither(tmp_path):
     assert inspect(str(Recording("diffusers-folders").file("sd/unet")))["what"] == "model"
     save_file({"x.y": torch.ones(2, 2)}, tmp_path / "x.safetensors")
-    assert small_file(Weights({}), "nothing") is None
+    assert identify(Weights({}), "nothing") is None
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real files are not here")
