@@ -253,7 +253,7 @@ def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_p
         for layout, name in writers.items():
             with pytest.raises(
                 BadInput,
-                match=rf"has {what} around it, .* take that off first, save\(plain\(model\)",
+                match=rf"has {what} attached, .* remove it first, save\(detach\(model\)",
             ):
                 save(one, tmp_path / name, layout)
             assert not (tmp_path / name).exists()
@@ -265,9 +265,7 @@ def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_p
         save(bare, tmp_path / name, layout)
         again = checkpoints.read(tmp_path / name).denoiser.state_dict()
         assert all(torch.equal(again[key], one) for key, one in model.denoiser.state_dict().items())
-    with pytest.raises(
-        BadInput, match="has an image encoder beside it, which no file of a model holds"
-    ):
+    with pytest.raises(BadInput, match="has an image encoder, which no file of a model holds"):
         save(replace(model, image_encoder=EYE.build()), tmp_path / "other")
 
 

@@ -42,7 +42,7 @@ TABLE = OldNames(
         ("option", "diffusion.guidance.interval", "upper", "high"),
         ("option", "diffusion.guidance.apg", "force", "scale"),
         ("option", "hint", "sort", "part"),
-        ("option", "model.Card", "words", "summary"),
+        ("option", "card.Card", "words", "summary"),
         ("option", "picture", "weights", "model"),
         ("option", "picture.model", "called", "name"),
         ("option", "run.data", "basis", "parents"),

@@ -295,7 +295,7 @@ def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_p
 
 
 def test_a_file_for_another_model_is_refused_in_a_sentence(model, file, tmp_path):
-    with pytest.raises(BadInput, match="is for a U-Net or FLUX that reads with text towers"):
+    with pytest.raises(BadInput, match="is for a U-Net or FLUX with text encoders"):
         with_image_prompt(LatentDiffusion(), file)
     other = tmp_path / "other.safetensors"
     save_file({"latents": torch.ones(2)}, other)

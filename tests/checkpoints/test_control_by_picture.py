@@ -185,13 +185,13 @@ def test_a_lora_that_shows_nothing_is_refused_with_nothing_changed(shown, tmp_pa
     model = model_of(FLUX)
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
     for columns, message in (
-        (16, "shows the model no picture: merge it by --lora"),
-        (24, "sees no picture by itself"),
+        (16, "is a LoRA without control: merge it with --lora"),
+        (24, "takes no picture itself"),
     ):
         save_file(lora(columns), tmp_path / "it.safetensors")
         with pytest.raises(BadInput, match=message):
             with_control(model, f"{tmp_path / 'it.safetensors'}={shown}", 24, 16)
-    with pytest.raises(BadInput, match="sees no picture by itself: name the file"):
+    with pytest.raises(BadInput, match="takes no picture itself: name the file"):
         with_control(model, f"={shown}", 24, 16)
     assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
 

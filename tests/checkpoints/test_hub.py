@@ -191,7 +191,7 @@ def test_a_model_is_fetched_and_found_again_without_a_network(remote):
     remote.error = ConnectionError("no network")
     assert fetch("a/b@v1") == remote.cache
     assert fetch("a/b:unet/config.json") == remote.cache / "unet/config.json"
-    with pytest.raises(BadInput, match=r"a/b:v1-5\.ckpt cannot be had from the hub here"):
+    with pytest.raises(BadInput, match=r"a/b:v1-5\.ckpt cannot be downloaded here"):
         fetch("a/b:v1-5.ckpt")
 
 
@@ -200,12 +200,12 @@ def test_without_a_network_one_sentence_says_what_to_download_to_where(remote):
     with pytest.raises(BadInput) as caught:
         fetch("owner/model@v1:weights/x.safetensors")
     assert str(caught.value) == (
-        "owner/model@v1:weights/x.safetensors cannot be had from the hub here (no network): where there is a network, "
-        "run `hf download owner/model weights/x.safetensors --revision v1 --local-dir model`, bring that folder here "
+        "owner/model@v1:weights/x.safetensors cannot be downloaded here (no network): where there is a network, "
+        "run `hf download owner/model weights/x.safetensors --revision v1 --local-dir model`, copy that folder here "
         "and load 'model/weights/x.safetensors' instead."
     )
     with pytest.raises(
-        BadInput, match=r"run `hf download a/b --local-dir b`, bring that folder here and load 'b'"
+        BadInput, match=r"run `hf download a/b --local-dir b`, copy that folder here and load 'b'"
     ):
         fetch("a/b")
 

@@ -227,7 +227,7 @@ def test_flux2_runs_on_a_prompt_from_a_folder(folder, tmp_path):
     checkpoints.save(model, tmp_path / "native")
     again = safelight.load(tmp_path / "native", "cpu", "fp32")
     assert safelight.generate(again, tasks[0], settings)[0].tobytes() == fox.tobytes()
-    with pytest.warns(Note, match=r"FLUX\.2 dev is written without its text tower"):
+    with pytest.warns(Note, match=r"FLUX\.2 dev is written without its text encoder"):
         checkpoints.save(model, tmp_path / "again", "diffusers")
     assert checkpoints.read(tmp_path / "again").conditioner is None
 

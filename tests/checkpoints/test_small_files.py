@@ -72,7 +72,7 @@ def test_learned_words_are_told(tmp_path, capsys):
     )
     found = inspect(str(tmp_path / "fox.safetensors"))
     assert found == {
-        "what": "words",
+        "what": "embeddings",
         "for": "Stable Diffusion 1",
         "widths": [768],
         "vectors": {"fox": 5},
@@ -91,6 +91,6 @@ def test_models_are_neither(tmp_path):
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real files are not here")
 def test_real_files_are_told():
     found = inspect(str(DATA / "sd-artifacts" / "lora" / "cloneofsimo_lora_disney.safetensors"))
-    assert (found["rank"], found["words"]) == (1, ["<s1>", "<s2>"])
+    assert (found["rank"], found["embeddings"]) == (1, ["<s1>", "<s2>"])
     found = inspect(str(DATA / "sd-artifacts" / "embeddings" / "birb-style_learned_embeds.bin"))
     assert found["vectors"] == {"<birb-style>": 1}

@@ -72,7 +72,7 @@ def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
 def test_a_tower_that_nobody_reads_is_refused():
     with pytest.raises(
         BadInput,
-        match="text_encoder_3 is a text tower that Stable Diffusion 1 does not read; leave",
+        match="text_encoder_3 is a text encoder that Stable Diffusion 1 does not have; leave",
     ):
         checkpoints.read([folder("sd"), folder("sd3/text_encoder_3")])
 
