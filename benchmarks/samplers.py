@@ -25,7 +25,7 @@ from timing import interleaved, machine
 from safelight.config import kind_of
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.diffusion.schedule import ScaledLinear
-from safelight.diffusion.spacing import Leading
+from safelight.diffusion.spacing.even import Leading
 from safelight.settings import SAMPLER
 from safelight.types.diffusion import Estimate, NoiseLevel
 from safelight.types.tensors import Latents

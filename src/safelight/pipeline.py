@@ -65,7 +65,7 @@ def steps(
     start = _told_more(whole, task.start(whole, noise, chosen.count), chosen.emphasis)
     schedule = whole.process.schedule
     if isinstance(spacing, Sized):
-        spacing = spacing.sized(
+        spacing = spacing.for_tokens(
             prod(side // whole.denoiser.size_multiple for side in start.latents.shape[2:])
         )
     times = spacing(chosen.steps, schedule, start.begin)

@@ -15,7 +15,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.dpmpp import DPMpp2M
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear
-from safelight.diffusion.spacing import ShiftedTwice
+from safelight.diffusion.spacing.shifted import ShiftedTwice
 from safelight.diffusion.trajectory import partway
 from safelight.errors import BadInput
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit

@@ -13,7 +13,7 @@ from safelight.denoisers.unet import Config, Level
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.process import Process
-from safelight.diffusion.spacing import Picked
+from safelight.diffusion.spacing.even import Picked
 from safelight.errors import BadInput
 from safelight.layouts import schedulers
 from safelight.layouts.families import families

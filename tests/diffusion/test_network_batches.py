@@ -12,7 +12,7 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.single import Adaptive
 from safelight.diffusion.schedule import Linear
-from safelight.diffusion.spacing import Uniform
+from safelight.diffusion.spacing.even import Uniform
 from safelight.types.networks import Condition
 
 SAMPLERS = Slot("diffusion.samplers.*")

@@ -24,17 +24,9 @@ from safelight.diffusion.samplers.multistep import DEIS, LMS, PNDM
 from safelight.diffusion.samplers.predictor_corrector import UniPC
 from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
 from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear, Table
-from safelight.diffusion.spacing import (
-    Exponential,
-    Karras,
-    Leading,
-    Linspace,
-    Polyexponential,
-    Shifted,
-    ShiftedByTokens,
-    ShiftedTwice,
-    Uniform,
-)
+from safelight.diffusion.spacing.even import Leading, Linspace, Uniform
+from safelight.diffusion.spacing.shifted import Shifted, ShiftedByTokens, ShiftedTwice
+from safelight.diffusion.spacing.sigmas import Exponential, Karras, Polyexponential
 from safelight.types.diffusion import NoiseLevel
 from safelight.types.networks import Condition
 

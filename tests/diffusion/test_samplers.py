@@ -20,7 +20,9 @@ from safelight.diffusion.samplers.predictor_corrector import SASolver, UniPC
 from safelight.diffusion.samplers.restart import Restart
 from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
 from safelight.diffusion.schedule import EDM, Cosine, Linear, LinearBeta, ScaledLinear
-from safelight.diffusion.spacing import Karras, Leading, Shifted, Uniform
+from safelight.diffusion.spacing.even import Leading, Uniform
+from safelight.diffusion.spacing.shifted import Shifted
+from safelight.diffusion.spacing.sigmas import Karras
 from safelight.diffusion.trajectory import partway
 from safelight.errors import BadInput
 from safelight.types.diffusion import Estimate

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.process import Process
-from safelight.diffusion.spacing import Karras
+from safelight.diffusion.spacing.sigmas import Karras
 from safelight.errors import BadInput
 from safelight.layouts.config_values import COUNT, Number, Text, checked
 from safelight.scheduler_names import DIFFUSERS
