@@ -80,7 +80,7 @@ def ours(kind: str, null: Null, fresh: bool = False) -> Callable[[], object]:
         null.passes = 0
         source = (
             BrownianNoise(range(4))
-            if sampler.about.brownian and not fresh
+            if sampler.info.brownian and not fresh
             else SeededNoise(range(4))
         )
         return [step.index for step in sampler(null, start, times, schedule, source)]

@@ -8,11 +8,11 @@ from safelight.settings import SAMPLER
 
 
 def samplers() -> list[dict[str, Any]]:
-    """Every sampler, by its kind: what it says ``about`` itself, and its options with their defaults."""
+    """Every sampler, by its kind: its ``info``, and its options with their defaults."""
     return [
         {
             "kind": kind_of(cls),
-            **asdict(cls.about),
+            **asdict(cls.info),
             "options": ", ".join(f"{one.name}={one.default}" for one in fields(cls)),
         }
         for cls in SAMPLER.all()

@@ -8,7 +8,7 @@ import torch
 from making import tiny_model
 from safelight import Settings, TextToImage
 from safelight.config import Slot
-from safelight.diffusion.compatibility import require_fit
+from safelight.diffusion.compatibility import require_compatible
 from safelight.diffusion.guidance.cfg_plus_plus import CFGPlusPlus
 from safelight.diffusion.guidance.interval import Interval
 from safelight.diffusion.guidance.none import Unguided
@@ -31,7 +31,7 @@ def end(sampler, found):
     def denoise(noisy, level):
         return Estimate(torch.zeros_like(noisy), noise=torch.full_like(noisy, found))
 
-    source = BrownianNoise([1]) if sampler.about.brownian else SeededNoise([1])
+    source = BrownianNoise([1]) if sampler.info.brownian else SeededNoise([1])
     *_, step = sampler(denoise, torch.ones(1, 1, 2), TIMES, Linear(), source)
     return step.noisy
 
@@ -41,22 +41,22 @@ def test_cfg_plus_plus_goes_with_the_samplers_in_which_found_noise_counts(spelle
     sampler = SAMPLERS.read(spelled)
     counts = not torch.allclose(end(sampler, 0.5), end(sampler, -0.5), atol=1e-3)
     if counts:
-        require_fit(sampler, Flow(), Interval(CFGPlusPlus()))
+        require_compatible(sampler, Flow(), Interval(CFGPlusPlus()))
     else:
-        require_fit(sampler, Flow(), Unguided())
+        require_compatible(sampler, Flow(), Unguided())
         with pytest.raises(
             BadInput, match=r"wants a sampler that puts back the noise .*, .* does not"
         ):
-            require_fit(sampler, Flow(), Interval(CFGPlusPlus()))
+            require_compatible(sampler, Flow(), Interval(CFGPlusPlus()))
 
 
 def test_learned_variance_wants_a_model_that_learned_one():
-    require_fit(DDPM("learned"), NoiseAndVariance(), Unguided())
-    require_fit(DDPM("large"), Flow(), Unguided())
+    require_compatible(DDPM("learned"), NoiseAndVariance(), Unguided())
+    require_compatible(DDPM("large"), Flow(), Unguided())
     with pytest.raises(
         BadInput, match=r"learned variance wants a model that learned one.*take variance=small"
     ):
-        require_fit(DDPM("learned"), Flow(), Unguided())
+        require_compatible(DDPM("learned"), Flow(), Unguided())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from safelight.diffusion.spacing.explicit import Sigmas, Times
 from safelight.diffusion.spacing.shifted import Shifted, ShiftedByTokens, ShiftedTwice
 from safelight.diffusion.spacing.sigmas import Exponential, Karras, Polyexponential
 from safelight.errors import BadInput
-from safelight.types.diffusion import Sized
 
 TABLES = [Leading(), Linspace(), ShiftedTwice()]
 RATIOS = [Karras(), Exponential(), Polyexponential()]
@@ -244,7 +243,6 @@ def test_refusals(make, message):
 
 def test_a_spacing_by_size_takes_that_of_the_picture_unless_it_names_one():
     by_size = ShiftedByTokens()
-    assert isinstance(by_size, Sized)
     assert torch.equal(by_size.for_tokens(256)(4, Linear()), ShiftedByTokens(256)(4, Linear()))
     assert torch.equal(by_size(4, Linear()), ShiftedByTokens(4096)(4, Linear()))
     assert ShiftedByTokens(64).for_tokens(256).tokens == 64

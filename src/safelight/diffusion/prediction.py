@@ -20,7 +20,8 @@ from safelight.types.tensors import Latents
 
 @dataclass(frozen=True)
 class Noise(Prediction):
-    """The noise (DDPM, arXiv 2006.11239, eq. 14). Where alpha = 0 no clean latents follow from it."""
+    """The noise (DDPM, arXiv 2006.11239, eq. 14). Where alpha = 0 no clean latents follow from
+    it."""
 
     needs_signal: ClassVar[bool] = True
 

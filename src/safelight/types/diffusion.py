@@ -86,7 +86,8 @@ named inputs only, and the others as they are."""
 
 
 class Schedule(Protocol):
-    """A noise schedule: t in [0, 1] → NoiseLevel, and back from half the log signal-to-noise ratio."""
+    """A noise schedule: t in [0, 1] → NoiseLevel, and back from half the log signal-to-noise
+    ratio."""
 
     def __call__(self, t: Tensor) -> NoiseLevel: ...
 
@@ -139,7 +140,8 @@ class Density(Protocol):
 
 
 class NoiseSource(Protocol):
-    """Standard normal draws of ``shape`` (batch first). An interval of times keys Brownian noise."""
+    """Standard normal draws of ``shape`` (batch first). An interval of times keys Brownian
+    noise."""
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor: ...
 
@@ -165,7 +167,8 @@ class SamplerInfo:
 
 
 class Sampler(Protocol):
-    """One algorithm, which takes noisy latents at ``times[0]`` to ``times[-1]`` and yields each step.
+    """One algorithm, which takes noisy latents at ``times[0]`` to ``times[-1]`` and yields each
+    step.
 
     ``renoises`` is that of ``info``, unless it depends on the sampler's options.
     """

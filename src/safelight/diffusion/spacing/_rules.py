@@ -12,7 +12,9 @@ from safelight.types.diffusion import Schedule
 def require_steps(steps: int, begin: float) -> None:
     """Raises BadInput for steps outside 1 to 10,000 and for a begin outside (0, 1]."""
     require(1 <= steps <= 10_000, "steps must be from 1 to 10000", steps, "20 to 50 is usual")
-    require(0 < begin <= 1, "begin must be above 0 and at most 1", begin, "1 starts from pure noise")
+    require(
+        0 < begin <= 1, "begin must be above 0 and at most 1", begin, "1 starts from pure noise"
+    )
 
 
 def require_table(table: int) -> None:

@@ -24,10 +24,10 @@ class Uniform(Spacing):
 class Leading(Spacing):
     """Every n-th entry of a training table, counted from its clean end.
 
-    DDIM as Stable Diffusion runs it. Entry k lies at t = (k + 1) / ``table``; the lowest one visited
-    is ``offset``. It never visits t = 1. The last step goes to 0, or, with ``to_first``, to the
-    first entry of the table, as in the first DDIM of Stable Diffusion. Raises BadInput if the table
-    has too few entries for the steps.
+    DDIM as Stable Diffusion runs it. Entry k lies at t = (k + 1) / ``table``; the lowest one
+    visited is ``offset``. It never visits t = 1. The last step goes to 0, or, with ``to_first``, to
+    the first entry of the table, as in the first DDIM of Stable Diffusion. Raises BadInput if the
+    table has too few entries for the steps.
     """
 
     table: int = 1000
@@ -92,21 +92,21 @@ class Quadratic(Spacing):
 
 
 @dataclass(frozen=True)
-class Picked(Spacing):
-    """Some of the ``among`` even times that a latent consistency model was distilled at.
+class LCM(Spacing):
+    """Some of the even times that a latent consistency model was distilled at.
 
-    arXiv 2310.04378, as diffusers runs it.
+    arXiv 2310.04378, as diffusers runs it: there ``original_inference_steps``.
     """
 
-    among: int = 50
+    original_steps: int = 50
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        trained = int(self.among * begin)
+        trained = int(self.original_steps * begin)
         require(
             1 <= steps <= trained,
-            f"picked spacing must find its steps among {trained} times",
+            f"lcm spacing must find its steps among {trained} times",
             steps,
             "take fewer",
         )
         skipped = (torch.arange(steps).double() * (trained / steps)).floor()
-        return with_zero((trained - skipped) / self.among)
+        return with_zero((trained - skipped) / self.original_steps)

@@ -1,8 +1,8 @@
 """Times whose ratios sigma / alpha (the sigmas of k-diffusion) fall by a rule, then a step to 0.
 
 The ends of all are ratios. ``sigma_max`` is never above that of ``begin``, which is its default; if
-``begin`` is pure noise, that of a thousandth before it is taken. ``sigma_min`` is by default that of
-t = 1/1000. All raise BadInput unless 0 < sigma_min < sigma_max.
+``begin`` is pure noise, that of a thousandth before it is taken. ``sigma_min`` is by default that
+of t = 1/1000. All raise BadInput unless 0 < sigma_min < sigma_max.
 """
 
 from __future__ import annotations
