@@ -49,6 +49,16 @@ ROWS: tuple[OldName, ...] = (
     OldName("2026-12-01", "option", "diffusion.samplers.heun", "churn_to", "s_tmax"),
     OldName("2026-12-01", "kind", "diffusion.spacing", "picked", "lcm"),
     OldName("2026-12-01", "option", "diffusion.spacing.lcm", "among", "original_steps"),
+    OldName("2026-12-01", "option", "training.adversarial.Adversarial", "begins", "start"),
+    OldName(
+        "2026-12-01", "option", "training.adversarial.Adversarial", "most", "max_adaptive_weight"
+    ),
+    OldName("2026-12-01", "option", "training.objectives.reconstruction", "costs", "regularisers"),
+    OldName(
+        "2026-12-01", "option", "training.objectives.reconstruction", "robust", "decoder_noise"
+    ),
+    OldName("2026-12-01", "option", "training.optimisers.muon", "least", "min_side"),
+    OldName("2026-12-01", "option", "run.data", "stands on", "parents"),
 )
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from safelight import __version__
+from safelight.conditioners import text_readers
 from safelight.config import kind_of
 from safelight.diffusion.blend import Part
 from safelight.diffusion.compatibility import require_compatible
@@ -19,10 +20,11 @@ from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.errors import BadInput, Note
 from safelight.media.pictures import to_pictures
 from safelight.model import CompleteModel, LatentDiffusion
+from safelight.prompting.prompts import prompt_at, split_prompt
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
 from safelight.task import Share, Start, Task
 from safelight.types.diffusion import Denoise, Estimate, Guidance, Negative, NoiseLevel, Step
-from safelight.types.networks import Bounded, Condition, Conditioner, Prompt, Weighing
+from safelight.types.networks import Condition, Conditioner, Prompt
 from safelight.types.tensors import Latents
 
 
@@ -129,7 +131,7 @@ def _told_more(whole: CompleteModel, start: Start, emphasis: str | None) -> Star
             side * whole.autoencoder.factor for side in start.latents.shape[-2:]
         )
     if emphasis not in (None, "none"):
-        if not isinstance(whole.conditioner, Weighing):
+        if not any(one.reads_weights for one in text_readers(whole.conditioner)):
             raise BadInput(
                 f"emphasis: the model {whole.card.name!r} reads brackets as letters; leave emphasis out."
             )
@@ -138,18 +140,14 @@ def _told_more(whole: CompleteModel, start: Start, emphasis: str | None) -> Star
     against = [
         replace(prompt, given={"negative": True, **prompt.given}) for prompt in told.negatives
     ]
-    return replace(_composed(told, whole.conditioner), negatives=against)
+    return replace(_composed(told), negatives=against)
 
 
-def _composed(start: Start, conditioner: Conditioner) -> Start:
+def _composed(start: Start) -> Start:
     """The start with a share for each of the prompts that its texts compose. All pictures have the same texts."""
-    if (
-        start.shares
-        or not isinstance(conditioner, Weighing)
-        or len({prompt.text for prompt in start.prompts}) != 1
-    ):
+    if start.shares or len({prompt.text for prompt in start.prompts}) != 1:
         return start
-    parts = [conditioner.parts(prompt) for prompt in start.prompts]
+    parts = [split_prompt(prompt) for prompt in start.prompts]
     if len(parts[0]) == 1:
         return start
     shares = [
@@ -186,10 +184,8 @@ class _Waist:
 
     def current(self) -> Denoise:
         """The waist of the step that is at hand."""
-        start, conditioner = self.start, self.whole.conditioner
-        if isinstance(conditioner, Weighing):
-            step = min(self.step, self.steps - 1)
-            start = _reworded(start, lambda prompt: conditioner.at(prompt, step, self.steps))
+        step = min(self.step, self.steps - 1)
+        start = _reworded(self.start, lambda prompt: prompt_at(prompt, step, self.steps))
         prompts = [start.prompts, start.negatives, *(share.prompts for share in start.shares)]
         wording = tuple(prompt.text for each in prompts for prompt in each)
         if wording not in self.made:
@@ -218,8 +214,9 @@ def _waist(whole: CompleteModel, guidance: Guidance, start: Start, one_batch: bo
 
 def _say_unread(conditioner: Conditioner, prompts: Sequence[Prompt]) -> None:
     """Say aloud which words are lost, where a prompt is longer than what is read of it."""
+    readers = text_readers(conditioner)
     for prompt in {prompt.text: prompt for prompt in prompts}.values():
-        for sentence in conditioner.truncated(prompt) if isinstance(conditioner, Bounded) else ():
+        for sentence in (sentence for reader in readers for sentence in reader.truncated(prompt)):
             warnings.warn(sentence, Note, stacklevel=2)
 
 

@@ -24,6 +24,7 @@ from safelight.attachments.image_prompts import face_lora, with_image_prompt
 from safelight.attachments.lora_files import parts
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
+from safelight.conditioners import text_readers
 from safelight.denoisers.unet import Config, Norm
 from safelight.errors import BadInput
 from safelight.layouts.unet import diffusers as diffusers_unet
@@ -232,12 +233,13 @@ def test_the_model_beneath_stays_as_it_was(model, file, tmp_path):
     )
 
 
-def test_words_and_changing_prompts_still_reach_the_towers(model, file, tmp_path):
+def test_embeddings_and_long_prompts_still_reach_the_text_encoders(model, file, tmp_path):
     adapted = with_image_prompt(model, file)
     save_file({"<toy>": torch.ones(24)}, tmp_path / "toy.safetensors")
     assert add_words(adapted, tmp_path / "toy.safetensors") == ["<toy>"]
-    asked = Prompt("[a:b:0.5]", {"emphasis": "mean"})
-    assert adapted.conditioner.at(asked, 1, 2).text == "b"
+    (reader,) = text_readers(adapted.conditioner)
+    assert reader is model.conditioner
+    assert reader.truncated(Prompt("fox " * 700))
 
 
 def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_path):

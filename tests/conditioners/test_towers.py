@@ -19,6 +19,7 @@ from safelight.layouts.text_encoder import t5 as transformers_t5
 from safelight.layouts.text_families import joined
 from safelight.nn.embeddings import sinusoidal
 from safelight.nn.text_models import clip, t5
+from safelight.prompting.prompts import prompt_at, split_prompt
 from safelight.types.networks import Prompt
 
 SMALL = clip.Config(width=8, depth=2, heads=2, hidden=16, vocabulary=49_408, projection=6)
@@ -226,9 +227,9 @@ def test_breaks_and_weights_are_read_when_asked_for():
     torch.testing.assert_close(parted[:, 77:], encoded(conditioner, "snow").tokens.values)
     with pytest.raises(BadInput, match="unknown emphasis 'men'; did you mean 'mean'"):
         encoded(conditioner, "a", emphasis="men")
-    composed = conditioner.parts(Prompt("a AND b :2", {"emphasis": "mean"}))
-    assert [(one.text, weight) for one, weight in composed] == [("a", 1.0), ("b", 2.0)]
-    assert len(conditioner.parts(Prompt("a AND b :2"))) == 1
+    composed = split_prompt(Prompt("a AND b :2", {"emphasis": "mean"}))
+    assert [(prompt.text, weight) for prompt, weight in composed] == [("a", 1.0), ("b", 2.0)]
+    assert len(split_prompt(Prompt("a AND b :2"))) == 1
 
 
 @torch.no_grad()
@@ -258,17 +259,13 @@ def test_the_web_ui_scales_and_gives_the_page_its_mean_back():
 
 def test_a_prompt_may_change_with_the_steps():
     conditioner = small()
-    asked = Prompt("[a fox:an owl:0.5]", {"emphasis": "mean"})
-    assert [conditioner.at(asked, step, 10).text for step in (0, 4, 5, 9)] == [
-        "a fox",
-        "a fox",
-        "an owl",
-        "an owl",
-    ]
-    assert conditioner.at(asked, 9, 10).given is asked.given
-    for same in (Prompt(asked.text), Prompt("a (fox:1.3)", asked.given)):
-        assert conditioner.at(same, 5, 10) is same
-    first = encoded(conditioner, asked.text, emphasis="mean").tokens.values
+    scheduled = Prompt("[a fox:an owl:0.5]", {"emphasis": "mean"})
+    texts = [prompt_at(scheduled, step, 10).text for step in (0, 4, 5, 9)]
+    assert texts == ["a fox", "a fox", "an owl", "an owl"]
+    assert prompt_at(scheduled, 9, 10).given is scheduled.given
+    for constant in (Prompt(scheduled.text), Prompt("a (fox:1.3)", scheduled.given)):
+        assert prompt_at(constant, 5, 10) is constant
+    first = encoded(conditioner, scheduled.text, emphasis="mean").tokens.values
     torch.testing.assert_close(first, encoded(conditioner, "a fox").tokens.values)
 
 
@@ -332,8 +329,8 @@ def test_a_config_that_cannot_work_is_refused():
 
 def test_each_tower_takes_the_vectors_of_its_width():
     conditioner = small("sdxl", SMALL, OTHER)
-    conditioner.add_word("owl", [torch.randn(2, 8), torch.randn(1, 12)])
-    conditioner.add_word("bear", [torch.randn(1, 12)])
+    conditioner.add_embedding("owl", [torch.randn(2, 8), torch.randn(1, 12)])
+    conditioner.add_embedding("bear", [torch.randn(1, 12)])
     ids = [reader.pages([[("owl bear", 1.0)]])[0].ids for reader in conditioner.towers]
     assert ids[0][1:3] == (49_408, 49_409)
     assert ids[0][3] < 49_406

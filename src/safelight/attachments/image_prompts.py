@@ -15,6 +15,7 @@ from safelight.checkpoints import is_part
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.detach import plain
 from safelight.checkpoints.foreign import find
+from safelight.conditioners import text_readers
 from safelight.denoisers.flux import Flux
 from safelight.denoisers.unet import UNet
 from safelight.errors import BadInput
@@ -24,7 +25,6 @@ from safelight.model import LatentDiffusion, module, with_more
 from safelight.nn.attention import CrossAttention
 from safelight.nn.clip_vision import ImageEncoder
 from safelight.runtime import ready
-from safelight.types.networks import Weighing
 from safelight.weights.files import open_weights
 
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL", 4096: "FLUX.1"}
@@ -54,7 +54,9 @@ def with_image_prompt(
     path = Path(path)
     piece = read(path, hints or {})
     denoiser = plain(model).denoiser
-    if not isinstance(denoiser, UNet | Flux) or not isinstance(model.conditioner, Weighing):
+    conditioner = model.conditioner
+    reads = conditioner and any(reader.reads_weights for reader in text_readers(conditioner))
+    if not isinstance(denoiser, UNet | Flux) or conditioner is None or not reads:
         raise BadInput(
             f"an image prompt is for a U-Net or FLUX that reads with text towers, not {model.card.name!r}."
         )
@@ -69,7 +71,7 @@ def with_image_prompt(
         image_encoder = cast("ImageEncoder", ready(build(found), like.device, like.dtype))
     told = replace(
         model,
-        conditioner=WithPictures(model.conditioner, adapter, places, scale, image_encoder, shown),
+        conditioner=WithPictures(conditioner, adapter, places, scale, image_encoder, shown),
     )
     licences = [
         PartLicence(one.part, one.source, one.licence) for one in (piece, found) if one is not None

@@ -106,6 +106,11 @@ class TextEncoder(nn.Module):
         """How many letters of a text are looked at."""
         return self.config.length * 64
 
+    @property
+    def reads_weights(self) -> bool:
+        """False: brackets are characters like others."""
+        return False
+
     def truncated(self, prompt: Prompt) -> list[str]:
         """What of a prompt does not fit between the markers, as a sentence."""
         most, longest = self.config.length - 2, self._longest

@@ -189,35 +189,31 @@ class Conditioner(Protocol):
 
 
 @runtime_checkable
-class Bounded(Conditioner, Protocol):
-    """A conditioner that reads so much of a text and no more: ``truncated`` says in sentences what
-    it leaves out."""
+class ReadsText(Protocol):
+    """A conditioner, or a module within one, that reads the texts of prompts.
+
+    ``reads_weights``: whether it scales tokens by weights in brackets, where
+    ``given["emphasis"]`` asks for it. ``truncated`` returns a sentence for each text encoder that
+    cuts off the end of a prompt.
+    """
+
+    @property
+    def reads_weights(self) -> bool: ...
 
     def truncated(self, prompt: Prompt) -> Sequence[str]: ...
 
 
 @runtime_checkable
-class Weighing(Conditioner, Protocol):
-    """A conditioner that reads brackets where ``given["emphasis"]`` asks for it: weights, and what
-    changes with the steps. ``at`` is the prompt that holds at a step, the same object if it never
-    changes; ``parts`` are the prompts that a text composes, each with its weight."""
+class AcceptsEmbeddings(Protocol):
+    """A conditioner, or a module within one, whose prompts may use textual-inversion embeddings.
 
-    def at(self, prompt: Prompt, step: int, steps: int) -> Prompt: ...
-
-    def parts(self, prompt: Prompt) -> Sequence[tuple[Prompt, float]]: ...
-
-
-@runtime_checkable
-class Wordy(Conditioner, Protocol):
-    """A conditioner that reads learned words: a name stands for vectors (n, width), one tensor for
-    each width.
-
-    ``check_word`` and ``add_word`` raise BadInput if they are for another model, ``remove_word`` if
-    there is none.
+    An embedding is a name that stands for vectors (n, width), one tensor for each width.
+    ``check_embedding`` and ``add_embedding`` raise BadInput if it belongs to another model,
+    ``remove_embedding`` if there is none of that name.
     """
 
-    def check_word(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+    def check_embedding(self, name: str, vectors: Sequence[Tensor]) -> None: ...
 
-    def add_word(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+    def add_embedding(self, name: str, vectors: Sequence[Tensor]) -> None: ...
 
-    def remove_word(self, name: str) -> None: ...
+    def remove_embedding(self, name: str) -> None: ...
