@@ -388,10 +388,11 @@ def test_a_distilled_network_takes_the_scale_in_one_pass():
     assert network.calls[1][1]["guidance"].tolist() == [2.5] * 6
 
 
-def test_a_scale_that_the_network_does_not_hear_is_refused_when_the_run_is_made():
+def test_a_scale_that_the_network_does_not_take_is_refused_when_the_run_is_made():
     process, condition = Process(Linear(), SPACES["clean"]), Condition(vector=torch.zeros(3, 1))
     with pytest.raises(
-        BadInput, match="wants a network that hears 'guidance', this one hears no scalars"
+        BadInput,
+        match="needs a network that takes the scalar 'guidance', this one takes no scalars",
     ):
         guided(
             process,

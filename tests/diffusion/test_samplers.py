@@ -342,7 +342,7 @@ def test_learned_variance_lies_between_the_bounds():
     torch.testing.assert_close(reached(DDPM("learned"), 0.0), low)
     torch.testing.assert_close(reached(DDPM("learned"), 1.0), high)
     torch.testing.assert_close(reached(DDPM("learned"), 0.25), low**0.75 * high**0.25)
-    with pytest.raises(BadInput, match="learned variance wants a model that learned one"):
+    with pytest.raises(BadInput, match="needs a model that has learned a variance"):
         reached(DDPM("learned"), None)
 
 

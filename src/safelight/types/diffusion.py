@@ -85,6 +85,7 @@ Negative: TypeAlias = Callable[[Collection[str] | None], Condition]
 named inputs only, and the others as they are."""
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A noise schedule: t in [0, 1] → NoiseLevel, and back from half the log signal-to-noise
     ratio."""
@@ -94,6 +95,7 @@ class Schedule(Protocol):
     def when(self, half_logsnr: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class Prediction(Protocol):
     """What a network is trained to predict, and how an estimate follows from its output.
 
@@ -118,6 +120,7 @@ class Prediction(Protocol):
     def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate: ...
 
 
+@runtime_checkable
 class Spacing(Protocol):
     """The times that a sampler visits: ``steps + 1`` of them in float64, from ``begin`` down to 0.
 
@@ -130,6 +133,7 @@ class Spacing(Protocol):
         return self
 
 
+@runtime_checkable
 class Density(Protocol):
     """The distribution of training times: uniform draws ``u`` in (0, 1) → t.
 
@@ -139,6 +143,7 @@ class Density(Protocol):
     def __call__(self, u: Tensor, position: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class NoiseSource(Protocol):
     """Standard normal draws of ``shape`` (batch first). An interval of times keys Brownian
     noise."""
@@ -166,6 +171,7 @@ class SamplerInfo:
     renoises: bool = False
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """One algorithm, which takes noisy latents at ``times[0]`` to ``times[-1]`` and yields each
     step.

@@ -51,6 +51,11 @@ class UniPC(Sampler):
     def __post_init__(self) -> None:
         require_order(self.order, 3)
 
+    @property
+    def renoises(self) -> bool:
+        """Whether the polynomial is one of the predicted noise."""
+        return self.form == "noise"
+
     def __call__(
         self,
         denoise: Denoise,

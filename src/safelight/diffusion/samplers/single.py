@@ -56,6 +56,11 @@ class Single(Sampler):
         require_order(self.order, 3)
         require_eta(self.eta)
 
+    @property
+    def renoises(self) -> bool:
+        """Whether the polynomial is one of the predicted noise."""
+        return self.form == "noise"
+
     def __call__(
         self,
         denoise: Denoise,
