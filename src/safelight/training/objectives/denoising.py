@@ -105,8 +105,8 @@ class Denoising:
         ):
             raise BadInput(
                 "no picture has a caption, so a text conditioner has nothing to learn: add "
-                "metadata.jsonl or a .txt file next to each picture, or train on class folders with "
-                'objective.conditioner = { kind = "label" }.'
+                "metadata.jsonl or a .txt file next to each picture, or train on class folders "
+                'with objective.conditioner = { kind = "label" }.'
             )
         self.conditioner.fit(prompts)
         for dataset in datasets:
