@@ -255,7 +255,7 @@ def test_a_prompt_of_a_megabyte_is_cut_in_no_time(model):
     ):
         long = generate(model, TextToImage("a red square " * 80_000), Settings(steps=1))
     assert time.perf_counter() - began < 5
-    with pytest.warns(Note, match=r"\(476 letters\)"):
+    with pytest.warns(Note, match=r"\(476 characters\)"):
         shorter = generate(model, TextToImage("a red square " * 40), Settings(steps=1))
     assert_same(long, shorter)
 

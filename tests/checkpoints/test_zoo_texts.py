@@ -125,7 +125,7 @@ def test_a_file_reads_with_the_words_beside_it_and_comes_back(text_file, tmp_pat
     assert all(torch.equal(second[name], first[name]) for name in second)
     alone = checkpoints.read(tmp_path / "again.safetensors", HINTS)
     with pytest.raises(
-        BadInput, match=r"put vocab\.txt, that of bert-base-uncased, .* beside the file"
+        BadInput, match=r"put the vocab\.txt of bert-base-uncased, .* beside the file"
     ):
         alone.conditioner([Prompt("red")])
 
@@ -170,7 +170,7 @@ def test_boxes_are_read_as_the_numbers_of_their_pieces(tmp_path):
         told.tokens.values[:1], reader.network(reader.network.embedding(ids), 0, True)[1]
     )
     for wrong in ("50", "-1", "fox", "²"):
-        with pytest.raises(BadInput, match="reads the numbers of pieces, from 0 to 49, got"):
+        with pytest.raises(BadInput, match="prompts are token ids from 0 to 49, got"):
             model.conditioner([Prompt(wrong)])
     checkpoints.save(model, tmp_path / "again.safetensors", "single-file")
     first, second = load_file(path), load_file(tmp_path / "again.safetensors")
