@@ -1,10 +1,11 @@
-"""Frozen dataclasses ⇄ TOML and JSON, slots that hold one of several kinds, overrides, and errors that help.
+"""Frozen dataclasses ⇄ TOML and JSON, slots that hold one of several kinds, overrides, and errors
+that help.
 
-A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*: its kinds are the files
-of a folder (``autoencoders/kl.py`` holds ``Config``, ``tasks/text_to_image.py`` holds ``TextToImage``) or the
-dataclasses of a file (``diffusion/spacing.py`` holds ``Karras``), or those of all files of a folder
-(``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a kind; nothing is
-registered.
+A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*: its
+kinds are the files of a folder (``autoencoders/kl.py`` holds ``Config``, ``tasks/text_to_image.py``
+holds ``TextToImage``) or the dataclasses of a file (``diffusion/spacing.py`` holds ``Karras``), or
+those of all files of a folder (``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding
+a file or a class adds a kind; nothing is registered.
 """
 
 import re
@@ -36,7 +37,8 @@ class Builds(Protocol[T_co]):
 
 
 def kind_of(value: object) -> str:
-    """The name by which a slot knows this configuration or its class, such as ``kl`` or ``classifier-free``."""
+    """The name by which a slot knows this configuration or its class, such as ``kl`` or
+    ``classifier-free``."""
     cls = value if isinstance(value, type) else type(value)
     if cls.__name__ == "Config":  # the only one of its file, which gives it its name
         return cls.__module__.rpartition(".")[2].replace("_", "-")
@@ -50,12 +52,14 @@ def _hyphenated(name: str) -> str:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one of the kinds of a room: ``Slot("autoencoders")`` has one in each file of the folder,
-    ``Slot("diffusion.spacing")`` those of the file, ``Slot("diffusion.samplers.*")`` those of all files of the folder.
+    """A place for one of the kinds of a room: ``Slot("autoencoders")`` has one in each file of the
+    folder, ``Slot("diffusion.spacing")`` those of the file, ``Slot("diffusion.samplers.*")`` those
+    of all files of the folder.
 
-    It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where ``number`` is
-    set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field ``of`` holds another kind of the
-    same room, to which options go that it lacks itself: ``interval:of=apg,scale=7,high=0.6``.
+    It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where
+    ``number`` is set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field
+    ``of`` holds another kind of the same room, to which options go that it lacks itself:
+    ``interval:of=apg,scale=7,high=0.6``.
     """
 
     room: str
@@ -123,7 +127,8 @@ class Slot:
         return old_names.TABLE.options(f"{self.room.removesuffix('.*')}.{kind}", options)
 
     def _nested(self, config: type, options: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The options with ``of`` read, if the kind has one; what only the inner kind may know is given to it."""
+        """The options with ``of`` read, if the kind has one; what only the inner kind may know is
+        given to it."""
         own = {one.name: one for one in fields(config)}
         if "of" not in own:
             return dict(options)
@@ -200,7 +205,8 @@ def _classes(room: str) -> dict[str, type]:
 
 
 def read(cls: type[T], value: Mapping[str, Any], where: str = "") -> T:
-    """``value`` as a ``cls``, every key known and every value of its type; BadInput says what is wrong where."""
+    """``value`` as a ``cls``, every key known and every value of its type; BadInput says what is
+    wrong where."""
     if not isinstance(value, Mapping):
         raise BadInput(f"{where or 'configuration'}: wanted a table of options, got {value!r}.")
     value = _today(cls, value)
@@ -227,7 +233,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def override(cls: type[T], config: T, changes: Sequence[str]) -> T:
-    """``config`` with changes such as ``optimiser.rate=1e-3``; only keys that exist, the nearest suggested."""
+    """``config`` with changes such as ``optimiser.rate=1e-3``; only keys that exist, the nearest
+    suggested."""
     tree = dump(config)
     for change in changes:
         path, equals, text = change.partition("=")
@@ -282,7 +289,8 @@ _adapter: Callable[[type], TypeAdapter[Any]] = lru_cache(_make_adapter)
 
 
 def _named(value: object) -> str:
-    """What has no form in JSON (a function that someone gave in Python) by its name, which can be read but not used."""
+    """What has no form in JSON (a function that someone gave in Python) by its name, which can be
+    read but not used."""
     return (
         f"{type(value).__name__} {value.__name__}"
         if isinstance(value, types.FunctionType)
@@ -306,7 +314,8 @@ def _today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
-    """Refuse keys that no field has, here and in the tables below; pydantic would drop them silently."""
+    """Refuse keys that no field has, here and in the tables below; pydantic would drop them
+    silently."""
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in fields(cls)]
     for key, item in value.items():
