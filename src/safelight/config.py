@@ -268,6 +268,12 @@ def _today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     found = old_names.TABLE.options(old_names.place(cls), value)
     for key, item in found.items():
+        for part in _dataclasses(_value_hint(hints.get(key))):
+            if isinstance(item, Mapping):
+                found[key] = item = {
+                    name: _today(part, one) if isinstance(one, Mapping) else one
+                    for name, one in item.items()
+                }
         for part in _dataclasses(hints.get(key)):
             if isinstance(item, Mapping):
                 found[key] = item = _today(part, item)
@@ -286,10 +292,19 @@ def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
         place = f"{where}.{key}" if where else key
         if key not in names:
             raise unknown(f"key in {where or 'the configuration'}:", key, names)
+        for part in _dataclasses(_value_hint(hints[key])):
+            for name, one in item.items() if isinstance(item, Mapping) else ():
+                if isinstance(one, Mapping):
+                    _check_keys(part, one, f"{place}.{name}")
         for part in _dataclasses(hints[key]):
             for one in item if isinstance(item, list | tuple) else [item]:
                 if isinstance(one, Mapping):
                     _check_keys(part, one, place)
+
+
+def _value_hint(hint: Any) -> Any:
+    """The type of the values of a field that holds a mapping by name; None for other fields."""
+    return get_args(hint)[1] if get_origin(hint) is Mapping else None
 
 
 def _dataclasses(hint: Any) -> Iterator[type]:
