@@ -51,7 +51,6 @@ def evaluate(
     precision: PRECISION = "auto",
     as_json: JSON = False,
     quiet: QUIET = False,
-    verbose: VERBOSE = 0,
 ) -> None:
     """Measure how much an autoencoder loses of pictures: a table, and a sheet of pictures.
 
