@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from safelight.denoisers.unet.blocks import Block, residual
 from safelight.denoisers.unet.config import Config
-from safelight.denoisers.unet.network import scalar_names
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention
@@ -136,6 +135,12 @@ def takes(config: Config) -> frozenset[str]:
     }
     ways |= {"scalars": len(scalar_names(config)), "channels": config.extra_channels}
     return frozenset(name for name, is_open in ways.items() if is_open)
+
+
+def scalar_names(config: Config) -> frozenset[str]:
+    """The scalars that it hears."""
+    known = {"noise_level": config.classes, "guidance": config.guidance}
+    return frozenset(name for name, is_open in known.items() if is_open)
 
 
 def prepare(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from safelight.denoisers.unet.blocks import Block, Layers, blocks, join_at_zero, planned
 from safelight.denoisers.unet.config import Config
-from safelight.denoisers.unet.encoder import Encoder, prepare, takes
+from safelight.denoisers.unet.encoder import Encoder, prepare, scalar_names, takes
 from safelight.errors import BadInput
 from safelight.nn.conv_autoencoder import Up
 from safelight.nn.norms import GroupNorm
@@ -107,12 +107,6 @@ class UNet(nn.Module):
                 x = part(x)
         answer: Tensor = self.leave(self.norm(x, mine=True))
         return answer.to(noisy.dtype)
-
-
-def scalar_names(config: Config) -> frozenset[str]:
-    """The scalars that it hears."""
-    known = {"noise_level": config.classes, "guidance": config.guidance}
-    return frozenset(name for name, is_open in known.items() if is_open)
 
 
 def split(
