@@ -474,7 +474,7 @@ def test_samplers_are_listed(safelight):
         assert one["order"]
         assert one["passes"]
         assert one["paper"].startswith("arXiv ")
-    assert next(one for one in listed if one["kind"] == "heun")["draws"] == "with churn"
+    assert next(one for one in listed if one["kind"] == "heun")["draws"] == "with s_churn"
 
 
 def test_an_unknown_sampler_suggests_the_nearest(safelight):

@@ -43,7 +43,11 @@ def kind_of(value: object) -> str:
         module = cls.__module__.removesuffix(".config")
         return module.rpartition(".")[2].replace("_", "-")
     named: str | None = vars(cls).get("kind")
-    return named or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+    return named or _hyphenated(cls.__name__)
+
+
+def _hyphenated(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,18 @@ class Slot:
 
     def kinds(self) -> list[str]:
         """The names of all kinds. For a folder nothing is imported."""
+        if self.room.endswith(".*"):
+            return sorted(_modules_of_kinds(self.room.removesuffix(".*")))
         return _files(self.room) if self._is_folder else sorted(_classes(self.room))
 
     def config(self, kind: object) -> type:
         """The dataclass of a kind; BadInput with the nearest name if there is none."""
         if kind not in self.kinds():
             raise unknown(self.word, kind, self.kinds())
-        module = _module(self.room, str(kind)) if self._is_folder else self.room
+        if self.room.endswith(".*"):
+            module = _modules_of_kinds(self.room.removesuffix(".*"))[str(kind)]
+        else:
+            module = _module(self.room, str(kind)) if self._is_folder else self.room
         return _classes(module)[str(kind)]
 
     def all(self) -> list[type[Any]]:
@@ -170,12 +179,30 @@ def _module(room: str, kind: str) -> str:
     return f"{room}.{name}.config" if is_package else f"{room}.{name}"
 
 
+_DATACLASS = re.compile(
+    r"^@dataclass[^\n]*\nclass ([A-Za-z]\w*)[^\n]*\n((?:[ ][^\n]*\n|\n)*)", re.M
+)
+_KIND = re.compile(r'^    kind: ClassVar(?:\[str\])? = "([^"]+)"', re.M)
+
+
+@lru_cache
+def _modules_of_kinds(folder: str) -> dict[str, str]:
+    """The module, without ``safelight.``, of each kind in a folder of files with several kinds.
+
+    It is read from the text of the files: only the file of a kind that is used is imported.
+    """
+    modules = {}
+    for name in _files(folder):
+        stem = name.replace("-", "_")
+        text = (_HERE / folder.replace(".", "/") / f"{stem}.py").read_text(encoding="utf-8")
+        for cls, body in _DATACLASS.findall(text):
+            kind = _KIND.search(body)
+            modules[kind[1] if kind else _hyphenated(cls)] = f"{folder}.{stem}"
+    return modules
+
+
 @lru_cache
 def _classes(room: str) -> dict[str, type]:
-    if room.endswith(".*"):
-        folder = room.removesuffix(".*")
-        files = (f"{folder}.{name.replace('-', '_')}" for name in _files(folder))
-        return {kind: cls for file in files for kind, cls in _classes(file).items()}
     module = import_module(f"safelight.{room}")
     mine = (
         item

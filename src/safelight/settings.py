@@ -8,7 +8,7 @@ from safelight.config import Slot
 from safelight.errors import BadInput, unknown
 
 SAMPLER = Slot("diffusion.samplers.*")
-SPACING = Slot("diffusion.spacing")
+SPACING = Slot("diffusion.spacing.*")
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 
 EMPHASES = ("none", "mean", "empty")
