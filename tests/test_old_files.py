@@ -33,7 +33,7 @@ def walked(one):
     return next((part["kind"] for part in chosen if isinstance(part, dict)), "all")
 
 
-@pytest.mark.filterwarnings("ignore:this model reads without its T5 tower")
+@pytest.mark.filterwarnings("ignore:this model runs without its T5 text encoder")
 @pytest.mark.parametrize("name", EXPECTED["models"])
 def test_a_model_answers_as_it_did(name):
     want = EXPECTED["models"][name]

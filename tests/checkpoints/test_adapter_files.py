@@ -208,7 +208,7 @@ def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, c
             adapter, layers=tuple(one for one in adapter.layers if one.part == "denoiser")
         )
     Merged(parts(model)).use({adapter: scale})
-    text, _ = model.conditioner.towers[0].states(base.inputs["ids"])
+    text, _ = model.conditioner.encoders[0].states(base.inputs["ids"])
     assert error(text, recording.outputs[f"sd1.{case}.text"]) < 1e-4
     time = recording.inputs["sd1.timestep"].expand(len(text)).float()
     answer = model.denoiser(base.inputs["x"], time, Condition(every(text)))
@@ -224,7 +224,7 @@ def test_stable_diffusion_xl_with_an_adapter_in_both_towers_and_the_denoiser(sca
         what: recording.outputs[f"sdxl.{scale}.{what}"] for what in ("crossattn", "vector", "unet")
     }
     Merged(parts(model)).use({read_adapter(recording.file("sdxl-kohya.safetensors"), model): scale})
-    left, right = model.conditioner.towers
+    left, right = model.conditioner.encoders
     states, pooled = right.states(base.inputs["ids_g"])
     text = torch.cat([left.states(base.inputs["ids_l"])[0], states], dim=-1)
     assert error(text, wanted["crossattn"]) < 1e-4

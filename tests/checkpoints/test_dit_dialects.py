@@ -27,7 +27,7 @@ from safelight.types.networks import Condition, Prompt
 from safelight.weights.files import open_weights
 
 (ORIGINAL,), (DIFFUSERS,) = dit.LAYOUTS, diffusers_dit.LAYOUTS
-TOLD = label.Config(classes=1000, width=0, numbered=True).build()
+TOLD = label.Config(classes=1000, width=0, numeric_labels=True).build()
 PUBLISHED = {
     "S": (384, 12, 6, 32.9),
     "B": (768, 12, 12, 130.3),

@@ -191,7 +191,7 @@ def test_words_that_all_count_are_attended_to_without_a_mask(config, monkeypatch
 
 def test_padding_counts_as_it_does_in_the_original():
     """T5's padding is attended to: only pages that another prompt of the batch has are not."""
-    small = t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+    small = t5.Config(width=8, depth=1, heads=2, head_width=4, hidden=16)
     conditioner = joined("flux", [clip.Config(8, 1, 2, 16), small]).build()
     with torch.no_grad():
         told = conditioner([Prompt("a fox"), Prompt("")])

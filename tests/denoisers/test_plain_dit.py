@@ -44,7 +44,7 @@ def test_it_starts_at_zero_and_its_blocks_as_the_identity(embedders):
 
 def test_nothing_said_is_the_class_after_the_last():
     network, noisy, time, _ = skewed()
-    teller = label.Config(classes=5, width=0, numbered=True).build()
+    teller = label.Config(classes=5, width=0, numeric_labels=True).build()
     assert torch.equal(
         network(noisy, time, teller([Prompt()] * 2)), network(noisy, time, Condition())
     )
