@@ -26,7 +26,7 @@ from timing import interleaved, machine
 from safelight.config import kind_of
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.diffusion.schedule import ScaledLinear
-from safelight.diffusion.spacing import Leading
+from safelight.diffusion.spacing.even import Leading
 from safelight.settings import SAMPLER
 from safelight.types.diffusion import Estimate, NoiseLevel
 from safelight.types.tensors import Latents
@@ -81,7 +81,7 @@ def ours(kind: str, null: Null, fresh: bool = False) -> Callable[[], object]:
         null.passes = 0
         source = (
             BrownianNoise(range(4))
-            if sampler.about.brownian and not fresh
+            if sampler.info.brownian and not fresh
             else SeededNoise(range(4))
         )
         return [step.index for step in sampler(null, start, times, schedule, source)]

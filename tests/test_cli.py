@@ -474,7 +474,7 @@ def test_samplers_are_listed(safelight):
         assert item["order"]
         assert item["passes"]
         assert item["paper"].startswith("arXiv ")
-    assert next(item for item in listed if item["kind"] == "heun")["draws"] == "with churn"
+    assert next(item for item in listed if item["kind"] == "heun")["draws"] == "with s_churn"
 
 
 def test_an_unknown_sampler_suggests_the_nearest(safelight):

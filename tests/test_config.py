@@ -34,7 +34,7 @@ FOLDERS = (
     "tasks",
     "training.objectives",
 )
-DIFFUSION = ("density", "prediction", "schedule", "spacing")
+DIFFUSION = ("density", "prediction", "schedule")
 FILES = (*(f"diffusion.{name}" for name in DIFFUSION), "training.optimisers")
 WANTED = {
     "paths": ("pictures",),
@@ -43,7 +43,7 @@ WANTED = {
     "sigmas": (9.0, 0.0),
 }  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
-SAMPLER = Slot("diffusion.samplers.*")
+SAMPLER, SPACING = Slot("diffusion.samplers.*"), Slot("diffusion.spacing.*")
 RECIPE = {"objective": {"kind": "reconstruction"}, "data": {"kind": "folder", "paths": ["a"]}}
 
 
@@ -88,10 +88,11 @@ def test_a_room_is_every_folder_or_file_that_is_tested_here():
 
 
 def test_a_folder_of_files_of_classes():
+    for slot in (SAMPLER, SPACING):
+        assert sorted(map(kind_of, slot.all())) == slot.kinds()
     kinds = {kind_of(cls): cls.__module__ for cls in SAMPLER.all()}
-    assert sorted(kinds) == SAMPLER.kinds()
     assert SAMPLER.word == "sampler"
-    assert kinds["heun"] == kinds["dpm2-ancestral"] == "safelight.diffusion.samplers.heun"
+    assert kinds["heun"] == kinds["dpm2"] == "safelight.diffusion.samplers.heun"
     folder = Path(safelight.__file__).parent / "diffusion" / "samplers"
     files = {one.rpartition(".")[2] for one in kinds.values()}
     assert files == {path.stem for path in folder.glob("*.py")} - {"__init__"}
@@ -106,6 +107,7 @@ def test_kinds_of_folders_are_listed_without_torch():
 import sys
 from safelight.config import Slot
 print([Slot(room).kinds() for room in {FOLDERS!r}])
+print(Slot("diffusion.samplers.*").kinds(), Slot("diffusion.spacing.*").kinds())
 assert not {{"torch", "safelight.autoencoders.kl"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -206,7 +208,7 @@ def test_what_was_given_in_python_is_named_but_cannot_be_read():
         GUIDANCE.read(written)
 
 
-@pytest.mark.parametrize("room", [*FOLDERS, *FILES, "diffusion.samplers.*"])
+@pytest.mark.parametrize("room", [*FOLDERS, *FILES, SAMPLER.room, SPACING.room])
 def test_every_kind_survives_being_written_and_read(room):
     for cls in set(Slot(room).all()) - {Classifier}:
         value = default(cls)

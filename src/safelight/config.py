@@ -41,7 +41,11 @@ def kind_of(value: object) -> str:
     if cls.__name__ == "Config":  # the only one of its file, which gives it its name
         return cls.__module__.rpartition(".")[2].replace("_", "-")
     named: str | None = vars(cls).get("kind")
-    return named or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+    return named or _hyphenated(cls.__name__)
+
+
+def _hyphenated(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,17 @@ class Slot:
 
     def kinds(self) -> list[str]:
         """The names of all kinds. For a folder nothing is imported."""
+        if self.room.endswith(".*"):
+            return sorted(_modules_of_kinds(self.room.removesuffix(".*")))
         return _files(self.room) if self._is_folder else sorted(_classes(self.room))
 
     def config(self, kind: object) -> type:
         """The dataclass of a kind; BadInput with the nearest name if there is none."""
         if kind not in self.kinds():
             raise unknown(self.word, kind, self.kinds())
+        if self.room.endswith(".*"):
+            module = _modules_of_kinds(self.room.removesuffix(".*"))[str(kind)]
+            return _classes(module)[str(kind)]
         file = f"{self.room}.{str(kind).replace('-', '_')}" if self._is_folder else self.room
         return _classes(file)[str(kind)]
 
@@ -155,12 +164,30 @@ def _files(room: str) -> list[str]:
     return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
 
 
+_DATACLASS = re.compile(
+    r"^@dataclass[^\n]*\nclass ([A-Za-z]\w*)[^\n]*\n((?:[ ][^\n]*\n|\n)*)", re.M
+)
+_KIND = re.compile(r'^    kind: ClassVar(?:\[str\])? = "([^"]+)"', re.M)
+
+
+@lru_cache
+def _modules_of_kinds(folder: str) -> dict[str, str]:
+    """The module, without ``safelight.``, of each kind in a folder of files with several kinds.
+
+    It is read from the text of the files: only the file of a kind that is used is imported.
+    """
+    modules = {}
+    for name in _files(folder):
+        stem = name.replace("-", "_")
+        text = (_HERE / folder.replace(".", "/") / f"{stem}.py").read_text(encoding="utf-8")
+        for cls, body in _DATACLASS.findall(text):
+            kind = _KIND.search(body)
+            modules[kind[1] if kind else _hyphenated(cls)] = f"{folder}.{stem}"
+    return modules
+
+
 @lru_cache
 def _classes(room: str) -> dict[str, type]:
-    if room.endswith(".*"):
-        folder = room.removesuffix(".*")
-        files = (f"{folder}.{name.replace('-', '_')}" for name in _files(folder))
-        return {kind: cls for file in files for kind, cls in _classes(file).items()}
     module = import_module(f"safelight.{room}")
     mine = (
         item

@@ -19,7 +19,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.ddpm import DDPM
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear, LinearBeta
-from safelight.diffusion.spacing import Leading
+from safelight.diffusion.spacing.even import Leading
 from safelight.errors import BadInput
 from safelight.layouts.dit import diffusers as diffusers_dit
 from safelight.layouts.dit import original as dit

@@ -20,7 +20,8 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear
-from safelight.diffusion.spacing import ShiftedByTokens, ShiftedByTokensAndSteps, Uniform
+from safelight.diffusion.spacing.even import Uniform
+from safelight.diffusion.spacing.shifted import ShiftedByTokens, ShiftedByTokensAndSteps
 from safelight.errors import BadInput
 from safelight.layouts.flux import diffusers as diffusers_flux
 from safelight.layouts.flux import original as flux

@@ -216,7 +216,7 @@ def test_time_and_latents_matter(network, case):
 def test_guidance_that_it_does_not_hear_is_refused_when_a_run_is_set_up(network, case):
     assert isinstance(network, Denoiser)
     assert ("scalars" in OPEN[case]) == bool(network.scalar_names)
-    with pytest.raises(BadInput, match="wants a network that hears 'brightness'"):
+    with pytest.raises(BadInput, match="needs a network that takes the scalar 'brightness'"):
         Distilled(2.0, "brightness").begin(lambda by: network)
 
 

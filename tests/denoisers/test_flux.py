@@ -100,7 +100,7 @@ def test_left_out_guidance_is_a_scale_of_one():
 
 def test_schnell_refuses_guidance_before_the_first_step():
     network, _, _, told = skewed(guidance=False)
-    with pytest.raises(BadInput, match="wants a network that hears 'guidance'"):
+    with pytest.raises(BadInput, match="needs a network that takes the scalar 'guidance'"):
         guided(
             Process(Linear(), Flow()), {"main": network}, Distilled(3.5), told, lambda only: told
         )
