@@ -22,7 +22,7 @@ from safelight.model import Card, LatentDiffusion
 from safelight.pipeline import generate, recipe, resolve, steps
 from safelight.settings import SPACING
 from safelight.task import Share
-from safelight.types.networks import Prompt
+from safelight.types.networks import Denoiser, Prompt
 
 SQUARE = TextToImage("a red square")
 
@@ -44,7 +44,7 @@ def assert_differ(some, others):
     assert np.abs(pixels(some) - pixels(others)).max() > 8
 
 
-class Counting(nn.Module):
+class Counting(nn.Module, Denoiser):
     """A denoiser that counts its passes and the samples in them, and keeps what it saw first."""
 
     def __init__(self, denoiser):

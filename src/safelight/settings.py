@@ -9,7 +9,7 @@ from safelight.errors import BadInput, unknown
 from safelight.prompting.syntax import EMPHASES
 
 SAMPLER = Slot("diffusion.samplers.*")
-SPACING = Slot("diffusion.spacing")
+SPACING = Slot("diffusion.spacing.*")
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 
 MOST_STEPS = 10_000
