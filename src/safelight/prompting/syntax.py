@@ -15,12 +15,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 EMPHASES = ("none", "mean", "empty")
-<<<<<<< HEAD
 """What brackets do: nothing, or weigh tokens, in one of two ways (see ``docs/prompts.md``)."""
-=======
-"""What brackets in a prompt may do: nothing, or weights as web UIs apply them, in two ways."""
 
->>>>>>> main
 WeightedText = tuple[str, float]
 """A text and its weight."""
 
