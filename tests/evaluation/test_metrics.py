@@ -56,11 +56,11 @@ def plain_ssim(x: Tensor, y: Tensor) -> float:
     window = torch.tensor([[a * b for a in gauss] for b in gauss], dtype=torch.float64)
     window /= window.sum()
     shares = torch.tensor(LUMINANCE, dtype=torch.float64).view(3, 1, 1)
-    x, y = ((((one.double() + 1) * 127.5).round() * shares).sum(0) for one in (x, y))
+    x, y = ((((item.double() + 1) * 127.5).round() * shares).sum(0) for item in (x, y))
     found = []
     for top in range(x.shape[0] - 10):
         for left in range(x.shape[1] - 10):
-            a, b = (one[top : top + 11, left : left + 11] for one in (x, y))
+            a, b = (item[top : top + 11, left : left + 11] for item in (x, y))
             ma, mb = (window * a).sum(), (window * b).sum()
             va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
             both = (window * (a - ma) * (b - mb)).sum()

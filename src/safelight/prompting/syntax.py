@@ -14,6 +14,9 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
+EMPHASES = ("none", "mean", "empty")
+"""What brackets do: nothing, or weigh tokens, in one of two ways (see ``docs/prompts.md``)."""
+
 WeightedText = tuple[str, float]
 """A text and its weight."""
 
