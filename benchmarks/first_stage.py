@@ -24,7 +24,8 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.autoencoders.kl import KL, Config
+from safelight.autoencoders.kl.config import Config
+from safelight.autoencoders.kl.network import KL
 from safelight.model import LatentDiffusion
 from safelight.nn.kernels.compiled import library
 from safelight.nn.kernels.convolution import Convolution3

@@ -16,7 +16,8 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.denoisers.unet import Config, Level, UNet
+from safelight.denoisers.unet.config import Config, Level
+from safelight.denoisers.unet.network import UNet
 from safelight.layouts.unet.diffusers import LAYOUTS
 from safelight.model import LatentDiffusion
 from safelight.nn.embeddings import sinusoidal

@@ -21,7 +21,8 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.denoisers import mmdit, plain_dit
+from safelight.denoisers.mmdit import config as mmdit_config
+from safelight.denoisers.plain_dit import config as plain_dit_config
 from safelight.layouts.dit import diffusers as diffusers_dit
 from safelight.layouts.key_mapping import Layout
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
@@ -44,7 +45,7 @@ class Shape:
 
 SHAPES = {
     "dit-xl": Shape(
-        plain_dit.Config(
+        plain_dit_config.Config(
             width=1152,
             depth=28,
             heads=16,
@@ -57,7 +58,7 @@ SHAPES = {
         (2, 4, 32, 32),
     ),
     "sd35-medium": Shape(
-        mmdit.Config(
+        mmdit_config.Config(
             width=1536,
             depth=24,
             heads=24,

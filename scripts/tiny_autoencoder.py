@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import safelight
-from safelight.autoencoders.tiny import Config, Tiny
+from safelight.autoencoders.tiny.config import Config
+from safelight.autoencoders.tiny.network import Tiny
 from safelight.checkpoints.native import load_strictly
 from safelight.data.dataset import Dataset
 from safelight.data.examples import examine

@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw
 
 from forked import Forked
 from safelight import cli
-from safelight.autoencoders.kl import KL as KLNetwork
-from safelight.autoencoders.kl import Config as KL
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.kl.network import KL as KLNetwork
 from safelight.checkpoints import save
 from safelight.conditioners.text import Config as Text
 from safelight.config import read
-from safelight.denoisers.dit import Config as DiT
+from safelight.denoisers.dit.config import Config as DiT
 from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear

@@ -25,6 +25,7 @@ from safelight.errors import BadInput
 from safelight.training.optimisers import Adamw, Muon
 from safelight.training.recipe import Recipe
 
+SOURCE = Path(safelight.__file__).parent
 FOLDERS = (
     "autoencoders",
     "conditioners",
@@ -74,11 +75,9 @@ class Outer:
 def test_a_room_is_every_folder_or_file_that_is_tested_here():
     root = Path(safelight.__file__).parent
     for room in FOLDERS:
-        files = {
-            path.stem
-            for path in (root / room.replace(".", "/")).glob("*.py")
-            if path.stem[0] != "_"
-        }
+        folder = root / room.replace(".", "/")
+        files = {path.stem for path in folder.glob("*.py") if path.stem[0] != "_"}
+        files |= {path.parent.name for path in folder.glob("*/config.py")}
         assert set(Slot(room).kinds()) == {name.replace("_", "-") for name in files}
         assert files
     for room in FILES:
@@ -126,6 +125,31 @@ assert not {{"torch", "safelight.autoencoders.kl"}} & set(sys.modules)
 )
 def test_a_kind_is_named_after_its_class_or_file(value, kind):
     assert kind_of(value) == kind
+
+
+TORCHLESS = [
+    f"safelight.{path.relative_to(SOURCE).with_suffix('').as_posix().replace('/', '.')}"
+    for path in sorted(SOURCE.rglob("config.py"))
+]
+
+
+def test_the_config_of_a_package_is_read_and_written_without_torch():
+    code = f"""
+import sys
+from importlib import import_module
+from safelight.config import Slot, kind_of
+for name in {TORCHLESS!r}:
+    import_module(name)
+for room in ("autoencoders", "denoisers", "denoisers.control"):
+    for kind in Slot(room).kinds():
+        config = Slot(room).read(kind)
+        assert kind_of(config) == kind == Slot(room).write(config)["kind"]
+assert "torch" not in sys.modules
+"""
+    assert "safelight.denoisers.unet.config" in TORCHLESS
+    assert "safelight.denoisers.control.flux.config" in TORCHLESS
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_config_is_named_after_its_file():

@@ -14,7 +14,7 @@ from safelight.checkpoints import load
 from safelight.checkpoints.assembly import understood
 from safelight.checkpoints.native import fingerprint
 from safelight.config import Slot, read
-from safelight.denoisers.unet import Config as UNet
+from safelight.denoisers.unet.config import Config as UNet
 from safelight.errors import BadInput
 from safelight.files import sha256
 from safelight.inspection import inspect
@@ -318,7 +318,10 @@ def configs(where: str) -> type:
     """The dataclass that a row of options names."""
     room, _, kind = where.rpartition(".")
     if kind[:1].isupper():
-        return getattr(import_module(f"safelight.{room}"), kind)
+        module = import_module(f"safelight.{room}")
+        if "__path__" in vars(module):  # a network's package: its configuration is beside it
+            module = import_module(f"safelight.{room}.config")
+        return getattr(module, kind)
     return slot_of(room).config(kind)
 
 

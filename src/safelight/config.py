@@ -1,10 +1,11 @@
 """Frozen dataclasses ⇄ TOML and JSON, slots that hold one of several kinds, overrides, and errors that help.
 
-A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*: its kinds are the files
-of a folder (``autoencoders/kl.py`` holds ``Config``, ``tasks/text_to_image.py`` holds ``TextToImage``) or the
+A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*. The
+kinds of a slot are the files of a folder (``tasks/text_to_image.py`` holds ``TextToImage``), or its
+packages (``autoencoders/kl/config.py`` holds ``Config``, which imports no torch), or the
 dataclasses of a file (``diffusion/spacing.py`` holds ``Karras``), or those of all files of a folder
-(``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a kind; nothing is
-registered.
+(``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a kind;
+nothing is registered.
 """
 
 import re
@@ -38,8 +39,9 @@ class Builds(Protocol[T_co]):
 def kind_of(value: object) -> str:
     """The name by which a slot knows this configuration or its class, such as ``kl`` or ``classifier-free``."""
     cls = value if isinstance(value, type) else type(value)
-    if cls.__name__ == "Config":  # the only one of its file, which gives it its name
-        return cls.__module__.rpartition(".")[2].replace("_", "-")
+    if cls.__name__ == "Config":  # the only one of its file or package, which gives it its name
+        module = cls.__module__.removesuffix(".config")
+        return module.rpartition(".")[2].replace("_", "-")
     named: str | None = vars(cls).get("kind")
     return named or _hyphenated(cls.__name__)
 
@@ -50,8 +52,11 @@ def _hyphenated(name: str) -> str:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one of the kinds of a room: ``Slot("autoencoders")`` has one in each file of the folder,
-    ``Slot("diffusion.spacing")`` those of the file, ``Slot("diffusion.samplers.*")`` those of all files of the folder.
+    """A place for one of the kinds of a room.
+
+    ``Slot("autoencoders")`` has one in each file of the folder, and one in each package of it that
+    has a ``config.py``; ``Slot("diffusion.spacing")`` has those of the file, and
+    ``Slot("diffusion.samplers.*")`` those of all files of the folder.
 
     It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where ``number`` is
     set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field ``of`` holds another kind of the
@@ -73,9 +78,9 @@ class Slot:
             raise unknown(self.word, kind, self.kinds())
         if self.room.endswith(".*"):
             module = _modules_of_kinds(self.room.removesuffix(".*"))[str(kind)]
-            return _classes(module)[str(kind)]
-        file = f"{self.room}.{str(kind).replace('-', '_')}" if self._is_folder else self.room
-        return _classes(file)[str(kind)]
+        else:
+            module = _module(self.room, str(kind)) if self._is_folder else self.room
+        return _classes(module)[str(kind)]
 
     def all(self) -> list[type[Any]]:
         """The dataclasses of all kinds; imports every file of the room."""
@@ -160,8 +165,18 @@ class Slot:
 
 @lru_cache
 def _files(room: str) -> list[str]:
-    names = (path.stem for path in (_HERE / room.replace(".", "/")).glob("*.py"))
+    """The kinds of a folder: its files, and its packages that have a ``config.py``."""
+    folder = _HERE / room.replace(".", "/")
+    names = {path.stem for path in folder.glob("*.py")}
+    names |= {path.parent.name for path in folder.glob("*/config.py")}
     return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+
+
+def _module(room: str, kind: str) -> str:
+    """The module, without ``safelight.``, that holds the configuration of a folder's kind."""
+    name = kind.replace("-", "_")
+    is_package = (_HERE / room.replace(".", "/") / name).is_dir()
+    return f"{room}.{name}.config" if is_package else f"{room}.{name}"
 
 
 _DATACLASS = re.compile(

@@ -262,7 +262,7 @@ def place(config: object) -> str:
     if config is None:
         return ""
     cls = config if isinstance(config, type) else type(config)
-    module = cls.__module__.removeprefix("safelight.")
+    module = cls.__module__.removeprefix("safelight.").removesuffix(".config")
     if cls.__name__ != "Config":
         return f"{module}.{cls.__name__}"
     room, _, file = module.rpartition(".")

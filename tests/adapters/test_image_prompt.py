@@ -25,7 +25,7 @@ from safelight.attachments.lora_files import parts
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
 from safelight.conditioners import text_readers
-from safelight.denoisers.unet import Config, Norm
+from safelight.denoisers.unet.config import Config, Norm
 from safelight.errors import BadInput
 from safelight.layouts.unet import diffusers as diffusers_unet
 from safelight.model import LatentDiffusion

@@ -8,7 +8,7 @@ import torch
 
 from recorded import Recording, error, shapes_of
 from safelight.conditioners import label
-from safelight.denoisers.plain_dit import Config
+from safelight.denoisers.plain_dit.config import Config
 from safelight.diffusion.guidance.channels import Channels
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guidance.none import Unguided

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recorded import Recording, error, real_shapes
 from safelight.config import Slot
-from safelight.denoisers.flux import Config
+from safelight.denoisers.flux.config import Config
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guidance.none import Unguided
 from safelight.diffusion.guided import guided

@@ -12,7 +12,7 @@ import safelight
 from recorded import Recording, error
 from safelight import checkpoints
 from safelight.config import read
-from safelight.denoisers.flux import Config as Flux
+from safelight.denoisers.flux.config import Config as Flux
 from safelight.errors import BadInput, Note
 from safelight.layouts.families import families, family_of
 from safelight.layouts.text_encoder import language_model as transformers_decoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recorded import Recording, error, real_shapes, shapes_of
-from safelight.denoisers.mmdit import Config
+from safelight.denoisers.mmdit.config import Config
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import RecordedNoise

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from recorded import Recording, difference, error
 from safelight import checkpoints
-from safelight.autoencoders import kl
-from safelight.denoisers.unet import Config, Level
+from safelight.autoencoders.kl import config as kl_config
+from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.process import Process
@@ -21,7 +21,7 @@ from safelight.settings import SAMPLER, SPACING
 from safelight.types.networks import Condition
 
 XL = Config(levels=(Level(32, 0, 2), Level(64, 2, 4)), middle=2, text_width=24, vector_width=68)
-PICTURES = kl.Config(width=32, multipliers=(1, 1), blocks=1)
+PICTURES = kl_config.Config(width=32, multipliers=(1, 1), blocks=1)
 MEAN, STD = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]
 EMPTY = torch.empty(0)
 MARKED = {

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 import safelight
 from recorded import Recording, error
 from safelight import checkpoints
-from safelight.autoencoders import kl
+from safelight.autoencoders.kl import config as kl_config
 from safelight.checkpoints.foreign import read_foreign
-from safelight.denoisers.unet import Config, Level
+from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion.noise import SeededNoise
 from safelight.errors import BadInput
 from safelight.layouts.text_encoder import ldm_bert
@@ -37,7 +37,7 @@ LIST = [
     "!",
 ]
 NETWORK = Config(levels=(Level(32, 1, 8), Level(64, 0, 8)), text_width=24, linear=False)
-PICTURES = kl.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
+PICTURES = kl_config.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
 HINTS = {"text_head_width": 8}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safelight.conditioners import label
-from safelight.denoisers.plain_dit import Config
+from safelight.denoisers.plain_dit.config import Config
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guided import guided
 from safelight.diffusion.prediction import Noise, NoiseAndVariance

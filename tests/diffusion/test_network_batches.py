@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safelight.config import Slot
-from safelight.denoisers.dit import Config
+from safelight.denoisers.dit.config import Config
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import BrownianNoise, SeededNoise

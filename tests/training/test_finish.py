@@ -12,8 +12,8 @@ from torch import nn
 
 import safelight
 from making import AUTOENCODER, DENOISER, go, recipe, tables
-from safelight.autoencoders.kl import Config as KL
-from safelight.autoencoders.tiny import Config as Tiny
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.tiny.config import Config as Tiny
 from safelight.config import read
 from safelight.errors import BadInput
 from safelight.media.pictures import to_images

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from making import AUTOENCODER, go, metrics, recipe, tables
-from safelight.autoencoders.kl import Config as KL
+from safelight.autoencoders.kl.config import Config as KL
 from safelight.config import read
 from safelight.data.framing import Framing
 from safelight.errors import BadInput

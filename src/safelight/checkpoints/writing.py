@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from safelight.autoencoders import kl
+from safelight.autoencoders.kl import config as kl_config
 from safelight.checkpoints.diffusers_folder import tokenizer
 from safelight.checkpoints.native import write_json
 from safelight.config import kind_of
@@ -244,7 +244,7 @@ def _latents(autoencoder: nn.Module, family: Family | None) -> Written:
         both = {"latents_mean": mean, "latents_std": deviation * family.scale}
         told = {name: [round(value, 6) for value in one.tolist()] for name, one in both.items()}
         return Written("autoencoder", 0, config, state, {"scaling_factor": family.scale, **told})
-    if not isinstance(config, kl.Config) or not config.quant:
+    if not isinstance(config, kl_config.Config) or not config.quant:
         raise BadInput(
             "latents with a scale for each channel can be written for kl with quant convolutions only."
         )
@@ -358,7 +358,7 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
     if "autoencoder" in family.folder:
         return family.folder["autoencoder"][0], "diffusers", family.folder["autoencoder"][1]
     kind = kind_of(one.config)
-    if isinstance(one.config, kl.Config) and one.config.packed > 1:
+    if isinstance(one.config, kl_config.Config) and one.config.packed > 1:
         return "vae", "diffusers", "AutoencoderKLFlux2"
     return (
         ("vqvae", "diffusers", "VQModel") if kind == "vq" else ("vae", "diffusers", "AutoencoderKL")

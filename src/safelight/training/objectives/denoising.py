@@ -15,7 +15,7 @@ from safelight.conditioners.text import Config as TextConfig
 from safelight.config import Builds, Slot
 from safelight.data.dataset import Dataset
 from safelight.data.latents import LatentCache
-from safelight.denoisers.dit import Config as DiTConfig
+from safelight.denoisers.dit.config import Config as DiTConfig
 from safelight.diffusion.condition import choose
 from safelight.diffusion.density import LogitNormal
 from safelight.diffusion.noise import sample_noise, sample_uniform

@@ -1,39 +1,19 @@
-"""ControlNet for U-Nets (Zhang et al., arXiv 2302.05543): a copy of the way down and the middle that sees a picture."""
+"""The network of the ControlNet for U-Nets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from safelight.denoisers import unet
-from safelight.denoisers.control import Encode
+from safelight.denoisers.control.unet.config import Config
+from safelight.denoisers.unet.blocks import planned
+from safelight.denoisers.unet.encoder import Encoder, prepare, takes
+from safelight.denoisers.unet.network import UNet
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention
+from safelight.nn.control import Encode
 from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Images, Latents
-
-
-@dataclass(frozen=True)
-class Config:
-    """A branch for U-Nets of the shape ``network``; each width of ``hints`` after the first halves the picture's size.
-
-    ``hint_channels``: the picture's colours. It is as many times the latents' size as the halvings come to.
-    """
-
-    network: unet.Config = field(default_factory=unet.Config)
-    hint_channels: int = 3
-    hints: tuple[int, ...] = (16, 32, 96, 256)
-
-    def __post_init__(self) -> None:
-        if min(self.hint_channels, *self.hints, len(self.hints)) < 1:
-            raise BadInput(
-                f"control wants a picture with channels, and hints that each have a width, got {self}."
-            )
-
-    def build(self) -> "ControlNet":
-        """The branch, freshly initialised: its residuals are zero everywhere."""
-        return ControlNet(self)
 
 
 class ControlNet(nn.Module):
@@ -49,7 +29,7 @@ class ControlNet(nn.Module):
         super().__init__()
         self.config, self.colours = config, config.hint_channels
         self.size_multiple = 2 ** (len(config.network.levels) - 1)
-        self.encoder = unet.Encoder(config.network)
+        self.encoder = Encoder(config.network)
         self.hint = looking(config.hint_channels, config.hints, config.network.levels[0].width)
         self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.left)
         self.zero = nn.Conv2d(config.network.levels[-1].width, config.network.levels[-1].width, 1)
@@ -59,10 +39,10 @@ class ControlNet(nn.Module):
             *self.zero.parameters(),
         ):
             nn.init.zeros_(parameter)
-        self.takes = unet.takes(config.network) - {"channels", "streams"}
+        self.takes = takes(config.network) - {"channels", "streams"}
         self.projections = 2 * sum(isinstance(one, CrossAttention) for one in self.modules())
 
-    def copy(self, network: unet.UNet) -> "ControlNet":
+    def copy(self, network: UNet) -> "ControlNet":
         """Begin training as the paper does: with the weights of the way down of ``network``, of its own channels."""
         state = network.encoder.state_dict()
         state["enter.weight"] = state["enter.weight"][:, : self.encoder.enter.in_channels]
@@ -71,12 +51,12 @@ class ControlNet(nn.Module):
 
     def prepare(self, condition: Condition) -> Condition:
         """As the U-Net does, with keys and values of its own."""
-        return unet.prepare(self, condition, self.takes, self.config.network)
+        return prepare(self, condition, self.takes, self.config.network)
 
     def meet(self, denoiser: Denoiser) -> None:
         """BadInput unless it is a U-Net whose parts are as wide, told texts as wide."""
         mine, own = (self.encoder.left, self.config.network.text_width), type(denoiser).__name__
-        if isinstance(denoiser, unet.UNet):
+        if isinstance(denoiser, UNet):
             theirs = (denoiser.encoder.left, denoiser.config.text_width)
             if mine == theirs:
                 return
@@ -113,7 +93,7 @@ class ControlNet(nn.Module):
                 f"this control has seen a picture for latents of {size}, not {wanted}: give one of that size."
             )
         heard = self.encoder.hear(time, condition)
-        x, left = self.encoder(x, heard, unet.planned(self, condition), (), seen[0])
+        x, left = self.encoder(x, heard, planned(self, condition), (), seen[0])
         return (*(zero(one) for zero, one in zip(self.zeros, left, strict=True)), self.zero(x))
 
 

@@ -1,20 +1,16 @@
-"""ControlNets for the transformers of Stable Diffusion 3 and 3.5: their first blocks once more, seeing a picture.
-
-Their picture is encoded like those that the model makes. InstantX's hear the text; those of Stability AI for 3.5 large
-have blocks of patches alone and begin with the first layer of the transformer itself (Stability-AI/sd3.5).
-"""
+"""The network of the ControlNets for Stable Diffusion 3."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safelight.denoisers import mmdit
-from safelight.denoisers.control import Encode, encoded, fitting
+from safelight.denoisers.control.mmdit.config import Config
+from safelight.denoisers.mmdit.network import Block, MMDiT, prepare
 from safelight.errors import BadInput
 from safelight.nn.attention import joint
+from safelight.nn.control import Encode, encoded, fitting
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import begin_at_rest
 from safelight.nn.patchify import patch_grid, patchify, require_latents
@@ -24,29 +20,6 @@ from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Images, Latents
 
 CANNY = 1
-
-
-@dataclass(frozen=True)
-class Config:
-    """A branch for transformers of the shape ``network``, whose depth is the branch's own.
-
-    ``words``: whether it hears the text. ``enters``: whether it has a first layer and positions of its own. ``pooled``:
-    whether it hears the pooled vector, else zeros in its place. ``mask``: whether its picture says what of it to keep.
-    ``shift`` is added to the latents of its picture: some were taught without the autoencoder's. ``typed``: whether its
-    file says which of the modes it wants.
-    """
-
-    network: mmdit.Config = field(default_factory=mmdit.Config)
-    words: bool = True
-    enters: bool = True
-    pooled: bool = True
-    mask: bool = False
-    shift: float = 0.0
-    typed: bool = False
-
-    def build(self) -> "ControlNet":
-        """The branch, freshly initialised: its residuals are zero everywhere."""
-        return ControlNet(self)
 
 
 class ControlNet(nn.Module):
@@ -83,13 +56,13 @@ class ControlNet(nn.Module):
         self.modes: Mapping[str, int] = (
             {} if config.words else {"blur": 0, "canny": CANNY, "depth": 2}
         )
-        self.met: tuple[mmdit.MMDiT, ...] = ()
+        self.met: tuple[MMDiT, ...] = ()
 
     def block(self, index: int) -> nn.Module:
         """One block: patches and words together, or patches alone."""
         network = self.config.network
         if self.config.words:
-            return mmdit.Block(network, index)
+            return Block(network, index)
         return Stream(
             network.width,
             network.heads,
@@ -99,12 +72,12 @@ class ControlNet(nn.Module):
 
     def prepare(self, condition: Condition) -> Condition:
         """Project the text once for all steps, as the transformer does."""
-        return condition if self.text is None else mmdit.prepare(condition, self.text)
+        return condition if self.text is None else prepare(condition, self.text)
 
     def meet(self, denoiser: Denoiser) -> None:
         """BadInput unless it is a transformer as wide, told texts as wide; its depth is what residuals are made for."""
         network, own = self.config.network, type(denoiser).__name__
-        if isinstance(denoiser, mmdit.MMDiT):
+        if isinstance(denoiser, MMDiT):
             theirs = denoiser.config
             same = ("channels", "patch", "width", *(["text_width"] if self.config.words else []))
             if all(vars(network)[name] == vars(theirs)[name] for name in same):

@@ -1,40 +1,19 @@
-"""The tiny autoencoder (TAESD by Ollin Boer Bohan, MIT): 1.2 million parameters each way, f8, no spread.
-
-It shares the latent space of a large family, which its weights decide; used for previews and for small models."""
+"""The network of the tiny autoencoder."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safelight.errors import BadInput
+from safelight.autoencoders.tiny.config import Config
 from safelight.nn.latent_scale import LatentScale
 from safelight.nn.local_layers import Layer, far, layer
 from safelight.nn.sizes import reduced
 from safelight.types.networks import Encoding
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Images, Latents
-
-
-@dataclass(frozen=True)
-class Config:
-    latent_channels: int = 4
-    width: int = 64
-    blocks: int = 3  # a level
-    levels: int = 3  # each halves the size
-    pool: bool = (
-        False  # the blocks at the lowest size also norm groups of channels over the image (taef2)
-    )
-
-    def __post_init__(self) -> None:
-        if min(self.latent_channels, self.width, self.blocks, self.levels) < 1:
-            raise BadInput(f"tiny: every number wants to be at least 1, got {self}.")
-
-    def build(self) -> "Tiny":
-        return Tiny(self)
 
 
 class Tiny(nn.Module):

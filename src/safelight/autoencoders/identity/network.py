@@ -1,29 +1,16 @@
-"""No autoencoder: latents are the images in standard units, so that diffusion in pixels runs through the same code."""
+"""The network of the identity autoencoder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from safelight.errors import BadInput
+from safelight.autoencoders.identity.config import Config
 from safelight.nn.latent_scale import LatentScale
 from safelight.nn.local_layers import Layer
 from safelight.nn.sizes import reduced
 from safelight.types.networks import Encoding
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Images, Latents
-
-
-@dataclass(frozen=True)
-class Config:
-    channels: int = 3
-
-    def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise BadInput(f"identity: every number wants to be at least 1, got {self}.")
-
-    def build(self) -> "Identity":
-        return Identity(self)
 
 
 class Identity(nn.Module):

@@ -1,14 +1,10 @@
-"""The transformers of FLUX: latents, text and reference pictures as one sequence (black-forest-labs/flux and /flux2).
-
-First come blocks with weights of their own for pictures and for text, which meet in attention (Esser et al., arXiv
-2403.03206), then blocks that see one sequence and attend and compute side by side (ViT-22B, arXiv 2302.05442).
-"""
+"""The network of the FLUX transformers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -16,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.denoisers.flux.blocks import Double, Single, controlled, heard_by
+from safelight.denoisers.flux.config import Config
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
-from safelight.nn.attention import RMSNorm, Source, attend, joint, lonely
+from safelight.nn.attention import Source, joint, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import sinusoidal
-from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
+from safelight.nn.modulation import Final, Modulation, begin_at_rest
 from safelight.nn.patchify import patch_grid, require_latents
 from safelight.nn.positions import PairRotation, grid_positions, pair_rotation
 from safelight.types.networks import Condition, Network
@@ -30,63 +28,6 @@ from safelight.types.tensors import Latents
 
 WAVES = 256
 """How many sinusoids time and guidance are heard by."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """FLUX.1-dev with the defaults. A width of 0 closes a way in; ``axes`` are the channels of a head that turn with
-    the picture's number, the row, the column and (generation 2) the word's number: their sum is a head's width.
-
-    Generation 2 (FLUX.2) has no biases, gated MLPs, modulations that all blocks share, words with places and other
-    frequencies.
-    """
-
-    channels: int = 16
-    extra_channels: int = (
-        0  # 80 in Fill (masked latents, mask), as many as channels in Canny and Depth
-    )
-    patch: int = 2
-    width: int = 3072
-    axes: tuple[int, ...] = (16, 56, 56)
-    double: int = 19  # blocks with weights of their own for text
-    single: int = 38  # blocks of one sequence
-    mlp_ratio: float = 4.0
-    text_width: int = 4096
-    vector_width: int = 768
-    guidance: bool = True  # whether it hears the scale: dev does, schnell does not
-    generation: Literal[1, 2] = 1
-
-    def __post_init__(self) -> None:
-        closable = ("extra_channels", "double", "single", "vector_width")
-        for name, value in asdict(self).items():
-            if name not in ("axes", "guidance") and value < (
-                least := 0 if name in closable else 1e-9
-            ):
-                raise BadInput(
-                    f"{name} must be {'0 or more' if least == 0 else 'above 0'}, not {value}."
-                )
-        if len(self.axes) != self.generation + 2 or any(one < 2 or one % 2 for one in self.axes):
-            raise BadInput(
-                f"axes wants {self.generation + 2} even numbers of channels, got {self.axes}."
-            )
-        if self.width % sum(self.axes):
-            raise BadInput(
-                f"a width of {self.width} is no multiple of a head's {sum(self.axes)} channels."
-            )
-
-    @property
-    def heads(self) -> int:
-        """How many heads attend."""
-        return self.width // sum(self.axes)
-
-    @property
-    def hidden(self) -> int:
-        """The width within the MLPs."""
-        return round(self.width * self.mlp_ratio)
-
-    def build(self) -> "Flux":
-        """The network, freshly initialised: its answer is zero everywhere."""
-        return Flux(self)
 
 
 class Begun(NamedTuple):
@@ -310,125 +251,3 @@ class Flux(nn.Module):
             rows[:, 0] = number * apart
             places.append(rows)
         return torch.cat(places)
-
-
-class Double(nn.Module):
-    """A block in which picture and text have weights of their own and one attention."""
-
-    quick = False
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.image, self.text = Stream(config), Stream(config)
-
-    def forward(
-        self,
-        image: Tensor,
-        text: Tensor,
-        told_image: Tensor,
-        told_text: Tensor,
-        turn: PairRotation,
-        mask: Tensor | None,
-        further: Sequence[Source] = (),
-    ) -> tuple[Tensor, Tensor]:
-        """``image`` (b, n, width), ``text`` (b, words, width), what each is told → both. What the patches, wherever
-        they lie, ask of ``further`` sources is added to them at the end."""
-        of_image, of_text = self.image.parts(image, told_image), self.text.parts(text, told_text)
-        own = self.image.ask(image, *of_image[:2])
-        asked = zip(self.text.ask(text, *of_text[:2]), own, strict=True)
-        q, k, v = (torch.cat(pair, dim=1) for pair in asked)  # (b, words + n, heads, d)
-        mixed = attend(turn(q), turn(k), v, mask, self.quick)
-        ahead = text.shape[1]
-        image = self.image.take(image, mixed[:, ahead:], *of_image[2:])
-        for source in further:
-            image = image + attend(own[0], *source)
-        return image, self.text.take(text, mixed[:, :ahead], *of_text[2:])
-
-
-class Stream(nn.Module):
-    """What a double block does to one of its two sequences, before and after they meet."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        bias, width = config.generation == 1, config.width
-        self.heads = config.heads
-        self.modulation = Modulation(width, 6) if config.generation == 1 else None
-        self.qkv = nn.Linear(width, 3 * width, bias)
-        self.q_norm = RMSNorm(width // config.heads)
-        self.k_norm = RMSNorm(width // config.heads)
-        self.out = nn.Linear(width, width, bias)
-        self.enter = nn.Linear(width, config.hidden * config.generation, bias)
-        self.leave = nn.Linear(config.hidden, width, bias)
-        self.activate = activation(config)
-
-    def parts(self, x: Tensor, told: Tensor) -> tuple[Tensor, ...]:
-        """Shift, scale and gate of attention, then of the MLP, (b, 1, width) each."""
-        told = (told if self.modulation is None else self.modulation(told)).to(x.dtype)
-        shift, scale, gate, *mlp = told.split(1, dim=1)
-        return (shift, scale, gate, *mlp)
-
-    def ask(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (b, n, heads, d) each."""
-        q, k, v = self.qkv(modulated(x, shift, scale)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self.q_norm(q), self.k_norm(k), v
-
-    def take(
-        self, x: Tensor, mixed: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, last: Tensor
-    ) -> Tensor:
-        """``x`` (b, n, width) with what attention gave, then the MLP."""
-        x = torch.addcmul(x, gate, self.out(mixed))
-        return torch.addcmul(
-            x, last, self.leave(self.activate(self.enter(modulated(x, shift, scale))))
-        )
-
-
-class Single(nn.Module):
-    """A block of one sequence: attention and MLP at once, from one projection into one."""
-
-    quick = False
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        bias, width = config.generation == 1, config.width
-        self.heads, self.width = config.heads, width
-        self.modulation = Modulation(width, 3) if config.generation == 1 else None
-        self.enter = nn.Linear(width, 3 * width + config.hidden * config.generation, bias)
-        self.q_norm = RMSNorm(width // config.heads)
-        self.k_norm = RMSNorm(width // config.heads)
-        self.leave = nn.Linear(width + config.hidden, width, bias)
-        self.activate = activation(config)
-
-    def forward(self, x: Tensor, told: Tensor, turn: PairRotation, mask: Tensor | None) -> Tensor:
-        """``x`` (b, n, width) → the same."""
-        told = (told if self.modulation is None else self.modulation(told)).to(x.dtype)
-        shift, scale, gate = told.split(1, dim=1)
-        entered = self.enter(modulated(x, shift, scale))
-        qkv, inner = entered.split([3 * self.width, entered.shape[-1] - 3 * self.width], dim=-1)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # (b, n, heads, d) each
-        mixed = attend(turn(self.q_norm(q)), turn(self.k_norm(k)), v, mask, self.quick)
-        return torch.addcmul(x, gate, self.leave(torch.cat([mixed, self.activate(inner)], dim=-1)))
-
-
-def controlled(x: Tensor, residual: Sequence[Tensor], ahead: int) -> Tensor:
-    """``x`` (b, n, width) with the one ``residual``, if any, added to as many tokens behind the first ``ahead``."""
-    for one in residual:
-        x = x + F.pad(one.to(x.dtype), (0, 0, ahead, x.shape[1] - ahead - one.shape[1]))
-    return x
-
-
-class Gated(nn.Module):
-    """SwiGLU (Shazeer, arXiv 2002.05202): the first half, through SiLU, times the second."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = x.chunk(2, dim=-1)
-        return F.silu(first) * second
-
-
-def activation(config: Config) -> nn.Module:
-    """What stands between the layers of an MLP."""
-    return nn.GELU("tanh") if config.generation == 1 else Gated()
-
-
-def heard_by(width: int, out: int, bias: bool) -> nn.Sequential:
-    """(b, width) → (b, out): how time, guidance and vector are embedded."""
-    return nn.Sequential(nn.Linear(width, out, bias), nn.SiLU(), nn.Linear(out, out, bias))

@@ -1,57 +1,24 @@
-"""ControlNets for FLUX.1: some blocks of its transformer once more, seeing a picture.
-
-InstantX's and Shakker's (diffusers' ``FluxControlNetModel``) see it encoded like those that the model makes, and may be
-taught several kinds of picture, named by a word of its own before the text; x-labs' see its pixels (XLabs-AI/x-flux).
-"""
+"""The network of the ControlNets for FLUX.1."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import ceil
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safelight.denoisers import flux
-from safelight.denoisers.control import Encode, encoded, fitting
-from safelight.denoisers.control.unet import looking
+from safelight.denoisers.control.flux.config import Config
+from safelight.denoisers.control.unet.network import looking
+from safelight.denoisers.flux.network import Flux
 from safelight.errors import BadInput
+from safelight.nn.control import Encode, encoded, fitting
 from safelight.nn.modulation import begin_at_rest
 from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Images, Latents
 
 MODES = ("canny", "tile", "depth", "blur", "pose", "gray", "low-quality")
 """The kinds of picture of InstantX's union, by their numbers."""
-
-NETWORK = flux.Config(double=5, single=10, guidance=False)
-
-
-@dataclass(frozen=True)
-class Config:
-    """A branch for transformers of the shape ``network``, whose ``double`` and ``single`` are the branch's own.
-
-    ``modes``: how many kinds of picture it tells apart, 0 for one that knows one kind. ``hints``: the widths of the
-    convolutions that see a picture's pixels, each after the first at half the size; none for one that sees latents.
-    """
-
-    network: flux.Config = field(default_factory=lambda: NETWORK)
-    modes: int = 0
-    hints: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.modes < 0 or any(one < 1 for one in self.hints) or self.network.double < 1:
-            raise BadInput(
-                f"control of FLUX wants a double block or more, modes of 0 or more, and hints that each "
-                f"have a width, got {self}."
-            )
-        if self.network.generation != 1 or self.network.extra_channels:
-            raise BadInput(
-                "control of FLUX is for its first generation, of latents without further channels."
-            )
-
-    def build(self) -> "ControlNet":
-        """The branch, freshly initialised: its residuals are zero everywhere."""
-        return ControlNet(self)
 
 
 class ControlNet(nn.Module):
@@ -68,7 +35,7 @@ class ControlNet(nn.Module):
         super().__init__()
         self.config, network = config, config.network
         volume, width = network.channels * network.patch**2, network.width
-        self.network = flux.Flux(network, ends=False)
+        self.network = Flux(network, ends=False)
         self.sight = looking(3, config.hints, network.channels) if config.hints else None
         self.hint = nn.Linear(volume, width)
         self.mode = nn.Embedding(config.modes, width) if config.modes else None
@@ -93,7 +60,7 @@ class ControlNet(nn.Module):
     def meet(self, denoiser: Denoiser) -> None:
         """BadInput unless it is a FLUX as wide, told texts as wide; its depths are what residuals are made for."""
         network, own = self.config.network, type(denoiser).__name__
-        if isinstance(denoiser, flux.Flux):
+        if isinstance(denoiser, Flux):
             theirs, same = (
                 denoiser.config,
                 ("channels", "patch", "width", "axes", "text_width", "generation"),

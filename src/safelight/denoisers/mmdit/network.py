@@ -1,12 +1,7 @@
-"""The multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (arXiv 2403.03206).
-
-Text and patches are two sequences with weights of their own that meet in one attention. The last block answers for the
-patches alone. SD 3.5 adds a norm of queries and keys and, in its medium size, an attention of the patches among
-themselves in the first blocks.
-"""
+"""The network of the multimodal diffusion transformer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -14,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.denoisers.mmdit.config import Config
 from safelight.diffusion.condition import refuse
-from safelight.errors import BadInput
 from safelight.nn.attention import Heads, attend, joint, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
@@ -25,41 +20,6 @@ from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
 from safelight.types.networks import Condition, Network
 from safelight.types.tensors import Latents
-
-
-@dataclass(frozen=True)
-class Config:
-    """A transformer for latents of ``channels``, told text of ``text_width`` and a pooled vector of ``vector_width``.
-
-    It has positions for ``side`` × ``side`` patches. ``dual`` are the blocks with a second attention among patches.
-    """
-
-    channels: int = 16
-    patch: int = 2
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    mlp_ratio: float = 4.0
-    text_width: int = 256
-    vector_width: int = 256
-    side: int = 64
-    qk_norm: bool = True
-    dual: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name != "dual" and name != "qk_norm" and value <= 0:
-                raise BadInput(f"{name} must be above 0, not {value}.")
-        if self.width % self.heads or self.width % 4:
-            raise BadInput(
-                f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another."
-            )
-        if any(not 0 <= block < self.depth for block in self.dual):
-            raise BadInput(f"dual must name blocks from 0 to {self.depth - 1}, not {self.dual}.")
-
-    def build(self) -> "MMDiT":
-        """The network, freshly initialised: its answer is zero everywhere."""
-        return MMDiT(self)
 
 
 class MMDiT(nn.Module):

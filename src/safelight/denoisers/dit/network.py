@@ -1,65 +1,26 @@
-"""The diffusion transformer: patches of latents as one sequence, time heard through every norm.
-
-DiT (arXiv 2212.09748) with adaLN-zero, and what has proved itself since: normed queries and keys, rotary positions on
-any number of axes, text by cross-attention (PixArt-α, arXiv 2310.00426) or in the sequence itself, and a modulation
-that all blocks share (adaLN-single, idem).
-"""
+"""The network of the diffusion transformer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.denoisers.dit.config import Config
 from safelight.diffusion.condition import refuse
-from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention, SelfAttention, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
 from safelight.nn.patchify import patch_grid, patchify, require_latents, unpatchify
-from safelight.nn.positions import Rotation, grid_positions, rotation, split
+from safelight.nn.positions import Rotation, grid_positions, rotation
 from safelight.types.networks import Condition, Network, Tokens
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Latents
-
-
-@dataclass(frozen=True)
-class Config:
-    """A diffusion transformer for latents of ``channels`` on ``axes`` spatial axes; a width of 0 closes a way in."""
-
-    channels: int = 4
-    patch: int = 2
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    mlp_ratio: float = 4.0
-    axes: int = 2
-    text: Literal["none", "cross", "joint"] = "cross"
-    text_width: int = 256
-    vector_width: int = 0
-    extra_channels: int = 0
-    modulation: Literal["block", "shared"] = "block"
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name in ("vector_width", "extra_channels") and value < 0:
-                raise BadInput(f"{name} must be 0 (closed) or more, not {value}.")
-            if name not in ("vector_width", "extra_channels", "text", "modulation") and value <= 0:
-                raise BadInput(f"{name} must be above 0, not {value}.")
-        if self.width % (2 * self.heads):
-            raise BadInput(
-                f"a width of {self.width} does not give {self.heads} heads an even number of channels each."
-            )
-        split(self.width // self.heads // 2, self.axes + (self.text == "joint"))
-
-    def build(self) -> "DiT":
-        """The network, freshly initialised: its answer is zero everywhere."""
-        return DiT(self)
 
 
 class DiT(nn.Module):

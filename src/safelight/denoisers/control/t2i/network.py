@@ -1,46 +1,17 @@
-"""T2I-Adapter (Mou et al., arXiv 2302.08453): a small network that looks at a picture once, whatever the time, and adds
-to a U-Net's way down."""
+"""The network of the T2I-Adapter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safelight.denoisers import unet
-from safelight.denoisers.control import Encode
+from safelight.denoisers.control.t2i.config import Config, widths
+from safelight.denoisers.unet.network import UNet
 from safelight.errors import BadInput
+from safelight.nn.control import Encode
 from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Images, Latents
-
-
-@dataclass(frozen=True)
-class Config:
-    """An adapter of a ``form``: for Stable Diffusion 1 and 2 (``full``, ``light``) or SDXL (``xl``).
-
-    ``widths``: of the features, of ``blocks`` residual blocks each; the picture's sides are divided by ``factor`` at
-    once. ``ahead``: how many residuals of control the U-Net counts before an adapter's, 13, or 10 in SDXL.
-    """
-
-    channels: int = 3
-    widths: tuple[int, ...] = (320, 640, 1280, 1280)
-    blocks: int = 2
-    factor: int = 8
-    form: Literal["full", "light", "xl"] = "full"
-    ahead: int = 13
-
-    def __post_init__(self) -> None:
-        if (
-            min(self.channels, self.blocks, self.factor, self.ahead, len(self.widths), *self.widths)
-            < 1
-        ):
-            raise BadInput(f"an adapter's numbers are 1 or more, got {self}.")
-
-    def build(self) -> "T2IAdapter":
-        """The adapter, freshly initialised."""
-        return T2IAdapter(self)
 
 
 class T2IAdapter(nn.Module):
@@ -73,7 +44,7 @@ class T2IAdapter(nn.Module):
     def meet(self, denoiser: Denoiser) -> None:
         """BadInput unless it is a U-Net with as many residuals of control."""
         own = type(denoiser).__name__
-        if isinstance(denoiser, unet.UNet):
+        if isinstance(denoiser, UNet):
             count = len(denoiser.encoder.left) + 1
             if count == self.config.ahead:
                 return
@@ -133,8 +104,3 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(F.relu(self.conv1(x))) + x  # type: ignore[no-any-return]
-
-
-def widths(config: Config) -> tuple[int, ...]:
-    """The width of each feature; a light adapter has one more, as wide as the last."""
-    return (*config.widths, config.widths[-1]) if config.form == "light" else config.widths
