@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import pytest
 
 import safelight
+from safelight.conditioners import joined, text
 from safelight.config import Slot, dump, kind_of, override, read, read_toml
 from safelight.diffusion.guidance.apg import APG
 from safelight.diffusion.guidance.classifier import Classifier
@@ -42,6 +43,7 @@ WANTED = {
     "autoencoder": "runs/kl",
     "times": (1.0, 0.0),
     "sigmas": (9.0, 0.0),
+    "parts": {"caption": joined.Part(text.Config())},
 }  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 SAMPLER, SPACING = Slot("diffusion.samplers.*"), Slot("diffusion.spacing.*")

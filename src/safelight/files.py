@@ -1,4 +1,5 @@
-"""Files that are whole or absent: everything is written aside and renamed; a full disk is one clear sentence."""
+"""Files that are whole or absent: everything is written aside and renamed; a full disk is one clear
+sentence."""
 
 import hashlib
 import os
@@ -12,7 +13,8 @@ from safelight.errors import BadInput, CannotSave
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write a file to; it takes its place when the block ends well, else it is removed."""
+    """A path beside ``path`` to write a file to; it takes its place when the block ends well, else
+    it is removed."""
     with _beside(path) as scratch:
         yield scratch / path.name
         _sync(scratch / path.name)
@@ -92,7 +94,8 @@ _UMASK = _umask()
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A folder on the same file system as ``path``, gone afterwards with all that was left in it."""
+    """A folder on the same file system as ``path``, gone afterwards with all that was left in
+    it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -110,7 +113,8 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def within(path: Path, folder: Path) -> Path:
-    """The path itself. BadInput if it is a link out of the folder: whoever made it may want to see what you have.
+    """The path itself. BadInput if it is a link out of the folder: whoever made it may want to see
+    what you have.
 
     The hub's cache keeps its files beside the folders of a model, in ``blobs``, with links to them.
     """
@@ -128,7 +132,8 @@ def within(path: Path, folder: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept between runs: ``$SAFELIGHT_CACHE``, else the user's cache folder."""
+    """Where what can be made again is kept between runs: ``$SAFELIGHT_CACHE``, else the user's
+    cache folder."""
     named = os.environ.get("SAFELIGHT_CACHE")
     return (
         Path(named)

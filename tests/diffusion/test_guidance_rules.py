@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from safelight.config import Slot
-from safelight.diffusion.blend import Part
+from safelight.diffusion.blend import WeightedCondition
 from safelight.diffusion.guidance.apg import APG
 from safelight.diffusion.guidance.autoguidance import Autoguidance
 from safelight.diffusion.guidance.cfg_plus_plus import CFGPlusPlus
@@ -380,9 +380,12 @@ def test_a_distilled_network_takes_the_scale_in_one_pass():
     assert count == 3
     assert scalars["guidance"].tolist() == [2.5] * 3
     assert scalars["second"].tolist() == [1] * 3
-    parts = [Part(condition), Part(Condition(vector=torch.ones(3, 1), scalars=condition.scalars))]
+    parts = [
+        WeightedCondition(condition),
+        WeightedCondition(Condition(vector=torch.ones(3, 1), scalars=condition.scalars)),
+    ]
     process = Process(Linear(), SPACES["clean"])
-    guided(process, {"main": network}, Distilled(2.5), condition, nothing, parts=parts)(
+    guided(process, {"main": network}, Distilled(2.5), condition, nothing, weighted=parts)(
         NOISY, at(0.5)
     )
     assert network.calls[1][1]["guidance"].tolist() == [2.5] * 6
