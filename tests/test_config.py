@@ -1,4 +1,5 @@
-"""Configuration: slots and the kinds in their rooms, reading, writing, overriding, and what is said of mistakes."""
+"""Configuration: slots and the kinds in their rooms, reading, writing, overriding, and what is said
+of mistakes."""
 
 import json
 import re
