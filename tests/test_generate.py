@@ -1,4 +1,5 @@
-"""A task and settings become pictures: the same for the same seed, as the recipe says, or a refusal that helps."""
+"""A task and settings become pictures: the same for the same seed, as the recipe says, or a refusal
+that helps."""
 
 import time
 from dataclasses import dataclass, replace
@@ -156,7 +157,8 @@ def test_two_passes_in_less_memory_make_the_same_picture(model):
 
 
 def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
-    """Beside a copy of itself autoguidance changes nothing; beside another model, whose words are others, it does."""
+    """Beside a copy of itself autoguidance changes nothing; beside another model, whose words are
+    others, it does."""
     asked = Settings(guidance="autoguidance:scale=3", seed=3)
     with pytest.raises(
         BadInput, match="needs a network 'weak', the model has main: load a weak model as well"

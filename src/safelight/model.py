@@ -16,7 +16,6 @@ from safelight.governance.licences import (
     licences_of_parts,
     warn_restricted,
 )
-from safelight.nn.clip_vision import ImageEncoder
 from safelight.settings import Settings
 from safelight.types.networks import Autoencoder, Conditioner, Denoiser
 from safelight.types.shapes import Shape
@@ -66,7 +65,7 @@ class LatentDiffusion:
     process: Process | None = None
     card: Card = field(default_factory=Card)
     companions: Mapping[str, "LatentDiffusion"] = field(default_factory=dict)
-    image_encoder: ImageEncoder | None = None
+    image_encoder: Any = None  # an ImageEncoder, whose module is imported where one is used
 
     def complete(self) -> "CompleteModel":
         """All parts, or BadInput that names the missing ones."""

@@ -323,7 +323,8 @@ def test_only_the_first_channels_are_guided(rule):
 
 @pytest.mark.parametrize("t", [0.2, 0.7])
 def test_a_classifier_turns_the_data_into_the_class(t):
-    """Data N(m, s²) and a class seen through x + N(0, r²) = y: guided by log p(y | noisy), exactly p(x | y)."""
+    """Data N(m, s²) and a class seen through x + N(0, r²) = y: guided by log p(y | noisy), exactly
+    p(x | y)."""
     m, s, r, y = -0.5, 0.8, 0.6, 1.2
     prior, level = IdealGaussian(number(m), number(s)), at(t)
 
@@ -357,7 +358,8 @@ def test_two_scales_ask_for_the_picture_alone():
 
 
 class Distillate(Denoiser):
-    """A network that takes two scalars, keeps what it is called with, and answers the noisy latents."""
+    """A network that takes two scalars, keeps what it is called with, and answers the noisy
+    latents."""
 
     size_multiple = 1
     scalar_names = ("guidance", "second")
