@@ -15,7 +15,7 @@ from safelight.errors import BadInput, CannotSave
 def writing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file to; it takes its place when the block ends well, else
     it is removed."""
-    with _beside(path) as scratch:
+    with _scratch_for(path) as scratch:
         yield scratch / path.name
         _sync(scratch / path.name)
         os.replace(scratch / path.name, path)
@@ -24,7 +24,7 @@ def writing(path: Path) -> Iterator[Path]:
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """The same for a folder: an earlier one of that name is replaced when the new one is whole."""
-    with _beside(path) as scratch:
+    with _scratch_for(path) as scratch:
         new, old = scratch / "new", scratch / "old"
         new.mkdir()
         yield new
@@ -43,7 +43,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """CannotSave before the work rather than after it, if nothing can be written at ``path``."""
-    with _beside(path):
+    with _scratch_for(path):
         pass
 
 
@@ -93,7 +93,7 @@ _UMASK = _umask()
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _scratch_for(path: Path) -> Iterator[Path]:
     """A folder on the same file system as ``path``, gone afterwards with all that was left in
     it."""
     try:

@@ -70,8 +70,8 @@ class Settings:
 
     def over(self, base: "Settings") -> "Settings":
         """These settings, with ``base`` where they say nothing."""
-        said = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
-        return replace(base, **said)
+        chosen = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
+        return replace(base, **chosen)
 
 
 DEFAULTS = Settings(
