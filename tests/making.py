@@ -1,4 +1,4 @@
-"""What tests make for themselves: small pictures of coloured shapes, tiny models, recipes and runs."""
+"""Small pictures of coloured shapes, tiny models, recipes and runs for tests."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw
 
 from forked import Forked
 from safelight import cli
-from safelight.autoencoders.kl import KL as KLNetwork
-from safelight.autoencoders.kl import Config as KL
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.kl.network import KL as KLNetwork
 from safelight.card import Card
 from safelight.checkpoints import save
 from safelight.conditioners.text import Config as Text
 from safelight.config import read
-from safelight.denoisers.dit import Config as DiT
+from safelight.denoisers.dit.config import Config as DiT
 from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
@@ -50,7 +50,7 @@ def shape(colour: str, kind: str = "square", shift: int = 0, size: int = 32) -> 
 
 
 def shapes(folder: Path, captions: bool = True) -> Path:
-    """Twelve pictures in folders by colour, which are their labels, each with a caption beside it."""
+    """Twelve pictures in folders by colour, which are their labels, each with a caption."""
     for colour in COLOURS:
         (folder / colour).mkdir(parents=True)
         for kind in SHAPES:
@@ -101,8 +101,8 @@ def saved_model(folder: Path) -> Path:
 def tables(
     stage: str, data: Path, autoencoder: Path | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """A recipe of a stage as nested tables; ``changes`` such as ``loop__updates=3`` go into them."""
-    made: dict[str, Any] = {
+    """A recipe of a stage as nested tables, with ``changes`` such as ``loop__updates=3``."""
+    tree: dict[str, Any] = {
         "objective": {"kind": stage},
         "data": {"kind": "folder", "paths": [str(data)], "licence": "CC0"},
         "framing": {"size": 32},
@@ -112,9 +112,9 @@ def tables(
         "seed": 3,
     }
     if stage == "reconstruction":
-        made["objective"]["autoencoder"] = {"kind": "kl", **AUTOENCODER}
+        tree["objective"]["autoencoder"] = {"kind": "kl", **AUTOENCODER}
     else:
-        made["objective"] |= {
+        tree["objective"] |= {
             "autoencoder": str(autoencoder),
             "denoiser": {"kind": "dit", **DENOISER},
             "conditioner": {"kind": "text", **TEXT},
@@ -123,11 +123,11 @@ def tables(
         }
     for path, value in changes.items():
         *parents, last = path.split("__")
-        place = made
+        place = tree
         for key in parents:
             place = place.setdefault(key, {})
         place[last] = value
-    return made
+    return tree
 
 
 def recipe(tree: Mapping[str, Any]) -> Recipe:
@@ -139,9 +139,9 @@ def write_recipe(path: Path, tree: Mapping[str, Any]) -> Path:
     return path
 
 
-def go(folder: Path, made: Recipe, cache: Path | None = None) -> Run:
-    """Begin a run, or go on with it, to its end."""
-    run = Run(folder, made)
+def go(folder: Path, recipe: Recipe, cache: Path | None = None) -> Run:
+    """Start or resume a run and train it to its end."""
+    run = Run(folder, recipe)
     with run.claim():
         for _ in train(run, cache or folder.parent / "cache", lambda *progress: None):
             pass

@@ -1,5 +1,4 @@
-"""What other implementations gave: recordings in tests/recorded, some with weights drawn again; more of them beside the
-project."""
+"""Outputs of other implementations, recorded in tests/recorded or next to the project."""
 
 import json
 import os
@@ -29,8 +28,8 @@ class Recording:
     def __init__(self, name: str) -> None:
         Recording.latest = name
         self.folders = [folder for place in (WHOLE, HERE) if (folder := place / name).is_dir()]
-        if not self.folders and (made := drawn.folder(name)):
-            self.folders = [made]
+        if not self.folders and (drawn_folder := drawn.folder(name)):
+            self.folders = [drawn_folder]
         if not self.folders:
             pytest.skip(f"the recordings of {name} are not here")
 
@@ -57,8 +56,8 @@ class Recording:
     def weights(self, name: str) -> dict[str, Tensor]:
         """A file's tensors in the fp32 that the original ran them in."""
         return {
-            key: one.float() if one.is_floating_point() else one
-            for key, one in load_file(self.file(name)).items()
+            key: item.float() if item.is_floating_point() else item
+            for key, item in load_file(self.file(name)).items()
         }
 
 
@@ -70,14 +69,14 @@ def difference(got: Tensor, want: Tensor) -> float:
 
 def error(got: Tensor, want: Tensor) -> float:
     """The difference from what is wanted, which the page of the families tells of."""
-    found = difference(got, want)
+    value = difference(got, want)
     if path := os.environ.get("SAFELIGHT_MEASURED"):  # scripts/families_page.py asks
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
         with open(path, "a", encoding="utf-8") as file:
             file.write(
-                json.dumps({"recording": Recording.latest, "test": test, "error": found}) + "\n"
+                json.dumps({"recording": Recording.latest, "test": test, "error": value}) + "\n"
             )
-    return found
+    return value
 
 
 def real_shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -97,4 +96,4 @@ def shaken(network: nn.Module) -> Any:
 
 def shapes_of(file: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """What a dialect recognises a file by."""
-    return {name: tuple(one.shape) for name, one in file.items()}
+    return {name: tuple(item.shape) for name, item in file.items()}

@@ -12,7 +12,7 @@ def samplers() -> list[dict[str, Any]]:
     return [
         {
             "kind": kind_of(cls),
-            **asdict(cls.about),
+            **asdict(cls.info),
             "options": ", ".join(f"{item.name}={item.default}" for item in fields(cls)),
         }
         for cls in SAMPLER.all()

@@ -42,6 +42,13 @@ class OldName(NamedTuple):
 ROWS: tuple[OldName, ...] = (
     OldName("2026-12-01", "kind", "conditioners", "nothing", "unconditional"),
     OldName("2026-12-01", "kind", "conditioners", "towers", "text-encoders"),
+    OldName("2026-12-01", "option", "diffusion.samplers.euler", "swell", "s_noise"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "swell", "s_noise"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "churn", "s_churn"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "churn_from", "s_tmin"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "churn_to", "s_tmax"),
+    OldName("2026-12-01", "kind", "diffusion.spacing", "picked", "lcm"),
+    OldName("2026-12-01", "option", "diffusion.spacing.lcm", "among", "original_steps"),
     OldName("2026-12-01", "option", "conditioners.label", "numbered", "numeric_labels"),
     OldName("2026-12-01", "option", "conditioners.label", "attended", "as_token"),
     OldName("2026-12-01", "option", "conditioners.label", "absence", "null_class"),
@@ -164,10 +171,10 @@ class OldNames:
         found = self.options("picture", recipe)
         if isinstance(model := found.get("model"), Mapping):
             found["model"] = self.options("picture.model", model)
-        if isinstance(beside := found.get("beside"), Mapping):
+        if isinstance(others := found.get("beside"), Mapping):
             found["beside"] = {
                 name: self.options("picture.model", one) if isinstance(one, Mapping) else one
-                for name, one in beside.items()
+                for name, one in others.items()
             }
         if isinstance(task := found.get("task"), Mapping):
             found["task"] = self.slot("tasks", task)
@@ -256,7 +263,7 @@ def place(config: object) -> str:
     if config is None:
         return ""
     cls = config if isinstance(config, type) else type(config)
-    module = cls.__module__.removeprefix("safelight.")
+    module = cls.__module__.removeprefix("safelight.").removesuffix(".config")
     if cls.__name__ != "Config":
         return f"{module}.{cls.__name__}"
     room, _, file = module.rpartition(".")

@@ -1,4 +1,5 @@
-"""How a task is carried out, by names that are resolved when used: None means the model card's own default."""
+"""How a task is carried out, by names that are resolved when used: None means the model card's own
+default."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -6,12 +7,12 @@ from typing import Any
 
 from safelight.config import Slot
 from safelight.errors import BadInput, unknown
+from safelight.prompting.syntax import EMPHASES
 
 SAMPLER = Slot("diffusion.samplers.*")
-SPACING = Slot("diffusion.spacing")
+SPACING = Slot("diffusion.spacing.*")
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 
-EMPHASES = ("none", "mean", "empty")
 MOST_STEPS = 10_000
 MOST_PICTURES = 1_000
 
@@ -27,7 +28,8 @@ def _within(name: str, value: int | None, least: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The fields in any form that their slot reads, e.g. ``sampler="euler:eta=1"`` or ``guidance=4.5``.
+    """The fields in any form that their slot reads, e.g. ``sampler="euler:eta=1"`` or
+    ``guidance=4.5``.
 
     Picture i of ``count`` has the seed ``seed + i``, so each can be made again alone.
     """
@@ -68,8 +70,8 @@ class Settings:
 
     def over(self, base: "Settings") -> "Settings":
         """These settings, with ``base`` where they say nothing."""
-        said = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
-        return replace(base, **said)
+        chosen = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
+        return replace(base, **chosen)
 
 
 DEFAULTS = Settings(

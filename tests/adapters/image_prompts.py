@@ -1,9 +1,9 @@
-"""A small U-Net and image prompts of every kind for it, with random weights in their authors' names."""
+"""A small U-Net and image prompts of every kind for it, with random weights."""
 
 import torch
 from safetensors.torch import save_file
 
-from safelight.denoisers.unet import Config, Level, Norm
+from safelight.denoisers.unet.config import Config, Level, Norm
 from safelight.layouts.text_families import joined
 from safelight.model import LatentDiffusion
 from safelight.nn.clip_vision import Config as EyeConfig

@@ -19,14 +19,15 @@ from safelight.attachments.lora_files import (
 )
 from safelight.checkpoints import read
 from safelight.config import kind_of
-from safelight.denoisers import flux, mmdit
+from safelight.denoisers.flux import config as flux_config
+from safelight.denoisers.mmdit import config as mmdit_config
 from safelight.errors import BadInput
 from safelight.layouts.detection import all_layouts
 from safelight.layouts.text_encoder import clip as transformers_clip
 from safelight.layouts.unet import ldm as ldm_unet
 from safelight.types.networks import Condition, Tokens
 
-DEV = flux.Config()
+DEV = flux_config.Config()
 REAL = {  # how many layers, and how many names for towers
     "lora.flux_lora_kohya": (304, 0),
     "lora.flux_lora_kohya_with_te1": (304, 216),
@@ -288,7 +289,7 @@ def test_a_real_file_has_its_place(full_size, name):
     assert sorted(adapter.words) == (["<s1>", "<s2>"] if "disney" in name else [])
 
 
-MEDIUM = mmdit.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side=4, qk_norm=False)
+MEDIUM = mmdit_config.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side=4, qk_norm=False)
 
 
 @pytest.mark.parametrize(

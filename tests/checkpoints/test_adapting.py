@@ -49,7 +49,7 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
     finer = model.denoiser  # the same branch by hand, from the hint that was not rounded
     from safelight.checkpoints.assembly import build_part
     from safelight.checkpoints.parts import find_parts
-    from safelight.denoisers.control import Controlled
+    from safelight.nn.control import Controlled
 
     branch = (
         build_part(find_parts([folder("controlnet/controlnet")], {})[0][0])

@@ -73,7 +73,7 @@ def test_an_eye_of_transformers_sees_as_it_does_there(tmp_path):
     assert error(image_encoder(images), want.image_embeds) < 1e-5
     assert error(image_encoder.states(images), want.hidden_states[-2]) < 1e-5
     none = other(pixel_values=torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
-    assert error(image_encoder.blank().expand(2, -1, -1), none) < 1e-5
+    assert error(image_encoder.null_states().expand(2, -1, -1), none) < 1e-5
     again = dict(piece.layout.table(piece.config).write(image_encoder.state_dict()))
     assert again.keys() == other.state_dict().keys()
     assert all(torch.equal(again[name], one) for name, one in other.state_dict().items())
@@ -104,7 +104,7 @@ def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
             {"image_encoder_heads": "many"},
             "image_encoder_heads must be a whole number from 1 to 65536, got 'many'",
         ),
-        ({"image_encoder_heads": "3"}, "a width of 128 cannot be shared out among 3 heads"),
+        ({"image_encoder_heads": "3"}, "a width of 128 cannot be divided among 3 heads"),
         (
             {"image_encoder_activation": "sine"},
             "image_encoder_activation must be gelu or quick_gelu, got 'sine'",
@@ -219,7 +219,7 @@ def test_the_eye_sees_the_middle_square_at_its_own_size():
     )
     assert square.shape == (1, 3, 10, 10)
     torch.testing.assert_close(square[..., 2:8], torch.ones(1, 3, 10, 6))
-    with pytest.raises(BadInput, match="cannot see whole patches"):
+    with pytest.raises(BadInput, match="is no multiple of the patch size 14"):
         Config(size=225)
 
 

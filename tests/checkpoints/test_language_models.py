@@ -13,7 +13,7 @@ from recorded import Recording, error
 from safelight import checkpoints
 from safelight.card import Card
 from safelight.config import read
-from safelight.denoisers.flux import Config as Flux
+from safelight.denoisers.flux.config import Config as Flux
 from safelight.errors import BadInput, Note
 from safelight.layouts.families import families, family_of
 from safelight.layouts.text_encoder import language_model as transformers_decoder
@@ -103,7 +103,7 @@ def test_it_equals_that_of_transformers(name, left):
     counts[0, 9 if left else 5 :] = False
     states = theirs(ids, attention_mask=counts.long(), output_hidden_states=True).hidden_states
     want = torch.cat([states[tap] for tap in (1, 2, 3)], dim=-1)
-    got, vector = network(network.embedding(ids), counts=counts)
+    got, vector = network(network.embedding(ids), mask=counts)
     assert vector is None
     assert error(got, want) < 1e-5  # also where nothing is seen: what pads is read by the denoiser
 
@@ -169,7 +169,7 @@ def test_a_prompt_is_asked_as_the_model_was_taught(kind):
     reader = (
         joined("flux2" if kind == "mistral" else "flux2-klein", [Config(8, (1,), 1, 1, 4, 8, 300)])
         .build()
-        .towers[0]
+        .encoders[0]
     )
     reader.tokenizer = again
     (chunk,) = reader.chunks([[("a fox", 1.0)]])
@@ -278,5 +278,5 @@ def test_impossible_shapes_are_refused():
     ):
         with pytest.raises(BadInput):
             read(Config, wrong)
-    with pytest.raises(BadInput, match="makes no vector of a text"):
+    with pytest.raises(BadInput, match="makes no vector"):
         Config(8, (1,), 1, 1, 4, 8, 30).build().project(torch.zeros(1, 8))

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 import safelight
 from recorded import Recording, error
 from safelight import checkpoints
-from safelight.autoencoders import kl
-from safelight.denoisers.unet import Config, Level
+from safelight.autoencoders.kl import config as kl_config
+from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion.noise import SeededNoise
 from safelight.errors import BadInput
 from safelight.layouts.text_encoder import ldm_bert
@@ -36,7 +36,7 @@ LIST = [
     "!",
 ]
 NETWORK = Config(levels=(Level(32, 1, 8), Level(64, 0, 8)), text_width=24, linear=False)
-PICTURES = kl.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
+PICTURES = kl_config.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
 HINTS = {"text_head_width": 8}
 
 
@@ -124,7 +124,7 @@ def test_a_file_reads_with_the_words_beside_it_and_comes_back(text_file, tmp_pat
     assert all(torch.equal(second[name], first[name]) for name in second)
     alone = checkpoints.read(tmp_path / "again.safetensors", HINTS)
     with pytest.raises(
-        BadInput, match=r"put vocab\.txt, that of bert-base-uncased, .* beside the file"
+        BadInput, match=r"put the vocab\.txt of bert-base-uncased, .* beside the file"
     ):
         alone.conditioner([Prompt("red")])
 
@@ -169,7 +169,7 @@ def test_boxes_are_read_as_the_numbers_of_their_pieces(tmp_path):
         told.tokens.values[:1], reader.network(reader.network.embedding(ids), 0, True)[1]
     )
     for wrong in ("50", "-1", "fox", "²"):
-        with pytest.raises(BadInput, match="reads the numbers of pieces, from 0 to 49, got"):
+        with pytest.raises(BadInput, match="prompts are token ids from 0 to 49, got"):
             model.conditioner([Prompt(wrong)])
     checkpoints.save(model, tmp_path / "again.safetensors", "single-file")
     first, second = load_file(path), load_file(tmp_path / "again.safetensors")

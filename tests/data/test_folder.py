@@ -1,12 +1,12 @@
-"""Folders and zips of pictures: what is examination, with which captions and labels, and what is refused."""
+"""Folders and zips of pictures: which pictures, captions and labels, and what is refused."""
 
 import json
 import zipfile
 from dataclasses import replace
 
 import pytest
-from layouts import png, write_folder, write_zip
 
+from layouts import png, write_folder, write_zip
 from safelight.data.examples import Example, examine
 from safelight.data.sources.folder import Config
 from safelight.errors import BadInput

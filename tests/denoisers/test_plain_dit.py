@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safelight.conditioners import label
-from safelight.denoisers.plain_dit import Config
+from safelight.denoisers.plain_dit.config import Config
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guided import guided
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
@@ -95,7 +95,7 @@ def test_what_it_does_not_hear_is_refused_before_the_first_step():
     with pytest.raises(BadInput, match="hears label, got guidance"):
         network.prepare(said)
     process = Process(LinearBeta(), Noise())
-    with pytest.raises(BadInput, match="hears 'guidance', this one hears label"):
+    with pytest.raises(BadInput, match="takes the scalar 'guidance', this one takes label"):
         guided(process, {"main": network}, Distilled(2.0), given, lambda only: given)
 
 

@@ -1,10 +1,11 @@
 """Trajectories of other implementations: see ``golden.json`` for how each was made.
 
-Not here, each for what the other one does: ``ddpm``, ``ddpm_large``, ``lcm``, ``flow_lcm``, ``tcd`` and
-``flow_euler_stochastic`` did not record their noise (``test_sampler_peers.py`` runs them); ``euler_churn`` tells the
-network the time before the churn; ``dpm_single`` above order 1 makes grid times the passes inside a step; ``pndm_v``
-extrapolates v instead of the noise; ``ddim_linspace`` steps by a tenth of the table though its times are a ninth apart;
-``euler_dummy`` and ``heun_dummy`` have a model that is no denoiser; ``unipc_nocorr0`` is an option of its own.
+Not here, each for what the other one does: ``ddpm``, ``ddpm_large``, ``lcm``, ``flow_lcm``, ``tcd``
+and ``flow_euler_stochastic`` did not record their noise (``test_sampler_peers.py`` runs them);
+``euler_churn`` tells the network the time before the churn; ``dpm_single`` above order 1 makes grid
+times the passes inside a step; ``pndm_v`` extrapolates v instead of the noise; ``ddim_linspace``
+steps by a tenth of the table though its times are a ninth apart; ``euler_dummy`` and ``heun_dummy``
+have a model that is no denoiser; ``unipc_nocorr0`` is an option of its own.
 """
 
 from dataclasses import dataclass
@@ -17,24 +18,17 @@ from safelight.diffusion.ideal import IdealGaussian, IdealPoints
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.prediction import EDM, Clean, Flow, Noise, V
 from safelight.diffusion.process import Process
-from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp2MSDE, DPMpp3M, DPMpp3MSDE, DPMppSDE
+from safelight.diffusion.samplers.aliases import DPMpp2MSDE, DPMpp2S, DPMpp3MSDE
+from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp3M, DPMppSDE
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.samplers.heun import DPM2, Heun
 from safelight.diffusion.samplers.multistep import DEIS, LMS, PNDM
 from safelight.diffusion.samplers.predictor_corrector import UniPC
-from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
+from safelight.diffusion.samplers.single import Adaptive, Single
 from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear, Table
-from safelight.diffusion.spacing import (
-    Exponential,
-    Karras,
-    Leading,
-    Linspace,
-    Polyexponential,
-    Shifted,
-    ShiftedByTokens,
-    ShiftedTwice,
-    Uniform,
-)
+from safelight.diffusion.spacing.even import Leading, Linspace, Uniform
+from safelight.diffusion.spacing.shifted import Shifted, ShiftedByTokens, ShiftedTwice
+from safelight.diffusion.spacing.sigmas import Exponential, Karras, Polyexponential
 from safelight.types.diffusion import NoiseLevel
 from safelight.types.networks import Condition
 
@@ -47,7 +41,8 @@ def golden():
 
 @dataclass(frozen=True)
 class Exploding:
-    """alpha = 1, sigma = t: variance-exploding in its own units, as a kind that no sampler was written for."""
+    """alpha = 1, sigma = t: variance-exploding in its own units, as a kind that no sampler was
+    written for."""
 
     def __call__(self, t):
         return NoiseLevel(t, torch.ones_like(t), t, torch.zeros_like(t), torch.ones_like(t))
@@ -64,14 +59,14 @@ def ideal(inputs, data):
     )
 
 
-CHURN = {"churn": 4.0, "churn_from": 0.05, "churn_to": 8.0, "swell": 1.007}
+CHURN = {"s_churn": 4.0, "s_tmin": 0.05, "s_tmax": 8.0, "s_noise": 1.007}
 SIGMA_SPACE = {
     "euler": Euler(),
     "euler_s_churn4.0_s_tmin0.05_s_tmax8.0_s_noise1.007": Heun("sigma", second=False, **CHURN),
     "euler_ancestral": Euler(eta=1.0),
-    "euler_ancestral_eta0.6_s_noise0.9": Euler(eta=0.6, swell=0.9),
+    "euler_ancestral_eta0.6_s_noise0.9": Euler(eta=0.6, s_noise=0.9),
     "heun": Heun("sigma"),
-    "heun_s_churn3.0_s_noise1.003": Heun("sigma", churn=3.0, swell=1.003),
+    "heun_s_churn3.0_s_noise1.003": Heun("sigma", s_churn=3.0, s_noise=1.003),
     "dpm_2": DPM2(),
     "dpm_2_ancestral": DPM2(eta=1.0),
     "lms": LMS(),
@@ -97,7 +92,8 @@ SIGMA_SPACE = {
 )
 @pytest.mark.parametrize("case", SIGMA_SPACE)
 def test_sigma_space(golden, case, data, spacing):
-    """k-diffusion draws at every step where churn is an option; here nothing is drawn where nothing is added."""
+    """k-diffusion draws at every step where churn is an option; here nothing is drawn where nothing
+    is added."""
     inputs, outputs, tolerance = golden
     name = f"kd.{case}.{data}.{spacing}"
     times = outputs[f"sigmas.{spacing}"]
@@ -128,7 +124,8 @@ def test_sigma_space(golden, case, data, spacing):
     ],
 )
 def test_adaptive(golden, case, sampler, data):
-    """With one pace for the batch. k-diffusion draws also where it adds nothing, which eta = 0 does not."""
+    """With one pace for the batch. k-diffusion draws also where it adds nothing, which eta = 0 does
+    not."""
     inputs, outputs, _ = golden
     name = f"kd.{case}.{data}"
     times = torch.tensor([14.6, 0.03], dtype=torch.float64)
@@ -172,7 +169,8 @@ def test_single_steps_of_several_orders(golden, case, eta, orders, data):
 
 
 def model(process, schedule, recorded):
-    """A network that answers as the exact posterior of N(0.3, 0.6²) does, in the process's own space.
+    """A network that answers as the exact posterior of N(0.3, 0.6²) does, in the process's own
+    space.
 
     It looks at the recorded times: some were rounded down to whole numbers.
     """
@@ -300,7 +298,8 @@ SCALED = {
 
 @pytest.mark.parametrize("name", SCALED)
 def test_table_in_sigma_space(golden, name):
-    """These keep noisy / alpha, whose start is the sigma of the first step times noise. They end at clean."""
+    """These keep noisy / alpha, whose start is the sigma of the first step times noise. They end at
+    clean."""
     inputs, outputs, tolerance = golden
     sampler, prediction = SCALED[name]
     # For KDPM2 the sigmas of the passes half-way are listed as well; its steps are those of LMS.

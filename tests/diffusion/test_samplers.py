@@ -1,4 +1,5 @@
-"""Samplers against closed forms: measured orders, exact recursions, and the points that they must reach."""
+"""Samplers against closed forms: measured orders, exact recursions, and the points that they must
+reach."""
 
 import itertools
 import math
@@ -10,18 +11,28 @@ import torch
 from safelight.config import Slot
 from safelight.diffusion.ideal import IdealGaussian, IdealPoints
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
+from safelight.diffusion.samplers.aliases import (
+    DDIM,
+    DPM2Ancestral,
+    DPMpp2MSDE,
+    DPMpp2S,
+    DPMpp3MSDE,
+    EulerAncestral,
+)
 from safelight.diffusion.samplers.consistency import LCM, TCD, Consistency
 from safelight.diffusion.samplers.ddpm import DDPM
-from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp2MSDE, DPMpp3M, DPMpp3MSDE, DPMppSDE
-from safelight.diffusion.samplers.euler import DDIM, DDIMInversion, Euler, EulerAncestral
-from safelight.diffusion.samplers.heun import DPM2, DPM2Ancestral, Heun
+from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp3M, DPMppSDE
+from safelight.diffusion.samplers.euler import DDIMInversion, Euler
+from safelight.diffusion.samplers.heun import DPM2, Heun
 from safelight.diffusion.samplers.multistep import DEIS, LMS, PNDM
 from safelight.diffusion.samplers.predictor_corrector import SASolver, UniPC
 from safelight.diffusion.samplers.restart import Restart
-from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
+from safelight.diffusion.samplers.single import Adaptive, Single
 from safelight.diffusion.schedule import EDM, Cosine, Linear, LinearBeta, ScaledLinear
-from safelight.diffusion.spacing import Karras, Leading, Shifted, Uniform
-from safelight.diffusion.trajectory import partway
+from safelight.diffusion.spacing.even import Leading, Uniform
+from safelight.diffusion.spacing.shifted import Shifted
+from safelight.diffusion.spacing.sigmas import Karras
+from safelight.diffusion.trajectory import image_to_image_start
 from safelight.errors import BadInput
 from safelight.types.diffusion import Estimate
 
@@ -58,7 +69,7 @@ STOCHASTIC = [
         DDIM(0.3),
         DDPM(),
         DDPM("large"),
-        Heun(churn=3.0),
+        Heun(s_churn=3.0),
         DPM2(0.5),
         DPM2Ancestral(),
     ),
@@ -98,7 +109,8 @@ ORDERS = {
     ),
     **dict.fromkeys([Single(3), Single(3, "clean")], 3),
 }
-# At least so, not yet settled at these steps: the error of a higher order still shows beside that of the start.
+# At least so, not yet settled at these steps: the error of a higher order still shows beside that
+# of the start.
 AT_LEAST = {
     **dict.fromkeys(
         [UniPC(3, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 3
@@ -126,7 +138,8 @@ def last(sampler, denoise, noisy, times, schedule, noise=silence):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("sampler", ORDERS, ids=repr)
 def test_order_of_convergence(sampler, schedule):
-    """Between half-log-SNR -3, or the end of the table at -2.68, and 3 the error falls as steps ** -order."""
+    """Between half-log-SNR -3, or the end of the table at -2.68, and 3 the error falls as steps **
+    -order."""
     for coarse, fine in itertools.pairwise(errors(sampler, schedule)):
         assert float(torch.log2(coarse / fine)) == pytest.approx(ORDERS[sampler], abs=0.15)
 
@@ -170,9 +183,11 @@ def test_transport_is_the_probability_flow(schedule):
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_euler_is_the_exact_discrete_recursion(schedule, eta):
-    """On a Gaussian every step is affine. Its gain is read off pairs of runs and squared with the fresh variance.
+    """On a Gaussian every step is affine. Its gain is read off pairs of runs and squared with the
+    fresh variance.
 
-    The posterior of DDPM (arXiv 2006.11239, eq. 7), written for any schedule, gives mean and variance independently.
+    The posterior of DDPM (arXiv 2006.11239, eq. 7), written for any schedule, gives mean and
+    variance independently.
     """
     times = Uniform()(10, schedule, begin=0.95)
     starts = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
@@ -198,7 +213,8 @@ def test_euler_is_the_exact_discrete_recursion(schedule, eta):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_ancestral_sampling_is_the_posterior_of_ddpm(schedule):
-    """With eta 1 a known clean sample is noised back exactly: mean and variance of q(next | noisy, clean)."""
+    """With eta 1 a known clean sample is noised back exactly: mean and variance of q(next | noisy,
+    clean)."""
     clean, noisy = (
         torch.tensor([[0.8]], dtype=torch.float64),
         torch.tensor([[-1.1]], dtype=torch.float64),
@@ -226,7 +242,8 @@ def test_ancestral_sampling_is_the_posterior_of_ddpm(schedule):
 
 
 def test_variance_of_ancestral_sampling():
-    """The variance that ancestral steps leave is that of their recursion, seen in 20,000 samples."""
+    """The variance that ancestral steps leave is that of their recursion, seen in 20,000
+    samples."""
     schedule, times = Cosine(), Uniform()(8, Cosine())
     variance = torch.ones((), dtype=torch.float64)
     for here, there in itertools.pairwise(times):
@@ -248,14 +265,16 @@ def test_variance_of_ancestral_sampling():
 FAITHFUL = [
     one
     for one in STOCHASTIC
-    if type(one) not in (Adaptive, Consistency, LCM, TCD) and one != Heun(churn=3.0)
+    if type(one) not in (Adaptive, Consistency, LCM, TCD) and one != Heun(s_churn=3.0)
 ]
 
 
 def moments(sampler, schedule, times, start):
-    """The exact mean and variance that a sampler leaves on the Gaussian, where every step is affine.
+    """The exact mean and variance that a sampler leaves on the Gaussian, where every step is
+    affine.
 
-    A run of a batch reads them off: a sample without noise, one whose start is moved by 1, and one for each draw.
+    A run of a batch reads them off: a sample without noise, one whose start is moved by 1, and one
+    for each draw.
     """
     rows = 200
     noisy = torch.full((rows, 1), start.alpha * 0.3, dtype=torch.float64)
@@ -332,7 +351,7 @@ def test_learned_variance_lies_between_the_bounds():
     torch.testing.assert_close(reached(DDPM("learned"), 0.0), low)
     torch.testing.assert_close(reached(DDPM("learned"), 1.0), high)
     torch.testing.assert_close(reached(DDPM("learned"), 0.25), low**0.75 * high**0.25)
-    with pytest.raises(BadInput, match="learned variance wants a model that learned one"):
+    with pytest.raises(BadInput, match="needs a model that has learned a variance"):
         reached(DDPM("learned"), None)
 
 
@@ -379,12 +398,13 @@ def test_every_sampler_is_tested_here():
         Slot("diffusion.samplers.*").all()
     )
     for one in Slot("diffusion.samplers.*").all():
-        assert all((one.about.name, one.about.order, one.about.passes, one.about.paper))
+        assert all((one.info.name, one.info.order, one.info.passes, one.info.paper))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_inversion_finds_the_noise(schedule):
-    """Euler from what it finds is back where it began, the nearer the more steps; from clean latents as well."""
+    """Euler from what it finds is back where it began, the nearer the more steps; from clean
+    latents as well."""
     begin = max(-3.0, float(schedule(torch.ones((), dtype=torch.float64)).half_logsnr))
     clean = torch.linspace(-1, 1.5, 6, dtype=torch.float64)[:, None]
     for end in ([], [math.inf]):
@@ -401,12 +421,13 @@ def test_inversion_finds_the_noise(schedule):
 
 
 # Left out: what remembers how many steps a run has, or draws without an interval.
-KEPT = [one for one in SAMPLERS if one not in (Restart(), Heun(churn=3.0), Adaptive(eta=1.0))]
+KEPT = [one for one in SAMPLERS if one not in (Restart(), Heun(s_churn=3.0), Adaptive(eta=1.0))]
 
 
 @pytest.mark.parametrize("sampler", KEPT, ids=repr)
 def test_a_run_goes_on_from_a_kept_step(sampler):
-    """One-step samplers as if never stopped; the others near to it, since they begin again at first order."""
+    """One-step samplers as if never stopped; the others near to it, since they begin again at first
+    order."""
     noise = BrownianNoise(range(4))
     schedule, times = Cosine(), Uniform()(16, Cosine())
     steps = list(sampler(GAUSSIAN32, SeededNoise(range(4))((4, 2, 3, 3)), times, schedule, noise))
@@ -428,24 +449,30 @@ def test_a_run_goes_on_from_a_kept_step(sampler):
     torch.testing.assert_close(again[-1].noisy, steps[-1].noisy, rtol=0, atol=0.15)
 
 
-def test_a_picture_is_noised_partway():
+def test_a_picture_is_noised_image_to_image_start():
     clean, times = torch.full((1, 1), 0.5), Uniform()(10, Linear())
-    noisy, left = partway(clean, 0.4, times, Linear(), lambda *_: torch.full((1, 1), 2.0))
+    noisy, left = image_to_image_start(
+        clean, 0.4, times, Linear(), lambda *_: torch.full((1, 1), 2.0)
+    )
     assert torch.equal(left, times[6:])
     torch.testing.assert_close(noisy, torch.full((1, 1), 0.6 * 0.5 + 0.4 * 2.0))
-    assert partway(clean, 0.59, times, Linear(), SeededNoise([0]))[1].tolist() == times[5:].tolist()
     assert (
-        len(partway(clean, 0.7, times, Linear(), SeededNoise([0]))[1]) == 8
+        image_to_image_start(clean, 0.59, times, Linear(), SeededNoise([0]))[1].tolist()
+        == times[5:].tolist()
+    )
+    assert (
+        len(image_to_image_start(clean, 0.7, times, Linear(), SeededNoise([0]))[1]) == 8
     )  # though 0.7 · 10 is below 7 in binary
     assert torch.equal(
-        partway(clean, 1.0, times, Linear(), SeededNoise([0]))[0], SeededNoise([0])((1, 1))
+        image_to_image_start(clean, 1.0, times, Linear(), SeededNoise([0]))[0],
+        SeededNoise([0])((1, 1)),
     )
-    same, none = partway(clean, 0.0, times, Linear(), silence)
+    same, none = image_to_image_start(clean, 0.0, times, Linear(), silence)
     assert same is clean
     assert list(Euler()(silence, same, none, Linear(), silence)) == []
     for strength in (-0.1, 1.1, math.nan):
         with pytest.raises(BadInput, match=f"strength must be from 0 to 1, got {strength}"):
-            partway(clean, strength, times, Linear(), silence)
+            image_to_image_start(clean, strength, times, Linear(), silence)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -590,11 +617,11 @@ def test_eta_is_refused(kind, eta):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Euler(swell=0.0), "swell must be above 0, got 0.0"),
-        (lambda: Heun(churn=math.nan), "churn must be 0 or more, got nan"),
+        (lambda: Euler(s_noise=0.0), "s_noise must be above 0, got 0.0"),
+        (lambda: Heun(s_churn=math.nan), "s_churn must be 0 or more, got nan"),
         (
-            lambda: Heun(churn_from=2.0, churn_to=1.0),
-            "churn_from must be within 0 and churn_to, got",
+            lambda: Heun(s_tmin=2.0, s_tmax=1.0),
+            "s_tmin must be within 0 and s_tmax, got",
         ),
         (lambda: Single(4), "order must be from 1 to 3, got 4"),
         (lambda: Adaptive(order=1), "order must be 2 or 3, got 1"),

@@ -56,11 +56,11 @@ def plain_ssim(x: Tensor, y: Tensor) -> float:
     window = torch.tensor([[a * b for a in gauss] for b in gauss], dtype=torch.float64)
     window /= window.sum()
     shares = torch.tensor(LUMINANCE, dtype=torch.float64).view(3, 1, 1)
-    x, y = ((((one.double() + 1) * 127.5).round() * shares).sum(0) for one in (x, y))
+    x, y = ((((item.double() + 1) * 127.5).round() * shares).sum(0) for item in (x, y))
     found = []
     for top in range(x.shape[0] - 10):
         for left in range(x.shape[1] - 10):
-            a, b = (one[top : top + 11, left : left + 11] for one in (x, y))
+            a, b = (item[top : top + 11, left : left + 11] for item in (x, y))
             ma, mb = (window * a).sum(), (window * b).sum()
             va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
             both = (window * (a - ma) * (b - mb)).sum()
@@ -71,7 +71,7 @@ def plain_ssim(x: Tensor, y: Tensor) -> float:
     return float(torch.stack(found).mean())
 
 
-def test_ssim_is_the_plain_loop():
+def test_ssim_equals_a_plain_loop():
     before, after = pictures(), rounded_to_8bit(pictures() * 0.8 + 0.1 * pictures(seed=1))
     wanted = [plain_ssim(a, b) for a, b in zip(before, after, strict=True)]
     assert ssim(before, after).tolist() == pytest.approx(wanted, abs=1e-9)
@@ -117,7 +117,7 @@ def test_frechet_of_gaussians_is_the_closed_form():
     assert frechet(moments(vectors), moments(vectors)) == pytest.approx(0, abs=1e-6)
 
 
-def test_frechet_of_gaussians_that_do_not_commute_takes_the_root_of_their_product():
+def test_frechet_of_gaussians_whose_covariances_do_not_commute():
     one, other = draw(300, 4).double() @ draw(4, 4, seed=1).double(), draw(300, 4, seed=2).double()
     a, b = torch.cov(one.T), torch.cov(other.T)
     root = (

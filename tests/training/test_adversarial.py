@@ -1,4 +1,4 @@
-"""The adversary's losses by hand, its balance, its discriminators, and what each of them leaves alone."""
+"""Adversarial losses by hand, the adaptive weight, discriminators and what each changes."""
 
 import math
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_the_discriminator_s_losses_by_hand():
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("hinge", 1.25), ("non-saturating", None)])
-def test_what_the_autoencoder_descends_by_hand(kind, wanted):
+def test_the_generator_loss_by_hand(kind, wanted):
     adversary = Adversary(Adversarial(loss=kind), same)
     adversary.network = torch.nn.Flatten()
     fake = torch.tensor([[-3.0], [0.5]])
@@ -63,7 +63,7 @@ def test_what_the_autoencoder_descends_by_hand(kind, wanted):
     assert number(adversary.generator_loss(fake)) == pytest.approx(wanted)
 
 
-def test_what_is_written_down_of_a_discriminator():
+def test_the_metrics_of_a_discriminator():
     adversary = Adversary(Adversarial(r1=2.0), same)
     adversary.network = torch.nn.Flatten()
     total, measured = adversary.discriminator_loss(
@@ -89,7 +89,7 @@ def test_r1_of_a_linear_discriminator_is_the_square_of_its_weights():
     )  # the mean of two logits, one of them constant
 
 
-def test_the_balance_by_hand():
+def test_the_adaptive_weight_by_hand():
     """Pictures are last · z: a gradient g at the picture is Σ g·z at last."""
     last = torch.tensor([2.0], requires_grad=True)
     z = torch.tensor([[1.0, 2.0, -1.0]])
@@ -104,7 +104,10 @@ def test_the_balance_by_hand():
 
 
 def test_processes_are_averaged_before_the_norms_are_taken():
-    """Of two processes, one pulls with 4 and the other with -2; both push with 1: (4 - 2) / 2 over 1."""
+    """Two processes, with reconstruction gradients of 4 and -2 and adversarial ones of 1.
+
+    The weight is (4 - 2) / 2 over 1.
+    """
     last = torch.tensor([2.0], requires_grad=True)
     others = iter([torch.tensor([-2.0]), torch.tensor([1.0])])
     found = adaptive_weight(
@@ -118,7 +121,7 @@ def test_processes_are_averaged_before_the_norms_are_taken():
     assert number(found) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_through_has_the_value_that_it_is_given_and_the_gradient_too():
+def test_with_gradient_has_the_given_value_and_gradient():
     x, own = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor(5.0, requires_grad=True)
     value = with_gradient(3 * x, torch.tensor([1.0, -1.0]), own.square())
     assert number(value) == 25
@@ -127,7 +130,7 @@ def test_through_has_the_value_that_it_is_given_and_the_gradient_too():
     assert number(own.grad) == 10
 
 
-def test_every_discriminator_is_asked_here():
+def test_every_discriminator_is_tested_here():
     folder = Path(safelight.training.discriminators.__file__).parent
     assert {path.stem for path in folder.glob("*.py")} == {"__init__", "patch"}
 
@@ -154,9 +157,11 @@ def test_a_patch_discriminator_gives_a_logit_a_patch(norm):
 def test_the_defaults_are_those_of_the_paper():
     torch.manual_seed(0)
     network = Config(norm="none").build(same)
-    convolutions = [one for one in network.modules() if isinstance(one, torch.nn.Conv2d)]
-    assert [one.out_channels for one in convolutions] == [64, 128, 256, 512, 1]
-    assert [one.stride[0] for one in convolutions] == [2, 2, 2, 1, 1]
+    convolutions = [
+        module_ for module_ in network.modules() if isinstance(module_, torch.nn.Conv2d)
+    ]
+    assert [convolution.out_channels for convolution in convolutions] == [64, 128, 256, 512, 1]
+    assert [convolution.stride[0] for convolution in convolutions] == [2, 2, 2, 1, 1]
     seen = torch.zeros(1, 3, 256, 256, requires_grad=True)
     network(seen)[0, 0, 15, 15].backward()
     rows = seen.grad.abs().sum((0, 1, 3)).nonzero().flatten()
@@ -167,13 +172,13 @@ def test_spectral_norm_keeps_every_layer_at_gain_one():
     network = patch("spectral")
     for _ in range(30):
         network(images())
-    for layer in [one for one in network.layers if isinstance(one, torch.nn.Conv2d)]:
+    for layer in [layer for layer in network.layers if isinstance(layer, torch.nn.Conv2d)]:
         assert number(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(
             1, abs=0.02
         )
 
 
-def test_actnorm_begins_with_its_first_batch_of_training_and_only_then():
+def test_actnorm_is_initialised_by_its_first_batch_of_training_only():
     norm = ActNorm(3, same)
     first, second = 5 * images(seed=1) + 2, images(seed=2)
     norm.eval()
@@ -207,7 +212,7 @@ def test_actnorm_of_two_processes_is_that_of_one():
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_only_its_own_step_changes_an_opponent(norm):
+def test_only_its_own_step_changes_a_discriminator(norm):
     torch.manual_seed(0)
     adversary = Adversary(Adversarial(Config(8, 2, norm)), same)
     assert not adversary.begun
@@ -223,7 +228,7 @@ def test_only_its_own_step_changes_an_opponent(norm):
 
 
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
-def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
+def test_a_discriminator_learns_to_distinguish_two_kinds_of_pictures(loss):
     torch.manual_seed(0)
     adversary = Adversary(Adversarial(Config(8, 2, "spectral"), loss, r1=0.1), same)
     optimiser = torch.optim.Adam(adversary.parameters(), 1e-2)
@@ -241,7 +246,7 @@ def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
     "wrong",
     [{"weight": -1.0}, {"max_adaptive_weight": float("inf")}, {"start": -1}, {"r1": float("nan")}],
 )
-def test_numbers_that_cannot_be_are_refused(wrong):
+def test_invalid_numbers_are_refused(wrong):
     with pytest.raises(
         BadInput, match="adversarial: wanted weight, start, max_adaptive_weight, r1 and rate of"
     ):

@@ -1,7 +1,11 @@
-"""Several processes are one: the same weights, the same positions, the same run folder; and one that fails ends all.
+"""Several processes give the weights, positions and run folder of one.
 
-Their gradients are sums in another order, so weights agree to rounding and not to the bit. Adam would blow that up
-where a gradient is nothing but rounding (it divides by its size); here its ``eps`` is large enough not to."""
+If one fails, all end.
+
+Their gradients are sums in another order, so weights agree to rounding and not to the bit. Adam
+would blow that up where a gradient is nothing but rounding (it divides by its size); here its
+``eps`` is large enough not to.
+"""
 
 import signal
 import socket
@@ -41,11 +45,11 @@ def pair(*words, cache):
 
 
 def ended(processes):
-    """The exit codes, and what all have said."""
-    said = [process.communicate(timeout=120) for process in processes]
-    assert not any(out for out, _ in said)
+    """The exit codes, and the lines that all have printed."""
+    printed = [process.communicate(timeout=120) for process in processes]
+    assert not any(out for out, _ in printed)
     return [process.returncode for process in processes], "".join(
-        told for _, told in said
+        lines for _, lines in printed
     ).splitlines()
 
 
@@ -54,10 +58,13 @@ def state(folder):
 
 
 def assert_equal(ours, theirs):
-    """Weights within 1e-6 of the largest of each tensor, 1e-4 with an adversary (logits and the ratio of two norms
-    carry rounding on, update by update); the optimiser's memory, in which the sign of an L1 that rounds to the other
-    side of zero is not divided by anything, within 1e-4. No feature network: flat shapes lie on the kinks of its
-    poolings, where rounding turns its gradient."""
+    """Compare weights to 1e-6 of the largest of each tensor, and the optimiser's state to 1e-4.
+
+    With a discriminator weights are compared to 1e-4, because logits and the ratio of two norms
+    pass rounding on from update to update. In the optimiser's state the sign of an L1 gradient may
+    flip where the difference rounds to the other side of zero. There is no feature network: flat
+    shapes lie on the kinks of its pooling, where rounding changes its gradient.
+    """
     assert ours.keys() == theirs.keys()
     weights = 1e-4 if any("discriminator" in name for name in theirs) else 1e-6
     for name, value in theirs.items():
@@ -66,7 +73,7 @@ def assert_equal(ours, theirs):
         assert apart <= within * largest + 1e-9, f"{name}: {apart} of {largest}"
 
 
-ADVERSARIAL = {  # what a micro-batch decides by itself is the same only if it is the batch: accumulate is 1
+ADVERSARIAL = {  # without accumulation: some values are computed for each micro-batch alone
     "loop__accumulate": 1,
     "objective__adversarial": {
         "discriminator": {"kind": "patch", "width": 8, "layers": 1, "norm": "actnorm"}
@@ -113,7 +120,7 @@ def until_five(tree, tmp_path):
 
 
 def assert_two_are_one(tree, tmp_path):
-    """Where two stood against one alone, and again five updates later, when one has gone on alone with both."""
+    """Two processes against one, and five updates later, after one has continued alone."""
     reached = int(open_run(tmp_path / "two").checkpoints[-1].name)
     tree["loop"]["updates"] = reached
     one = go(tmp_path / "one", recipe(tree))
@@ -136,29 +143,30 @@ def assert_two_are_one(tree, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["reconstruction", "adversarial", "codes"])
-def test_one_that_is_told_to_stop_stops_both_and_they_were_as_one(tree, tmp_path):
+def test_stopping_one_process_stops_both_and_equals_one_process(tree, tmp_path):
     processes = until_five(tree, tmp_path)
     processes[1].send_signal(signal.SIGINT)
-    codes, told = ended(processes)
+    codes, lines = ended(processes)
     reached = int(open_run(tmp_path / "two").checkpoints[-1].name)
-    assert codes == [130, 130], told
-    assert told == [f"saved at update {reached}; resume with: safelight train {tmp_path / 'two'}"]
+    assert codes == [130, 130], lines
+    assert lines == [f"saved at update {reached}; resume with: safelight train {tmp_path / 'two'}"]
     assert_two_are_one(tree, tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["denoising"])
-def test_one_that_is_killed_ends_the_other_with_a_sentence_and_they_were_as_one(tree, tmp_path):
+def test_killing_one_process_ends_the_other_with_a_sentence(tree, tmp_path):
     processes = until_five(tree, tmp_path)
     processes[1].kill()
-    codes, told = ended(processes)
+    codes, lines = ended(processes)
     assert codes == [1, -signal.SIGKILL]
-    assert told == [
-        "error: another process of this run has ended, so this one ends too; the last checkpoint is kept."
+    assert lines == [
+        "error: another process of this run has ended, so this one ends too; the last checkpoint "
+        "is kept."
     ]
     assert_two_are_one(tree, tmp_path)
 
 
-def test_the_first_to_fail_speaks():
+def test_only_the_first_process_that_failed_prints_why():
     store = HashStore()
     assert [_another_failed(store) for _ in range(3)] == [False, True, True]
 
@@ -181,8 +189,8 @@ def test_the_processes_draw_the_positions_of_one(world):
         assert drawn == dict(zip(positions, indices, strict=True))
 
 
-def test_gradients_are_averaged_in_buckets_and_what_only_one_has_counts_half(monkeypatch):
-    """All-reduce as another process answers it: first which gradients it has, then the gradients of each bucket."""
+def test_gradients_are_averaged_in_buckets_with_zeros_for_missing_ones(monkeypatch):
+    """All-reduce as another process answers it: which gradients it has, then each bucket."""
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,), (1,), (5,))]
     parameters[0].grad = torch.full((2, 3), 2.0)
     parameters[1].grad = torch.full((4,), 1.0)
@@ -205,7 +213,7 @@ def test_gradients_are_averaged_in_buckets_and_what_only_one_has_counts_half(mon
     ]
 
 
-def test_alone_nothing_is_exchanged():
+def test_a_single_process_exchanges_nothing():
     alone, values = Processes(), torch.ones(3)
     assert alone.mean(values) is values
     assert alone.total(values) is values
@@ -216,14 +224,14 @@ def test_alone_nothing_is_exchanged():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("environment", "message"),
     [
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE: wanted a number"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER"),
     ],
 )
-def test_half_an_environment_is_refused(given, told, monkeypatch):
-    for name, value in given.items():
+def test_an_incomplete_environment_is_refused(environment, message, monkeypatch):
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BadInput, match=told), process_group():
+    with pytest.raises(BadInput, match=message), process_group():
         pass

@@ -15,11 +15,11 @@ from safelight.attachments.specs import ControlSpec
 from safelight.checkpoints.assembly import build_part
 from safelight.checkpoints.parts import find_parts
 from safelight.config import kind_of
-from safelight.denoisers.control import Branch, Controlled, Encode, Shown, encoded
 from safelight.errors import BadInput
 from safelight.governance.licences import PartLicence
 from safelight.media.pictures import read_picture, to_bytes
 from safelight.model import LatentDiffusion, with_more
+from safelight.nn.control import Branch, Controlled, Encode, Shown, encoded
 from safelight.runtime import ready
 from safelight.types.networks import Autoencoder, Denoiser
 

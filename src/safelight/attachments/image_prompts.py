@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from safelight.adapters.image_prompt import Config, ImagePrompt, Place, WithPictures, fits
+from safelight.adapters.image_prompt import (
+    AttentionTarget,
+    Config,
+    ImagePrompt,
+    ImagePromptConditioner,
+    fits,
+)
 from safelight.adapters.lora import Adapter, Merged
 from safelight.attachments.licences import licence_of
 from safelight.attachments.lora_files import (
@@ -25,8 +31,8 @@ from safelight.checkpoints.detach import detach
 from safelight.checkpoints.locate import is_part_folder
 from safelight.checkpoints.parts import find_parts
 from safelight.conditioners import text_readers
-from safelight.denoisers.flux import Flux
-from safelight.denoisers.unet import UNet
+from safelight.denoisers.flux.network import Flux
+from safelight.denoisers.unet.network import UNet
 from safelight.errors import BadInput
 from safelight.governance.licences import PartLicence
 from safelight.layouts.detection import Piece
@@ -86,7 +92,7 @@ def with_image_prompt(
 ) -> LatentDiffusion:
     """The model with an image prompt; the given model shares its weights and stays as it is.
 
-    Its prompts may have an ``image``, or what an encoder made of one (see ``WithPictures``);
+    Its prompts may have an ``image``, or what an encoder made of one (see ``ImagePromptConditioner``);
     prompts without one use ``inputs``, which its card calls ``input_names``. The LoRA in a file of
     FaceID is not merged: ``face_lora`` reads it.
 
@@ -113,7 +119,7 @@ def with_image_prompt(
     if encoder_part is not None:
         network = ready(build_part(encoder_part), weight.device, weight.dtype)
         image_encoder = cast("ImageEncoder", network)
-    prompted = WithPictures(conditioner, adapter, places, scale, image_encoder, inputs)
+    prompted = ImagePromptConditioner(conditioner, adapter, places, scale, image_encoder, inputs)
     licences = [
         PartLicence(item.part, item.source, item.licence)
         for item in (part, encoder_part)
@@ -135,7 +141,7 @@ def read_image_prompt(path: Path, hints: Mapping[str, Any]) -> Piece:
     return parts[0]
 
 
-def adapter_places(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
+def adapter_places(config: Config, denoiser: UNet | Flux, where: str) -> list[AttentionTarget]:
     """The place in the adapter of each attention of the denoiser that attends to pictures.
 
     An adapter counts a U-Net's attentions down, up and then through the middle, we count the
@@ -146,7 +152,7 @@ def adapter_places(config: Config, denoiser: UNet | Flux, where: str) -> list[Pl
     if isinstance(denoiser, Flux):
         shape = denoiser.config
         require_fit(config, (shape.width,) * shape.double, shape.text_width, where)
-        return [Place(number, shape.heads) for number in range(shape.double)]
+        return [AttentionTarget(number, shape.heads) for number in range(shape.double)]
     sections = (denoiser.encoder.down, denoiser.encoder.middle, denoiser.up)
     attentions = [_cross_attentions(section) for section in sections]
     down, middle, up = (len(section) for section in attentions)
@@ -155,7 +161,7 @@ def adapter_places(config: Config, denoiser: UNet | Flux, where: str) -> list[Pl
     widths = {number: attention.q.out_features for number, attention in numbered}
     in_order = tuple(widths[number] for number in sorted(widths))
     require_fit(config, in_order, denoiser.config.text_width, where)
-    return [Place(number, attention.heads) for number, attention in numbered]
+    return [AttentionTarget(number, attention.heads) for number, attention in numbered]
 
 
 def require_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:

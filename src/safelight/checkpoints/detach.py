@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from safelight.adapters.image_prompt import WithPictures
+from safelight.adapters.image_prompt import ImagePromptConditioner
 from safelight.card import licensed
-from safelight.denoisers.control import innermost
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
+from safelight.nn.control import innermost
 
 ATTACHED = ("control", "image prompt", "image_encoder")
 
@@ -18,7 +18,7 @@ def detach(model: LatentDiffusion) -> LatentDiffusion:
     """
     denoiser, conditioner = model.denoiser, model.conditioner
     denoiser = None if denoiser is None else innermost(denoiser)
-    while isinstance(conditioner, WithPictures):
+    while isinstance(conditioner, ImagePromptConditioner):
         conditioner = conditioner.conditioner
     if denoiser is model.denoiser and conditioner is model.conditioner:
         return model

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from safelight.autoencoders import kl
+from safelight.autoencoders.kl import config as kl_config
 from safelight.card import Card
 from safelight.checkpoints.diffusers_folder import tokenizer_folder
 from safelight.checkpoints.json_files import write_json
@@ -107,7 +107,7 @@ def _place(part: PartToWrite, family: Family) -> tuple[str, str, str]:
     if "autoencoder" in family.folder:
         folder, class_name = family.folder["autoencoder"]
         return folder, "diffusers", class_name
-    if isinstance(part.config, kl.Config) and part.config.packed > 1:
+    if isinstance(part.config, kl_config.Config) and part.config.packed > 1:
         return "vae", "diffusers", "AutoencoderKLFlux2"
     if part.kind == "vq":
         return "vqvae", "diffusers", "VQModel"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from safelight.autoencoders import kl
+from safelight.autoencoders.kl import config as kl_config
 from safelight.config import kind_of
 from safelight.errors import BadInput, Note
 from safelight.layouts import training_metadata
@@ -147,7 +147,7 @@ def _autoencoder(autoencoder: nn.Module, family: Family | None) -> PartToWrite:
         }
         metadata = {"scaling_factor": family.scale, **statistics}
         return PartToWrite("autoencoder", 0, config, state, metadata)
-    if not isinstance(config, kl.Config) or not config.quant:
+    if not isinstance(config, kl_config.Config) or not config.quant:
         raise BadInput(
             "latents with a scale for each channel can be written for kl with quant convolutions "
             "only."

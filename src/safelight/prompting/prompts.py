@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from safelight.errors import unknown
 from safelight.prompting.syntax import (
+    EMPHASES,
     WeightedText,
     is_scheduled,
     parse_weights,
     split_composition,
     text_at,
 )
-from safelight.settings import EMPHASES
 from safelight.types.networks import Prompt
 
 MAX_LENGTH = 100_000  # characters of a text in which brackets are parsed
@@ -42,7 +42,7 @@ def beyond_max_length(prompt: Prompt) -> str:
 
 
 def prompt_at(prompt: Prompt, step: int, steps: int) -> Prompt:
-    """The prompt in effect at ``step`` (from 0) of ``steps``; the same object if it never changes."""
+    """The prompt in effect at ``step`` (from 0) of ``steps``; the same object without schedules."""
     if emphasis(prompt) == "none" or not is_scheduled(prompt.text[:MAX_LENGTH]):
         return prompt
     return replace(prompt, text=text_at(prompt.text[:MAX_LENGTH], step, steps))
