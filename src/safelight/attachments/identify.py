@@ -63,6 +63,9 @@ def _embeddings(weights: Weights, name: str) -> dict[str, Any] | None:
     """The facts of textual-inversion embeddings; None if the file holds anything else."""
     from safelight.adapters import textual_inversion
 
+    web_ui = textual_inversion.WEB_UI
+    if any("." in key and ":" not in key and not key.startswith(web_ui) for key in weights):
+        return None  # names of modules: not even the tensors of other names need be read
     try:
         embeddings = textual_inversion.read(weights, weights.metadata, name)
     except BadInput:
