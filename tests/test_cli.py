@@ -295,7 +295,7 @@ def edited(**changes):
         (edited(objective={"kind": "reconstuction"}), [], "did you mean 'reconstruction'?"),
         (edited(loop={"updates": 0}), [], "loop: wanted updates ≥ 1"),
         (edited(loop={"updates": "many"}), [], "loop.updates: "),
-        (lambda tree: tree.pop("data"), [], "data: this key is wanted and was not given"),
+        (lambda tree: tree.pop("data"), [], "data: this key is required but missing"),
         (edited(data={"paths": ["nowhere"]}), [], "there is no folder or zip file 'nowhere'"),
         (edited(data={"paths": ["empty"]}), [], "there are no pictures in empty"),
         (edited(framing={"size": 31}), [], "multiples of 2, got 31×31"),
@@ -337,7 +337,7 @@ def test_a_text_conditioner_needs_captions(safelight, tiny_folder, here):
         (None, "there is no file 'shapes.toml'"),
         (b"loop = {", "'shapes.toml' cannot be read as TOML"),
         (b"\xff\xfe", "'shapes.toml' cannot be read as TOML"),
-        (b"", "objective: this key is wanted and was not given"),
+        (b"", "objective: this key is required but missing"),
     ],
 )
 def test_an_invalid_recipe_is_one_sentence(safelight, here, content, wanted):

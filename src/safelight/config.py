@@ -377,11 +377,11 @@ def _as_bad_input(error: ValidationError, where: str) -> BadInput:
     place = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, BadInput):
-        said = place == "" or re.match(
+        has_place = place == "" or re.match(
             rf"{re.escape(re.split('[ .]', place)[-1])}[ .:]", str(inner)
         )
-        return BadInput(str(inner) if said else f"{place}: {inner}")
+        return BadInput(str(inner) if has_place else f"{place}: {inner}")
     if first["type"] in ("missing", "missing_argument"):
-        return BadInput(f"{place}: this key is wanted and was not given.")
+        return BadInput(f"{place}: this key is required but missing.")
     message = first["msg"][0].lower() + first["msg"][1:]
     return BadInput(f"{place}: {message.removeprefix('input ')}, got {first['input']!r}.")
