@@ -16,7 +16,9 @@ from torch import Tensor, nn
 import drawn
 
 HERE = Path(__file__).parent / "recorded"
-WHOLE = Path(os.environ.get("SAFELIGHT_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
+ALL_BLOCKS = Path(
+    os.environ.get("SAFELIGHT_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens")
+)
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -27,7 +29,7 @@ class Recording:
 
     def __init__(self, name: str) -> None:
         Recording.latest = name
-        self.folders = [folder for place in (WHOLE, HERE) if (folder := place / name).is_dir()]
+        self.folders = [folder for place in (ALL_BLOCKS, HERE) if (folder := place / name).is_dir()]
         if not self.folders and (made := drawn.folder(name)):
             self.folders = [made]
         if not self.folders:

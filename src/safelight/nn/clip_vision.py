@@ -83,7 +83,8 @@ class ImageEncoder(nn.Module):
         return self.hidden_states(preprocess(images, self.config.size), len(self.blocks) - 1)
 
     def null_states(self) -> Tensor:
-        """The states of no picture, (1, 1 + patches, width): of normalised pixels that are all 0."""
+        """The states of no picture, (1, 1 + patches, width): of normalised pixels that are all
+        0."""
         side = self.config.size
         return self.hidden_states(
             self.class_embedding.new_zeros(1, 3, side, side), len(self.blocks) - 1

@@ -1,4 +1,5 @@
-"""Tiles: images of any extent through an autoencoder, with the whole image's result, in memory that is bounded."""
+"""Tiles: images of any extent through an autoencoder, with the whole image's result, in memory that
+is bounded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.kernels.convolution import Convolution3
-from safelight.nn.local_layers import Divided, Layer, Maps
+from safelight.nn.local_layers import LocalLayer, Maps, Tileable
 from safelight.nn.norms import GroupNorm, Moments, moments
 from safelight.types.networks import Autoencoder, Encoding
 from safelight.types.shapes import Shape
@@ -24,13 +25,15 @@ Span: TypeAlias = tuple[int, int]
 
 
 class Tiled:
-    """An autoencoder whose near part is carried out in tiles of ``tile`` pixels; it gives what the whole image gives.
+    """An autoencoder whose near part is carried out in tiles of ``tile`` pixels; it gives what the
+    whole image gives.
 
-    The far part, which attends to all places, sees the whole image at the size of its features. The near part goes
-    layer by layer: a tile takes along the neighbours that its layers see, and group norms are told the moments of the
-    whole map. Maps between layers are kept where they are at most ``hold`` bytes, and let go while the next are made.
-    Where they are larger they are made anew, from the last ones kept, for each norm that follows. So memory is that of
-    the far part, or ``hold`` and some tiles, and the price of less is time; ``docs/judging.md`` has figures.
+    The far part, which attends to all places, sees the whole image at the size of its features. The
+    near part goes layer by layer: a tile takes along the neighbours that its layers see, and group
+    norms are told the moments of the whole map. Maps between layers are kept where they are at most
+    ``hold`` bytes, and let go while the next are made. Where they are larger they are made anew,
+    from the last ones kept, for each norm that follows. So memory is that of the far part, or
+    ``hold`` and some tiles, and the price of less is time; ``docs/judging.md`` has figures.
     """
 
     def __init__(self, autoencoder: Autoencoder, tile: int = 128, hold: int = 2**30) -> None:
@@ -38,7 +41,7 @@ class Tiled:
             raise BadInput(
                 f"tiles: wanted tiles of at least 1 pixel and 0 bytes or more to hold, got {tile}, {hold}."
             )
-        if not isinstance(autoencoder, Divided):
+        if not isinstance(autoencoder, Tileable):
             raise BadInput(
                 f"tiles: a {type(autoencoder).__name__} cannot be carried out in tiles; take it whole."
             )
@@ -53,26 +56,26 @@ class Tiled:
     def encode(self, images: Images) -> Encoding:
         """As the autoencoder's own."""
         self.latent_shape(tuple(images.shape))
-        layers, counts = self._parts.encode_near(), self._counts(*images.shape[-2:])
+        layers, counts = self._parts.encode_local(), self._counts(*images.shape[-2:])
         if counts == (1, 1):
             return self.autoencoder.encode(images)
-        near = [
+        local = [
             through(layers, Way(Kept(image)), counts, self.hold) for image in torch.split(images, 1)
         ]
-        return self._parts.encode_far(torch.cat(near))
+        return self._parts.encode_global(torch.cat(local))
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """As the autoencoder's own."""
         layers, counts = (
-            self._parts.decode_near(),
+            self._parts.decode_local(),
             self._counts(*(self.factor * side for side in latents.shape[-2:])),
         )
         if counts == (1, 1):
             return self.autoencoder.decode(latents)
         images = []
         for one in torch.split(latents, 1):
-            way = Way(Kept(self._parts.decode_far(one)))
+            way = Way(Kept(self._parts.decode_global(one)))
             _forget(self.autoencoder)
             images.append(through(layers, way, counts, self.hold).to(latents.dtype))
         return torch.cat(images)
@@ -90,7 +93,8 @@ class Tiled:
 
 
 class Kept:
-    """The maps of one image, in strips from top to bottom, so that they can be let go while the next are made."""
+    """The maps of one image, in strips from top to bottom, so that they can be let go while the
+    next are made."""
 
     def __init__(self, *maps: Tensor) -> None:
         self._strips: list[Maps] = [maps] if maps else []
@@ -123,7 +127,8 @@ class Kept:
         return tuple(torch.cat(each, dim=-2) for each in zip(*pieces, strict=True))
 
     def let_go(self, above: int) -> None:
-        """Of the rows ``above`` this one none is asked for again. Less than half a strip's is not let go."""
+        """Of the rows ``above`` this one none is asked for again. Less than half a strip's is not
+        let go."""
         while self._strips:
             first = self._strips[0]
             rows = first[0].shape[-2]
@@ -149,10 +154,10 @@ class Way:
     """From maps that are kept through the layers since, each with the moments of its norm."""
 
     kept: Kept
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[LocalLayer, ...] = ()
     known: tuple[Moments | None, ...] = ()
 
-    def further(self, layer: Layer, known: Moments | None) -> "Way":
+    def further(self, layer: LocalLayer, known: Moments | None) -> "Way":
         """One layer on."""
         return Way(self.kept, (*self.layers, layer), (*self.known, known))
 
@@ -172,7 +177,7 @@ class Way:
                 place * layer.down // layer.up
                 for place in (spans[0][0], spans[0][1] + layer.up - 1)
             )
-            start, end = start - layer.reach, end + layer.reach
+            start, end = start - layer.radius, end + layer.radius
             start, end = start // layer.down * layer.down, -(-end // layer.down) * layer.down
             spans.insert(0, (max(0, start), min(end, sides[axis])))
         return spans
@@ -187,17 +192,18 @@ class Way:
         return maps
 
 
-def _inside(layer: Layer, before: Span, after: Span) -> slice:
+def _inside(layer: LocalLayer, before: Span, after: Span) -> slice:
     """Where ``after`` lies in what a layer makes of ``before``."""
     start = before[0] * layer.up // layer.down
     return slice(after[0] - start, after[1] - start)
 
 
-def through(layers: Sequence[Layer], way: Way, counts: Counts, hold: int) -> Tensor:
-    """What the layers make of the one map (1, c, h, w) at the end of the way, in ``counts`` tiles down and across."""
+def through(layers: Sequence[LocalLayer], way: Way, counts: Counts, hold: int) -> Tensor:
+    """What the layers make of the one map (1, c, h, w) at the end of the way, in ``counts`` tiles
+    down and across."""
     for layer in layers:
         known = None
-        if layer.norm is not None or (way.layers and layer.reach):
+        if layer.norm is not None or (way.layers and layer.radius):
             made, known = _sweep(way, counts, hold, layer.norm)
             if made is not None:
                 _forget(*(one.part for one in way.layers))
@@ -212,9 +218,11 @@ def through(layers: Sequence[Layer], way: Way, counts: Counts, hold: int) -> Ten
 def _sweep(
     way: Way, counts: Counts, hold: float = math.inf, norm: GroupNorm | None = None
 ) -> tuple[Kept | None, Moments | None]:
-    """The maps at the end of the way if they are at most ``hold`` bytes, and the moments of the last one for ``norm``.
+    """The maps at the end of the way if they are at most ``hold`` bytes, and the moments of the
+    last one for ``norm``.
 
-    If they are held, what they are made from is let go."""
+    If they are held, what they are made from is let go.
+    """
     height, width = way.sides()[-1]
     made, sums, fits = Kept(), torch.zeros(()), False
     for rows, columns in product(_spans(height, counts[0]), _spans(width, counts[1])):
