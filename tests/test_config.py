@@ -1,4 +1,5 @@
-"""Configuration: slots and the kinds in their rooms, reading, writing, overriding, and what is said of mistakes."""
+"""Configuration: slots and the kinds in their rooms, reading, writing, overriding, and what is said
+of mistakes."""
 
 import json
 import re
@@ -331,7 +332,7 @@ def test_a_mistake_in_a_recipe_is_said_once(changes, message):
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(BadInput, match="objective: this key is wanted and was not given"):
+    with pytest.raises(BadInput, match="objective: this key is required but missing"):
         read(Recipe, {"data": RECIPE["data"]})
 
 

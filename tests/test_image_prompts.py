@@ -1,4 +1,4 @@
-"""Pictures as prompts from the command line to the file, beside text, control and words; and what can be saved then."""
+"""Pictures as prompts from the command line to the file, with text and control; and saving."""
 
 import json
 from dataclasses import replace
@@ -108,7 +108,8 @@ def test_the_command_line_prompts_with_a_picture_and_writes_it_down(
     code, told = run("d.png", "--image-prompt", f"{single}={files / 'fox.png'}", image_encoder=())
     assert code == 2
     assert (
-        "this image prompt has no eye: add the image encoder that it was trained with" in told.err
+        "this image prompt has no image encoder: add the image encoder that it was trained with"
+        in told.err
     )
     assert "as one of the model's files (-m)" in told.err
 
@@ -200,7 +201,8 @@ def test_a_face_brings_its_lora_and_one_beside_its_picture(model, files):
     assert len(changed) == 4 * 5  # qkv and out; q, kv and out
     assert plain(made).card.adapters == {"ip-adapter-face.safetensors (LoRA)": 1.0}
     seeing = replace(model, image_encoder=checkpoints.read(files / "eye.safetensors").image_encoder)
-    both = f"{files / 'ip-adapter-face-plus.safetensors'}={files / 'fox.png'},{files / 'face.safetensors'}"
+    adapter = files / "ip-adapter-face-plus.safetensors"
+    both = f"{adapter}={files / 'fox.png'},{files / 'face.safetensors'}"
     assert pictures(prompted(seeing, both))
 
 
@@ -214,7 +216,7 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
             f"{face}={files / 'fox.png'}",
             "reads the vector of a face, not a picture: no network that finds faces",
         ),
-        (f"{single}={files / 'face.safetensors'}", "this image prompt reads a picture: give image"),
+        (f"{single}={files / 'face.safetensors'}", "this image prompt reads a picture: pass image"),
         (
             f"{face}={files / 'two.safetensors'}",
             r"two\.safetensors: wanted the vector of a face, .* got \(2,\), \(",

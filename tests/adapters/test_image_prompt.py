@@ -1,4 +1,4 @@
-"""A picture as a prompt: equal to the peer library in every kind of adapter, and as if not there at 0."""
+"""Pictures as prompts: every kind of adapter equals diffusers, and a scale of 0 has no effect."""
 
 from dataclasses import replace
 
@@ -77,7 +77,7 @@ def weigh(peer, *scales):
 
 
 def shown_to(peer, number, kind, prompts):
-    """What the peer is given for one adapter: the vector of a face last, the states laid aside before."""
+    """The input of diffusers for one adapter; states are set on its projection beforehand."""
     seen = [
         torch.stack([one.given[NAMES[sight]] for one in prompts])[:, None] for sight in READS[kind]
     ]
@@ -259,14 +259,14 @@ def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_p
         (
             "single",
             {"image": image},
-            r"has no eye: add the image encoder .* \(one that makes a vector of 10 numbers",
+            r"has no image encoder: add .* \(one that makes a vector of 10 numbers",
         ),
         (
             "plus",
             {"image_states": torch.ones(32)},
             r"image_states: .* reads states of 32 numbers, got the shape \(32,\)",
         ),
-        ("plus", {}, "is told of no picture by its eye, too: add the image encoder"),
+        ("plus", {}, "needs its image encoder even without a picture: add the image encoder"),
         (
             "face",
             {"image": image},
@@ -275,7 +275,7 @@ def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_p
         (
             "face-plus",
             {"face_vector": torch.ones(12)},
-            "reads a picture: give image, or image_states",
+            "reads a picture: pass image, or image_states",
         ),
         (
             "face-plus",
@@ -356,7 +356,7 @@ def test_an_eye_is_taken_from_the_model_or_from_beside_the_adapter(model, file, 
         .streams[0]
         .values
     )
-    with pytest.raises(BadInput, match="has no eye"):
+    with pytest.raises(BadInput, match="has no image encoder"):
         with_image_prompt(model, file).conditioner(given)
     eye_file(tmp_path, name="clip_vision_toy.safetensors")
     assert torch.equal(with_image_prompt(model, file).conditioner(given).streams[0].values, want)

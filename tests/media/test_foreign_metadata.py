@@ -97,13 +97,7 @@ NOVEL = {
     "width": 640,
     "height": 512,
 }
-ALL_BLOCKS = {
-    "steps": 25,
-    "seed": 7,
-    "guidance": 6.5,
-    "sampler": "dpmpp2m-sde",
-    "spacing": "karras",
-}
+WHOLE = {"steps": 25, "seed": 7, "guidance": 6.5, "sampler": "dpmpp2m-sde", "spacing": "karras"}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +117,7 @@ def test_each_program_is_read_under_our_names(tmp_path, by, chunks):
     assert metadata["negative"].startswith("blurry")
     assert "a fox" not in metadata["negative"]
     assert metadata["settings"] == (
-        ALL_BLOCKS if by != "NovelAI" else {k: v for k, v in ALL_BLOCKS.items() if k != "spacing"}
+        WHOLE if by != "NovelAI" else {k: v for k, v in WHOLE.items() if k != "spacing"}
     )
     assert metadata["size"] == "640x512"
     Settings(**metadata["settings"])
@@ -149,7 +143,7 @@ def test_a_graph_is_read_from_its_first_sampler(tmp_path):
 def test_exif_is_read_in_either_byte_order(tmp_path, order):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + INFOTEXT.encode(f"utf-16-{order}")
-    assert read_foreign(saved(tmp_path / "a.jpg", exif=exif))["settings"] == ALL_BLOCKS
+    assert read_foreign(saved(tmp_path / "a.jpg", exif=exif))["settings"] == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -164,7 +158,7 @@ def test_text_hidden_in_alpha_is_read(tmp_path, mark, pack):
     pixels[..., 3].T.flat[: len(bits)] |= bits
     assert (
         read_foreign(saved(tmp_path / "a.png", picture=Image.fromarray(pixels)))["settings"]
-        == ALL_BLOCKS
+        == WHOLE
     )
 
 
