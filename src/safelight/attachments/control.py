@@ -19,7 +19,7 @@ from safelight.errors import BadInput
 from safelight.governance.licences import PartLicence
 from safelight.media.pictures import read_picture, to_bytes
 from safelight.model import LatentDiffusion, with_more
-from safelight.nn.control import Branch, Controlled, Encode, Shown, encoded
+from safelight.nn.control import Branch, ChannelConditioned, Controlled, Encode, encoded
 from safelight.runtime import ready
 from safelight.types.networks import Autoencoder, Denoiser
 
@@ -62,7 +62,7 @@ def _with_branch(
     assert model.denoiser is not None
     weight = _first_weight(model)
     branch = cast("Branch", ready(build_part(part), weight.device, weight.dtype))
-    picture = _read_picture(spec.picture, size, MODES.get(branch.colours, "RGB"))
+    picture = _read_picture(spec.picture, size, MODES.get(branch.hint_channels, "RGB"))
     with torch.no_grad():
         denoiser = Controlled(
             model.denoiser,
@@ -85,7 +85,7 @@ def _with_picture(
     picture = 2 * _read_picture(spec.picture, size, "RGB").to(_first_weight(model).device) - 1
     latents = encoded(picture, _encoder(model.autoencoder))
     _merge_control_lora(model, spec.file, spec.scale)
-    denoiser: Denoiser = Shown(model.denoiser, latents)
+    denoiser: Denoiser = ChannelConditioned(model.denoiser, latents)
     file = spec.file
     attached = {} if file is None else {file.name: spec.scale}
     licences = [] if file is None else [licence_of("adapter", file)]
