@@ -59,7 +59,7 @@ def test_an_adapter_is_shown(tmp_path, capsys):
         "kind: LoRA",
         "rank: 3",
         "denoiser 1",
-        "words: <fox>",
+        "embeddings: <fox>",
         "CC0-1.0",
     ):
         assert said in text
