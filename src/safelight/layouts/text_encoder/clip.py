@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from safelight.layouts.config_values import heads
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.nn.text_models.clip import Config
 from safelight.types.shapes import Shapes
 
@@ -39,22 +39,22 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
 
 
-def table(prefix: str, config: Config) -> Table:
+def table(prefix: str, config: Config) -> KeyMapping:
     """The rules; the numbers of positions, which some files hold, say nothing."""
     rules = [
-        Rule("embedding.weight", (f"{prefix}embeddings.token_embedding.weight",)),
-        Rule("positions", (f"{prefix}embeddings.position_embedding.weight",)),
+        KeyRule("embedding.weight", (f"{prefix}embeddings.token_embedding.weight",)),
+        KeyRule("positions", (f"{prefix}embeddings.position_embedding.weight",)),
         *layer("norm", f"{prefix}final_layer_norm"),
     ]
     if config.projection:
         rules += layer("projection", "text_projection", bias=False)
     rules += blocks(prefix, config.depth)
-    return Table(tuple(rules), ignored=r".*embeddings\.position_ids|logit_scale")
+    return KeyMapping(tuple(rules), ignored=r".*embeddings\.position_ids|logit_scale")
 
 
-def blocks(prefix: str, depth: int) -> list[Rule]:
+def blocks(prefix: str, depth: int) -> list[KeyRule]:
     """The rules of all blocks, which its eye has alike."""
-    rules: list[Rule] = []
+    rules: list[KeyRule] = []
     for number in range(depth):
         for ours, theirs in LAYER.items():
             named = [f"{prefix}encoder.layers.{number}.{one}" for one in theirs]
@@ -84,7 +84,7 @@ def describe(config: Config) -> Mapping[str, Any]:
 
 
 def layout(name: str, prefix: str) -> Layout:
-    """The dialect with these words before its names."""
+    """The layout whose names begin with ``prefix``."""
     return Layout(
         name,
         "tower",

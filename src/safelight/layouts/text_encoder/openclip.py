@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safelight.layouts.config_values import heads
-from safelight.layouts.key_mapping import Layout, Rule, Table, Transposed, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, Transposed, layer
 from safelight.nn.text_models.clip import Config
 from safelight.types.shapes import Shapes
 
@@ -36,27 +36,27 @@ def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
 
 
-def table(config: Config) -> Table:
+def table(config: Config) -> KeyMapping:
     """The rules; the mask, which some files hold, says nothing."""
     rules = [
-        Rule("embedding.weight", ("token_embedding.weight",)),
-        Rule("positions", ("positional_embedding",)),
+        KeyRule("embedding.weight", ("token_embedding.weight",)),
+        KeyRule("positions", ("positional_embedding",)),
         *layer("norm", "ln_final"),
     ]
     if config.projection:
-        rules.append(Rule("projection.weight", ("text_projection",), Transposed()))
+        rules.append(KeyRule("projection.weight", ("text_projection",), Transposed()))
     if config.temperature:
-        rules.append(Rule("temperature", ("logit_scale",)))
-    return Table((*rules, *blocks("", config.depth)), ignored="attn_mask")
+        rules.append(KeyRule("temperature", ("logit_scale",)))
+    return KeyMapping((*rules, *blocks("", config.depth)), ignored="attn_mask")
 
 
-def blocks(prefix: str, depth: int) -> list[Rule]:
+def blocks(prefix: str, depth: int) -> list[KeyRule]:
     """The rules of all blocks, which its eye has alike."""
-    rules: list[Rule] = []
+    rules: list[KeyRule] = []
     for number in range(depth):
         ours, theirs = f"blocks.{number}", f"{prefix}transformer.resblocks.{number}"
         rules += [
-            Rule(f"{ours}.qkv.{one}", (f"{theirs}.attn.in_proj_{one}",))
+            KeyRule(f"{ours}.qkv.{one}", (f"{theirs}.attn.in_proj_{one}",))
             for one in ("weight", "bias")
         ]
         rules += [
