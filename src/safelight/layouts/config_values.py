@@ -1,4 +1,4 @@
-"""What is said of a part beside its weights, in a folder's config.json or as hints: words and numbers, each checked."""
+"""Checks fields of a folder's config.json and hints of the user: texts and numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ KNOWN: Mapping[str, Number | Text] = {
     "shift_factor": SHIFT,
     "text_head_width": COUNT,
 }
-"""What any layout's words may say, of those that are read at all."""
+"""The fields of any layout that are read, and their values."""
 
 
 def checked(

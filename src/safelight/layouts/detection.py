@@ -32,7 +32,7 @@ PREFIXES = {  # of names in single files → what stands under them
     "control_model.": "control",
 }
 SIGHT = ("visual.", "vision_model.", "visual_projection.")
-"""Before the names of an eye, which the files of a whole CLIP hold beside its text tower."""
+"""Before the names of an image encoder, which the files of a whole CLIP hold beside its text encoder."""
 FIRST, CONDITION = "first_stage_model.", "cond_stage_model."
 """A picture to condition on may be encoded by the first stage itself, which then stands in a file twice."""
 EMA = "model_ema."
@@ -62,7 +62,7 @@ class DetectedPart:
     said: Mapping[str, Any]  # what a folder's configuration says of it
     tokenizer: Mapping[str, bytes] = field(
         default_factory=dict
-    )  # of a tower, the files that lie beside it
+    )  # of a text encoder: the files of its tokenizer
     again: Weights = field(
         default_factory=lambda: Weights({})
     )  # the same weights, which the file holds twice

@@ -39,7 +39,7 @@ FIELDS: Mapping[str, Number | Text] = {
     "sigma_schedule": Text(),
     "steps_offset": Number(0, 1 << 16),
 }
-"""What its words may say."""
+"""The fields that are read, and their values."""
 
 EDMS = ("epsilon", "v_prediction")
 """What schedulers of EDM call the network's answer, and its negative."""

@@ -15,7 +15,7 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls the parts of an encoder or decoder; ``{i}`` is a level, ``{j}`` a block of it."""
+    """How a layout names the parts of an encoder or decoder; ``{i}`` is a level, ``{j}`` a block of it."""
 
     name: str
     down: str

@@ -14,7 +14,7 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls the layers of the whole, of the embedders and of ``block`` {i}.
+    """How a layout names the layers of the whole, of the embedders and of ``block`` {i}.
 
     An embedder whose name has an {i} stands in every block, as copies of one or as its own. ``table`` is empty where
     the positions are not stored.

@@ -1,4 +1,4 @@
-"""The transformers of ``denoisers.flux`` in other layouts: a layout's words for each of our layers, and one walk."""
+"""The transformers of ``denoisers.flux`` in other layouts: a layout's names for each of our layers, and one walk."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ def layout(
     second: KeyNames,
     describe: Callable[[flux_config.Config], Mapping[str, Any]] | None = None,
 ) -> Layout:
-    """The dialect of both generations, each in its words."""
+    """The layout of both generations, each with its key names."""
     return Layout(
         first.name,
         "denoiser",
@@ -72,7 +72,7 @@ def table(key_names: KeyNames, config: flux_config.Config) -> KeyMapping:
 def _rules(
     key_names: KeyNames, config: flux_config.Config, ours: str, key: str, block: int
 ) -> list[KeyRule]:
-    """The rules of one of our layers, whose words stand under ``key``."""
+    """The rules of one of our layers, whose names stand under ``key``."""
     theirs = [one.format(i=block) for one in key_names.layers[key]]
     if key.endswith("_norm"):
         return [KeyRule(f"{ours}.weight", (f"{theirs[0]}.{key_names.scale}",))]

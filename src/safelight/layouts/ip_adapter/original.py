@@ -28,7 +28,7 @@ LORA = r"ip_adapter\.\d+\.to_(q|k|v|out)_lora\.(down|up)\.weight"
 
 
 class KeyNames(NamedTuple):
-    """How a layout calls the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has them at each
+    """How a layout names the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has them at each
     ``step``-th number from ``start``: IP-Adapter's count self-attentions too."""
 
     name: str

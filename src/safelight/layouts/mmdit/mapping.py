@@ -27,7 +27,7 @@ Names = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls the layers of the whole and of ``block`` {i}; where a layer has only a weight, see ``NORMS``.
+    """How a layout names the layers of the whole and of ``block`` {i}; where a layer has only a weight, see ``NORMS``.
 
     ``swapped``: whether the last modulation of a sequence has scale before shift, where ours has shift before scale.
     """

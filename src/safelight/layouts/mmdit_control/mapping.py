@@ -35,7 +35,7 @@ def table(key_names: KeyNames, config: Config) -> KeyMapping:
 def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration of a branch's names and shapes.
 
-    Those that hear words and no mask are taken for InstantX's, which heard a pooled vector of zeros and saw latents
+    Those that take text and no mask are taken for InstantX's, which take a pooled vector of zeros and saw latents
     without the autoencoder's shift, and so is said in a folder; the one for inpainting had the shift.
     """
     default, hint = mmdit_config.Config(), shapes[f"{HINT}.weight"]

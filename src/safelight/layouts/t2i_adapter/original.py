@@ -14,7 +14,7 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls the parts; ``{i}`` is a stage, ``{j}`` a block of it, ``{n}`` counts blocks of all stages."""
+    """How a layout names the parts; ``{i}`` is a stage, ``{j}`` a block of it, ``{n}`` counts blocks of all stages."""
 
     name: str
     enter: str

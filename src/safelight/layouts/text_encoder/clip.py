@@ -1,4 +1,4 @@
-"""CLIP's text tower as transformers names it: in Stable Diffusion 1's files, SDXL's first tower, SD 3's and FLUX.1's,
+"""CLIP's text encoder as transformers names it: in Stable Diffusion 1's files, SDXL's first text encoder, SD 3's and FLUX.1's,
 and in diffusers' folders, with ``text_model.`` before its names or, of late, without."""
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ LAYER = {
 
 
 def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
-    and the activation, in the words of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
+    """The encoder's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
+    and the activation, in the fields of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
     width = shapes[f"{prefix}final_layer_norm.weight"][0]
     vocabulary, length = (
         shapes[f"{prefix}embeddings.{one}_embedding.weight"][0] for one in ("token", "position")
@@ -40,7 +40,7 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
 
 
 def table(prefix: str, config: Config) -> KeyMapping:
-    """The rules; the numbers of positions, which some files hold, say nothing."""
+    """The rules; indices of positions, which some files hold, are ignored."""
     rules = [
         KeyRule("embedding.weight", (f"{prefix}embeddings.token_embedding.weight",)),
         KeyRule("positions", (f"{prefix}embeddings.position_embedding.weight",)),
@@ -53,7 +53,7 @@ def table(prefix: str, config: Config) -> KeyMapping:
 
 
 def blocks(prefix: str, depth: int) -> list[KeyRule]:
-    """The rules of all blocks, which its eye has alike."""
+    """The rules of all blocks, which shared with its image encoder."""
     rules: list[KeyRule] = []
     for number in range(depth):
         for ours, theirs in LAYER.items():

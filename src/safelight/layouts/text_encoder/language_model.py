@@ -1,5 +1,5 @@
-"""Language models as transformers names them, of which the first three quarters are a text tower: Mistral Small 3,
-alone or with the eyes of Mistral 3, for FLUX.2 dev, and Qwen 3 for FLUX.2 klein. What lies behind is not read."""
+"""Language models as transformers names them, of which the first three quarters are a text encoder: Mistral Small 3,
+alone or with the image encoder of Mistral 3, for FLUX.2 dev, and Qwen 3 for FLUX.2 klein. What lies behind is not read."""
 
 import re
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
 
 
 def table(prefix: str, config: Config) -> KeyMapping:
-    """The rules; blocks behind the last that is used, the words' way out and the eyes are left alone."""
+    """The rules; blocks behind the last that is used, the words' way out and the image encoder are left alone."""
     rules = [KeyRule("embedding.weight", (f"{prefix}embed_tokens.weight",))]
     rows = tuple(
         one * config.head_width for one in (config.heads, config.kv_heads, config.kv_heads)

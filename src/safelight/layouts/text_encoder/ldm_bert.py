@@ -1,4 +1,4 @@
-"""The text tower that latent diffusion trained itself, as it names it (x-transformers, in ``cond_stage_model.``), and
+"""The text encoder that latent diffusion trained itself, as it names it (x-transformers, in ``cond_stage_model.``), and
 as diffusers does (``LDMBertModel``)."""
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}`` and ``{m}`` their
+    """How a layout names the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}`` and ``{m}`` their
     attentions and MLPs in one row."""
 
     name: str
@@ -62,7 +62,7 @@ PEER = KeyNames(
 
 
 def recognises(key_names: KeyNames, shapes: Shapes) -> bool:
-    """Whether these are the bare names of such a tower."""
+    """Whether these are the bare names of such an encoder."""
     return {
         key_names.pieces,
         key_names.positions,
@@ -71,7 +71,7 @@ def recognises(key_names: KeyNames, shapes: Shapes) -> bool:
 
 
 def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape; heads have 64 features each unless the user or a folder knows better."""
+    """The encoder's shape; heads have 64 features each unless the user or a folder knows better."""
     vocabulary, width = shapes[key_names.pieces]
     inner = shapes[f"{key_names.block(key_names.attention, 0)}.{key_names.qkv[0]}.weight"][0]
     told = said["text_head_width"] if "text_head_width" in said else said.get("head_dim", 64)
@@ -93,7 +93,7 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
 
 
 def table(key_names: KeyNames, config: Config) -> KeyMapping:
-    """The rules of the whole tower."""
+    """The rules of the whole encoder."""
     rules = [
         KeyRule("embedding.weight", (key_names.pieces,)),
         KeyRule("positions", (key_names.positions,)),

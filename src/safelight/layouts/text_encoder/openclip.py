@@ -1,4 +1,4 @@
-"""Text towers as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
+"""Text encoders as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
 
 Every block is stored, also the last one, which Stable Diffusion 2 does not use.
 """
@@ -21,7 +21,7 @@ LAYER = {
 
 
 def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
+    """The encoder's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
     width = shapes["ln_final.weight"][0]
     return Config(
         width=width,
@@ -37,7 +37,7 @@ def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
 
 
 def table(config: Config) -> KeyMapping:
-    """The rules; the mask, which some files hold, says nothing."""
+    """The rules; the mask, which some files hold, is ignored."""
     rules = [
         KeyRule("embedding.weight", ("token_embedding.weight",)),
         KeyRule("positions", ("positional_embedding",)),
@@ -51,7 +51,7 @@ def table(config: Config) -> KeyMapping:
 
 
 def blocks(prefix: str, depth: int) -> list[KeyRule]:
-    """The rules of all blocks, which its eye has alike."""
+    """The rules of all blocks, which shared with its image encoder."""
     rules: list[KeyRule] = []
     for number in range(depth):
         ours, theirs = f"blocks.{number}", f"{prefix}transformer.resblocks.{number}"

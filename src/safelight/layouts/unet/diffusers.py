@@ -72,7 +72,7 @@ def require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> Non
 
 
 def told(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json in the words of ``infer``; ``attention_head_dim`` counts heads unless there is no text."""
+    """A config.json in the fields of ``infer``; ``attention_head_dim`` counts heads unless there is no text."""
     key_names = {
         name: said[name] for name in ("heads", "head_width", "groups", "eps") if name in said
     }

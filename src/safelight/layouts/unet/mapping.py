@@ -25,7 +25,7 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls the parts of a U-Net. In paths, ``{n}`` counts a way's parts (from 1 on the way down),
+    """How a layout names the parts of a U-Net. In paths, ``{n}`` counts a way's parts (from 1 on the way down),
     ``{level}`` its levels from the widest picture, ``{stage}`` from the smallest, ``{block}`` a level's blocks, and
     ``{last}`` is the place behind a block and its attention.
     """
@@ -166,7 +166,7 @@ def _attention(
 
 
 def _transformer(ours: str, theirs: str, text_only: bool) -> list[KeyRule]:
-    """The same words in all layouts."""
+    """The rules of a transformer block, whose names are the same in all layouts."""
     rules = [
         rule
         for one in ("norm1", "norm2", "norm3")
