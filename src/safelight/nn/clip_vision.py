@@ -37,7 +37,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size % self.patch:
             raise BadInput(
-                f"an image size of {self.size} pixels is no multiple of the patch size {self.patch}."
+                f"an image size of {self.size} pixels is no multiple "
+                f"of the patch size {self.patch}."
             )
         if self.activation not in clip.ACTIVATIONS:
             raise unknown("activation of an image encoder:", self.activation, clip.ACTIVATIONS)
@@ -83,7 +84,7 @@ class ImageEncoder(nn.Module):
         return self.hidden_states(preprocess(images, self.config.size), len(self.blocks) - 1)
 
     def null_states(self) -> Tensor:
-        """The states of no picture, (1, 1 + patches, width): of normalised pixels that are all 0."""
+        """The states of no picture, (1, 1 + patches, width): its normalised pixels are 0."""
         side = self.config.size
         return self.hidden_states(
             self.class_embedding.new_zeros(1, 3, side, side), len(self.blocks) - 1

@@ -1,7 +1,7 @@
 """The first blocks of a language model: Mistral Small 3, or Qwen 3 (arXiv 2505.09388), for FLUX.2.
 
-RMSNorm, grouped-query attention, rotary position embedding and SwiGLU. The outputs of several blocks
-are concatenated along features.
+RMSNorm, grouped-query attention, rotary position embedding and SwiGLU. The outputs of several
+blocks are concatenated along features.
 """
 
 from dataclasses import dataclass
