@@ -178,7 +178,7 @@ def test_a_part_keeps_the_hash_that_it_had_by_its_old_names(monkeypatch):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_run_with_old_names_goes_on(tmp_path, monkeypatch):
+def test_a_run_with_old_names_goes_on(tmp_path, monkeypatch, muon_in_bf16):
     for name in ("shapes.zip", "whole", "run-denoising"):
         (shutil.copytree if (FOLDER / name).is_dir() else shutil.copy)(
             FOLDER / name, tmp_path / name

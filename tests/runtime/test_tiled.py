@@ -17,7 +17,7 @@ from safelight.checkpoints import load
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
 from safelight.nn.configs import Codes
-from safelight.nn.local_layers import Divided
+from safelight.nn.local_layers import Tileable
 from safelight.runtime import prepare
 from safelight.runtime.tiled import PendingLayers, StoredMaps, Tiled, run_tiled
 from safelight.types.networks import Autoencoder
@@ -70,7 +70,7 @@ def apart(got: Tensor, want: Tensor) -> float:
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_tiles_are_the_whole(kind):
     part, given = lively(FAMILIES[kind]), waves(52, 44)
-    assert isinstance(part, Divided)
+    assert isinstance(part, Tileable)
     tiled, encoding = Tiled(part, tile=28, hold=40_000), part.encode(given)
     again = tiled.encode(given)
     assert apart(again.mean, encoding.mean) < 1e-5
@@ -154,7 +154,7 @@ def test_memory_hardly_grows_with_the_image(direction):
     """But for the image itself, made of strips and once more as a whole, and for what may be held.
     Measured: to 3.3 and 2.2 MB, where the whole takes 26.5."""
     part = lively(VQ(width=16, multipliers=(1, 1, 1, 1), blocks=1, groups=4, middle=False))
-    layers = part.encode_near() if direction == "encode" else part.decode_near()
+    layers = part.encode_local() if direction == "encode" else part.decode_local()
     hold, most = 2**19, []
     for tiles in (3, 6):
         side = 48 * tiles
@@ -165,7 +165,9 @@ def test_memory_hardly_grows_with_the_image(direction):
             run_tiled(layers, PendingLayers(StoredMaps(given)), (tiles, tiles), hold)
         most.append(memory.most)
     with Memory() as memory:
-        part.encoder.near(given) if direction == "encode" else part.decoder.near(given)
+        part.encoder.forward_local(given) if direction == "encode" else part.decoder.forward_local(
+            given
+        )
     assert most[1] - most[0] < hold + 2 * 4 * 3 * (288**2 - 144**2)
     assert most[1] < memory.most / 6
 

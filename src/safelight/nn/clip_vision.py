@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput, unknown
-from safelight.nn.text_models import clip
+from safelight.nn.text_models.clip import network as clip
+from safelight.nn.text_models.clip.config import Config as TextConfig
 from safelight.types.tensors import Images
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -59,7 +60,7 @@ class ImageEncoder(nn.Module):
         self.class_embedding = nn.Parameter(0.02 * torch.randn(config.width))  # the class token
         self.positions = nn.Parameter(0.02 * torch.randn(side * side + 1, config.width))
         self.norm1 = nn.LayerNorm(config.width, eps=1e-5)
-        block = clip.Config(
+        block = TextConfig(
             config.width, config.depth, config.heads, config.hidden, config.activation
         )
         self.blocks = nn.ModuleList(clip.Block(block) for _ in range(config.depth))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.kernels.convolution import Convolution3
-from safelight.nn.local_layers import Divided, Layer, Maps
+from safelight.nn.local_layers import LocalLayer, Maps, Tileable
 from safelight.nn.norms import GroupNorm, Moments, moments
 from safelight.types.networks import Autoencoder, Encoding
 from safelight.types.shapes import Shape
@@ -41,7 +41,7 @@ class Tiled:
                 "tiles: wanted tiles of at least 1 pixel and 0 bytes or more to hold, got "
                 f"{tile}, {hold}."
             )
-        if not isinstance(autoencoder, Divided):
+        if not isinstance(autoencoder, Tileable):
             raise BadInput(
                 f"tiles: a {type(autoencoder).__name__} cannot run in tiles; use it without."
             )
@@ -56,27 +56,27 @@ class Tiled:
     def encode(self, images: Images) -> Encoding:
         """As the autoencoder itself."""
         self.latent_shape(tuple(images.shape))
-        layers, counts = self._parts.encode_near(), self._counts(*images.shape[-2:])
+        layers, counts = self._parts.encode_local(), self._counts(*images.shape[-2:])
         if counts == (1, 1):
             return self.autoencoder.encode(images)
         near = [
             run_tiled(layers, PendingLayers(StoredMaps(image)), counts, self.hold)
             for image in torch.split(images, 1)
         ]
-        return self._parts.encode_far(torch.cat(near))
+        return self._parts.encode_global(torch.cat(near))
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """As the autoencoder itself."""
         layers, counts = (
-            self._parts.decode_near(),
+            self._parts.decode_local(),
             self._counts(*(self.factor * side for side in latents.shape[-2:])),
         )
         if counts == (1, 1):
             return self.autoencoder.decode(latents)
         images = []
         for sample in torch.split(latents, 1):
-            pending = PendingLayers(StoredMaps(self._parts.decode_far(sample)))
+            pending = PendingLayers(StoredMaps(self._parts.decode_global(sample)))
             _release_derived_weights(self.autoencoder)
             images.append(run_tiled(layers, pending, counts, self.hold).to(latents.dtype))
         return torch.cat(images)
@@ -153,10 +153,10 @@ class PendingLayers:
     """Stored maps and the layers that are to run on them, each with the moments of its norm."""
 
     kept: StoredMaps
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[LocalLayer, ...] = ()
     known: tuple[Moments | None, ...] = ()
 
-    def with_layer(self, layer: Layer, known: Moments | None) -> "PendingLayers":
+    def with_layer(self, layer: LocalLayer, known: Moments | None) -> "PendingLayers":
         """The same with one more layer."""
         return PendingLayers(self.kept, (*self.layers, layer), (*self.known, known))
 
@@ -176,7 +176,7 @@ class PendingLayers:
                 place * layer.down // layer.up
                 for place in (spans[0][0], spans[0][1] + layer.up - 1)
             )
-            start, end = start - layer.reach, end + layer.reach
+            start, end = start - layer.radius, end + layer.radius
             start, end = start // layer.down * layer.down, -(-end // layer.down) * layer.down
             spans.insert(0, (max(0, start), min(end, sides[axis])))
         return spans
@@ -191,17 +191,19 @@ class PendingLayers:
         return maps
 
 
-def _inside(layer: Layer, before: Span, after: Span) -> slice:
+def _inside(layer: LocalLayer, before: Span, after: Span) -> slice:
     """Where ``after`` lies in what a layer makes of ``before``."""
     start = before[0] * layer.up // layer.down
     return slice(after[0] - start, after[1] - start)
 
 
-def run_tiled(layers: Sequence[Layer], pending: PendingLayers, counts: Counts, hold: int) -> Tensor:
+def run_tiled(
+    layers: Sequence[LocalLayer], pending: PendingLayers, counts: Counts, hold: int
+) -> Tensor:
     """The map (1, c, h, w) after the layers, computed in ``counts`` tiles down and across."""
     for layer in layers:
         known = None
-        if layer.norm is not None or (pending.layers and layer.reach):
+        if layer.norm is not None or (pending.layers and layer.radius):
             made, known = _run_tiles(pending, counts, hold, layer.norm)
             if made is not None:
                 _release_derived_weights(*(one.part for one in pending.layers))
