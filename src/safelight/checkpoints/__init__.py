@@ -16,8 +16,8 @@ from safelight.governance.licences import overridden, warn_restricted, warn_unst
 
 if TYPE_CHECKING:
     from safelight.model import LatentDiffusion
-    from safelight.weights.memory import Reading
-    from safelight.weights.progress import Report
+    from safelight.weights.memory import LoadOptions
+    from safelight.weights.progress import ProgressCallback
 
 PARTS = ("autoencoder", "conditioner", "denoiser", "process", "image_encoder")
 FORMATS = ("native", "single-file", "diffusers")
@@ -28,7 +28,7 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     hints: Mapping[str, Any] | None = None,
-    report: "Report | None" = None,
+    progress: "ProgressCallback | None" = None,
 ) -> "LatentDiffusion":
     """Return a model, ready to use on a device and in a precision (auto, fp32 or bf16).
 
@@ -36,16 +36,16 @@ def load(
     another program, or a model on the hub (``owner/name``, ``owner/name@revision``,
     ``owner/name:file``). Several sources make one model together: a file may hold one part only.
     ``hints`` state what files do not, as ``{"prediction": "v"}`` (``checkpoints.hints.HINTS``).
-    ``report`` is called with the progress of what takes more than a second: what is being done,
+    ``progress`` is called with the progress of what takes more than a second: what is being done,
     megabytes done, megabytes in all, and the rate. Raises BadInput if there is no such model, if a
     file is incomplete or if it belongs to no known family.
     """
     from safelight.runtime import device_of, dtype_of, prepare
-    from safelight.weights.memory import Reading
+    from safelight.weights.memory import LoadOptions
 
     place = device_of(device)
-    options = Reading(dtype_of(precision, place), channels_last=place.type == "cpu")
-    model = read(source, hints, report, options)
+    options = LoadOptions(dtype_of(precision, place), channels_last=place.type == "cpu")
+    model = read(source, hints, progress, options)
     warn_restricted(model.licences)
     return prepare(model, device, precision)
 
@@ -53,17 +53,17 @@ def load(
 def read(
     source: str | Path | Sequence[str | Path],
     hints: Mapping[str, Any] | None = None,
-    report: "Report | None" = None,
-    options: "Reading | None" = None,
+    progress: "ProgressCallback | None" = None,
+    options: "LoadOptions | None" = None,
 ) -> "LatentDiffusion":
     """Return a model as it is in its files; as ``load``, but not prepared for a device.
 
     Weights keep the precision of the files unless ``options`` say otherwise.
     """
     from safelight.weights.memory import AS_STORED
-    from safelight.weights.progress import unheard
+    from safelight.weights.progress import no_progress
 
-    hints, how = hints or {}, (options or AS_STORED, report or unheard)
+    hints, how = hints or {}, (options or AS_STORED, progress or no_progress)
     sources = [source] if isinstance(source, str | Path) else source
     paths = [local_path(item) for item in sources]
     foreign = [path for path in paths if is_foreign(path)]
@@ -88,46 +88,46 @@ def save(
     model: "LatentDiffusion",
     folder: str | Path,
     layout: str = "native",
-    report: "Report | None" = None,
+    progress: "ProgressCallback | None" = None,
 ) -> None:
     """Write a model: a native folder, one safetensors file, or a folder in diffusers' layout.
 
     The licences of its parts are written with it, with a warning where nobody stated one.
-    ``report`` is called with the progress, as in ``load``.
+    ``progress`` is called with the progress, as in ``load``.
 
     Raises BadInput if the layout is unknown or cannot hold the model or what is attached to it
     (control, image prompts), or if something else is in the way.
     """
     from safelight.checkpoints.detach import require_detached
-    from safelight.weights.progress import unheard
+    from safelight.weights.progress import no_progress
 
     if layout not in FORMATS:
         raise unknown("layout", layout, FORMATS)
     require_detached(model)
     warn_unstated(model.licences)
-    path, report = Path(folder), report or unheard
+    path, progress = Path(folder), progress or no_progress
     if layout == "native":
         from safelight.checkpoints.native import write_model
 
-        write_model(model, path, report)
+        write_model(model, path, progress)
     elif layout == "single-file":
         from safelight.checkpoints.single_file import write_single_file
 
-        write_single_file(model, path, report)
+        write_single_file(model, path, progress)
     else:
         from safelight.checkpoints.diffusers_writing import write_diffusers_folder
 
-        write_diffusers_folder(model, path, report)
+        write_diffusers_folder(model, path, progress)
 
 
 def _read_native(
-    path: Path, licences: Mapping[str, Any], options: "Reading", report: "Report"
+    path: Path, licences: Mapping[str, Any], options: "LoadOptions", progress: "ProgressCallback"
 ) -> "LatentDiffusion":
     """A model in a folder of ours, under the licences that the user states."""
     from safelight.card import licensed
     from safelight.checkpoints.native import read_model
 
-    model = read_model(native_folder(path), options, report)
+    model = read_model(native_folder(path), options, progress)
     if not licences:
         return model
     return replace(model, card=licensed(model.card, overridden(model.licences, licences)))

@@ -17,13 +17,13 @@ from safelight.layouts import text_families
 from safelight.layouts.detection import Piece
 from safelight.layouts.families import Family
 from safelight.model import LatentDiffusion
-from safelight.weights.memory import AS_STORED, Reading
-from safelight.weights.meta import hollow
-from safelight.weights.progress import Counted, Report, unheard
+from safelight.weights.memory import AS_STORED, LoadOptions
+from safelight.weights.meta import meta_init
+from safelight.weights.progress import ByteProgress, ProgressCallback, no_progress
 
 
 def assemble(
-    plan: LoadPlan, options: Reading = AS_STORED, report: Report = unheard
+    plan: LoadPlan, options: LoadOptions = AS_STORED, progress: ProgressCallback = no_progress
 ) -> LatentDiffusion:
     """The model of a plan, its weights read with these options.
 
@@ -40,7 +40,7 @@ def assemble(
             "name both with --control."
         )
         warnings.warn(message, Note, stacklevel=2)
-    plan = plan.read_as(replace(options, count=Counted("reading", plan.bytes, report)))
+    plan = plan.read_as(replace(options, count=ByteProgress("reading", plan.bytes, progress)))
     built: dict[str, Any] = {
         name: build_part(plan.parts[name])
         for name in ("denoiser", "conditioner", "image_encoder")
@@ -64,7 +64,7 @@ def build_part(part: Piece, extra: Mapping[str, Tensor] | None = None) -> nn.Mod
             raise BadInput(
                 f"{part.where} is in its file twice, and {name} differs; remove one of the two."
             )
-    module: nn.Module = hollow(part.config.build)
+    module: nn.Module = meta_init(part.config.build)
     mapping = part.layout.table(part.config)
     wanted = module.state_dict()
     state = _computed(wanted)
@@ -127,7 +127,7 @@ def _text_encoders(
         numbers = sum(1 if name == "aesthetic_score" else 2 for name in config.size_conditions)
         frequencies = (denoiser.config.vector_width - pooled) // numbers
         config = replace(config, frequencies=frequencies)
-    module = hollow(config.build)
+    module = meta_init(config.build)
     encoders = cast("list[PromptEncoder]", module.encoders)
     state = _computed(module.state_dict())
     for number, part in enumerate(ordered):

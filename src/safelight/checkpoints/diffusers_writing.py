@@ -25,7 +25,7 @@ from safelight.layouts.families import Family
 from safelight.layouts.text_families import cut
 from safelight.model import LatentDiffusion
 from safelight.tokenization.tokenizers import BERT_SPECIAL
-from safelight.weights.progress import Counted, Report, unheard
+from safelight.weights.progress import ByteProgress, ProgressCallback, no_progress
 from safelight.weights.writing import size, write_tensors
 
 DIFFUSERS_VERSION = "0.42.1"
@@ -37,7 +37,9 @@ TOKENIZER_CLASSES = {"t5": "T5TokenizerFast", "bert": "BertTokenizer"}
 BERT_MARKERS = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
 
 
-def write_diffusers_folder(model: LatentDiffusion, folder: Path, report: Report = unheard) -> None:
+def write_diffusers_folder(
+    model: LatentDiffusion, folder: Path, progress: ProgressCallback = no_progress
+) -> None:
     """Write a folder with its ``model_index.json``; an autoencoder or image encoder alone as the
     folder of one part.
 
@@ -51,7 +53,7 @@ def write_diffusers_folder(model: LatentDiffusion, folder: Path, report: Report 
             f"diffusers has no folder of {family.title}; "
             "write a single file (--to single-file), or native."
         )
-    count = Counted("writing", sum(size(part.state) for part in parts), report)
+    count = ByteProgress("writing", sum(size(part.state) for part in parts), progress)
     with writing_folder(folder) as temporary:
         if family is None:
             (part,) = parts
@@ -65,7 +67,7 @@ def _write_model(
     family: Family,
     parts: list[PartToWrite],
     folder: Path,
-    count: Counted,
+    count: ByteProgress,
 ) -> None:
     """Write every part, tokenizer and scheduler, and the index that lists them."""
     index: dict[str, Any] = {
@@ -114,7 +116,7 @@ def _place(part: PartToWrite, family: Family) -> tuple[str, str, str]:
     return "vae", "diffusers", "AutoencoderKL"
 
 
-def _write_part(part: PartToWrite, folder: Path, count: Counted) -> None:
+def _write_part(part: PartToWrite, folder: Path, count: ByteProgress) -> None:
     """Write the configuration and the weights of a part, in several files if they are large."""
     transformers = part.part in ("towers", "image_encoder")
     layout = layout_of("transformers" if transformers else "diffusers", part)
@@ -128,7 +130,9 @@ def _write_part(part: PartToWrite, folder: Path, count: Counted) -> None:
     _write_shards(tensors, folder, "model" if transformers else "diffusion_pytorch_model", count)
 
 
-def _write_shards(tensors: Mapping[str, Tensor], folder: Path, stem: str, count: Counted) -> None:
+def _write_shards(
+    tensors: Mapping[str, Tensor], folder: Path, stem: str, count: ByteProgress
+) -> None:
     """Write tensors to one file, or to several with an index."""
     shards = _shards(tensors)
     if len(shards) == 1:

@@ -19,22 +19,22 @@ from safelight.files import sha256, writing_folder
 from safelight.governance.licences import markdown_table
 from safelight.model import LatentDiffusion
 from safelight.weights.files import Weights, open_weights
-from safelight.weights.memory import AS_STORED, Reading, at_once
-from safelight.weights.meta import hollow
-from safelight.weights.progress import Counted, Report, unheard
+from safelight.weights.memory import AS_STORED, LoadOptions, at_once
+from safelight.weights.meta import meta_init
+from safelight.weights.progress import ByteProgress, ProgressCallback, no_progress
 from safelight.weights.writing import size, write_tensors
 
 
 def read_model(
-    folder: Path, options: Reading = AS_STORED, report: Report = unheard
+    folder: Path, options: LoadOptions = AS_STORED, progress: ProgressCallback = no_progress
 ) -> LatentDiffusion:
     """The model in a native folder. Every file is checked against the manifest."""
     config = read_config(folder)
     names = [name for name in PARTS if name in config]
-    _check_hashes(folder, ["config.json", *(f"{name}.safetensors" for name in names)], report)
+    _check_hashes(folder, ["config.json", *(f"{name}.safetensors" for name in names)], progress)
     weights = {name: open_weights(folder / f"{name}.safetensors") for name in names}
     total = sum(part.bytes for part in weights.values())
-    options = replace(options, count=Counted("reading", total, report))
+    options = replace(options, count=ByteProgress("reading", total, progress))
     parts: dict[str, Any] = {
         name: _build(
             PARTS[name],
@@ -52,7 +52,9 @@ def read_model(
     return LatentDiffusion(**parts, process=process, card=card)
 
 
-def write_model(model: LatentDiffusion, folder: Path, report: Report = unheard) -> None:
+def write_model(
+    model: LatentDiffusion, folder: Path, progress: ProgressCallback = no_progress
+) -> None:
     """Write the folder under a temporary name, then move it into place.
 
     It may replace an older model, but nothing else: BadInput if the folder holds other files.
@@ -69,14 +71,14 @@ def write_model(model: LatentDiffusion, folder: Path, report: Report = unheard) 
         config |= {name: slot.write(vars(model.process)[name]) for name, slot in PROCESS.items()}
     with writing_folder(folder) as temporary:
         states = {name: part.state_dict() for name, part in parts.items()}
-        count = Counted("writing", sum(map(size, states.values())), report)
+        count = ByteProgress("writing", sum(map(size, states.values())), progress)
         for name, state in states.items():
             write_tensors(state, temporary / f"{name}.safetensors", count=count)
         card = dump(replace(model.card, hash=""))
         write_json(temporary / "config.json", config | {"card": card})
         readme = model_card(model.card, parts)
         (temporary / "README.md").write_text(readme, encoding="utf-8")
-        hashes = _hashes_of(sorted(temporary.iterdir()), report)
+        hashes = _hashes_of(sorted(temporary.iterdir()), progress)
         write_json(temporary / "manifest.json", {"sha256": hashes})
 
 
@@ -104,7 +106,7 @@ def _joined(value: object) -> str:
 
 def _build(slot: Slot, config: Any, weights: Weights, where: str) -> nn.Module:
     """A part with its weights."""
-    module: nn.Module = hollow(slot.read(config).build)
+    module: nn.Module = meta_init(slot.read(config).build)
     tensors = dict(at_once(lambda name: (name, weights[name]), weights))
     load_strictly(module, tensors, where, assign=True)
     return module
@@ -132,13 +134,13 @@ def _manifest(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _hashes_of(files: Sequence[Path], report: Report) -> dict[str, str]:
+def _hashes_of(files: Sequence[Path], progress: ProgressCallback) -> dict[str, str]:
     """The hash of each file, by its name."""
-    count = Counted("hashing", sum(file.stat().st_size for file in files), report)
+    count = ByteProgress("hashing", sum(file.stat().st_size for file in files), progress)
     return {file.name: sha256(file, count) for file in files}
 
 
-def _check_hashes(folder: Path, required: Sequence[str], report: Report) -> None:
+def _check_hashes(folder: Path, required: Sequence[str], progress: ProgressCallback) -> None:
     """BadInput if a file is missing from the manifest or the folder, or has another hash."""
     hashes = _manifest(folder)
     for name in required:
@@ -149,7 +151,7 @@ def _check_hashes(folder: Path, required: Sequence[str], report: Report) -> None
     for name in hashes:
         if not (folder / name).is_file():
             raise BadInput(f"{folder.name} is not whole: {name} is missing; get the folder again.")
-    for name, actual in _hashes_of([folder / name for name in hashes], report).items():
+    for name, actual in _hashes_of([folder / name for name in hashes], progress).items():
         if actual != hashes[name]:
             raise BadInput(
                 f"{folder.name}/{name} is corrupt: its hash is not the manifest's; "

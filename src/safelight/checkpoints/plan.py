@@ -14,7 +14,7 @@ from safelight.governance.licences import PartLicence, overridden
 from safelight.layouts import text_families
 from safelight.layouts.detection import Piece
 from safelight.layouts.families import Family, families, family_of
-from safelight.weights.memory import Reading
+from safelight.weights.memory import LoadOptions
 
 if TYPE_CHECKING:
     from safelight.diffusion.process import Process
@@ -62,7 +62,7 @@ class LoadPlan:
         """The size of all weights in the precision of the files."""
         return sum(part.weights.bytes for part in (*self.parts.values(), *self.encoders))
 
-    def read_as(self, options: Reading) -> "LoadPlan":
+    def read_as(self, options: LoadOptions) -> "LoadPlan":
         """The same plan, its weights to be read with other options."""
         parts = {name: part.read_as(options) for name, part in self.parts.items()}
         encoders = tuple(part.read_as(options) for part in self.encoders)

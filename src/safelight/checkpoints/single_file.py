@@ -16,14 +16,16 @@ from safelight.layouts import schedulers, training_metadata
 from safelight.layouts.families import Family
 from safelight.model import LatentDiffusion
 from safelight.types.diffusion import Prediction
-from safelight.weights.progress import Counted, Report, unheard
+from safelight.weights.progress import ByteProgress, ProgressCallback, no_progress
 from safelight.weights.writing import size, write_tensors
 
 MODELSPEC: Mapping[Prediction, str] = {Noise(): "epsilon", NoiseAndVariance(): "epsilon", V(): "v"}
 """How the metadata of single files (modelspec) call a prediction."""
 
 
-def write_single_file(model: LatentDiffusion, path: Path, report: Report = unheard) -> None:
+def write_single_file(
+    model: LatentDiffusion, path: Path, progress: ProgressCallback = no_progress
+) -> None:
     """Write all parts to one file; a part alone without a prefix.
 
     Raises BadInput if no family has such parts, or if its layout cannot hold them.
@@ -44,7 +46,9 @@ def write_single_file(model: LatentDiffusion, path: Path, report: Report = unhea
         stated, prediction = _process(model.process, family, whole_model=not bare)
         tensors, metadata = tensors | stated, metadata | prediction
     with writing(path) as temporary:
-        write_tensors(tensors, temporary, metadata, Counted("writing", size(tensors), report))
+        write_tensors(
+            tensors, temporary, metadata, ByteProgress("writing", size(tensors), progress)
+        )
 
 
 def _tensors(part: PartToWrite, family: Family | None, bare: bool) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def evaluate(
     check_writable(out)
     source = Config((str(data),), broken="skip" if skip_broken else "refuse").build()
     with Bars(err, quiet) as bars:
-        loaded = load(model, device, precision, report=bars.report)
+        loaded = load(model, device, precision, progress=bars.report)
         result = report.reconstruction(
             loaded, source, loaded.card.size[0] if size is None else size, count, bars.report
         )

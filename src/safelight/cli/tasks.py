@@ -241,7 +241,7 @@ def _load(size: Size, options: Any) -> Any:
         model = load(options.model or "stickers", *where, facts, bars.report)
         if options.weak is not None:
             model = replace(
-                model, companions={"weak": load(options.weak, *where, report=bars.report)}
+                model, companions={"weak": load(options.weak, *where, progress=bars.report)}
             )
     return _attached(model, size, options, facts)
 
