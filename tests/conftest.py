@@ -1,6 +1,8 @@
 """What many tests share: one thread, a cache of their own, and small models."""
 
+import importlib
 import os
+import typing
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
@@ -21,12 +23,25 @@ ROOMS = (
     "features",
     "model",
 )
+WITHOUT_TORCH = ("types.networks", "types.diffusion", "diffusion.schedule", "diffusion.prediction")
+"""Modules whose signatures are checked, and that import torch for annotations only."""
 
 
 def pytest_configure(config):
     """Check shapes in signatures between rooms, except in slow tests, which compile."""
     if config.option.markexpr != "slow":
         install_import_hook([f"safelight.{room}" for room in ROOMS], "typechecker.checked")
+        import_annotations()
+
+
+def import_annotations():
+    """Import modules with what they import for annotations only, so that these can be checked."""
+    typing.TYPE_CHECKING = True
+    try:
+        for name in WITHOUT_TORCH:
+            importlib.import_module(f"safelight.{name}")
+    finally:
+        typing.TYPE_CHECKING = False
 
 
 @pytest.fixture(autouse=True)

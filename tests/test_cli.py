@@ -14,7 +14,7 @@ import making
 from making import go, recipe, tables, write_recipe
 from safelight import __version__, cli
 from safelight.errors import CannotSave
-from safelight.media.pictures import read_recipe
+from safelight.media.headers import read_recipe
 
 
 class Result:

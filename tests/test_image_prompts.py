@@ -18,7 +18,7 @@ from safelight.adapters.lora import Merged
 from safelight.attachments.image_prompts import with_image_prompt
 from safelight.attachments.lora_files import adaptable_parts
 from safelight.checkpoints.detach import detach
-from safelight.media.pictures import read_recipe
+from safelight.media.headers import read_recipe
 from safelight.types.networks import Prompt
 
 WIDTHS = (8, 8, 8, 16)

@@ -13,7 +13,7 @@ from safelight.checkpoints.native_config import PROCESS, read_config
 from safelight.checkpoints.state_dicts import fingerprint
 from safelight.config import Slot, dump, read, read_toml
 from safelight.inspection import inspect
-from safelight.media.pictures import read_recipe
+from safelight.media.headers import read_recipe
 from safelight.settings import GUIDANCE, SAMPLER, SPACING
 from safelight.training.loop import train
 from safelight.training.recipe import Recipe

@@ -18,7 +18,8 @@ from safelight.denoisers.unet.config import Config as UNet
 from safelight.errors import BadInput
 from safelight.files import sha256
 from safelight.inspection import inspect
-from safelight.media.pictures import read_recipe, write_png
+from safelight.media.headers import read_recipe
+from safelight.media.pictures import write_png
 from safelight.old_names import OldName, OldNames, place
 from safelight.settings import GUIDANCE, SAMPLER
 from safelight.training.loop import train

@@ -137,7 +137,7 @@ def _option(value: Any) -> Any:
 def _picture(path: Path) -> dict[str, Any]:
     """The recipe in a picture of ours, or the metadata in one of another program."""
     from safelight.media.foreign_metadata import read_foreign
-    from safelight.media.pictures import read_recipe
+    from safelight.media.headers import read_recipe
 
     if (recipe := read_recipe(path)) is not None:
         return {"recipe": recipe}
@@ -175,8 +175,8 @@ def _plan(plan: "LoadPlan") -> dict[str, Any]:
     if plan.family:
         facts |= {"family": plan.family.name, "title": plan.family.title}
     facts["parts"] = {name: _foreign_part(part) for name, part in parts.items()}
-    if plan.process:
-        facts |= {name: slot.write(vars(plan.process)[name]) for name, slot in PROCESS.items()}
+    if plan.schedule:
+        facts |= {name: slot.write(vars(plan)[name]) for name, slot in PROCESS.items()}
     if "denoiser" in plan.parts:
         config = vars(plan.parts["denoiser"].config)
         facts["conditioning"] = {

@@ -12,7 +12,7 @@ from safelight.autoencoders.kl.config import Config as KL
 from safelight.autoencoders.vq.config import Config as VQ
 from safelight.card import Card
 from safelight.checkpoints import save
-from safelight.media.pictures import read_recipe
+from safelight.media.headers import read_recipe
 from safelight.model import LatentDiffusion
 
 

@@ -11,11 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from safelight.errors import BadInput
+from safelight.media.headers import MAX_PIXELS, read_recipe
 from safelight.media.pictures import (
-    MAX_PIXELS,
     on_white,
     read_picture,
-    read_recipe,
     sheet,
     to_bytes,
     to_images,

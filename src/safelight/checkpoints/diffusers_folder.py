@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from safelight.checkpoints.json_files import read_json
 from safelight.errors import BadInput
 from safelight.files import within
-from safelight.layouts import schedulers
 from safelight.layouts.detection import Piece, piece
 from safelight.layouts.training_metadata import LATENTS, Marks
 from safelight.settings import Settings
@@ -59,6 +58,8 @@ def read_scheduler(folder: Path) -> "tuple[Process | None, Settings]":
     """The process and the settings that a folder's scheduler stands for; none without one."""
     process, settings = None, Settings()
     if "scheduler" in _listed(folder):
+        from safelight.layouts import schedulers
+
         file = folder / "scheduler" / "scheduler_config.json"
         where = f"{folder.name}/scheduler/scheduler_config.json"
         process, settings = schedulers.read(_config(file, folder), where)

@@ -13,11 +13,12 @@ from safelight.files import digest
 from safelight.governance.licences import PartLicence, overridden
 from safelight.layouts import text_families
 from safelight.layouts.detection import Piece
-from safelight.layouts.families import Family, families, family_of
+from safelight.layouts.families import PREDICTION, SCHEDULE, Family, families, family_of
 from safelight.weights.memory import LoadOptions
 
 if TYPE_CHECKING:
     from safelight.diffusion.process import Process
+    from safelight.types.diffusion import Prediction, Schedule
 
 SINGLE = ("autoencoder", "conditioner", "denoiser", "control", "image_encoder", "image prompt")
 """The parts of which a model has at most one."""
@@ -52,10 +53,20 @@ class LoadPlan:
     parts: Mapping[str, Piece]
     encoders: tuple[Piece, ...]
     family: Family | None
-    process: "Process | None"
+    schedule: "Schedule | None"
+    prediction: "Prediction | None"
     card: Card
     mean: tuple[float, ...] = (0.0,)
     deviation: tuple[float, ...] = (1.0,)
+
+    @property
+    def process(self) -> "Process | None":
+        """The process of schedule and prediction, if they are known."""
+        if self.schedule is None or self.prediction is None:
+            return None
+        from safelight.diffusion.process import Process
+
+        return Process(self.schedule, self.prediction)
 
     @property
     def bytes(self) -> int:
@@ -82,7 +93,7 @@ def plan_load(paths: Sequence[Path], hints: Mapping[str, Any]) -> LoadPlan:
     denoiser, autoencoder = single.get("denoiser"), single.get("autoencoder")
     family = _family(denoiser, hints, {*metadata.training.names, *(part.kind for part in parts)})
     assumed: dict[str, Any] = {}
-    process = _process(denoiser, family, hints, metadata, assumed)
+    schedule, prediction = _process(denoiser, family, hints, metadata, assumed)
     if metadata.training.means and "ema" not in hints:
         assumed["ema"] = "no"
     mean, deviation = _latents(autoencoder, family, hints, metadata, assumed)
@@ -91,7 +102,10 @@ def plan_load(paths: Sequence[Path], hints: Mapping[str, Any]) -> LoadPlan:
         card = replace(card, size=(side, side))
     if lacking := _lacking(family, single, encoders):
         card = replace(card, origin={**card.origin, "lacking": lacking})
-    return LoadPlan(single, encoders, family, process, card, mean, deviation)
+    plan = LoadPlan(single, encoders, family, schedule, prediction, card, mean, deviation)
+    if family is None or schedule != SCHEDULE.read(family.schedule) or "prediction" in hints:
+        assert plan.process or not schedule  # BadInput if the two do not fit: a family's always do
+    return plan
 
 
 def fingerprint(parts: Sequence[Piece]) -> str:
@@ -132,25 +146,28 @@ def _process(
     hints: Mapping[str, Any],
     metadata: FolderMetadata,
     assumed: dict[str, Any],
-) -> "Process | None":
+) -> "tuple[Schedule | None, Prediction | None]":
     """The schedule and prediction; what had to be assumed of them is added to ``assumed``."""
     from safelight.diffusion.prediction import Noise, NoiseAndVariance
 
-    process = metadata.process
-    if family is not None and (process is None or "prediction" in hints):
-        prediction = hints.get("prediction", _stated_prediction(denoiser))
-        process = family.process(prediction)
-        if "prediction" in family.unsure and prediction is None:
+    schedule: Schedule | None = None
+    prediction: Prediction | None = None
+    if metadata.process is not None:
+        schedule, prediction = metadata.process.schedule, metadata.process.prediction
+    if family is not None and (schedule is None or "prediction" in hints):
+        stated = hints.get("prediction", _stated_prediction(denoiser))
+        prediction = PREDICTION.read(stated or family.prediction)
+        usual = SCHEDULE.read(family.schedule)
+        if "prediction" in family.unsure and stated is None:
             assumed["prediction"] = family.prediction
-        schedule = metadata.training.schedule(process.schedule)
-        if schedule:
-            process = replace(process, schedule=schedule)
-        else:
+        schedule = metadata.training.schedule(usual)
+        if schedule is None:
+            schedule = usual
             assumed["schedule"] = family.schedule
     learned = denoiser is not None and vars(denoiser.config).get("variance") == "learned"
-    if process is not None and process.prediction == Noise() and learned:
-        process = replace(process, prediction=NoiseAndVariance())
-    return process
+    if prediction == Noise() and learned:
+        prediction = NoiseAndVariance()
+    return schedule, prediction
 
 
 def _stated_prediction(denoiser: Piece | None) -> str | None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from safelight.diffusion.checks import require
 from safelight.types.diffusion import Estimate, NoiseLevel, Prediction
-from safelight.types.tensors import Latents
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -158,4 +159,4 @@ def from_space(
     clean = prediction.to_estimate(answer, noisy, level).clean
     if not prediction.needs_signal:
         return clean
-    return torch.where(level.alpha.to(clean) > 0, clean, fallback)
+    return clean.where(level.alpha.to(clean) > 0, fallback)

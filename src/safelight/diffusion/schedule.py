@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
 
 from safelight.diffusion.checks import require
 from safelight.types.diffusion import NoiseLevel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Linear:
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         t = _fine(t)
-        one = torch.ones_like(t)
+        one = t.new_ones(t.shape)
         return NoiseLevel(time=t * self.time_scale, alpha=1 - t, sigma=t, d_alpha=-one, d_sigma=one)
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR: sigma / (alpha + sigma)."""
-        return torch.sigmoid(-_fine(half_logsnr))
+        return (-_fine(half_logsnr)).sigmoid()
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,12 @@ class ScaledLinear:
 
     @cached_property
     def _table(self) -> _LogAlphaTable:
+        import torch
+
         roots = torch.linspace(
             self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64, device="cpu"
         )
-        return _LogAlphaTable(torch.log1p(-roots.square()), self.zero_terminal)
+        return _LogAlphaTable((-roots.square()).log1p(), self.zero_terminal)
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,12 @@ class LinearBeta:
 
     @cached_property
     def _table(self) -> _LogAlphaTable:
+        import torch
+
         betas = torch.linspace(
             self.beta_start, self.beta_end, self.steps, dtype=torch.float64, device="cpu"
         )
-        return _LogAlphaTable(torch.log1p(-betas), self.zero_terminal)
+        return _LogAlphaTable((-betas).log1p(), self.zero_terminal)
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         return self._table.level(t)
@@ -136,6 +140,8 @@ class Table:
 
     @cached_property
     def _table(self) -> _LogAlphaTable:
+        import torch
+
         entries = torch.tensor((1.0, *self.alphas_cumprod), dtype=torch.float64, device="cpu").log()
         return _LogAlphaTable(entries.diff(), self.zero_terminal)
 
@@ -168,9 +174,9 @@ class Cosine:
         start = math.cos(pace * self.offset)
         # Written from the nearer end, so that nothing cancels: cos(x) as a sine from t = 1, and
         # cos²(a) - cos²(b) = sin(b - a) · sin(b + a) from t = 0.
-        alpha = torch.sin(pace * (1 - t)) / start
-        sigma = (torch.sin(pace * t) * torch.sin(pace * (t + 2 * self.offset))).sqrt() / start
-        d_alpha = -pace * torch.cos(pace * (1 - t)) / start
+        alpha = (pace * (1 - t)).sin() / start
+        sigma = ((pace * t).sin() * (pace * (t + 2 * self.offset)).sin()).sqrt() / start
+        d_alpha = -pace * (pace * (1 - t)).cos() / start
         return NoiseLevel(
             t * self.time_scale, alpha, sigma, d_alpha, d_sigma=-alpha * d_alpha / sigma
         )
@@ -180,9 +186,9 @@ class Cosine:
         twice = 2 * _fine(half_logsnr)
         pace = math.pi / 2 / (1 + self.offset)
         start = pace * self.offset
-        cosine = torch.sigmoid(twice).sqrt() * math.cos(start)
-        sine = (math.sin(start) ** 2 + torch.sigmoid(-twice) * math.cos(start) ** 2).sqrt()
-        return (torch.atan2(sine, cosine) / pace - self.offset).clamp(0, 1)
+        cosine = twice.sigmoid().sqrt() * math.cos(start)
+        sine = (math.sin(start) ** 2 + (-twice).sigmoid() * math.cos(start) ** 2).sqrt()
+        return (sine.atan2(cosine) / pace - self.offset).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -221,10 +227,10 @@ class Sigmoid:
         low, pace = self.start / self.temperature, (self.end - self.start) / self.temperature
         # s(a) - s(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)): from the nearer end nothing
         # cancels.
-        here = torch.cosh((low + pace * t) / 2)
+        here = ((low + pace * t) / 2).cosh()
         whole = math.sinh(pace / 2)
-        alpha = (torch.sinh(pace * (1 - t) / 2) * math.cosh(low / 2) / (whole * here)).sqrt()
-        sigma = (torch.sinh(pace * t / 2) * math.cosh((low + pace) / 2) / (whole * here)).sqrt()
+        alpha = ((pace * (1 - t) / 2).sinh() * math.cosh(low / 2) / (whole * here)).sqrt()
+        sigma = ((pace * t / 2).sinh() * math.cosh((low + pace) / 2) / (whole * here)).sqrt()
         fall = pace * math.cosh(low / 2) * math.cosh((low + pace) / 2) / (2 * whole * here.square())
         return NoiseLevel(
             t * self.time_scale,
@@ -238,11 +244,11 @@ class Sigmoid:
         """The t of that half log-SNR."""
         # sigma² / alpha² = sinh(u) cosh(b) / (sinh(w - u) cosh(a)) at u = pace · t / 2, solved for
         # tanh(u).
-        ratio = torch.exp(-2 * _fine(half_logsnr))
+        ratio = (-2 * _fine(half_logsnr)).exp()
         low, pace = self.start / self.temperature, (self.end - self.start) / self.temperature
         odds = ratio * (math.cosh(low / 2) / math.cosh((low + pace) / 2))
         whole = math.sinh(pace / 2) / (1 / odds + math.cosh(pace / 2))
-        return (2 * torch.atanh(whole) / pace).clamp(0, 1)
+        return (2 * whole.atanh() / pace).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -267,13 +273,13 @@ class EDM:
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         t = _fine(t)
-        sigma, one = self.sigma_max * t**self.rho, torch.ones_like(t)
+        sigma, one = self.sigma_max * t**self.rho, t.new_ones(t.shape)
         slope = self.sigma_max * self.rho * t ** (self.rho - 1)
-        return NoiseLevel(sigma.log() / 4, one, sigma, d_alpha=torch.zeros_like(t), d_sigma=slope)
+        return NoiseLevel(sigma.log() / 4, one, sigma, d_alpha=t.new_zeros(t.shape), d_sigma=slope)
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR; 1 if it lies beyond sigma_max."""
-        return torch.exp((-_fine(half_logsnr) - math.log(self.sigma_max)) / self.rho).clamp(max=1)
+        return ((-_fine(half_logsnr) - math.log(self.sigma_max)) / self.rho).exp().clamp(max=1)
 
 
 class _LogAlphaTable:
@@ -285,6 +291,8 @@ class _LogAlphaTable:
     """
 
     def __init__(self, rise: Tensor, zero_terminal: bool) -> None:
+        import torch
+
         self.rise, self.steps = rise, len(rise)
         self.nodes = torch.cat([rise.new_zeros(1), rise.cumsum(0)])
         self.first, self.last = (
@@ -295,12 +303,14 @@ class _LogAlphaTable:
         self.stretch = self.first / (self.first - self.last)
 
     def level(self, t: Tensor) -> NoiseLevel:
+        import torch
+
         fine = _fine(t)
         t = fine.double()
         nodes, rise = self.nodes.to(t.device), self.rise.to(t.device)
         node = (t * self.steps).long().clamp(0, self.steps - 1)
         log_alpha_bar = nodes[node] + (t * self.steps - node) * rise[node]
-        alpha, sigma = (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
+        alpha, sigma = (log_alpha_bar / 2).exp(), (-log_alpha_bar.expm1()).sqrt()
         d_alpha = alpha * rise[node] * self.steps / 2
         if self.last > 0:
             moved = node > 0
@@ -315,8 +325,10 @@ class _LogAlphaTable:
         return NoiseLevel(*(value.to(fine.dtype) for value in values))
 
     def when(self, half_logsnr: Tensor) -> Tensor:
+        import torch
+
         fine = _fine(half_logsnr)
-        log_alpha_bar = F.logsigmoid(2 * fine.double())
+        log_alpha_bar = torch.nn.functional.logsigmoid(2 * fine.double())
         if self.last > 0:
             alpha = (log_alpha_bar / 2).exp()
             log_alpha_bar = torch.where(
@@ -332,6 +344,8 @@ class _LogAlphaTable:
 
 
 def _fine(t: Tensor) -> Tensor:
+    import torch
+
     return t if t.dtype == torch.float64 else t.float()
 
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from safelight.conditioners._encoder import EncoderConfig
-from safelight.conditioners.text_encoders import Config
 from safelight.config import read
 from safelight.errors import BadInput, unknown
-from safelight.nn.text_models import TextModelConfig
-from safelight.nn.text_models.clip import Config as Clip
-from safelight.nn.text_models.t5 import Config as T5
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safelight.conditioners._encoder import EncoderConfig
+    from safelight.conditioners.text_encoders import Config
+    from safelight.nn.text_models import TextModelConfig
 
 _STATES = {"skip": 1, "norm": False}  # those before the last block, as they are
 _L, _G, _T5 = (
@@ -67,12 +67,17 @@ def kinds(family: str) -> list[str]:
     return ["bert" if one == "ids" else one for one in words]
 
 
-def joined(family: str, networks: Sequence[TextModelConfig | None], t5_width: int = 4096) -> Config:
+def joined(
+    family: str, networks: "Sequence[TextModelConfig | None]", t5_width: int = 4096
+) -> "Config":
     """The conditioner of a family whose text encoders have these shapes, in its order.
 
     None for a T5 that is not there: zeros of ``t5_width``, which the denoiser knows, stand in its place. BadInput for
     a family that has no such text encoders, or if any other is missing.
     """
+    from safelight.conditioners.text_encoders import Config
+    from safelight.nn.text_models.t5 import Config as T5
+
     wanted, filled = kinds(family), []
     if len(networks) != len(wanted):
         raise BadInput(
@@ -94,16 +99,18 @@ def joined(family: str, networks: Sequence[TextModelConfig | None], t5_width: in
     return read(Config, {**FAMILIES[family], "encoders": filled})
 
 
-def _cut(encoder: Mapping[str, Any], network: TextModelConfig) -> bool:
+def _cut(encoder: Mapping[str, Any], network: "TextModelConfig") -> bool:
     """Whether the last block, which is not used, was left out when the encoder was written: with it went the projection
     (diffusers' folders of Stable Diffusion 2, Waifu Diffusion's files)."""
     return encoder.get("norm", True) and not network.projection
 
 
 def cut(
-    encoder: EncoderConfig, state: Mapping[str, Tensor]
-) -> tuple[TextModelConfig, Mapping[str, Tensor]]:
+    encoder: "EncoderConfig", state: "Mapping[str, Tensor]"
+) -> "tuple[TextModelConfig, Mapping[str, Tensor]]":
     """A text encoder's network and weights without what is never used, for layouts that read the last state: SD 2's."""
+    from safelight.nn.text_models.clip import Config as Clip
+
     network = encoder.network
     if (
         not isinstance(network, Clip)

@@ -4,7 +4,9 @@ which Stable Diffusion XL's heirs are known (``v_pred`` and ``ztsnr``, ``edm_mea
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
+from operator import mul
 from typing import TYPE_CHECKING
 
 from safelight.layouts.config_values import checked
@@ -43,16 +45,12 @@ class TrainingMetadata:
 
     def schedule(self, usual: "Schedule") -> "Schedule | None":
         """What a family usually has, as the file corrects it; None if its table is of no schedule that is known."""
-        import torch
-
         from safelight.diffusion.schedule import EDM
-        from safelight.layouts import schedulers
+        from safelight.layouts.schedule_tables import schedule_of
 
         if isinstance(usual, EDM):
             return replace(usual, sigma_max=self.sigma_max) if self.sigma_max else usual
-        return (
-            schedulers.of_table(torch.tensor(self.table), usual) if len(self.table) > 1 else usual
-        )
+        return schedule_of(self.table, usual) if len(self.table) > 1 else usual
 
 
 def read(weights: Weights, where: str) -> TrainingMetadata:
@@ -60,15 +58,13 @@ def read(weights: Weights, where: str) -> TrainingMetadata:
 
     def values(name: str) -> tuple[float, ...]:
         few = name in weights and prod(weights.shapes[name]) <= LONGEST
-        return tuple(weights[name].double().flatten().tolist()) if few else ()
+        return weights.stored[name].values(name) if few else ()
 
     def table() -> tuple[float, ...]:
         betas = values("betas") if "alphas_cumprod" not in weights else ()
         if not betas:
             return values("alphas_cumprod")
-        import torch
-
-        return tuple(torch.tensor([1 - beta for beta in betas]).cumprod(0).tolist())
+        return tuple(accumulate((1 - beta for beta in betas), mul))
 
     scale = values("scale_factor")[:1]
     return TrainingMetadata(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from safelight import scheduler_names
 from safelight.media import comfyui
-from safelight.media.pictures import opened
+from safelight.media.headers import opened
 
 MAX_CHARACTERS = 4 << 20  # longer texts are not read
 USER_COMMENT, EXIF_BLOCK = 0x9286, 0x8769  # EXIF tags: the comment, and the block that holds it

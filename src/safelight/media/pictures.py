@@ -1,27 +1,18 @@
-"""Pictures: files and PIL images ⇄ tensors in [-1, 1], and the recipe stored inside a PNG."""
+"""Pictures: files and PIL images ⇄ tensors in [-1, 1]; a PNG is written with its recipe."""
 
-import io
 import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from safelight import old_names
-from safelight.errors import BadInput
 from safelight.files import writing
+from safelight.media.headers import RECIPE, opened
 from safelight.types.tensors import Images
-
-MAX_PIXELS = 100_000_000
-"""Pictures larger than this are refused before they are decoded."""
-
-_RECIPE = "safelight"
 
 
 def read_picture(
@@ -35,32 +26,6 @@ def read_picture(
         picture.load()
         upright = ImageOps.exif_transpose(picture)
         return upright.convert("RGBA") if transparent else on_white(upright)
-
-
-@contextmanager
-def opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
-    """The picture with its header read and its pixels not yet decoded; any failure is BadInput."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a picture that is too large is refused below
-            opened = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
-        with opened as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                size = f"{picture.width}×{picture.height}"
-                raise BadInput(
-                    f"{name}: {size} pixels are too many; at most {MAX_PIXELS:,} are read."
-                )
-            yield picture
-    except BadInput:
-        raise
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise BadInput(f"{name}: not a picture that can be read ({error}).") from None
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -101,23 +66,9 @@ def to_pictures(images: Images) -> list[Image.Image]:
 def write_png(picture: Image.Image, path: Path, recipe: Mapping[str, Any]) -> None:
     """Save a PNG with its recipe as JSON in a text chunk named ``safelight``."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt(_RECIPE, json.dumps(recipe, ensure_ascii=False).encode(errors="replace").decode())
+    info.add_itxt(RECIPE, json.dumps(recipe, ensure_ascii=False).encode(errors="replace").decode())
     with writing(path) as aside:
         picture.save(aside, format="PNG", pnginfo=info)
-
-
-def read_recipe(path: Path) -> dict[str, Any] | None:
-    """The recipe inside a PNG that Safelight wrote, else None; no pixel is decoded.
-
-    BadInput if the file is not a picture.
-    """
-    with opened(path, path.name) as picture:
-        text = picture.info.get(_RECIPE)
-    try:
-        recipe = json.loads(text) if isinstance(text, str) else None
-    except json.JSONDecodeError:
-        return None
-    return old_names.TABLE.recipe(recipe) if isinstance(recipe, dict) else None
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 2) -> Image.Image:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from safelight.types.networks import Condition, Network
 from safelight.types.shapes import Shape
-from safelight.types.tensors import Latents
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,10 @@ class Step:
 Run: TypeAlias = Iterator[Step]
 """The steps of a sampler, each computed when it is asked for."""
 
-Denoise: TypeAlias = Callable[[Latents, NoiseLevel], Estimate]
+if TYPE_CHECKING:
+    Denoise: TypeAlias = Callable[[Latents, NoiseLevel], Estimate]
+else:
+    Denoise = Callable
 """A denoiser function: noisy latents and their noise level → an estimate of the clean latents."""
 
 Negative: TypeAlias = Callable[[Collection[str] | None], Condition]

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
-
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from safelight.errors import BadInput
 from safelight.types.shapes import Shape
-from safelight.types.tensors import Images, Latents
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,10 @@ class Prompt:
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
-Network: TypeAlias = Callable[[Latents, Tensor, Condition], Tensor]
+if TYPE_CHECKING:
+    Network: TypeAlias = Callable[[Latents, Tensor, Condition], Tensor]
+else:
+    Network = Callable
 """What a process calls: a denoiser, or a wrapper around one (control)."""
 
 

@@ -1,6 +1,8 @@
 """Where a tensor lies in a file, and how it comes to memory: mapped if it is large, checked for NaN as it is read."""
 
+import math
 import mmap
+import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -53,6 +55,9 @@ TYPES: Mapping[str, TensorType] = {
     "U64": TensorType("uint64", 8),
 }
 """The types of numbers by their names in safetensors, whose files have the last of them first."""
+
+FORMATS = {"F16": "e", "BF16": "f", "F32": "f", "F64": "d"}
+"""The codes of the module ``struct`` for types of numbers."""
 
 SMALL = 1 << 16  # bytes below which a copy is cheaper than a mapping of its own
 POPULATE_READ = 22  # of Linux's madvise, which Python does not name
@@ -180,11 +185,30 @@ class LazyTensor:
         )
         reading.count(self.bytes)
         if not finite(tensor):
-            raise BadInput(
-                f"{self.source.where}: {name} holds values that are not finite (NaN or infinity); "
-                "the file is damaged or comes from a training that diverged: get another."
-            )
+            raise self._not_finite(name)
         return tensor
+
+    def values(self, name: str) -> tuple[float, ...]:
+        """All numbers of a small tensor, without torch where that can be done.
+
+        BadInput, in its ``name``, if it holds NaN or infinity.
+        """
+        if self.type not in FORMATS or self.strides:
+            return tuple(self.read(name).double().flatten().tolist())
+        data = self.source.read(self.start, self.length)
+        if self.type == "BF16":  # the upper half of a single-precision number
+            data = b"".join(b"\0\0" + data[i : i + 2] for i in range(0, len(data), 2))
+        code = FORMATS[self.type]
+        numbers = struct.unpack(f"<{len(data) // struct.calcsize(code)}{code}", data)
+        if not all(math.isfinite(number) for number in numbers):
+            raise self._not_finite(name)
+        return numbers
+
+    def _not_finite(self, name: str) -> BadInput:
+        return BadInput(
+            f"{self.source.where}: {name} holds values that are not finite (NaN or infinity); "
+            "the file is damaged or comes from a training that diverged: get another."
+        )
 
 
 def samples(tensors: Iterable[LazyTensor]) -> Iterator[bytes]:
