@@ -209,7 +209,8 @@ def test_mobilenet_knows_what_is_in_photographs(count, least, networks):
     assert sum(right.values()) >= least, json.dumps(right)
 
 
-# The class of Darknet's own order that most of a class's photographs come out as: 18, 17, 17 and 15 of 20
+# The class, in Darknet's own order, that most photographs of a class are recognised as:
+# 18, 17, 17 and 15 of 20
 DARKNET = {"dalmatian": 40, "tick": 609, "soccer_ball": 221, "scorpion": 602}
 
 

@@ -24,15 +24,15 @@ Encode: TypeAlias = Callable[[Images], Latents]
 class Branch(Protocol):
     """A network that controls another one by ``residuals``.
 
-    ``takes``: the ways in, of those of a condition, that it hears itself; ``projections``: how many
+    ``takes``: the fields of a condition that the branch itself takes; ``projections``: how many
     tensors it makes of tokens in ``prepare``; ``hint_channels``: the channels of its picture, the
     fourth transparency, where it is to paint; ``modes``: by name, the numbers of the kinds of
     picture that it tells apart, if it does.
 
-    ``attach_to`` is told whom it controls: BadInput if that is none of its family. ``encode_hint``
-    makes of a picture, once, what does not depend on time, with the model's ``encode`` where it
-    looks at latents; ``__call__`` the residuals for some latents, in the order of the denoiser that
-    they are for.
+    ``attach_to`` gives it the denoiser that it controls: BadInput if that is of another family.
+    ``encode_hint`` makes of a picture, once, what does not depend on time, with the model's
+    ``encode`` where it looks at latents; ``__call__`` the residuals for some latents, in the order
+    of the denoiser that they are for.
     """
 
     takes: frozenset[str]
@@ -110,10 +110,12 @@ class Controlled:
     ) -> Tensor:
         """What ``network``, the denoiser or some of it, says under control."""
         condition = self.prepare(condition)
-        told, tokens = self.branch_condition(condition), condition.tokens
+        branch_condition, tokens = self.branch_condition(condition), condition.tokens
         if tokens is not None and self.branch.projections:
             count = self.branch.projections
-            told = replace(told, tokens=replace(tokens, projected=tokens.projected[:count]))
+            branch_condition = replace(
+                branch_condition, tokens=replace(tokens, projected=tokens.projected[:count])
+            )
             condition = replace(
                 condition, tokens=replace(tokens, projected=tokens.projected[count:])
             )
@@ -121,7 +123,7 @@ class Controlled:
         weight = self.scale * ((way >= self.span[0]) & (way <= self.span[1])).to(noisy.dtype)
         if bool(weight.any()):
             seen = [fitted(one, len(noisy)) for one in self.seen]
-            found = weighed(self.branch(noisy, time, told, seen), weight)
+            found = weighed(self.branch(noisy, time, branch_condition, seen), weight)
             condition = replace(condition, residuals=added(found, condition.residuals))
         return network(noisy, time, condition)
 
@@ -161,7 +163,8 @@ class ChannelConditioned:
             if self.picture.shape[2:] != noisy.shape[2:]:
                 sizes = ["×".join(map(str, one.shape[2:])) for one in (self.picture, noisy)]
                 raise BadInput(
-                    f"the picture shown is one for latents of {sizes[0]}, not {sizes[1]}: give that size."
+                    f"the picture shown is one for latents of {sizes[0]}, not {sizes[1]}: give that "
+                    "size."
                 )
             channels = fitted(self.picture, len(noisy)).expand(len(noisy), *[-1] * (noisy.ndim - 1))
             condition = replace(condition, channels=channels)
@@ -182,12 +185,12 @@ def chosen(modes: Mapping[str, int], mode: str) -> int | None:
         return None
     number = int(mode) if mode.isdecimal() else modes.get(mode)
     if number not in modes.values():
-        told = (
+        wanted = (
             f"one of {', '.join(modes)}"
             if modes
             else "none: this control knows one kind of picture"
         )
-        raise BadInput(f"the kind of a control picture: wanted {told}; got {mode!r}.")
+        raise BadInput(f"the kind of a control picture: wanted {wanted}; got {mode!r}.")
     return number
 
 
@@ -222,7 +225,8 @@ def fitting(seen: Tensor, grid: Shape) -> Tensor:
     if seen.shape[1] != prod(grid):
         size = "×".join(map(str, grid))
         raise BadInput(
-            f"this control has seen a picture of {seen.shape[1]} patches, not of {size}: give one of that size."
+            f"this control has seen a picture of {seen.shape[1]} patches, not of {size}: "
+            "give one of that size."
         )
     return seen
 
@@ -231,6 +235,7 @@ def fitted(seen: Tensor, count: int) -> Tensor:
     """What was seen, for ``count`` samples."""
     if count % len(seen):
         raise BadInput(
-            f"{len(seen)} control pictures are not shared out alike among {count} samples: give one, or all."
+            f"{len(seen)} control pictures are not shared out alike among {count} samples: "
+            "give one, or all."
         )
     return seen if len(seen) == 1 else torch.cat([seen] * (count // len(seen)))

@@ -56,11 +56,11 @@ def table(words: Words, config: flux_config.Config) -> Table:
     rules = [rule for one in single for rule in _rules(words, config, one, one, 0)]
     for kind, depth, parts in (
         (
-            "doubles",
+            "double_blocks",
             config.double,
             [f"{stream}.{one}" for stream in ("image", "text") for one in STREAM],
         ),
-        ("singles", config.single, SINGLE),
+        ("single_blocks", config.single, SINGLE),
     ):
         for i in range(depth):
             for part in parts:
@@ -90,16 +90,16 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> flux_config.
         words.first("vector.0") if "vector.0" in words.layers else "",
     )
     told = said.get("axes_dims_rope") or said.get("axes")
-    head = shapes[words.first("doubles.image.q_norm", words.scale)][0]
+    head = shapes[words.first("double_blocks.image.q_norm", words.scale)][0]
     return flux_config.Config(
         channels=channels,
         extra_channels=inputs // patch**2 - channels,
         patch=patch,
         width=width,
         axes=_numbers(told, head) if told else usual(head, words),
-        double=_count(shapes, words.layers["doubles.image.leave"][0]),
-        single=_count(shapes, words.layers["singles.leave"][0]),
-        mlp_ratio=shapes[words.first("doubles.image.leave")][1] / width,
+        double=_count(shapes, words.layers["double_blocks.image.leave"][0]),
+        single=_count(shapes, words.layers["single_blocks.leave"][0]),
+        mlp_ratio=shapes[words.first("double_blocks.image.leave")][1] / width,
         text_width=shapes[words.first("text")][1],
         vector_width=shapes[vector][1] if vector in shapes else 0,
         guidance=guidance in shapes,
@@ -130,11 +130,11 @@ def _numbers(told: Any, head: int) -> tuple[int, ...]:
 
 def _fits(words: Words, shapes: Shapes) -> bool:
     modulation = (
-        "doubles.image.modulation.linear" if words.generation == 1 else "shared_image.linear"
+        "double_blocks.image.modulation.linear" if words.generation == 1 else "shared_image.linear"
     )
     return all(
         words.first(one) in shapes
-        for one in ("patches", "final.linear", "doubles.image.leave", modulation)
+        for one in ("patches", "final.linear", "double_blocks.image.leave", modulation)
     )
 
 

@@ -60,7 +60,7 @@ class ControlNet(nn.Module):
         return self.network.prepare(condition)
 
     def attach_to(self, denoiser: Denoiser) -> None:
-        """BadInput unless it is a FLUX as wide, told texts as wide; its depths are what residuals
+        """BadInput unless it is a FLUX as wide, with text as wide; its depths are what residuals
         are made for."""
         network, own = self.config.network, type(denoiser).__name__
         if isinstance(denoiser, Flux):
@@ -73,7 +73,8 @@ class ControlNet(nn.Module):
                 return
             own = f"one of generation {theirs.generation}, {theirs.width} and {theirs.text_width}"
         raise BadInput(
-            f"this ControlNet is for a FLUX of generation 1, of width {network.width} and texts {network.text_width} "
+            f"this ControlNet is for a FLUX of generation 1, of width {network.width} and "
+            f"texts {network.text_width} "
             f"wide, not for {own}."
         )
 
@@ -96,14 +97,16 @@ class ControlNet(nn.Module):
         sides = self.config.network.patch
         if any(side % sides for side in seen.shape[2:]):
             raise BadInput(
-                f"this control cannot cut a picture of {tuple(hint.shape[2:])} into patches: take another."
+                f"this control cannot cut a picture of {tuple(hint.shape[2:])} into patches: "
+                "take another."
             )
         added = self.hint(self.network.pack(seen.to(self.hint.weight.dtype)))
         if self.mode is None:
             return (added,)
         if mode is None:
             raise BadInput(
-                f"this control knows several kinds of picture: say which this is, one of {', '.join(self.modes)}."
+                "this control knows several kinds of picture: say which this is, one of "
+                f"{', '.join(self.modes)}."
             )
         return added, self.mode.weight[None, mode : mode + 1]
 
@@ -116,11 +119,11 @@ class ControlNet(nn.Module):
         image, text, emb, rope, mask, grid = self.network.begin(noisy, time, condition)
         image = image + fitting(seen[0], grid)
         double, single = list[Tensor](), list[Tensor]()
-        for block, zero in zip(self.network.doubles, self.zeros, strict=True):
+        for block, zero in zip(self.network.double_blocks, self.zeros, strict=True):
             image, text = block(image, text, emb, emb, rope, mask)
             double.append(zero(image))
         x, ahead = torch.cat([text, image], dim=1), text.shape[1]
-        for layer, zero in zip(self.network.singles, self.single_zeros, strict=True):
+        for layer, zero in zip(self.network.single_blocks, self.single_zeros, strict=True):
             x = layer(x, emb, rope, mask)
             single.append(zero(x[:, ahead:]))
         first = spread(double, self.target.double, in_turn=self.sight is not None)
@@ -142,7 +145,8 @@ def with_prepended_token(condition: Condition, word: Tensor) -> Condition:
     tokens = condition.tokens
     if tokens is None:
         raise BadInput(
-            "this control tells kinds of picture apart by a word before the text: give a text, or an empty one."
+            "this control tells kinds of picture apart by a word before the text: give a "
+            "text, or an empty one."
         )
     (text,) = tokens.projected
     text = torch.cat([word.to(text.dtype).expand(len(text), -1, -1), text], dim=1)

@@ -25,7 +25,7 @@ CANNY = 1
 class ControlNet(nn.Module):
     """Latents, time, a condition and a picture that ``encode_hint`` has seen → a residual for each
     block of the transformer, of which one of ours serves several in turn. It takes ``tokens`` and
-    ``vector``, as far as it hears them.
+    ``vector``, as far as its configuration has them.
 
     Those without words were taught one of the ``modes``; edges (canny) far out of range, in half
     steps of 255.
@@ -77,7 +77,7 @@ class ControlNet(nn.Module):
         return condition if self.text is None else prepare(condition, self.text)
 
     def attach_to(self, denoiser: Denoiser) -> None:
-        """BadInput unless it is a transformer as wide, told texts as wide; its depth is what
+        """BadInput unless it is a transformer as wide, with text as wide; its depth is what
         residuals are made for."""
         network, own = self.config.network, type(denoiser).__name__
         if isinstance(denoiser, MMDiT):
@@ -88,7 +88,8 @@ class ControlNet(nn.Module):
                 return
             own = f"one of {theirs.width}, {theirs.channels} and {theirs.text_width}"
         raise BadInput(
-            f"this ControlNet is for a transformer of Stable Diffusion 3 of width {network.width}, for latents of "
+            "this ControlNet is for a transformer of Stable Diffusion 3 of width "
+            f"{network.width}, for latents of "
             f"{network.channels} channels and texts {network.text_width} wide, not for {own}."
         )
 
@@ -153,6 +154,7 @@ class ControlNet(nn.Module):
             return self.patches, self.positions
         if not self.target:
             raise BadInput(
-                "this ControlNet begins with a layer of the transformer that it controls: put it beside one."
+                "this ControlNet begins with a layer of the transformer that it controls: put "
+                "it beside one."
             )
         return self.target[0].patches, self.target[0].positions
