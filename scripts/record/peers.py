@@ -204,9 +204,9 @@ def mmdit(family: str, file: File) -> Any:
     return filled(network, maps.convert_sd3_transformer_checkpoint_to_diffusers(dict(file)))
 
 
-def flux(file: File, single_blocks: int, channels: int = 64) -> Any:
+def flux(file: File, singles: int, channels: int = 64) -> Any:
     network = diffusers.FluxTransformer2DModel(
-        in_channels=channels, out_channels=64, num_single_layers=single_blocks, **FLUX
+        in_channels=channels, out_channels=64, num_single_layers=singles, **FLUX
     )
     return filled(network, narrow_flux_map()(dict(file)))
 

@@ -106,7 +106,7 @@ def test_schnell_refuses_guidance_before_the_first_step():
         )
     with pytest.raises(BadInput, match="scalars"):
         network.prepare(Condition(scalars={"guidance": torch.ones(2)}))
-    with pytest.raises(BadInput, match=r"hears \['guidance'\], not \['scale'\]"):
+    with pytest.raises(BadInput, match=r"takes the scalars \['guidance'\], not \['scale'\]"):
         skewed()[0].prepare(Condition(scalars={"scale": torch.ones(2)}))
 
 

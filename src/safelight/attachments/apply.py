@@ -24,7 +24,7 @@ from safelight.errors import BadInput, Note
 from safelight.governance.licences import PartLicence, read_licence
 from safelight.media.pictures import read_picture, to_bytes, to_images
 from safelight.model import LatentDiffusion, with_more
-from safelight.nn.control import Branch, ChannelConditioned, Controlled, Encode, encoded
+from safelight.nn.control import Branch, ChannelConditioned, Controlled, Encode, encode_picture
 from safelight.runtime import ready
 from safelight.types.networks import Autoencoder, Denoiser
 from safelight.weights.files import open_weights
@@ -99,7 +99,7 @@ def controlled(
         raise BadInput(f"the model {model.card.name!r} has no denoiser that could be controlled.")
     side = (width or model.card.size[1], height or model.card.size[0])
     if not file or is_adapter(Path(file)):
-        seen = encoded(
+        seen = encode_picture(
             2 * _read(Path(path), side, "RGB").to(_like(model).device) - 1,
             _encoder(model.autoencoder),
         )

@@ -25,9 +25,7 @@ class Config:
     They would also mix originals and reconstructions.
     """
 
-    width: int = (
-        64  # channels after the first layer; each further one double_blocks them, up to 8 times
-    )
+    width: int = 64  # channels after the first layer; each further one doubles them, up to 8 times
     layers: int = 3  # layers that halve the size
     norm: Literal["spectral", "actnorm", "group", "none"] = "group"
 

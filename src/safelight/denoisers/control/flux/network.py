@@ -12,7 +12,7 @@ from safelight.denoisers.control.flux.config import Config
 from safelight.denoisers.control.unet.network import hint_encoder
 from safelight.denoisers.flux.network import Flux
 from safelight.errors import BadInput
-from safelight.nn.control import Encode, encoded, fitting
+from safelight.nn.control import Encode, encode_picture, require_patch_count
 from safelight.nn.modulation import init_adaln_zero
 from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Images, Latents
@@ -89,18 +89,18 @@ class ControlNet(nn.Module):
                 f"this control wants a picture of 3 colours, got one of shape {tuple(hint.shape)}."
             )
         images = 2 * hint - 1
-        seen = (
-            encoded(images, encode)
+        hint_features = (
+            encode_picture(images, encode)
             if self.sight is None
             else self.sight(images.to(self.hint.weight.dtype))
         )
         sides = self.config.network.patch
-        if any(side % sides for side in seen.shape[2:]):
+        if any(side % sides for side in hint_features.shape[2:]):
             raise BadInput(
                 f"this control cannot cut a picture of {tuple(hint.shape[2:])} into patches: "
                 "take another."
             )
-        added = self.hint(self.network.pack(seen.to(self.hint.weight.dtype)))
+        added = self.hint(self.network.pack(hint_features.to(self.hint.weight.dtype)))
         if self.mode is None:
             return (added,)
         if mode is None:
@@ -111,13 +111,13 @@ class ControlNet(nn.Module):
         return added, self.mode.weight[None, mode : mode + 1]
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
         if self.mode is not None:
-            condition = with_prepended_token(condition, seen[1])
+            condition = with_prepended_token(condition, hint_features[1])
         image, text, emb, rope, mask, grid = self.network.begin(noisy, time, condition)
-        image = image + fitting(seen[0], grid)
+        image = image + require_patch_count(hint_features[0], grid)
         double, single = list[Tensor](), list[Tensor]()
         for block, zero in zip(self.network.double_blocks, self.zeros, strict=True):
             image, text = block(image, text, emb, emb, rope, mask)

@@ -10,7 +10,7 @@ from safelight.denoisers.control.mmdit.config import Config
 from safelight.denoisers.mmdit.network import Block, MMDiT, prepare
 from safelight.errors import BadInput
 from safelight.nn.attention import joint_mask
-from safelight.nn.control import Encode, encoded, fitting
+from safelight.nn.control import Encode, encode_picture, require_patch_count
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import init_adaln_zero
 from safelight.nn.patchify import patch_grid, patchify, require_latents
@@ -110,7 +110,7 @@ class ControlNet(nn.Module):
         images, keep = hint[:, :3], hint[:, 3:].round() if self.config.mask else None
         images = 127.5 * images + 0.5 if mode == CANNY else 2 * images - 1
         images = images if keep is None else torch.where(keep > 0, images, -1)
-        latents = encoded(images, encode) + self.config.shift
+        latents = encode_picture(images, encode) + self.config.shift
         if keep is not None:
             latents = torch.cat(
                 [latents, F.interpolate(keep, size=latents.shape[2:]).to(latents)], dim=1
@@ -118,7 +118,7 @@ class ControlNet(nn.Module):
         return (self.hint(patchify(latents.to(self.hint.weight.dtype), self.config.network.patch)),)
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition, config = self.prepare(condition), self.config
         require_latents(noisy, config.network.channels)
@@ -126,7 +126,7 @@ class ControlNet(nn.Module):
         grid = patch_grid(noisy.shape[2:], config.network.patch)
         x = patches(patchify(noisy.to(self.hint.weight.dtype), config.network.patch))
         x = x + positions.middle(grid).to(x.dtype)
-        x = x + fitting(seen[0], grid)
+        x = x + require_patch_count(hint_features[0], grid)
         vector = (
             condition.vector
             if config.pooled

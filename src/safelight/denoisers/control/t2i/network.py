@@ -76,10 +76,12 @@ class T2IAdapter(nn.Module):
         return tuple(features)
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        nothing = torch.zeros(1, 1, 1, 1, dtype=seen[0].dtype, device=seen[0].device)
-        return (*[nothing] * self.config.ahead, *seen)
+        nothing = torch.zeros(
+            1, 1, 1, 1, dtype=hint_features[0].dtype, device=hint_features[0].device
+        )
+        return (*[nothing] * self.config.ahead, *hint_features)
 
 
 class Stage(nn.Module):

@@ -90,18 +90,18 @@ class ControlNet(nn.Module):
         return (self.hint(hint.to(self.encoder.enter.weight.dtype)),)
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
         x = self.encoder.join(noisy, None, self.size_multiple)
-        if seen[0].shape[2:] != x.shape[2:]:
-            size, wanted = ("×".join(map(str, one.shape[2:])) for one in (seen[0], x))
+        if hint_features[0].shape[2:] != x.shape[2:]:
+            size, wanted = ("×".join(map(str, one.shape[2:])) for one in (hint_features[0], x))
             raise BadInput(
                 f"this control has seen a picture for latents of {size}, not {wanted}: give one "
                 "of that size."
             )
         emb = self.encoder.embed(time, condition)
-        x, left = self.encoder(x, emb, attention_plan(self, condition), (), seen[0])
+        x, left = self.encoder(x, emb, attention_plan(self, condition), (), hint_features[0])
         return (*(zero(one) for zero, one in zip(self.zeros, left, strict=True)), self.zero(x))
 
 
