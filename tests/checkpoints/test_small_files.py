@@ -11,7 +11,7 @@ from recorded import DATA, Recording, real_shapes
 from safelight.attachments.identify import small_file
 from safelight.inspection import inspect, show
 from safelight.weights.files import Weights
-from safelight.weights.stored import Source, Stored
+from safelight.weights.stored import LazyTensor, WeightFile
 
 REAL = {
     "lora.flux_lora_kohya_with_te1": ("FLUX", "LoRA", 304, 72),
@@ -31,13 +31,13 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_adapters_are_told_by_their_headers(name):
-    source = Source(Path("/nowhere"), 0, 0)  # which no reading could survive
+    source = WeightFile(Path("/nowhere"), 0, 0)  # which no reading could survive
     shapes = {
         key: tuple(4 if side < 0 else side for side in shape)
         for key, shape in real_shapes(name).items()
     }
     found = small_file(
-        Weights({key: Stored(source, 0, shape, "F16") for key, shape in shapes.items()}), name
+        Weights({key: LazyTensor(source, 0, shape, "F16") for key, shape in shapes.items()}), name
     )
     layers = tuple(found["layers"].values())
     assert (found["what"], found["for"], found["kind"], *layers) == ("adapter", *REAL[name])

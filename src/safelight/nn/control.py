@@ -236,10 +236,10 @@ def require_patch_count(hint_features: Tensor, grid: Shape) -> Tensor:
 
 
 def repeat_for_batch(hint_features: Tensor, count: int) -> Tensor:
-    """What was seen, for ``count`` samples."""
+    """The features of a hint, repeated for ``count`` samples."""
     if count % len(hint_features):
         raise BadInput(
-            f"{len(hint_features)} control pictures are not shared out alike among {count} samples: "
+            f"{len(hint_features)} control pictures cannot be shared among {count} samples: "
             "give one, or all."
         )
     return (

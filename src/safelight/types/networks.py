@@ -17,7 +17,8 @@ from safelight.types.tensors import Images, Latents
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true for real tokens.
+    """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true for real
+    tokens.
 
     ``projected`` is what a denoiser's ``prepare`` computed of the values once for all steps, (b, n,
     …) each, so that it is padded and stacked like them. Only that denoiser reads it.
@@ -52,7 +53,8 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """The latents of images as an autoencoder encodes them: their mean and, if random, deviation."""
+    """The latents of images as an autoencoder encodes them: their mean and, if random,
+    deviation."""
 
     mean: Latents
     deviation: Latents | None = None
@@ -107,10 +109,10 @@ class Autoencoder(Protocol):
 class Features(Protocol):
     """A pretrained feature network, for the perceptual loss and for distances between picture sets.
 
-    ``name`` stands in reports, ``min_size`` is the smallest side in pixels. ``heads`` holds a weight
-    for each channel of each map if such were learned (LPIPS), else nothing. It is never trained, but
-    gradients reach the images. ``maps`` are the features of several layers, (b, c, h, w) each;
-    ``vector`` is the pooled one (b, d) at the network's native size.
+    ``name`` stands in reports, ``min_size`` is the smallest side in pixels. ``heads`` holds a
+    weight for each channel of each map if such were learned (LPIPS), else nothing. It is never
+    trained, but gradients reach the images. ``maps`` are the features of several layers, (b, c, h,
+    w) each; ``vector`` is the pooled one (b, d) at the network's native size.
     """
 
     @property

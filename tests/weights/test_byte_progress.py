@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from recorded import Recording
 from safelight import checkpoints
 from safelight.weights import progress
-from safelight.weights.progress import Counted
+from safelight.weights.progress import ByteProgress
 from safelight.weights.stored import TYPES
 from safelight.weights.writing import size, write_tensors
 
@@ -47,7 +47,7 @@ def test_a_wait_is_told_of_and_a_moment_is_not(monkeypatch):
     now = iter([0.0, 0.5, 2.0, 2.01, 4.0, 4.01])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     heard = []
-    count = Counted("reading", 400_000_000, lambda *what: heard.append(what))
+    count = ByteProgress("reading", 400_000_000, lambda *what: heard.append(what))
     for _ in range(4):
         count(100_000_000)
     assert heard == [("reading (MB)", 200, 400, "100 MB/s"), ("reading (MB)", 400, 400, "100 MB/s")]
