@@ -1,4 +1,5 @@
-"""What is the published DiT's own. Its numbers are held to the original's in tests/layouts/test_dit_layouts.py."""
+"""What is the published DiT's own. Its numbers are held to the original's in
+tests/layouts/test_dit_layouts.py."""
 
 import pytest
 import torch
