@@ -1,5 +1,5 @@
-"""Distances and neighbourhoods equal formulas written anew with SciPy and scikit-learn, and what the
-programs that people use for them returned for the same vectors."""
+"""Distances and neighbourhoods equal formulas written anew with SciPy and scikit-learn, and what
+the programs that people use for them returned for the same vectors."""
 
 import math
 
@@ -89,7 +89,9 @@ def test_the_kernel_distance_is_the_formula(x, y):
 @pytest.mark.parametrize(("x", "y"), CASES)
 def test_the_frechet_distance_is_the_formula(x, y):
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    root = linalg.sqrtm(a @ b).real  # singular where there are few vectors; the trace holds all the same
+    root = linalg.sqrtm(
+        a @ b
+    ).real  # singular where there are few vectors; the trace holds all the same
     wanted = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * root)
     found = distances.frechet_distance(torch.tensor(x), torch.tensor(y))
     assert found == pytest.approx(wanted, abs=1e-6, rel=1e-5 if len(x) < x.shape[1] else 1e-9)
@@ -97,9 +99,7 @@ def test_the_frechet_distance_is_the_formula(x, y):
 
 @pytest.mark.parametrize(("x", "y"), CASES)
 def test_neighbourhoods_are_the_formulas(x, y):
-    few, many = (
-        NearestNeighbors(n_neighbors=k + 1).fit(y).kneighbors(y)[0][:, -1] for k in (3, 5)
-    )
+    few, many = (NearestNeighbors(n_neighbors=k + 1).fit(y).kneighbors(y)[0][:, -1] for k in (3, 5))
     around = NearestNeighbors(n_neighbors=4).fit(x).kneighbors(x)[0][:, -1]
     between = np.sqrt(((y[:, None] - x[None]) ** 2).sum(-1))
     found = neighbourhoods.neighbourhoods(torch.tensor(y), torch.tensor(x))
@@ -218,7 +218,9 @@ def test_the_interval_of_a_mean_is_that_of_its_standard_error():
 
 def test_bootstrap_samples_are_as_large_as_the_set():
     assert intervals.weights(7, 5, generator()).sum(1).tolist() == [7] * 5
-    sizes = intervals.bootstrap(lambda a, b: len(a) * len(b), [torch.zeros(3), torch.zeros(4)], 2, generator())
+    sizes = intervals.bootstrap(
+        lambda a, b: len(a) * len(b), [torch.zeros(3), torch.zeros(4)], 2, generator()
+    )
     assert sizes.tolist() == [12, 12]
     low, high = intervals.centred(10.0, torch.tensor([1.0, 2.0, 3.0]))
     assert (low, high) == (pytest.approx(10 - 0.95), pytest.approx(10 + 0.95))

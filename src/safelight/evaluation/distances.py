@@ -16,7 +16,8 @@ POINTS = 15
 
 def polynomial_kernel(x: Tensor, y: Tensor) -> Tensor:
     """(x·y / d + 1)³ for each pair: the kernel of KID (arXiv 1801.01401, section 4)."""
-    return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+    kernel: Tensor = (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+    return kernel
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
@@ -31,7 +32,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 def kernel_distance_subsets(
     x: Tensor, y: Tensor, subsets: int, size: int, generator: torch.Generator
 ) -> tuple[float, float]:
-    """Mean and deviation of the kernel distance over random subsets, as KID is usually published."""
+    """Mean and deviation of the kernel distance over random subsets: KID as usually published."""
     size = min(size, len(x), len(y))
     values = torch.tensor(
         [
@@ -150,7 +151,10 @@ def intercept(places: list[float], values: list[float]) -> float:
 def _factor(x: Tensor) -> Tensor:
     """A matrix A with AᵀA the unbiased covariance, of no more rows than vectors or features."""
     centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
-    return centred if len(x) <= x.shape[1] else torch.linalg.qr(centred, mode="r").R
+    if len(x) <= x.shape[1]:
+        return centred
+    triangle: Tensor = torch.linalg.qr(centred, mode="r")[1]
+    return triangle
 
 
 def _kernels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

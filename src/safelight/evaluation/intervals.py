@@ -1,4 +1,5 @@
-"""Figures with intervals: the bootstrap (Efron 1979) and, for shares of few cases, Wilson's interval."""
+"""Figures with intervals: the bootstrap (Efron 1979) and, for shares of few cases, Wilson's
+interval."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
