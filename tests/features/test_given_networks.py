@@ -99,7 +99,7 @@ def drawn_inception(folder):
 
 # FeatureExtractorInceptionV3 of torch-fidelity 0.4.0 returned these for the weights of
 # ``drawn_inception`` and the picture below, 1 December 2026: the first four pooled features, the
-# mean and the norm of all. It has 566 tensors, of 23,850,960 parameters and 34,432 running statistics.
+# mean and the norm of all. It has 566 tensors, of 23,850,960 parameters and 34,432 statistics.
 POOLED = {
     0: ([0.02847309224, 0.19910353422, 0.47305765748, 0.07111587375], 0.26014896508, 2.79333250410),
     1: ([0.14559678733, 0.08656016737, 0.69687038660, 0.34702205658], 0.28623643368, 5.33307615870),

@@ -4,6 +4,8 @@ Vectors are (n, d) and (m, d). Which network they come from decides what a dista
 figure must name it.
 """
 
+from math import sqrt
+
 import torch
 from torch import Tensor
 
@@ -150,7 +152,7 @@ def intercept(places: list[float], values: list[float]) -> float:
 
 def _factor(x: Tensor) -> Tensor:
     """A matrix A with AᵀA the unbiased covariance, of no more rows than vectors or features."""
-    centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
+    centred = (x - x.mean(0)) / sqrt(len(x) - 1)
     if len(x) <= x.shape[1]:
         return centred
     triangle: Tensor = torch.linalg.qr(centred, mode="r")[1]
