@@ -23,7 +23,9 @@ print(time.perf_counter() - began)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +37,9 @@ def main() -> None:
                 "import safelight": lambda: _run("-c", "import safelight"),
                 "safelight --help": lambda: _run(*cli, "--help"),
                 "import torch": lambda: _run("-c", "import torch"),
-                "generate, 20 steps": lambda: _run(*cli, "generate", "fox, flat emoji", "--steps", "20", "-o", picture),
+                "generate, 20 steps": lambda: _run(
+                    *cli, "generate", "fox, flat emoji", "--steps", "20", "-o", picture
+                ),
             },
             options.rounds,
         )
@@ -48,7 +52,9 @@ def main() -> None:
 
 
 def _run(*arguments: str) -> str:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True
+    ).stdout
 
 
 if __name__ == "__main__":

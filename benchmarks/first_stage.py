@@ -37,14 +37,23 @@ NAMES = {  # of the decoder's parts, ours → theirs; a number is filled in
     "decoder.middle.2": "decoder.mid_block.resnets.1",
     "decoder.middle.1.norm": "decoder.mid_block.attentions.0.group_norm",
     "decoder.middle.1.out": "decoder.mid_block.attentions.0.to_out.0",
-    **{f"decoder.levels.{4 * i + j}": f"decoder.up_blocks.{i}.resnets.{j}" for i in range(4) for j in range(3)},
-    **{f"decoder.levels.{4 * i + 3}.conv": f"decoder.up_blocks.{i}.upsamplers.0.conv" for i in range(3)},
+    **{
+        f"decoder.levels.{4 * i + j}": f"decoder.up_blocks.{i}.resnets.{j}"
+        for i in range(4)
+        for j in range(3)
+    },
+    **{
+        f"decoder.levels.{4 * i + 3}.conv": f"decoder.up_blocks.{i}.upsamplers.0.conv"
+        for i in range(3)
+    },
 }
 QKV = ("decoder.middle.1.qkv", "decoder.mid_block.attentions.0.to_")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["decode", "memory"])
     parser.add_argument("--size", type=int)
     parser.add_argument("--rounds", type=int, default=3)
@@ -55,7 +64,9 @@ def main() -> None:
     parser.add_argument("--hold", type=int, default=1024)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{machine()}, diffusers {version('diffusers')}, kernels {'compiled' if library() else 'not compiled'}")
+    print(
+        f"{machine()}, diffusers {version('diffusers')}, kernels {'compiled' if library() else 'not compiled'}"
+    )
     {"decode": decode, "memory": memory}[options.what](options)
 
 
@@ -79,24 +90,46 @@ def candidates(size: int, compiled: bool) -> dict[str, Callable[[], Tensor]]:
     latents = torch.randn(1, 4, size // 8, size // 8)
     found: dict[str, Callable[[], Tensor]] = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        mine = prepare(LatentDiffusion(autoencoder=copy.deepcopy(ours)), "cpu", precision).autoencoder
+        mine = prepare(
+            LatentDiffusion(autoencoder=copy.deepcopy(ours)), "cpu", precision
+        ).autoencoder
         z = latents.to(dtype)
         found[f"ours {precision}"] = lambda mine=mine, z=z: mine.decode(z)
-        for layout, memory_format in (("", torch.contiguous_format), (" channels-last", torch.channels_last)):
-            theirs = copy.deepcopy(peer).eval().requires_grad_(False).to(dtype).to(memory_format=memory_format)
+        for layout, memory_format in (
+            ("", torch.contiguous_format),
+            (" channels-last", torch.channels_last),
+        ):
+            theirs = (
+                copy.deepcopy(peer)
+                .eval()
+                .requires_grad_(False)
+                .to(dtype)
+                .to(memory_format=memory_format)
+            )
             z = latents.to(dtype).to(memory_format=memory_format)
-            found[f"diffusers {precision}{layout}"] = lambda theirs=theirs, z=z: theirs.decode(z).sample
+            found[f"diffusers {precision}{layout}"] = lambda theirs=theirs, z=z: (
+                theirs.decode(z).sample
+            )
             if compiled:
                 theirs = copy.deepcopy(theirs)
                 theirs.decoder.compile()
-                found[f"diffusers {precision}{layout} compiled"] = lambda theirs=theirs, z=z: theirs.decode(z).sample
+                found[f"diffusers {precision}{layout} compiled"] = lambda theirs=theirs, z=z: (
+                    theirs.decode(z).sample
+                )
     return found
 
 
 def carry(ours: KL, peer: nn.Module) -> None:
     """Give the peer's decoder the weights of ours, made lively: norms that scale and shift too."""
     theirs = peer.state_dict()
-    own = {**NAMES, "norm1": "norm1", "norm2": "norm2", "conv1": "conv1", "conv2": "conv2", "skip": "conv_shortcut"}
+    own = {
+        **NAMES,
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "conv1": "conv1",
+        "conv2": "conv2",
+        "skip": "conv_shortcut",
+    }
     with torch.no_grad():
         for name, weight in ours.named_parameters():
             if weight.ndim == 1:
@@ -122,16 +155,24 @@ def decode(options: argparse.Namespace) -> None:
     for name, run in ways.items():
         difference = run().float() - truth
         most, mean = difference.abs().max() / truth.abs().max(), difference.norm() / truth.norm()
-        print(f"{name:40} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the mean square")
+        print(
+            f"{name:40} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the mean square"
+        )
         assert most < 1e-4 if "fp32" in name else mean < 0.05, name
     took = interleaved(ways, options.rounds, warmup=0)
     for name, seconds in took.items():
         print(f"{name:40} {seconds:.3f} s")
     for precision in ("fp32", "bf16"):
-        best = min(seconds for name, seconds in took.items() if name.startswith(f"diffusers {precision}"))
-        print(f"{precision}: {best / took[f'ours {precision}']:.2f} times as fast as diffusers' best")
+        best = min(
+            seconds for name, seconds in took.items() if name.startswith(f"diffusers {precision}")
+        )
+        print(
+            f"{precision}: {best / took[f'ours {precision}']:.2f} times as fast as diffusers' best"
+        )
     best = min(seconds for name, seconds in took.items() if name.startswith("diffusers"))
-    print(f"decoding {size}×{size}: {best / took['ours bf16']:.2f} times as fast as diffusers' best of all")
+    print(
+        f"decoding {size}×{size}: {best / took['ours bf16']:.2f} times as fast as diffusers' best of all"
+    )
 
 
 @torch.inference_mode()
@@ -153,8 +194,12 @@ def memory(options: argparse.Namespace) -> None:
     took = time.perf_counter() - began
     assert images.isfinite().all()
     above = resident("VmHWM") - before
-    print(f"{size}×{size} {options.precision}, tiles of {tiled.tile}, {options.hold} MiB to hold: {took:.0f} s")
-    print(f"peak {above / 1e6:.0f} MB above the {before / 1e6:.0f} MB of the process with its weights")
+    print(
+        f"{size}×{size} {options.precision}, tiles of {tiled.tile}, {options.hold} MiB to hold: {took:.0f} s"
+    )
+    print(
+        f"peak {above / 1e6:.0f} MB above the {before / 1e6:.0f} MB of the process with its weights"
+    )
 
 
 def resident(what: str) -> int:

@@ -35,7 +35,9 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "emoji-kl-f8.toml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -44,14 +46,26 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     torch.manual_seed(0)
-    config = replace(read(Recipe, read_toml(RECIPE)).objective, perceptual=Perceptual(), adversarial=Adversarial())
+    config = replace(
+        read(Recipe, read_toml(RECIPE)).objective,
+        perceptual=Perceptual(),
+        adversarial=Adversarial(),
+    )
     setting = Setting(0, Path(tempfile.gettempdir()), torch.device("cpu"), torch.bfloat16)
     objective = Reconstruction(config, setting)
     assert objective.opponent is not None
     objective.opponent.begun.fill_(True)  # from the first update on, so that it is measured
-    shown = Shown(sample_noise(1, range(options.batch), (options.batch, 3, options.size, options.size)).tanh(), ())
+    shown = Shown(
+        sample_noise(
+            1, range(options.batch), (options.batch, 3, options.size, options.size)
+        ).tanh(),
+        (),
+    )
     shown.positions = range(options.batch)
-    update = {"plain fp32": _plain(copy.deepcopy(objective), shown), "ours": _ours(objective, shown)}
+    update = {
+        "plain fp32": _plain(copy.deepcopy(objective), shown),
+        "ours": _ours(objective, shown),
+    }
     first = {name: run() for name, run in update.items()}
     for name, theirs in first["plain fp32"].items():
         apart = abs(first["ours"][name] - theirs) / abs(theirs)
@@ -62,8 +76,12 @@ def main() -> None:
     for name, seconds in took.items():
         print(f"{name:12} {seconds:.3f} s an update, {options.batch / seconds:.1f} pictures/s")
     print(f"ratio        {took['plain fp32'] / took['ours']:.2f}")
-    products = interleaved({str(dtype): _product(dtype, options.batch) for dtype in (torch.float32, torch.bfloat16)})
-    print(f"bf16 convolutions are {products['torch.float32'] / products['torch.bfloat16']:.2f} times as fast as fp32")
+    products = interleaved(
+        {str(dtype): _product(dtype, options.batch) for dtype in (torch.float32, torch.bfloat16)}
+    )
+    print(
+        f"bf16 convolutions are {products['torch.float32'] / products['torch.bfloat16']:.2f} times as fast as fp32"
+    )
 
 
 def _ours(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, float]]:
@@ -83,7 +101,9 @@ def _ours(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, 
             nn.utils.clip_grad_norm_(group.parameters.values(), 1.0)
             optimisers[group.name].step()
             optimisers[group.name].zero_grad()
-            measured |= {name: value.item() for name, value in loss.measured.items()} | {group.name: loss.total.item()}
+            measured |= {name: value.item() for name, value in loss.measured.items()} | {
+                group.name: loss.total.item()
+            }
         return {name: measured[name] for name in ("l1", "adaptive", "discriminator")}
 
     return update
@@ -92,7 +112,11 @@ def _ours(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, 
 def _plain(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, float]]:
     assert objective.opponent is not None
     assert objective.features is not None
-    autoencoder, features, judge = objective.autoencoder, objective.features, module(objective.opponent.network)
+    autoencoder, features, judge = (
+        objective.autoencoder,
+        objective.features,
+        module(objective.opponent.network),
+    )
     optimisers = [
         torch.optim.AdamW(list(part.parameters()), lr=1e-3, foreach=False, fused=False)
         for part in (module(autoencoder), judge)
@@ -115,9 +139,14 @@ def _plain(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str,
         error = l1 + perceptual(features, again, images).mean()
         judge.eval()
         against = -judge(again).mean()
-        norms = [torch.autograd.grad(one, last, retain_graph=True)[0].norm() for one in (error, against)]
+        norms = [
+            torch.autograd.grad(one, last, retain_graph=True)[0].norm() for one in (error, against)
+        ]
         adaptive = (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4).detach()
-        step(optimisers[0], error + 1e-6 * autoencoder.costs(encoding)["kl"].mean() + 0.5 * adaptive * against)
+        step(
+            optimisers[0],
+            error + 1e-6 * autoencoder.costs(encoding)["kl"].mean() + 0.5 * adaptive * against,
+        )
         judge.train()
         real, fake = judge(images), judge(again.detach())
         separation = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
@@ -128,8 +157,14 @@ def _plain(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str,
 
 
 def _product(dtype: torch.dtype, batch: int) -> Callable[[], object]:
-    x = torch.randn(batch, 128, 32, 32).to(dtype, memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(128, 128, 3, 3).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    x = (
+        torch.randn(batch, 128, 32, 32)
+        .to(dtype, memory_format=torch.channels_last)
+        .requires_grad_()
+    )
+    weight = (
+        torch.randn(128, 128, 3, 3).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    )
 
     def run() -> object:
         y = F.conv2d(x, weight, padding=1)

@@ -16,11 +16,15 @@ import safelight
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guided import guided
 from safelight.settings import GUIDANCE
-from safelight.types import Condition, Denoise, Guidance, Latents, Prompt
+from safelight.types.diffusion import Denoise, Guidance
+from safelight.types.networks import Condition, Prompt
+from safelight.types.tensors import Latents
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
@@ -35,13 +39,18 @@ def passes(batch: int, rounds: int, device: str) -> None:
     """Seconds of a guided evaluation of the embedded model, its two answers together and one after the other."""
     model = safelight.load("stickers", device=device, precision="fp32").need()
     prompts = [Prompt(f"red heart, flat emoji {i}") for i in range(batch)]
-    yes, no = (model.denoiser.prepare(one) for one in (model.conditioner(prompts), model.conditioner.nothing(prompts)))
+    yes, no = (
+        model.denoiser.prepare(one)
+        for one in (model.conditioner(prompts), model.conditioner.nothing(prompts))
+    )
     latents = torch.randn(model.latent_shape(batch, *model.card.size)).to(device)
     level = model.process.schedule(torch.tensor(0.5, dtype=torch.float64))
 
     def waist(one_batch: bool) -> Denoise:
         networks = {"main": model.denoiser}
-        return guided(model.process, networks, ClassifierFree(4.0), yes, lambda only: no, one_batch=one_batch)
+        return guided(
+            model.process, networks, ClassifierFree(4.0), yes, lambda only: no, one_batch=one_batch
+        )
 
     together, apart = waist(True), waist(False)
     error = (together(latents, level).clean - apart(latents, level).clean).abs().max()
@@ -55,7 +64,9 @@ def passes(batch: int, rounds: int, device: str) -> None:
     )
     for name, seconds in took.items():
         print(f"{name:20} {1000 * seconds:8.2f} ms  (batch {batch}, {tuple(latents.shape[1:])})")
-    print(f"{'ratio':20} {took['one batch of two'] / took['two passes']:8.3f}     (answers within {float(error):.1e})")
+    print(
+        f"{'ratio':20} {took['one batch of two'] / took['two passes']:8.3f}     (answers within {float(error):.1e})"
+    )
 
 
 def rules(batch: int, rounds: int, device: str) -> None:
@@ -66,7 +77,13 @@ def rules(batch: int, rounds: int, device: str) -> None:
     condition = Condition(vector=torch.zeros(batch, 1, device=device))
 
     def evaluation(rule: Guidance) -> Callable[[], float]:
-        waist = guided(process, {"main": Null(away), "weak": Null(away)}, rule, condition, lambda only: condition)
+        waist = guided(
+            process,
+            {"main": Null(away), "weak": Null(away)},
+            rule,
+            condition,
+            lambda only: condition,
+        )
         return lambda: float(waist(latents, level).clean[0, 0, 0, 0])
 
     kinds = [kind for kind in GUIDANCE.kinds() if kind != "classifier"]

@@ -38,11 +38,11 @@ from torch import nn
 
 import safelight
 from safelight import checkpoints
-from safelight.checkpoints.hollow import hollow
 from safelight.checkpoints.native import load_strictly
-from safelight.checkpoints.pieces import dialects
-from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
+from safelight.layouts.detection import all_layouts
+from safelight.weights.files import open_weights
+from safelight.weights.meta import hollow
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LEVELS = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
@@ -70,13 +70,25 @@ SCHEDULER = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--stored", choices=DTYPES, default="fp16", help="the precision of the files")
-    parser.add_argument("--precision", choices=DTYPES, default="fp16", help="the precision to load them in")
-    parser.add_argument("--touch", action="store_true", help="go on until each weight was used once")
+    parser.add_argument(
+        "--stored", choices=DTYPES, default="fp16", help="the precision of the files"
+    )
+    parser.add_argument(
+        "--precision", choices=DTYPES, default="fp16", help="the precision to load them in"
+    )
+    parser.add_argument(
+        "--touch", action="store_true", help="go on until each weight was used once"
+    )
     parser.add_argument("--folder", type=Path, help="where the files are kept for another time")
-    parser.add_argument("--only", choices=CONTESTANTS, help="load once in this process, and say what it took as JSON")
+    parser.add_argument(
+        "--only",
+        choices=CONTESTANTS,
+        help="load once in this process, and say what it took as JSON",
+    )
     options = parser.parse_args()
     if options.only:
         print(json.dumps(measure(CONTESTANTS[options.only], options)))
@@ -91,7 +103,9 @@ def main() -> None:
 def compare(folder: Path, options: argparse.Namespace) -> None:
     """Each contestant in turn, in processes of their own."""
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    print(f"{machine()}, diffusers {version('diffusers')}; {size / 1e9:.2f} GB, loaded as {options.precision}")
+    print(
+        f"{machine()}, diffusers {version('diffusers')}; {size / 1e9:.2f} GB, loaded as {options.precision}"
+    )
     took: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
     command = [sys.executable, __file__, "--folder", str(folder), "--precision", options.precision]
     command += ["--touch", "--only"] if options.touch else ["--only"]
@@ -105,14 +119,20 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     print(f"{'':10}  seconds  of processor  peak / files  above the start / files")
     for name, results in took.items():
         if results[1:]:
-            seconds, processor, peak, before = (statistics.median(one[key] for one in results[1:]) for key in KEYS)
-            print(f"{name:10}  {seconds:7.2f}  {processor:12.2f}  {peak / size:12.2f}  {(peak - before) / size:23.2f}")
+            seconds, processor, peak, before = (
+                statistics.median(one[key] for one in results[1:]) for key in KEYS
+            )
+            print(
+                f"{name:10}  {seconds:7.2f}  {processor:12.2f}  {peak / size:12.2f}  {(peak - before) / size:23.2f}"
+            )
 
 
 KEYS = ("seconds", "processor", "peak", "before")
 
 
-def measure(load: Callable[[Path, str], Sequence[nn.Module]], options: argparse.Namespace) -> dict[str, float]:
+def measure(
+    load: Callable[[Path, str], Sequence[nn.Module]], options: argparse.Namespace
+) -> dict[str, float]:
     """The seconds of one loading, the peak of resident memory in it and what was held before, in bytes."""
     import diffusers  # noqa: F401  what is imported is no part of loading, theirs or ours
     import transformers  # noqa: F401
@@ -120,7 +140,7 @@ def measure(load: Callable[[Path, str], Sequence[nn.Module]], options: argparse.
     from safelight import inspection  # noqa: F401
 
     classes()
-    dialects()
+    all_layouts()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before, start, busy = resident("VmRSS"), time.perf_counter(), time.process_time()
     kept = load(options.folder, options.precision)
@@ -154,16 +174,27 @@ def classes() -> dict[str, tuple[Any, Callable[[], nn.Module]]]:
 def write(folder: Path, dtype: torch.dtype) -> None:
     """The folder with random weights."""
     values = 0.02 * torch.randn(1 << 20)
-    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "PNDMScheduler"],
+    }
     for name, (kind, make) in classes().items():
         with torch.device("meta"):
             module = make()
         (folder / name).mkdir(parents=True, exist_ok=True)
-        file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
-        state = {key: repeated(values, one.shape).to(dtype) for key, one in module.state_dict().items()}
+        file = (
+            "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
+        )
+        state = {
+            key: repeated(values, one.shape).to(dtype) for key, one in module.state_dict().items()
+        }
         save_file(state, folder / name / file, metadata={"format": "pt"})
         config: Any = module.config
-        text = config.to_json_string() if name == "text_encoder" else json.dumps(dict(config), default=str)
+        text = (
+            config.to_json_string()
+            if name == "text_encoder"
+            else json.dumps(dict(config), default=str)
+        )
         (folder / name / "config.json").write_text(text)
         index[name] = ["transformers" if name == "text_encoder" else "diffusers", kind.__name__]
     (folder / "scheduler").mkdir(exist_ok=True)
@@ -179,7 +210,10 @@ def repeated(values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 def diffusers_loads(folder: Path, precision: str) -> list[nn.Module]:
     """The three networks as diffusers and transformers load them."""
     dtype = DTYPES[precision]
-    return [kind.from_pretrained(folder / name, torch_dtype=dtype).eval() for name, (kind, _) in classes().items()]
+    return [
+        kind.from_pretrained(folder / name, torch_dtype=dtype).eval()
+        for name, (kind, _) in classes().items()
+    ]
 
 
 def assigned(folder: Path, precision: str) -> list[nn.Module]:
@@ -206,11 +240,24 @@ def bare(folder: Path, precision: str) -> list[nn.Module]:
 
 def safelight_loads(folder: Path, precision: str) -> list[nn.Module]:
     """The whole model, in the precision of its files if that is none to compute in."""
-    model = checkpoints.read(folder) if precision == "fp16" else safelight.load(folder, "cpu", precision)
-    return [part for part in (model.autoencoder, model.conditioner, model.denoiser) if isinstance(part, nn.Module)]
+    model = (
+        checkpoints.read(folder)
+        if precision == "fp16"
+        else safelight.load(folder, "cpu", precision)
+    )
+    return [
+        part
+        for part in (model.autoencoder, model.conditioner, model.denoiser)
+        if isinstance(part, nn.Module)
+    ]
 
 
-CONTESTANTS = {"diffusers": diffusers_loads, "assigned": assigned, "safelight": safelight_loads, "bare": bare}
+CONTESTANTS = {
+    "diffusers": diffusers_loads,
+    "assigned": assigned,
+    "safelight": safelight_loads,
+    "bare": bare,
+}
 
 if __name__ == "__main__":
     try:

@@ -27,7 +27,8 @@ from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.diffusion.schedule import ScaledLinear
 from safelight.diffusion.spacing import Leading
 from safelight.settings import SAMPLER
-from safelight.types import Estimate, Latents, NoiseLevel
+from safelight.types.diffusion import Estimate, NoiseLevel
+from safelight.types.tensors import Latents
 
 FIGURES = Path(__file__).parents[1] / "docs" / "samplers_speed.json"
 STEPS, SHAPE, LIMIT = 20, (4, 4, 64, 64), 0.013
@@ -39,7 +40,9 @@ PEERS: dict[str, Callable[[Any], Any]] = {  # given diffusers
     "dpm2": lambda d: d.KDPM2DiscreteScheduler(**TABLE),
     "dpm2-ancestral": lambda d: d.KDPM2AncestralDiscreteScheduler(**TABLE),
     "dpmpp2m": lambda d: d.DPMSolverMultistepScheduler(**TABLE),
-    "dpmpp2m-sde": lambda d: d.DPMSolverMultistepScheduler(**TABLE, algorithm_type="sde-dpmsolver++"),
+    "dpmpp2m-sde": lambda d: d.DPMSolverMultistepScheduler(
+        **TABLE, algorithm_type="sde-dpmsolver++"
+    ),
     "dpmpp2s": lambda d: d.DPMSolverSinglestepScheduler(**TABLE),
     "dpmpp3m": lambda d: d.DPMSolverMultistepScheduler(**TABLE, solver_order=3),
     "euler": lambda d: d.EulerDiscreteScheduler(**TABLE),
@@ -68,11 +71,18 @@ class Null:
 def ours(kind: str, null: Null, fresh: bool = False) -> Callable[[], object]:
     """A whole run of a sampler, on the noise that it is given by ``generate``, or on ``fresh`` draws."""
     sampler, schedule = SAMPLER.read(kind), ScaledLinear()
-    times, start = Leading()(STEPS, schedule), torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    times, start = (
+        Leading()(STEPS, schedule),
+        torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)),
+    )
 
     def run() -> object:
         null.passes = 0
-        source = BrownianNoise(range(4)) if sampler.about.brownian and not fresh else SeededNoise(range(4))
+        source = (
+            BrownianNoise(range(4))
+            if sampler.about.brownian and not fresh
+            else SeededNoise(range(4))
+        )
         return [step.index for step in sampler(null, start, times, schedule, source)]
 
     return run
@@ -123,14 +133,19 @@ def main() -> None:
     slow, figures = [], {}
     with torch.inference_mode():
         for kind, step, here, there in rows(given.rounds):
-            beside = f"{1000 * here:8.2f} ms a pass beside {1000 * there:8.2f}: {here / there:5.2f}" if there else ""
+            beside = (
+                f"{1000 * here:8.2f} ms a pass beside {1000 * there:8.2f}: {here / there:5.2f}"
+                if there
+                else ""
+            )
             print(f"{kind:24} {1000 * step:8.2f} ms a step {beside}", flush=True)
             slow += [kind] if step > LIMIT else []
             figures[kind] = [1000 * step, here / there if there else None]
     print(f"above {1000 * LIMIT:.0f} ms a step: {', '.join(slow) or 'none'}")
     if given.write:
         FIGURES.write_text(
-            json.dumps({"machine": machine(), "rounds": given.rounds, "kinds": figures}, indent=1) + "\n"
+            json.dumps({"machine": machine(), "rounds": given.rounds, "kinds": figures}, indent=1)
+            + "\n"
         )
     sys.exit(bool(slow))
 

@@ -15,16 +15,18 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.checkpoints.dialects.diffusers_unet import DIALECTS
 from safelight.denoisers.unet import Config, Level, UNet
+from safelight.layouts.unet.diffusers import LAYOUTS
 from safelight.model import LatentDiffusion
 from safelight.nn.embeddings import sinusoidal
 from safelight.nn.kernels.compiled import library
 from safelight.runtime import prepare
-from safelight.types import Condition, Tokens
+from safelight.types.networks import Condition, Tokens
 
 SHAPES = {
-    "sd1": Config(levels=(Level(320), Level(640), Level(1280), Level(1280, 0)), text_width=768, linear=False),
+    "sd1": Config(
+        levels=(Level(320), Level(640), Level(1280), Level(1280, 0)), text_width=768, linear=False
+    ),
     "sdxl": Config(
         levels=(Level(320, 0, 5), Level(640, 2, 10), Level(1280, 10, 20)),
         middle=10,
@@ -38,7 +40,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="sd1")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -47,7 +51,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{machine()}, diffusers {version('diffusers')}, kernels {'compiled' if library() else 'not compiled'}")
+    print(
+        f"{machine()}, diffusers {version('diffusers')}, kernels {'compiled' if library() else 'not compiled'}"
+    )
     (profile if options.profile else compare)(options)
 
 
@@ -76,16 +82,23 @@ class Asked:
 
     def ours(self, network: UNet, dtype: torch.dtype) -> Callable[[], Tensor]:
         """Our step; the prompt is prepared before."""
-        vector = torch.cat([self.pooled, sinusoidal(self.sizes.flatten(), 256).reshape(2, -1)], dim=1)
+        vector = torch.cat(
+            [self.pooled, sinusoidal(self.sizes.flatten(), 256).reshape(2, -1)], dim=1
+        )
         tokens = Tokens(self.words.to(dtype), torch.ones(2, WORDS, dtype=torch.bool))
         given = network.prepare(Condition(tokens, vector=vector.to(dtype) if self.vector else None))
         noisy = self.noisy.to(dtype)
         return lambda: network(noisy, self.time, given)
 
-    def theirs(self, network: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], Tensor]:
+    def theirs(
+        self, network: nn.Module, dtype: torch.dtype, layout: torch.memory_format
+    ) -> Callable[[], Tensor]:
         """Their step."""
         noisy = self.noisy.to(dtype).contiguous(memory_format=layout)
-        words, added = self.words.to(dtype), {"text_embeds": self.pooled.to(dtype), "time_ids": self.sizes.to(dtype)}
+        words, added = (
+            self.words.to(dtype),
+            {"text_embeds": self.pooled.to(dtype), "time_ids": self.sizes.to(dtype)},
+        )
         more = {"added_cond_kwargs": added} if self.vector else {}
         return lambda: network(noisy, self.time[0], words, return_dict=False, **more)[0]
 
@@ -103,14 +116,18 @@ def theirs(
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
-    dialect = DIALECTS[0]
-    assert dialect.describe is not None
-    said = dict(dialect.describe(config))
+    layout = LAYOUTS[0]
+    assert layout.describe is not None
+    said = dict(layout.describe(config))
     said.pop("_class_name")
     with torch.device("meta"):
         network = UNet2DConditionModel(**said)
-    network.load_state_dict(dict(dialect.table(config).write(lively(config).state_dict())), assign=True)
-    network = network.eval().requires_grad_(False).to(PRECISIONS[precision]).to(memory_format=layout)
+    network.load_state_dict(
+        dict(layout.table(config).write(lively(config).state_dict())), assign=True
+    )
+    network = (
+        network.eval().requires_grad_(False).to(PRECISIONS[precision]).to(memory_format=layout)
+    )
     return network, asked.theirs(network, PRECISIONS[precision], layout)
 
 
@@ -132,7 +149,9 @@ def compare(options: argparse.Namespace) -> None:
     for name, run in ways.items():
         difference = run().float() - truth
         most, mean = difference.abs().max() / truth.abs().max(), difference.norm() / truth.norm()
-        print(f"{name:32} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the mean square")
+        print(
+            f"{name:32} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the mean square"
+        )
         assert most < 1e-4 if "fp32" in name else mean < 0.05, name
     took = interleaved(ways, options.rounds)
     for name, seconds in took.items():
@@ -146,7 +165,11 @@ def profile(options: argparse.Namespace) -> None:
     step()
     with torch.profiler.profile() as seen:
         step()
-    print(seen.key_averages(group_by_input_shape=False).table(sort_by="self_cpu_time_total", row_limit=25))
+    print(
+        seen.key_averages(group_by_input_shape=False).table(
+            sort_by="self_cpu_time_total", row_limit=25
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ from safelight.diffusion.schedule import Linear
 from safelight.model import module
 from safelight.training.optimisers import Adamw
 from safelight.training.recipe import Recipe
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "stickers.toml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
@@ -50,17 +52,25 @@ def main() -> None:
     apart = abs(first["ours"] - first["plain fp32"]) / first["plain fp32"]
     assert apart < 0.02, f"the two losses differ by {apart:.1%}"
     took = interleaved(update, options.rounds)
-    parameters = sum(p.numel() for part in (denoiser, conditioner) for p in module(part).parameters())
+    parameters = sum(
+        p.numel() for part in (denoiser, conditioner) for p in module(part).parameters()
+    )
     print(machine())
-    print(f"{parameters / 1e6:.1f}M parameters, batch {options.batch}, first losses {apart:.2%} apart")
+    print(
+        f"{parameters / 1e6:.1f}M parameters, batch {options.batch}, first losses {apart:.2%} apart"
+    )
     for name, seconds in took.items():
         print(f"{name:12} {seconds:.3f} s an update, {options.batch / seconds:.1f} samples/s")
     print(f"ratio        {took['plain fp32'] / took['ours']:.2f}")
 
 
-def _update(denoiser: object, conditioner: object, prompts: list[Prompt], ours: bool) -> Callable[[], float]:
+def _update(
+    denoiser: object, conditioner: object, prompts: list[Prompt], ours: bool
+) -> Callable[[], float]:
     parts = {"denoiser": module(denoiser), "conditioner": module(conditioner)}
-    parameters = {f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters()}
+    parameters = {
+        f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters()
+    }
     if ours:
         optimiser = Adamw().build(parameters)
     else:

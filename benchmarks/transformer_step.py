@@ -20,12 +20,13 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.checkpoints.dialects import diffusers_dit, diffusers_mmdit
-from safelight.checkpoints.table import Dialect
 from safelight.denoisers import mmdit, plain_dit
+from safelight.layouts.dit import diffusers as diffusers_dit
+from safelight.layouts.key_mapping import Layout
+from safelight.layouts.mmdit import diffusers as diffusers_mmdit
 from safelight.model import LatentDiffusion
 from safelight.runtime import prepare
-from safelight.types import Condition, Tokens
+from safelight.types.networks import Condition, Tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -35,7 +36,7 @@ class Shape:
     """A network at its public size: our configuration, the latents, and how many words it is told."""
 
     config: Any
-    dialect: Dialect
+    layout: Layout
     latents: tuple[int, ...]
     words: int = 0
 
@@ -43,16 +44,28 @@ class Shape:
 SHAPES = {
     "dit-xl": Shape(
         plain_dit.Config(
-            width=1152, depth=28, heads=16, classes=1000, variance="learned", embedders="inclusive", mlp_eps=1e-5
+            width=1152,
+            depth=28,
+            heads=16,
+            classes=1000,
+            variance="learned",
+            embedders="inclusive",
+            mlp_eps=1e-5,
         ),
-        diffusers_dit.DIALECTS[0],
+        diffusers_dit.LAYOUTS[0],
         (2, 4, 32, 32),
     ),
     "sd35-medium": Shape(
         mmdit.Config(
-            width=1536, depth=24, heads=24, text_width=4096, vector_width=2048, side=384, dual=tuple(range(13))
+            width=1536,
+            depth=24,
+            heads=24,
+            text_width=4096,
+            vector_width=2048,
+            side=384,
+            dual=tuple(range(13)),
         ),
-        diffusers_mmdit.DIALECTS[0],
+        diffusers_mmdit.LAYOUTS[0],
         (2, 16, 64, 64),
         333,
     ),
@@ -60,7 +73,9 @@ SHAPES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="dit-xl")
     parser.add_argument("--precisions", choices=DTYPES, nargs="+", default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=5)
@@ -96,9 +111,13 @@ def compare(shape: Shape, options: argparse.Namespace) -> None:
         difference = (ways[f"ours {precision}"]() - truth).float().norm() / truth.float().norm()
         print(f"{precision}: ours is {difference:.1e} from diffusers' in the mean square")
         assert difference < {"fp32": 1e-4, "bf16": 0.05}[precision]
-    took = interleaved(ways, options.rounds, clock=time.process_time if options.cpu_time else time.perf_counter)
+    took = interleaved(
+        ways, options.rounds, clock=time.process_time if options.cpu_time else time.perf_counter
+    )
     for name, seconds in took.items():
-        print(f"{name:32} {seconds:.3f} s, {seconds / took['ours ' + options.precisions[0]]:.2f} times ours")
+        print(
+            f"{name:32} {seconds:.3f} s, {seconds / took['ours ' + options.precisions[0]]:.2f} times ours"
+        )
 
 
 def lively(shape: Shape, precision: str) -> nn.Module:
@@ -112,7 +131,9 @@ def lively(shape: Shape, precision: str) -> nn.Module:
         if "norm.weight" in name:
             tensor.add_(1)
     if not shape.words:  # whose positions diffusers makes itself
-        network.positions.table.copy_(type(network.positions)(shape.config.side, shape.config.width).table)
+        network.positions.table.copy_(
+            type(network.positions)(shape.config.side, shape.config.width).table
+        )
     prepared = prepare(LatentDiffusion(denoiser=network), "cpu", precision).denoiser
     assert isinstance(prepared, nn.Module)
     return prepared
@@ -124,15 +145,17 @@ def peer(shape: Shape, ours: nn.Module) -> nn.Module:
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
-    assert shape.dialect.describe is not None
-    said = dict(shape.dialect.describe(shape.config))
+    assert shape.layout.describe is not None
+    said = dict(shape.layout.describe(shape.config))
     said.pop("_class_name")
     kind = SD3Transformer2DModel if shape.words else DiTTransformer2DModel
     with torch.device("meta"):
         network: nn.Module = kind(**said)
     if not shape.words:  # its positions are in no file, and are made on the processor
         network.pos_embed.pos_embed = ours.positions.table.clone()
-    network.load_state_dict(dict(shape.dialect.table(shape.config).write(ours.state_dict())), assign=True)
+    network.load_state_dict(
+        dict(shape.layout.table(shape.config).write(ours.state_dict())), assign=True
+    )
     return network.eval().requires_grad_(False)
 
 
@@ -151,18 +174,26 @@ def asked_of_peer(shape: Shape, network: nn.Module, precision: str) -> Callable[
     """Their step."""
     told = question(shape, precision)
     if shape.words:
-        return lambda: network(told["noisy"], told["words"], told["pooled"], told["time"], return_dict=False)[0]
+        return lambda: network(
+            told["noisy"], told["words"], told["pooled"], told["time"], return_dict=False
+        )[0]
     return lambda: network(told["noisy"], told["time"], told["labels"], return_dict=False)[0]
 
 
 def question(shape: Shape, precision: str) -> Mapping[str, Tensor]:
     """What both are asked."""
     draw, dtype = torch.Generator().manual_seed(1), DTYPES[precision]
-    told = {"noisy": torch.randn(shape.latents, generator=draw).to(dtype), "time": torch.full((2,), 481.0)}
+    told = {
+        "noisy": torch.randn(shape.latents, generator=draw).to(dtype),
+        "time": torch.full((2,), 481.0),
+    }
     if not shape.words:
         return told | {"labels": torch.tensor([207, 1000])}
     words = torch.randn(2, shape.words, shape.config.text_width, generator=draw).to(dtype)
-    return told | {"words": words, "pooled": torch.randn(2, shape.config.vector_width, generator=draw).to(dtype)}
+    return told | {
+        "words": words,
+        "pooled": torch.randn(2, shape.config.vector_width, generator=draw).to(dtype),
+    }
 
 
 @torch.inference_mode()

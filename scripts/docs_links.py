@@ -21,7 +21,11 @@ def definitions(text: str) -> dict[str, int]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found[node.name] = node.lineno
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{one.name}": one.lineno for one in node.body if isinstance(one, ast.FunctionDef)}
+            found |= {
+                f"{node.name}.{one.name}": one.lineno
+                for one in node.body
+                if isinstance(one, ast.FunctionDef)
+            }
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {one.id: node.lineno for one in targets if isinstance(one, ast.Name)}
@@ -45,7 +49,9 @@ def pages() -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = [page for page in pages() if linked(page) != page.read_text(encoding="utf-8")]

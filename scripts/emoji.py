@@ -101,7 +101,9 @@ def spellings(style: str, hexcode: str) -> list[str]:
 
 def find(checkout: Path, style: str, hexcode: str) -> Path | None:
     """The picture of a concept in a checkout of the style's source, if it has one."""
-    paths = [checkout / STYLES[style].path.format(spelling) for spelling in spellings(style, hexcode)]
+    paths = [
+        checkout / STYLES[style].path.format(spelling) for spelling in spellings(style, hexcode)
+    ]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -112,13 +114,20 @@ def rasteriser() -> tuple[str, Callable[[Path], bytes]]:
     """What turns an SVG into a PNG whose longer side has twice ``SIZE``, and its name with its version."""
     size = str(2 * SIZE)
     if command := shutil.which("rsvg-convert"):
-        version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        version = subprocess.run(
+            [command, "--version"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         line = [command, "--keep-aspect-ratio", "--width", size, "--height", size]
-        return version, lambda path: subprocess.run([*line, str(path)], capture_output=True, check=True).stdout
+        return (
+            version,
+            lambda path: subprocess.run([*line, str(path)], capture_output=True, check=True).stdout,
+        )
     try:
         import cairosvg  # type: ignore[import-not-found]
     except ImportError:
-        sys.exit("SVGs need rsvg-convert on PATH (package librsvg2-bin or librsvg), or else: pip install cairosvg")
+        sys.exit(
+            "SVGs need rsvg-convert on PATH (package librsvg2-bin or librsvg), or else: pip install cairosvg"
+        )
     convert = cairosvg.svg2png
     return f"cairosvg {cairosvg.__version__}", lambda path: convert(
         url=str(path), output_width=2 * SIZE, output_height=2 * SIZE
@@ -141,7 +150,9 @@ def webp(path: Path, rasterise: Callable[[Path], bytes]) -> bytes:
     if picture.size == (SIZE, SIZE):
         picture.save(out, "WEBP", lossless=True, quality=100, method=6)
     else:
-        picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS).save(out, "WEBP", quality=90, method=6)
+        picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS).save(
+            out, "WEBP", quality=90, method=6
+        )
     return out.getvalue()
 
 
@@ -176,10 +187,15 @@ def download(url: str, path: Path, tries: int = 5) -> None:
                 fetch(url, part)
                 break
             except (OSError, HTTPException) as error:
-                if isinstance(error, HTTPError) and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                if (
+                    isinstance(error, HTTPError)
+                    and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+                ):
                     part.unlink()  # longer than the archive is now
                 if attempt == tries - 1:
-                    sys.exit(f"could not fetch {url}: {error}; run again to continue, or use --from")
+                    sys.exit(
+                        f"could not fetch {url}: {error}; run again to continue, or use --from"
+                    )
                 time.sleep(2**attempt)
 
 
@@ -188,7 +204,11 @@ def extract(archive: Path, folder: Path, wanted: str) -> None:
     with tarfile.open(archive, "r|gz") as members:
         for member in members:
             _, _, inside = member.name.partition("/")
-            data = members.extractfile(member) if member.isreg() and re.fullmatch(wanted, inside) else None
+            data = (
+                members.extractfile(member)
+                if member.isreg() and re.fullmatch(wanted, inside)
+                else None
+            )
             if data is None or member.size > LARGEST_MEMBER:
                 continue
             with aside(folder / inside) as part:
@@ -197,11 +217,17 @@ def extract(archive: Path, folder: Path, wanted: str) -> None:
 
 def checkout(source: Source, cache: Path, given: Path | None) -> tuple[Path, Json]:
     """A folder with the source's files, and what the manifest says of where they came from."""
-    origin: Json = {"repository": source.repository, "commit": source.commit, "archive_sha256": None}
+    origin: Json = {
+        "repository": source.repository,
+        "commit": source.commit,
+        "archive_sha256": None,
+    }
     if given is not None:
         folder = given / source.name
         if not folder.is_dir():
-            sys.exit(f"--from {given}: wanted a checkout of {source.repository} at {source.commit} in {folder}")
+            sys.exit(
+                f"--from {given}: wanted a checkout of {source.repository} at {source.commit} in {folder}"
+            )
         return folder, origin
     archive = cache / f"{source.name}-{source.commit}.tar.gz"
     folder = cache / f"{source.name}-{source.commit}"
@@ -225,7 +251,9 @@ def attribution(name: str) -> str:
     made = (
         "as published (128 px, stored as lossless WebP)"
         if name == "noto"
-        else ("scaled to 128 px (SVGs rasterised at 256 px, Lanczos) and stored as WebP, quality 90 with exact alpha")
+        else (
+            "scaled to 128 px (SVGs rasterised at 256 px, Lanczos) and stored as WebP, quality 90 with exact alpha"
+        )
     )
     return (
         f"# {name}: {style.pictures} pictures, {style.licence}\n\n{style.credit}.\n\n"
@@ -262,7 +290,9 @@ def pictures(
     with ThreadPoolExecutor() as pool:
         drawn = list(track(pool.map(draw, found.values()), name, total=len(found), console=console))
     made = dict(zip(found, drawn, strict=True))
-    return {h: data for h, data in made.items() if data}, [h for h, data in made.items() if data is None]
+    return {h: data for h, data in made.items() if data}, [
+        h for h, data in made.items() if data is None
+    ]
 
 
 def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
@@ -285,21 +315,30 @@ def manifest(rows: Iterable[Json], path: Path) -> None:
 
 def compare(rows: list[Json], reference: Path) -> None:
     """Say how many pictures are those of the manifest that ships; another libwebp may differ in harmless bits."""
-    known = {row["file"]: row for row in map(json.loads, gzip.decompress(reference.read_bytes()).splitlines())}
+    known = {
+        row["file"]: row
+        for row in map(json.loads, gzip.decompress(reference.read_bytes()).splitlines())
+    }
     for style in dict.fromkeys(row["style"] for row in rows):
         mine = [row for row in rows if row["style"] == style]
         same = sum(known.get(row["file"]) == row for row in mine)
-        console.print(f"{style}: {same} of {len(mine)} pictures are those of {reference.name}, to the byte")
+        console.print(
+            f"{style}: {same} of {len(mine)} pictures are those of {reference.name}, to the byte"
+        )
 
 
-def build(name: str, table: list[Json], folder: Path, emojibase: Path, out: Path) -> tuple[list[Json], Json]:
+def build(
+    name: str, table: list[Json], folder: Path, emojibase: Path, out: Path
+) -> tuple[list[Json], Json]:
     """Write the zip of one style; returns its lines of the manifest and what is worth knowing about the zip."""
     style = STYLES[name]
     tool, rasterise = rasteriser() if style.path.endswith(".svg") else ("none", Path.read_bytes)
     drawn, refused = pictures(name, table, folder, rasterise)
     if len(drawn) != style.pictures:
         unread = f", unreadable {', '.join(refused)}" if refused else ""
-        sys.exit(f"{name}: wanted {style.pictures} pictures, got {len(drawn)}{unread}; is {folder} whole?")
+        sys.exit(
+            f"{name}: wanted {style.pictures} pictures, got {len(drawn)}{unread}; is {folder} whole?"
+        )
     held_out = json.loads((HERE / "emoji_held_out.json").read_text("utf-8"))
     records = [record(concept, name, held_out) for concept in table if concept["hexcode"] in drawn]
     images = {line["file_name"]: drawn[line["hexcode"]] for line in records}
@@ -338,7 +377,12 @@ second a picture.""",
         metavar="STYLE",
         help=f"which of {', '.join(STYLES)}; default: {' '.join(SHIPPED)}",
     )
-    parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder of the zips; default: data/emoji")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data/emoji"),
+        help="folder of the zips; default: data/emoji",
+    )
     parser.add_argument(
         "--from",
         type=Path,
@@ -353,7 +397,9 @@ def main() -> None:
     choice = options()
     cache = choice.out / "sources"
     emojibase, origin = checkout(EMOJIBASE, cache, choice.given)
-    data, groups = (emojibase / "packages/data" / path for path in ("en/data.raw.json", "meta/groups.json"))
+    data, groups = (
+        emojibase / "packages/data" / path for path in ("en/data.raw.json", "meta/groups.json")
+    )
     table = concepts(json.loads(data.read_text("utf-8")), json.loads(groups.read_text("utf-8")))
     origins, rows, zips = [origin], [], []
     for name in choice.styles:

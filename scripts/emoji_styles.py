@@ -53,7 +53,9 @@ class Style:
     pictures: int  # how many the pinned commits give
     licence: str
     credit: str
-    texts: Mapping[str, str]  # licence file in the zip: file of the source, or of this repository after "own:"
+    texts: Mapping[
+        str, str
+    ]  # licence file in the zip: file of the source, or of this repository after "own:"
 
 
 STYLES = {
@@ -73,7 +75,11 @@ STYLES = {
         pictures=1644,
         licence="Apache-2.0",
         credit="Noto Emoji by Google LLC",
-        texts={"Apache-2.0.txt": "own:LICENSE", "noto-OFL-1.1.txt": "LICENSE", "noto-svg-notice.txt": "svg/LICENSE"},
+        texts={
+            "Apache-2.0.txt": "own:LICENSE",
+            "noto-OFL-1.1.txt": "LICENSE",
+            "noto-svg-notice.txt": "svg/LICENSE",
+        },
     ),
     "openmoji": Style(
         source=SVGMOJI,
@@ -108,4 +114,9 @@ STYLES = {
         texts={"Apache-2.0.txt": "own:LICENSE", "svgmoji-MIT.txt": "LICENSE"},
     ),
 }
-SHIPPED = ("fluent", "noto", "twemoji", "blob")  # OpenMoji's share-alike would bind what is made from it
+SHIPPED = (
+    "fluent",
+    "noto",
+    "twemoji",
+    "blob",
+)  # OpenMoji's share-alike would bind what is made from it

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safelight.checkpoints.families import Family, families
 from safelight.files import write_text
+from safelight.layouts.families import Family, families
 
 ROOT = Path(__file__).parent.parent
 PAGE, MEASURED = ROOT / "docs" / "families.md", ROOT / "docs" / "families.json"
@@ -33,8 +33,16 @@ FOLDERS = {
     "dit": "dit",
     "ldm-uncond": "ldm",
 }
-CONTROL = {"unet": "ControlNet, T2I-adapter", "mmdit": "ControlNet", "flux": "ControlNet"}  # by the denoiser's kind
-SHOWN = {"flux-dev": ", control LoRA", "flux-schnell": ", control LoRA", "flux-control": ", by itself"}
+CONTROL = {
+    "unet": "ControlNet, T2I-adapter",
+    "mmdit": "ControlNet",
+    "flux": "ControlNet",
+}  # by the denoiser's kind
+SHOWN = {
+    "flux-dev": ", control LoRA",
+    "flux-schnell": ", control LoRA",
+    "flux-control": ", by itself",
+}
 BY = {  # what a prompt is, where it is no text alone
     "ldm-class": "a class",
     "ldm-class-f8": "a class",
@@ -47,12 +55,19 @@ MERGED = {"sd1", "sdxl", "flux-dev"}  # families whose recordings hold adapters
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draw", action="store_true", help="only write the table again")
     if not parser.parse_args().draw:
         write_text(MEASURED, json.dumps(measured(), indent=1, sort_keys=True) + "\n")
     page = PAGE.read_text(encoding="utf-8")
-    write_text(PAGE, TABLE.sub(lambda found: found[1] + table(json.loads(MEASURED.read_text())) + found[2], page))
+    write_text(
+        PAGE,
+        TABLE.sub(
+            lambda found: found[1] + table(json.loads(MEASURED.read_text())) + found[2], page
+        ),
+    )
     print(PAGE)
 
 
@@ -61,12 +76,16 @@ def measured() -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "errors.jsonl"
         environment = {**os.environ, "SAFELIGHT_MEASURED": str(path)}
-        subprocess.run([sys.executable, "-m", "pytest", "-q", *TESTS], cwd=ROOT, env=environment, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", *TESTS], cwd=ROOT, env=environment, check=True
+        )
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     errors: dict[str, list[float]] = {}
     for line in lines:
         errors.setdefault(family_of(line["recording"], line["test"]), []).append(line["error"])
-    return {name: {"largest": max(found), "comparisons": len(found)} for name, found in errors.items()}
+    return {
+        name: {"largest": max(found), "comparisons": len(found)} for name, found in errors.items()
+    }
 
 
 def family_of(recording: str, test: str) -> str:
@@ -74,13 +93,18 @@ def family_of(recording: str, test: str) -> str:
     if recording != "diffusers-folders":
         return RECORDED.get(recording, recording)
     words = re.split(r"[\[\]\-_.:/]+(?!inpaint|uncond)", test)
-    return next((FOLDERS[word] for word in sorted(FOLDERS, key=len, reverse=True) if word in words), "folders")
+    return next(
+        (FOLDERS[word] for word in sorted(FOLDERS, key=len, reverse=True) if word in words),
+        "folders",
+    )
 
 
 def table(errors: Mapping[str, Mapping[str, Any]]) -> str:
     """The rows of all families, as Markdown."""
     head = "| family | network | one file | folder | runs on | LoRA | control | largest error | comparisons |"
-    return "\n".join(["", head, "|" + " --- |" * 9, *(row(one, errors) for one in families().values()), "", ""])
+    return "\n".join(
+        ["", head, "|" + " --- |" * 9, *(row(one, errors) for one in families().values()), "", ""]
+    )
 
 
 def row(family: Family, errors: Mapping[str, Mapping[str, Any]]) -> str:
@@ -97,7 +121,9 @@ def row(family: Family, errors: Mapping[str, Mapping[str, Any]]) -> str:
         "read, write" if family.folder else "–",
         runs_on(family),
         lora,
-        CONTROL.get(denoiser, "–") + SHOWN.get(family.name, "") if family.text and not second else "–",
+        CONTROL.get(denoiser, "–") + SHOWN.get(family.name, "")
+        if family.text and not second
+        else "–",
         told,
     )
     return f"| {' | '.join(cells)} |"

@@ -26,7 +26,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "first-stage.md"
 SHEET = PAGE.with_name("first_stage.png")
 SIZE = 128
 PHOTOGRAPHS = "data/caltech101-128/caltech101-128.zip"
-EMOJI = tuple(f"data/emoji/emoji-{style}-128.zip" for style in ("fluent", "noto", "twemoji", "blob"))
+EMOJI = tuple(
+    f"data/emoji/emoji-{style}-128.zip" for style in ("fluent", "noto", "twemoji", "blob")
+)
 SHOWN = {  # label of the photograph → what is to be seen in it
     "stop_sign": "large letters",
     "dollar_bill": "small text",
@@ -35,12 +37,22 @@ SHOWN = {  # label of the photograph → what is to be seen in it
     "watch": "figures",
     "bonsai": "leaves",
 }
-PAPER = {"KL f4": 27.53, "KL f8": 24.19, "KL f16": 24.08, "VQ f4": 27.43, "VQ f8": 23.07}  # PSNR, table 8
-TABLE = re.compile(r"(<!-- made by scripts/first_stage_page.py -->\n).*?(<!-- until here -->)", re.S)
+PAPER = {
+    "KL f4": 27.53,
+    "KL f8": 24.19,
+    "KL f16": 24.08,
+    "VQ f4": 27.43,
+    "VQ f8": 23.07,
+}  # PSNR, table 8
+TABLE = re.compile(
+    r"(<!-- made by scripts/first_stage_page.py -->\n).*?(<!-- until here -->)", re.S
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--count", type=int, default=128, help="pictures of either kind")
     options = parser.parse_args()
@@ -55,12 +67,16 @@ def main() -> None:
     print(PAGE, SHEET)
 
 
-def _row(run: Path, model: LatentDiffusion, photographs: Source, emoji: Source, count: int) -> dict[str, str]:
+def _row(
+    run: Path, model: LatentDiffusion, photographs: Source, emoji: Source, count: int
+) -> dict[str, str]:
     assert model.autoencoder is not None
     name = model.card.name.removesuffix(" small")
     row = {
         "": name,
-        "latents of 128 px": "×".join(map(str, model.autoencoder.latent_shape((1, 3, SIZE, SIZE))[1:])),
+        "latents of 128 px": "×".join(
+            map(str, model.autoencoder.latent_shape((1, 3, SIZE, SIZE))[1:])
+        ),
         "parameters": f"{sum(p.numel() for p in module(model.autoencoder).parameters()):,}",
         "updates": str(_last(run)),
     }
@@ -77,7 +93,9 @@ def _table(rows: list[dict[str, str]]) -> str:
     """A column a model, a row a measure: there are fewer models than measures."""
     measures = list(dict.fromkeys(key for row in rows for key in row if key))
     lines = ["| | " + " | ".join(row[""] for row in rows) + " |", "| --- |" + " --- |" * len(rows)]
-    lines += [f"| {one} | " + " | ".join(row.get(one, "–") for row in rows) + " |" for one in measures]
+    lines += [
+        f"| {one} | " + " | ".join(row.get(one, "–") for row in rows) + " |" for one in measures
+    ]
     return "\n" + "\n".join(lines) + "\n\n"
 
 
@@ -86,7 +104,10 @@ def _sheet(models: list[LatentDiffusion], photographs: Source, emoji: Source) ->
     first = {}
     for i in range(len(photographs)):
         first.setdefault((photographs[i].label or "").lower().replace(" ", "_"), i)
-    chosen = [photographs[first[label]] for label in SHOWN if label in first] + [emoji[0], emoji[len(emoji) // 2]]
+    chosen = [photographs[first[label]] for label in SHOWN if label in first] + [
+        emoji[0],
+        emoji[len(emoji) // 2],
+    ]
     pictures = [read_picture(one.picture, one.name) for one in chosen]
     rows = [[_name("original"), *pictures]]
     for model in models:

@@ -30,7 +30,9 @@ class Row(NamedTuple):
     @property
     def name(self) -> str:
         what = f"n{self.codes}" if self.codes else f"c{self.channels}"
-        return f"{self.note or self.kind}-f{self.factor}-{what}" + ("" if self.middle else "-noattn")
+        return f"{self.note or self.kind}-f{self.factor}-{what}" + (
+            "" if self.middle else "-noattn"
+        )
 
 
 _F2, _F4, _VQ8, _KL8 = (1, 2), (1, 2, 4), (1, 2, 2, 4), (1, 2, 4, 4)
@@ -60,13 +62,23 @@ ROWS = (
 
 def written(row: Row) -> str:
     """The recipe of a row, as TOML."""
-    what = f"{row.codes} codes of {row.channels} channels" if row.codes else f"{row.channels} channels"
-    title = f"{(row.note or row.kind).upper()} f{row.factor}, {what}" + ("" if row.middle else ", no attention")
-    shape = f"the shape of {row.zoo}" if row.zoo else "no public configuration; widths as in the zoo's nearest"
+    what = (
+        f"{row.codes} codes of {row.channels} channels" if row.codes else f"{row.channels} channels"
+    )
+    title = f"{(row.note or row.kind).upper()} f{row.factor}, {what}" + (
+        "" if row.middle else ", no attention"
+    )
+    shape = (
+        f"the shape of {row.zoo}"
+        if row.zoo
+        else "no public configuration; widths as in the zoo's nearest"
+    )
     psnr = "" if row.psnr is None else f" and a PSNR of {row.psnr} dB"
     latents = f"{256 // row.factor}×{256 // row.factor}×{row.channels}"
     codebook = f"\n[objective.autoencoder.codebook]\nnumber = {row.codes}\n" if row.codes else ""
-    vq = f"middle = {str(row.middle).lower()}\nlegacy = true  # as the public weights were trained\n"
+    vq = (
+        f"middle = {str(row.middle).lower()}\nlegacy = true  # as the public weights were trained\n"
+    )
     return f"""\
 # A row of the first-stage table of latent diffusion (arXiv 2112.10752, table 8): at 256 px, {latents} latents.
 # The paper's reaches a reconstruction FID of {row.fid}{psnr} on ImageNet validation;
@@ -149,14 +161,26 @@ decay = 0.99
 restart = 20"""
 
 SMALL = (
-    Small("KL f4", 'kind = "kl"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = 3\ngroups = 4'),
-    Small("KL f8", 'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\ngroups = 4'),
+    Small(
+        "KL f4",
+        'kind = "kl"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = 3\ngroups = 4',
+    ),
+    Small(
+        "KL f8",
+        'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\ngroups = 4',
+    ),
     Small(
         "KL f16",
         'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 2, 4, 4]\nblocks = 1\nlatent_channels = 16\ngroups = 4',
     ),
-    Small("VQ f4", f'kind = "vq"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = 3\n{_VQ}'),
-    Small("VQ f8", f'kind = "vq"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\n{_VQ}'),
+    Small(
+        "VQ f4",
+        f'kind = "vq"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = 3\n{_VQ}',
+    ),
+    Small(
+        "VQ f8",
+        f'kind = "vq"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\n{_VQ}',
+    ),
     Small(
         "DCAE f32",
         'kind = "dcae"\nwidths = [16, 32, 32, 64, 64, 64]\nencoder_blocks = [0, 1, 1, 1, 1, 1]\n'

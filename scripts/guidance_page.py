@@ -23,10 +23,15 @@ from safelight.diffusion.schedule import Linear
 from safelight.files import writing
 from safelight.media.pictures import sheet
 from safelight.settings import GUIDANCE
-from safelight.types import Condition
+from safelight.types.networks import Condition
 
 PAGE = Path(__file__).parent.parent / "docs" / "guidance.md"
-PROMPTS = ["red heart, glossy 3d emoji", "grinning face, flat emoji", "blue book, flat emoji", "fox, flat emoji"]
+PROMPTS = [
+    "red heart, glossy 3d emoji",
+    "grinning face, flat emoji",
+    "blue book, flat emoji",
+    "fox, flat emoji",
+]
 CELL, HEAD = 96, 58  # the side of a picture; where the names of the columns begin in the first row
 ROWS = [
     "none",
@@ -46,7 +51,9 @@ ROWS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="stickers")
     parser.add_argument("--weak", help="a weaker model, for a row of autoguidance")
     parser.add_argument("--steps", type=int, default=20)
@@ -98,7 +105,11 @@ def _default(one: Field[Any]) -> str:
 
 def _answers(cls: type[Any]) -> str:
     """How many answers it asks for in the middle of a run, and of how many passes: 2, or 2 + 1."""
-    given = {one.name: len for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING}
+    given = {
+        one.name: len
+        for one in fields(cls)
+        if one.default is MISSING and one.default_factory is MISSING
+    }
     level = Linear()(torch.tensor(0.5, dtype=torch.float64))
     asked = cls(**given).ask(Condition(), lambda only: Condition(), level)
     passes = [question.by for question in asked]
@@ -108,13 +119,22 @@ def _answers(cls: type[Any]) -> str:
 _GRID_HEAD = ["| guidance | saturation |", "| --- | --- |"]
 
 
-def _row(model: safelight.LatentDiffusion, guidance: str, steps: int) -> tuple[Sequence[Image.Image], str]:
+def _row(
+    model: safelight.LatentDiffusion, guidance: str, steps: int
+) -> tuple[Sequence[Image.Image], str]:
     """The pictures of a row behind its name, and its line in the table: their mean saturation."""
     settings = safelight.Settings(steps=steps, sampler="euler", guidance=guidance, seed=0)
-    pictures = [safelight.generate(model, safelight.TextToImage(prompt), settings)[0] for prompt in PROMPTS]
-    saturation = sum(ImageStat.Stat(p.convert("HSV").getchannel("S")).mean[0] / 255 for p in pictures) / len(pictures)
+    pictures = [
+        safelight.generate(model, safelight.TextToImage(prompt), settings)[0] for prompt in PROMPTS
+    ]
+    saturation = sum(
+        ImageStat.Stat(p.convert("HSV").getchannel("S")).mean[0] / 255 for p in pictures
+    ) / len(pictures)
     cells = [picture.resize((CELL, CELL), Image.Resampling.LANCZOS) for picture in pictures]
-    return [_label(re.sub("([:,])", r"\1 ", guidance)), *cells], f"| `{guidance}` | {saturation:.3f} |"
+    return [
+        _label(re.sub("([:,])", r"\1 ", guidance)),
+        *cells,
+    ], f"| `{guidance}` | {saturation:.3f} |"
 
 
 def _label(text: str, below: int = 4) -> Image.Image:

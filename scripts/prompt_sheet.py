@@ -34,13 +34,18 @@ PROMPTS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", default=PROMPTS)
     parser.add_argument("--model", default="stickers")
     parser.add_argument("--out", type=Path, default=Path("docs/stickers.png"))
     options = parser.parse_args()
     model = safelight.load(options.model)
-    cells = [_labelled(safelight.generate(model, safelight.TextToImage(p))[0], p) for p in options.prompts]
+    cells = [
+        _labelled(safelight.generate(model, safelight.TextToImage(p))[0], p)
+        for p in options.prompts
+    ]
     page = sheet([cells[i : i + 8] for i in range(0, len(cells), 8)], gap=8)
     with writing(options.out) as aside:
         page.save(aside, format="PNG")
@@ -51,7 +56,9 @@ def _labelled(picture: Image.Image, prompt: str) -> Image.Image:
     cell = Image.new("RGB", (picture.width, picture.height + 54), "white")
     cell.paste(picture, (0, 0))
     text = "\n".join(textwrap.wrap(prompt, 22))
-    ImageDraw.Draw(cell).multiline_text((2, picture.height + 4), text, fill="#444", font_size=11, spacing=2)
+    ImageDraw.Draw(cell).multiline_text(
+        (2, picture.height + 4), text, fill="#444", font_size=11, spacing=2
+    )
     return cell
 
 

@@ -27,15 +27,39 @@ from safelight.listing import samplers
 from safelight.model import Whole
 from safelight.settings import SAMPLER
 from safelight.task import Start
-from safelight.types import Estimate, Latents, NoiseLevel, NoiseSource, Prompt
+from safelight.types.diffusion import Estimate, NoiseLevel, NoiseSource
+from safelight.types.networks import Prompt
+from safelight.types.tensors import Latents
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES, SPEED = DOCS / "samplers.json", DOCS / "samplers_speed.json"
 DRAWN = (
-    *("euler", "heun", "heun:space=sigma", "dpm2", "lms", "pndm", "deis", "single", "dpmpp2m", "dpmpp3m"),
+    *(
+        "euler",
+        "heun",
+        "heun:space=sigma",
+        "dpm2",
+        "lms",
+        "pndm",
+        "deis",
+        "single",
+        "dpmpp2m",
+        "dpmpp3m",
+    ),
     *("dpmpp3m:published=false", "unipc:order=1", "unipc", "unipc:order=3"),
 )
-GRID = ("euler", "heun", "lms", "pndm", "deis", "dpmpp2m", "dpmpp3m", "unipc", "unipc:order=3", "single")
+GRID = (
+    "euler",
+    "heun",
+    "lms",
+    "pndm",
+    "deis",
+    "dpmpp2m",
+    "dpmpp3m",
+    "unipc",
+    "unipc:order=3",
+    "single",
+)
 STEPS = (4, 8, 12, 20, 50)
 SPACINGS = ("uniform", "shifted:shift=0.5", "shifted:shift=2", "beta")
 SPACED, FEW = ("dpmpp3m", "unipc"), (8, 12, 16, 20)
@@ -83,7 +107,11 @@ def draw(path: Path) -> None:
     axes = figure.add_subplot()
     colours = colormaps["nipy_spectral"]
     for index, spelled in enumerate(DRAWN):
-        how = {"marker": "osv^D<>PX*hd8p"[index], "color": colours(index / len(DRAWN)), "label": spelled}
+        how = {
+            "marker": "osv^D<>PX*hd8p"[index],
+            "color": colours(index / len(DRAWN)),
+            "label": spelled,
+        }
         axes.loglog(*zip(*curve(spelled), strict=True), markersize=4, linewidth=1, **how)
     axes.set_xlabel("passes of the denoiser")
     axes.set_ylabel("root mean square error")
@@ -104,12 +132,17 @@ class Several:
 def made(model: LatentDiffusion, sampler: str, steps: int, spacing: str = "uniform") -> Pictures:
     """A picture of each prompt, values from 0 to 1."""
     how = Settings(steps=steps, sampler=sampler, spacing=spacing, seed=SEED, count=len(PROMPTS))
-    return [numpy.asarray(one.convert("RGB"), dtype=float) / 255 for one in generate(model, Several(), how)]
+    return [
+        numpy.asarray(one.convert("RGB"), dtype=float) / 255
+        for one in generate(model, Several(), how)
+    ]
 
 
 def far(some: Pictures, others: Pictures) -> list[float]:
     """The root mean square distance of each picture."""
-    return [round(float(((a - b) ** 2).mean() ** 0.5), 4) for a, b in zip(some, others, strict=True)]
+    return [
+        round(float(((a - b) ** 2).mean() ** 0.5), 4) for a, b in zip(some, others, strict=True)
+    ]
 
 
 def grid(path: Path) -> None:
@@ -144,7 +177,15 @@ def table() -> Iterator[str]:
     yield "| kind | sampler | order | passes a step | draws noise | options | paper |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for one in samplers():
-        row = (f"`{one['kind']}`", one["name"], one["order"], one["passes"], one["draws"], one["options"], one["paper"])
+        row = (
+            f"`{one['kind']}`",
+            one["name"],
+            one["order"],
+            one["passes"],
+            one["draws"],
+            one["options"],
+            one["paper"],
+        )
         yield f"| {' | '.join(row)} |"
 
 
@@ -168,16 +209,24 @@ def pictures() -> Iterator[str]:
         each = cost[sampler.partition(":")[0]]
         yield f"| `{sampler}` | {each} | {' | '.join(spread(values) for values in row.values())} |"
         passes |= {
-            (sampler, "uniform", n): each * int(n) for n, values in row.items() if statistics.mean(values) < NEAR
+            (sampler, "uniform", n): each * int(n)
+            for n, values in row.items()
+            if statistics.mean(values) < NEAR
         }
     yield f"\nOther spacings, the same distances:\n\n| spacing | sampler | {' | '.join(f'{n} steps' for n in FEW)} |"
     yield "| --- | --- |" + " ---: |" * len(FEW)
     for spacing, of in found["spacings"].items():
         for sampler, row in of.items():
             yield f"| `{spacing}` | `{sampler}` | {' | '.join(spread(values) for values in row.values())} |"
-            passes |= {(sampler, spacing, n): int(n) for n, values in row.items() if statistics.mean(values) < NEAR}
+            passes |= {
+                (sampler, spacing, n): int(n)
+                for n, values in row.items()
+                if statistics.mean(values) < NEAR
+            }
     best = [key for key, count in passes.items() if count == min(passes.values())]
-    told = "; ".join(f"`{sampler}` over `{spacing}` times in {n} steps" for sampler, spacing, n in best)
+    told = "; ".join(
+        f"`{sampler}` over `{spacing}` times in {n} steps" for sampler, spacing, n in best
+    )
     yield f"\nWithin 2 % of converged in the mean, with the fewest passes, {min(passes.values())}: {told}."
 
 
@@ -263,7 +312,9 @@ def main() -> None:
     if parser.parse_args().pictures:
         grid(DOCS / "samplers_grid.png")
     draw(DOCS / "samplers.png")
-    text = PAGE.format(table="\n".join(table()), pictures="\n".join(pictures()), speed="\n".join(speed()))
+    text = PAGE.format(
+        table="\n".join(table()), pictures="\n".join(pictures()), speed="\n".join(speed())
+    )
     (DOCS / "samplers.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 

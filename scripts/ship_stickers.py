@@ -21,15 +21,26 @@ SUMMARY = (
     "processor cores: it obeys some prompts recognisably and is vague about many."
 )
 LICENCE = "Apache-2.0 (denoiser, text encoder); MIT (autoencoder: TAESD, Ollin Boer Bohan); data: see ATTRIBUTION.md"
-SETTINGS = Settings(steps=12, sampler="unipc", spacing="beta", guidance=3.0)  # docs/samplers.md says why
+SETTINGS = Settings(
+    steps=12, sampler="unipc", spacing="beta", guidance=3.0
+)  # docs/samplers.md says why
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
     model = safelight.load(run, precision="bf16")
-    card = replace(model.card, name="stickers", summary=SUMMARY, licence=LICENCE, licences=(), settings=SETTINGS)
+    card = replace(
+        model.card,
+        name="stickers",
+        summary=SUMMARY,
+        licence=LICENCE,
+        licences=(),
+        settings=SETTINGS,
+    )
     model = replace(model, card=card)
     target = EMBEDDED / "stickers"
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +51,9 @@ def main() -> None:
     if run.resolve() != target.resolve():
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
         (target / "recipe.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    print(f"{target}: {sum(file.stat().st_size for file in target.rglob('*') if file.is_file()) / 1e6:.1f} MB")
+    print(
+        f"{target}: {sum(file.stat().st_size for file in target.rglob('*') if file.is_file()) / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -21,14 +21,18 @@ from safelight.data.framing import Framing
 from safelight.data.sources.folder import Config as Folder
 from safelight.files import sha256
 from safelight.model import Card, LatentDiffusion
-from safelight.training.finish import finish
+from safelight.training.calibration import finish
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("encoder", type=Path)
     parser.add_argument("decoder", type=Path)
-    parser.add_argument("pictures", nargs="+", help="folders or zips to measure the latents' scale and colours on")
+    parser.add_argument(
+        "pictures", nargs="+", help="folders or zips to measure the latents' scale and colours on"
+    )
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -43,11 +47,16 @@ def main() -> None:
         summary="Tiny autoencoder by Ollin Boer Bohan; its latents' scale was measured on the pictures named below.",
         size=(options.size, options.size),
         licence="MIT (Ollin Boer Bohan)",
-        data=({"files": {file.name: sha256(file) for file in (options.encoder, options.decoder)}}, source.origin()),
+        data=(
+            {"files": {file.name: sha256(file) for file in (options.encoder, options.decoder)}},
+            source.origin(),
+        ),
         preview=colours,
     )
     safelight.save(LatentDiffusion(autoencoder=tiny, card=card), options.out)
-    print(f"saved {options.out}: mean {tiny.scale.mean.tolist()}, deviation {tiny.scale.deviation.tolist()}")
+    print(
+        f"saved {options.out}: mean {tiny.scale.mean.tolist()}, deviation {tiny.scale.deviation.tolist()}"
+    )
 
 
 def read_tiny(encoder: Path, decoder: Path) -> Tiny:

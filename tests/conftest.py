@@ -2,14 +2,25 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes that tests start do the same
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: processes that tests start do the same
 
 import pytest
 import torch
 from jaxtyping import config as jaxtyping
 from jaxtyping import install_import_hook
 
-ROOMS = ("diffusion", "nn", "media", "autoencoders", "denoisers", "conditioners", "features", "model")
+ROOMS = (
+    "diffusion",
+    "nn",
+    "media",
+    "autoencoders",
+    "denoisers",
+    "conditioners",
+    "features",
+    "model",
+)
 
 
 def pytest_configure(config):

@@ -14,7 +14,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-IMPORTED = ("safelight.cli", "safelight.training.loop", "torch._dynamo")  # the last: by optimisers, at their first step
+IMPORTED = (
+    "safelight.cli",
+    "safelight.training.loop",
+    "torch._dynamo",
+)  # the last: by optimisers, at their first step
 
 
 class Forked:

@@ -29,7 +29,7 @@ from safelight.settings import Settings
 from safelight.training.loop import train
 from safelight.training.recipe import Recipe
 from safelight.training.run import Run
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (30, 60, 220)}
 SHAPES = ("square", "circle")
@@ -75,7 +75,9 @@ def tiny_model(settings: Settings | None = None) -> LatentDiffusion:
             conditioner=conditioner,
             denoiser=read(DiT, DENOISER).build(),
             process=Process(Linear(), Flow()),
-            card=Card(name="tiny", size=(32, 32), settings=settings or Settings(steps=3), licence="CC0"),
+            card=Card(
+                name="tiny", size=(32, 32), settings=settings or Settings(steps=3), licence="CC0"
+            ),
         )
         with torch.no_grad():
             for part in (model.denoiser, model.conditioner):
@@ -83,7 +85,9 @@ def tiny_model(settings: Settings | None = None) -> LatentDiffusion:
                     parameter.add_(0.1 * torch.randn_like(parameter))
             autoencoder = cast(KLNetwork, model.autoencoder)
             autoencoder.quant.bias[4:] = -8.0
-            autoencoder.scale.measure([autoencoder.encode(to_images([shape(name) for name in COLOURS]))])
+            autoencoder.scale.measure(
+                [autoencoder.encode(to_images([shape(name) for name in COLOURS]))]
+            )
     return model
 
 
@@ -93,7 +97,9 @@ def saved_model(folder: Path) -> Path:
     return folder
 
 
-def tables(stage: str, data: Path, autoencoder: Path | None = None, **changes: Any) -> dict[str, Any]:
+def tables(
+    stage: str, data: Path, autoencoder: Path | None = None, **changes: Any
+) -> dict[str, Any]:
     """A recipe of a stage as nested tables; ``changes`` such as ``loop__updates=3`` go into them."""
     made: dict[str, Any] = {
         "objective": {"kind": stage},
@@ -143,8 +149,13 @@ def go(folder: Path, made: Recipe, cache: Path | None = None) -> Run:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics but for what the machine's speed decides."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "pictures_a_second"} for line in lines]
+    lines = [
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    return [
+        {key: value for key, value in line.items() if key != "pictures_a_second"} for line in lines
+    ]
 
 
 def command(*words: object, **environment: str) -> subprocess.Popen[str]:

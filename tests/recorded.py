@@ -56,7 +56,10 @@ class Recording:
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """A file's tensors in the fp32 that the original ran them in."""
-        return {key: one.float() if one.is_floating_point() else one for key, one in load_file(self.file(name)).items()}
+        return {
+            key: one.float() if one.is_floating_point() else one
+            for key, one in load_file(self.file(name)).items()
+        }
 
 
 def difference(got: Tensor, want: Tensor) -> float:
@@ -71,7 +74,9 @@ def error(got: Tensor, want: Tensor) -> float:
     if path := os.environ.get("SAFELIGHT_MEASURED"):  # scripts/families_page.py asks
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"recording": Recording.latest, "test": test, "error": found}) + "\n")
+            file.write(
+                json.dumps({"recording": Recording.latest, "test": test, "error": found}) + "\n"
+            )
     return found
 
 

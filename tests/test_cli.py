@@ -81,7 +81,13 @@ def test_count_numbers_the_files_and_json_is_json(safelight, tiny_folder, here):
 
 
 def test_guidance_by_name_and_options_with_a_weaker_model_beside(safelight, tiny_folder, here):
-    words = ("--guidance", "interval:of=autoguidance,scale=3,low=0.1", "--no-one-batch", "--weak", tiny_folder)
+    words = (
+        "--guidance",
+        "interval:of=autoguidance,scale=3,low=0.1",
+        "--no-one-batch",
+        "--weak",
+        tiny_folder,
+    )
     assert safelight(*make(tiny_folder, *words)).err == ""
     how = read_recipe(here / "out.png")
     inner = {"kind": "autoguidance", "scale": 3.0}
@@ -91,7 +97,8 @@ def test_guidance_by_name_and_options_with_a_weaker_model_beside(safelight, tiny
 
 
 @pytest.mark.parametrize(
-    ("said", "size"), [("40", (40, 40)), ("40x24", (40, 24)), (" 24×40 ", (24, 40)), (None, (32, 32))]
+    ("said", "size"),
+    [("40", (40, 40)), ("40x24", (40, 24)), (" 24×40 ", (24, 40)), (None, (32, 32))],
 )
 def test_sizes(safelight, tiny_folder, here, said, size):
     assert safelight(*make(tiny_folder, *(["--size", said] if said else []))).code == 0
@@ -117,7 +124,11 @@ def test_train_makes_a_run_that_inspect_and_generate_know(safelight, pictures, t
     assert (done.code, done.out, done.err) == (0, "", "done: runs/shapes/model\n")
     assert json.loads((here / "runs/shapes/config.json").read_text())["loop"]["updates"] == 2
     found = json.loads(safelight("inspect", "runs/shapes", "--json").out)
-    assert (found["what"], found["run"]["update"], found["run"]["objective"]) == ("model", 2, "denoising")
+    assert (found["what"], found["run"]["update"], found["run"]["objective"]) == (
+        "model",
+        2,
+        "denoising",
+    )
     assert found["parts"]["denoiser"]["kind"] == "dit"
     assert found["parts"]["denoiser"]["parameters"] > 1000
     assert safelight(*make("runs/shapes")).code == 0
@@ -209,12 +220,18 @@ def edited(**changes):
         (edited(data={"paths": ["nowhere"]}), [], "there is no folder or zip file 'nowhere'"),
         (edited(data={"paths": ["empty"]}), [], "there are no pictures in empty"),
         (edited(framing={"size": 31}), [], "multiples of 2, got 31×31"),
-        (None, ["--set", "loop.updats=3"], "unknown key in 'loop.updats': 'updats'; did you mean 'updates'?"),
+        (
+            None,
+            ["--set", "loop.updats=3"],
+            "unknown key in 'loop.updats': 'updats'; did you mean 'updates'?",
+        ),
         (None, ["--set", "loop.updates"], "--set wants key=value, got 'loop.updates'"),
         (None, ["--set", "loop.batch=x"], "loop.batch: "),
     ],
 )
-def test_a_run_that_cannot_begin_is_one_sentence_and_leaves_nothing(safelight, pictures, here, edit, words, wanted):
+def test_a_run_that_cannot_begin_is_one_sentence_and_leaves_nothing(
+    safelight, pictures, here, edit, words, wanted
+):
     tree = tables("reconstruction", pictures)
     if edit:
         edit(tree)
@@ -266,7 +283,11 @@ def test_a_corrupt_checkpoint_is_one_sentence(safelight, pictures, here):
 @pytest.mark.parametrize("harm", ["weights", "config", "manifest", "missing"])
 def test_a_corrupt_model_is_one_sentence(safelight, tiny_folder, here, harm):
     shutil.copytree(tiny_folder, here / "model")
-    file = here / "model" / ("denoiser.safetensors" if harm in ("weights", "missing") else f"{harm}.json")
+    file = (
+        here
+        / "model"
+        / ("denoiser.safetensors" if harm in ("weights", "missing") else f"{harm}.json")
+    )
     file.unlink() if harm == "missing" else file.write_bytes(file.read_bytes()[:-9])
     refused = safelight(*make("model"))
     assert file.name in refused.sentence()
@@ -299,7 +320,12 @@ def limited(size, *words):
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     begin = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
     return subprocess.run(
-        [sys.executable, "-c", f"{begin}; from safelight.cli import main; main()", *map(str, words)],
+        [
+            sys.executable,
+            "-c",
+            f"{begin}; from safelight.cli import main; main()",
+            *map(str, words),
+        ],
         env=os.environ | own,
         capture_output=True,
         text=True,
@@ -322,7 +348,9 @@ def test_a_full_disk_while_saving_a_checkpoint(pictures, here):
     run = go(here / "run", recipe(tables("reconstruction", pictures, loop__updates=1)))
     before = {path: path.read_bytes() for path in run.checkpoints[-1].iterdir()}
     size = (run.checkpoints[-1] / "state.safetensors").stat().st_size
-    refused = limited(size // 2, "train", run.folder, "--set", "loop.updates=99", "--set", "watch.save=2")
+    refused = limited(
+        size // 2, "train", run.folder, "--set", "loop.updates=99", "--set", "watch.save=2"
+    )
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
     assert line.startswith(f"error: cannot save '{run.folder / 'checkpoints' / '0000002'}': ")
@@ -330,7 +358,9 @@ def test_a_full_disk_while_saving_a_checkpoint(pictures, here):
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == ["0000001"]
 
 
-def test_an_error_that_nobody_foresaw_asks_to_be_reported(safelight, monkeypatch, tiny_folder, here):
+def test_an_error_that_nobody_foresaw_asks_to_be_reported(
+    safelight, monkeypatch, tiny_folder, here
+):
     def broken(source, hints):
         raise RuntimeError("the shelf\nfell down")
 
@@ -351,7 +381,15 @@ def test_an_error_that_nobody_foresaw_asks_to_be_reported(safelight, monkeypatch
 def test_samplers_are_listed(safelight):
     told = safelight("samplers")
     listed = json.loads(safelight("samplers", "--json").out)
-    assert {one["kind"] for one in listed} >= {"euler", "ddim", "dpmpp2m", "dpmpp2m-sde", "unipc", "sa-solver", "lcm"}
+    assert {one["kind"] for one in listed} >= {
+        "euler",
+        "ddim",
+        "dpmpp2m",
+        "dpmpp2m-sde",
+        "unipc",
+        "sa-solver",
+        "lcm",
+    }
     for one in listed:
         assert one["kind"] in told.out
         assert one["order"]

@@ -7,7 +7,7 @@ from making import tiny_model
 from safelight import Compose, Settings, TextToImage
 from safelight.diffusion.noise import SeededNoise
 from safelight.errors import BadInput
-from safelight.generate import steps
+from safelight.pipeline import steps
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,11 @@ def model():
 
 
 def shares(model, *words, count=1):
-    return Compose(*words, width=32, height=24).start(model.need(), SeededNoise(range(count)), count).shares
+    return (
+        Compose(*words, width=32, height=24)
+        .start(model.need(), SeededNoise(range(count)), count)
+        .shares
+    )
 
 
 def made(model, task, **changes):
@@ -43,13 +47,17 @@ def test_stripes_cover_the_picture_and_fade_into_each_other(model, place, axis):
         along = stripe.transpose(axis, -1)[0]
         assert along[int((index + 0.5) * side / 3)] == 1
         assert along[int(((index + 1) % 3 + 0.5) * side / 3)] == 0
-        assert torch.equal(stripe.transpose(axis, -1), along.expand(*stripe.transpose(axis, -1).shape))
+        assert torch.equal(
+            stripe.transpose(axis, -1), along.expand(*stripe.transpose(axis, -1).shape)
+        )
 
 
 def test_each_place_follows_its_prompt(model):
     one = {"steps": 1, "sampler": "euler"}
     both = made(model, Compose("a red square | a blue circle", "columns"), **one)
-    red, blue = (made(model, TextToImage(text), **one) for text in ("a red square", "a blue circle"))
+    red, blue = (
+        made(model, TextToImage(text), **one) for text in ("a red square", "a blue circle")
+    )
     torch.testing.assert_close(both[..., :6], red[..., :6], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(both[..., -6:], blue[..., -6:], rtol=1e-4, atol=1e-4)
     assert (red - blue).abs().max() > 0.1

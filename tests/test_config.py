@@ -74,7 +74,11 @@ class Outer:
 def test_a_room_is_every_folder_or_file_that_is_tested_here():
     root = Path(safelight.__file__).parent
     for room in FOLDERS:
-        files = {path.stem for path in (root / room.replace(".", "/")).glob("*.py") if path.stem[0] != "_"}
+        files = {
+            path.stem
+            for path in (root / room.replace(".", "/")).glob("*.py")
+            if path.stem[0] != "_"
+        }
         assert set(Slot(room).kinds()) == {name.replace("_", "-") for name in files}
         assert files
     for room in FILES:
@@ -111,7 +115,12 @@ assert not {{"torch", "safelight.autoencoders.kl"}} & set(sys.modules)
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(Euler(), "euler"), (Heun, "heun"), (ClassifierFree(), "classifier-free"), (Unguided(), "none")],
+    [
+        (Euler(), "euler"),
+        (Heun, "heun"),
+        (ClassifierFree(), "classifier-free"),
+        (Unguided(), "none"),
+    ],
 )
 def test_a_kind_is_named_after_its_class_or_file(value, kind):
     assert kind_of(value) == kind
@@ -130,8 +139,14 @@ def test_a_config_is_named_after_its_file():
         ("interval", Interval()),
         ("interval:scale=6,low=0.1", Interval(ClassifierFree(6), low=0.1)),
         ("interval:of=apg,scale=7,high=0.5", Interval(APG(7.0), high=0.5)),
-        ("interval:of=rescale:of=apg,scale=7,phi=0.5,low=0.1", Interval(Rescale(APG(7.0), phi=0.5), low=0.1)),
-        ({"kind": "interval", "of": {"kind": "apg", "eta": 1}, "scale": 7}, Interval(APG(7.0, eta=1.0))),
+        (
+            "interval:of=rescale:of=apg,scale=7,phi=0.5,low=0.1",
+            Interval(Rescale(APG(7.0), phi=0.5), low=0.1),
+        ),
+        (
+            {"kind": "interval", "of": {"kind": "apg", "eta": 1}, "scale": 7},
+            Interval(APG(7.0, eta=1.0)),
+        ),
         ({"kind": "interval", "of": 5.0}, Interval(ClassifierFree(5.0))),
         (" interval : scale = 6 , low = 0.1 ", Interval(ClassifierFree(6), low=0.1)),
         ("none", Unguided()),
@@ -146,7 +161,9 @@ def test_every_form_of_a_slot_is_read(given, got):
 
 
 def test_an_option_may_be_a_list():
-    assert Slot("training.optimisers").read("adamw:betas=[0.5, 0.6],decay=1") == Adamw(betas=(0.5, 0.6), decay=1)
+    assert Slot("training.optimisers").read("adamw:betas=[0.5, 0.6],decay=1") == Adamw(
+        betas=(0.5, 0.6), decay=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +179,11 @@ def test_an_option_may_be_a_list():
         (SAMPLER, "euler:ete=1", "unknown key in sampler euler: 'ete'; did you mean 'eta'?"),
         (SAMPLER, "euler:eta", "sampler euler.eta: .*number"),
         (SAMPLER, "euler:eta=2", "eta must be from 0 to 1"),
-        (GUIDANCE, "interval:hihg=1", "unknown key in guidance interval: 'hihg'; did you mean 'high'"),
+        (
+            GUIDANCE,
+            "interval:hihg=1",
+            "unknown key in guidance interval: 'hihg'; did you mean 'high'",
+        ),
         (GUIDANCE, "interval:of=5,high=1,scale=3", "unknown key in guidance interval: 'scale'"),
         (GUIDANCE, "interval:of=apgg,scale=3", "unknown key in guidance interval: 'scale'"),
         (GUIDANCE, "interval:of=apgg", "unknown guidance 'apgg'; did you mean 'apg'"),
@@ -198,9 +219,22 @@ def test_every_kind_survives_being_written_and_read(room):
     "changes",
     [
         {},
-        {"objective": {"kind": "denoising", "autoencoder": "runs/kl", "settings": {"guidance": "interval:scale=3"}}},
-        {"validation": {"kind": "folder", "paths": ["b", "c.zip"], "only": {"split": "test"}}, "optimiser": "muon"},
-        {"framing": {"size": 64, "mirror": True}, "rate": {"peak": 1e-3, "decay": "cosine"}, "seed": 2**62},
+        {
+            "objective": {
+                "kind": "denoising",
+                "autoencoder": "runs/kl",
+                "settings": {"guidance": "interval:scale=3"},
+            }
+        },
+        {
+            "validation": {"kind": "folder", "paths": ["b", "c.zip"], "only": {"split": "test"}},
+            "optimiser": "muon",
+        },
+        {
+            "framing": {"size": 64, "mirror": True},
+            "rate": {"peak": 1e-3, "decay": "cosine"},
+            "seed": 2**62,
+        },
     ],
 )
 def test_a_recipe_survives_being_written_and_read(changes):
@@ -210,8 +244,15 @@ def test_a_recipe_survives_being_written_and_read(changes):
 
 
 def test_tables_within_tables_are_read():
-    given = {"inner": {"depth": 2}, "many": [{"depth": 3}, {}], "maybe": {"names": {"a": "b"}}, "several": ["heun"]}
-    assert read(Outer, given) == Outer(Inner(2), (Inner(3), Inner()), Inner(names={"a": "b"}), several=(Heun(),))
+    given = {
+        "inner": {"depth": 2},
+        "many": [{"depth": 3}, {}],
+        "maybe": {"names": {"a": "b"}},
+        "several": ["heun"],
+    }
+    assert read(Outer, given) == Outer(
+        Inner(2), (Inner(3), Inner()), Inner(names={"a": "b"}), several=(Heun(),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,13 +260,19 @@ def test_tables_within_tables_are_read():
     [
         ({"inmer": {}}, "unknown key in the configuration: 'inmer'; did you mean 'inner'?"),
         ({"inner": {"depht": 1}}, "unknown key in inner: 'depht'; did you mean 'depth'?"),
-        ({"many": [{"depth": 1}, {"depht": 1}]}, "unknown key in many: 'depht'; did you mean 'depth'?"),
+        (
+            {"many": [{"depth": 1}, {"depht": 1}]},
+            "unknown key in many: 'depht'; did you mean 'depth'?",
+        ),
         ({"maybe": {"depht": 1}}, "unknown key in maybe: 'depht'; did you mean 'depth'?"),
         ({"inner": 3}, "inner: .* got 3"),
         ({"inner": {"depth": "deep"}}, "inner.depth: .*integer.*, got 'deep'"),
         ({"many": [{"depth": 1}, {"depth": 1.5}]}, "many.1.depth: .*integer.*, got 1.5"),
         ({"sampler": "eulr"}, "sampler: unknown sampler 'eulr'; did you mean 'euler'?"),
-        ({"several": ["heun", {"kind": "euler", "eta": "x"}]}, "several.1: sampler euler.eta: .*number.*, got 'x'"),
+        (
+            {"several": ["heun", {"kind": "euler", "eta": "x"}]},
+            "several.1: sampler euler.eta: .*number.*, got 'x'",
+        ),
         (3, "configuration: wanted a table of options, got 3"),
     ],
 )

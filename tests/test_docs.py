@@ -28,7 +28,9 @@ def pages():
 def test_links_point_at_what_they_name():
     script = links()
     for page in script.pages():
-        assert script.linked(page) == page.read_text("utf-8"), f"{page.name} is stale: python scripts/docs_links.py"
+        assert script.linked(page) == page.read_text("utf-8"), (
+            f"{page.name} is stale: python scripts/docs_links.py"
+        )
     assert len(script.LINK.findall((ROOT / "docs" / "tour.md").read_text("utf-8"))) > 30
 
 
@@ -64,7 +66,9 @@ def test_commands_in_the_readme_exist_with_their_options():
     from safelight.cli import app
 
     commands = get_command(app).commands
-    told = re.findall(r"^(?:.*&& )?safelight (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    told = re.findall(
+        r"^(?:.*&& )?safelight (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text("utf-8"), re.M
+    )
     assert len(told) >= 6
     for line in told:
         verb, *words = shlex.split(line)
@@ -77,14 +81,17 @@ def test_each_autoencoder_has_a_section_whose_tables_are_read():
     kinds = Slot("autoencoders")
     assert sorted(re.findall(r"^## (.*)$", page, re.M)) == kinds.kinds()
     tables = [
-        tomllib.loads(block)["objective"]["autoencoder"] for block in re.findall(r"```toml\n(.*?)```", page, re.S)
+        tomllib.loads(block)["objective"]["autoencoder"]
+        for block in re.findall(r"```toml\n(.*?)```", page, re.S)
     ]
     assert [table["kind"] for table in tables] == ["kl", "vq", "dcae"]
     for table in tables:
         kinds.read(table)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.name
+)
 def test_recipes_are_whole(path):
     recipe = read(Recipe, tomllib.loads(path.read_text("utf-8")))
     assert recipe.title

@@ -19,8 +19,18 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import emoji  # noqa: E402
 
-GROUPS = {"groups": {"0": "smileys-emotion", "2": "component", "9": "flags"}, "subgroups": {"1": "face", "7": "hair"}}
-FACE = {"label": "grinning face", "tags": ["grin"], "group": 0, "subgroup": 1, "hexcode": "1F600", "emoji": "😀"}
+GROUPS = {
+    "groups": {"0": "smileys-emotion", "2": "component", "9": "flags"},
+    "subgroups": {"1": "face", "7": "hair"},
+}
+FACE = {
+    "label": "grinning face",
+    "tags": ["grin"],
+    "group": 0,
+    "subgroup": 1,
+    "hexcode": "1F600",
+    "emoji": "😀",
+}
 HAIR = {"label": "red hair", "group": 2, "subgroup": 7, "hexcode": "1F9B0", "emoji": "🦰"}
 LETTER = {"label": "regional indicator A", "hexcode": "1F1E6", "emoji": "🇦"}
 HELD_OUT = {"val_concept": ["1F9"], "val_pair": {"noto": ["1F600", "1F9"], "fluent": []}}
@@ -43,19 +53,28 @@ def test_the_table_leaves_out_components_and_bare_letters():
 
 
 def test_flags_are_flags_of_somewhere():
-    assert emoji.caption("flag: St. Kitts & Nevis", "flat emoji") == "flag of St. Kitts & Nevis, flat emoji"
+    assert (
+        emoji.caption("flag: St. Kitts & Nevis", "flat emoji")
+        == "flag of St. Kitts & Nevis, flat emoji"
+    )
     assert emoji.caption("pirate flag: mine", "flat emoji") == "pirate flag: mine, flat emoji"
 
 
 def test_a_concept_is_held_out_everywhere_and_a_pair_in_its_style():
-    assert emoji.split("noto", "1F9", HELD_OUT) == emoji.split("fluent", "1F9", HELD_OUT) == "val_concept"
+    assert (
+        emoji.split("noto", "1F9", HELD_OUT)
+        == emoji.split("fluent", "1F9", HELD_OUT)
+        == "val_concept"
+    )
     assert emoji.split("noto", "1F600", HELD_OUT) == "val_pair"
     assert emoji.split("fluent", "1F600", HELD_OUT) == "train"
 
 
 def test_the_held_out_table_and_the_manifest_that_ships_agree():
     held_out = json.loads((ROOT / "scripts/emoji_held_out.json").read_text("utf-8"))
-    lines = gzip.decompress((ROOT / "src/safelight/models/stickers/data.jsonl.gz").read_bytes()).splitlines()
+    lines = gzip.decompress(
+        (ROOT / "src/safelight/models/stickers/data.jsonl.gz").read_bytes()
+    ).splitlines()
     rows = [json.loads(line) for line in lines]
     assert {style: sum(row["style"] == style for row in rows) for style in emoji.SHIPPED} == {
         style: emoji.STYLES[style].pictures for style in emoji.SHIPPED
@@ -115,7 +134,14 @@ def test_an_unreadable_picture_is_left_out_and_named(tmp_path):
 
 def test_an_archive_cannot_write_where_it_wants(tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
-        for name in ("top/LICENSE", "top/../LICENSE", "../LICENSE", "/LICENSE", "top/png/LICENSE", "top/other"):
+        for name in (
+            "top/LICENSE",
+            "top/../LICENSE",
+            "../LICENSE",
+            "/LICENSE",
+            "top/png/LICENSE",
+            "top/other",
+        ):
             member = tarfile.TarInfo(name)
             member.size = 2
             archive.addfile(member, io.BytesIO(b"ok"))

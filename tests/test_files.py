@@ -10,13 +10,24 @@ import pytest
 
 from safelight import files
 from safelight.errors import CannotSave
-from safelight.files import cache_folder, digest, sha256, write_bytes, write_text, writing, writing_folder
+from safelight.files import (
+    cache_folder,
+    digest,
+    sha256,
+    write_bytes,
+    write_text,
+    writing,
+    writing_folder,
+)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below, hidden ones as well, and every empty folder."""
     every = folder.rglob("*")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"" for path in every}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
+        for path in every
+    }
 
 
 def full(*args: object) -> None:
@@ -41,7 +52,9 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path):
         with writing_folder(tmp_path / "model") as aside:
             (aside / "sub").mkdir()
             (aside / "sub" / str(number)).write_text("whole")
-            assert tree(tmp_path / "model") == ({} if number == 0 else {"sub": b"", "sub/0": b"whole"})
+            assert tree(tmp_path / "model") == (
+                {} if number == 0 else {"sub": b"", "sub/0": b"whole"}
+            )
     assert tree(tmp_path) == {"model": b"", "model/sub": b"", "model/sub/1": b"whole"}
 
 
@@ -80,9 +93,13 @@ def test_a_full_disk_leaves_what_was_there_and_is_one_sentence(tmp_path, monkeyp
             (aside / "b").write_text("new")
 
     monkeypatch.setattr(files.os, call, full)
-    with pytest.raises(CannotSave, match=r"^cannot save '.*a': No space left on device; nothing was changed.$"):
+    with pytest.raises(
+        CannotSave, match=r"^cannot save '.*a': No space left on device; nothing was changed.$"
+    ):
         write_text(tmp_path / "a", "new")
-    with pytest.raises(CannotSave, match=r"^cannot save '.*model': No space left on device; nothing was changed.$"):
+    with pytest.raises(
+        CannotSave, match=r"^cannot save '.*model': No space left on device; nothing was changed.$"
+    ):
         write_folder()
     monkeypatch.undo()
     assert tree(tmp_path) == before
@@ -97,7 +114,9 @@ def test_a_folder_that_cannot_be_put_in_place_gives_way_to_the_old_one(tmp_path,
         with writing_folder(tmp_path / "model") as aside:
             (aside / "b").write_text("new")
 
-    monkeypatch.setattr(files.os, "replace", lambda a, b: full() if Path(a).name == "new" else replace(a, b))
+    monkeypatch.setattr(
+        files.os, "replace", lambda a, b: full() if Path(a).name == "new" else replace(a, b)
+    )
     with pytest.raises(CannotSave):
         write_folder()
     monkeypatch.undo()
@@ -113,7 +132,7 @@ def test_a_disk_that_is_really_full_changes_nothing(tmp_path):
 import resource, sys
 from pathlib import Path
 import torch
-from safelight.checkpoints.streamed import write_tensors
+from safelight.weights.writing import write_tensors
 from safelight.errors import CannotSave
 from safelight.files import write_bytes, writing
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
@@ -128,7 +147,9 @@ try:
 except CannotSave as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first.endswith("a': File too large; nothing was changed.")
@@ -177,7 +198,9 @@ def test_a_digest_tells_where_parts_end():
 
 def test_the_hash_of_a_file_is_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_the_cache_lies_where_it_is_told(tmp_path, monkeypatch):

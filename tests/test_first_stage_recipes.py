@@ -9,7 +9,7 @@ import torch
 
 from safelight.config import read
 from safelight.training.recipe import Recipe
-from safelight.types import Discrete
+from safelight.types.networks import Discrete
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from first_stage_recipes import FOLDER, ROWS, SMALL, small, written
@@ -17,10 +17,14 @@ from first_stage_recipes import FOLDER, ROWS, SMALL, small, written
 
 def test_the_files_are_what_the_script_writes():
     found = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.toml")}
-    assert found == {f"{row.name}.toml": written(row) for row in ROWS}, "run python scripts/first_stage_recipes.py"
+    assert found == {f"{row.name}.toml": written(row) for row in ROWS}, (
+        "run python scripts/first_stage_recipes.py"
+    )
     assert len(found) == len(ROWS) == 18
     found = {path.name: path.read_text("utf-8") for path in FOLDER.glob("small/*")}
-    assert found == {f"{row.name}.toml": small(row) for row in SMALL}, "run python scripts/first_stage_recipes.py"
+    assert found == {f"{row.name}.toml": small(row) for row in SMALL}, (
+        "run python scripts/first_stage_recipes.py"
+    )
 
 
 @pytest.mark.parametrize("row", SMALL, ids=lambda row: row.name)
@@ -37,10 +41,16 @@ def test_each_builds_and_makes_the_latents_of_the_table(row):
         autoencoder = config.build()
         latents = autoencoder.encode(torch.empty(1, 3, 256, 256)).mode()
     side = 256 // row.factor
-    assert autoencoder.latent_shape((1, 3, 256, 256)) == tuple(latents.shape) == (1, row.channels, side, side)
+    assert (
+        autoencoder.latent_shape((1, 3, 256, 256))
+        == tuple(latents.shape)
+        == (1, row.channels, side, side)
+    )
     assert isinstance(autoencoder, Discrete) == bool(row.codes)
     if row.codes:
         assert autoencoder.codes == row.codes
         assert autoencoder.codebook.codes.shape == (row.codes, row.channels)
     else:
-        assert autoencoder.costs(autoencoder.encode(torch.empty(1, 3, 256, 256, device="meta"))).keys() == {"kl"}
+        assert autoencoder.costs(
+            autoencoder.encode(torch.empty(1, 3, 256, 256, device="meta"))
+        ).keys() == {"kl"}

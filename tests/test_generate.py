@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-import safelight
 from making import tiny_model
 from safelight import Settings, TextToImage
 from safelight.config import Slot
@@ -19,11 +18,11 @@ from safelight.diffusion.prediction import Noise
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear, ScaledLinear
 from safelight.errors import BadInput, Note
-from safelight.generate import generate, recipe, resolve, steps
 from safelight.model import Card, LatentDiffusion
+from safelight.pipeline import generate, recipe, resolve, steps
 from safelight.settings import SPACING
 from safelight.task import Share
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 SQUARE = TextToImage("a red square")
 
@@ -65,15 +64,6 @@ def passes(model, settings, task=SQUARE):
     counting = Counting(model.denoiser)
     generate(replace(model, denoiser=counting), task, settings)
     return counting.batches
-
-
-def test_the_public_names_stay_what_they_are_when_their_files_are_imported():
-    import safelight.generate as again
-
-    assert callable(safelight.generate)
-    assert safelight.generate is generate
-    assert safelight.steps is steps
-    assert again is generate
 
 
 def test_the_same_seed_is_the_same_picture_alone_and_among_others(model):
@@ -122,7 +112,15 @@ def test_the_request_goes_before_the_card_and_the_card_before_the_defaults():
     assert (chosen.steps, chosen.guidance, chosen.seed) == (9, 2.0, 5)
     assert (chosen.sampler, chosen.spacing, chosen.count) == ("dpmpp2m", "uniform", 1)
     assert resolve(model).steps == 3
-    assert len(passes(replace(tiny_model(), card=replace(model.card, size=(32, 32))), Settings(guidance="none"))) == 3
+    assert (
+        len(
+            passes(
+                replace(tiny_model(), card=replace(model.card, size=(32, 32))),
+                Settings(guidance="none"),
+            )
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize("guidance", [1, 1.0, "1", "none", {"kind": "none"}])
@@ -136,19 +134,28 @@ def test_guidance_and_the_negative_prompt_count(model):
     against = replace(SQUARE, negative="a blue circle")
     assert_differ(plain, generate(model, against, Settings(guidance=6.0)))
     assert_differ(plain, generate(model, SQUARE, Settings(guidance=1.0)))
-    assert_same(generate(model, against, Settings(guidance=1)), generate(model, SQUARE, Settings(guidance=1)))
+    assert_same(
+        generate(model, against, Settings(guidance=1)),
+        generate(model, SQUARE, Settings(guidance=1)),
+    )
 
 
 def test_two_passes_in_less_memory_make_the_same_picture(model):
     split = Settings(steps=2, guidance="apg:scale=3", one_batch=False, seed=2)
     assert passes(model, split) == [1, 1, 1, 1]
-    assert_same(generate(model, SQUARE, split), generate(model, SQUARE, replace(split, one_batch=True)), within=1)
+    assert_same(
+        generate(model, SQUARE, split),
+        generate(model, SQUARE, replace(split, one_batch=True)),
+        within=1,
+    )
 
 
 def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
     """Beside a copy of itself autoguidance changes nothing; beside another model, whose words are others, it does."""
     asked = Settings(guidance="autoguidance:scale=3", seed=3)
-    with pytest.raises(BadInput, match="asks a network 'weak', the model has main: put one beside it"):
+    with pytest.raises(
+        BadInput, match="asks a network 'weak', the model has main: put one beside it"
+    ):
         generate(model, SQUARE, asked)
     plain = generate(model, SQUARE, replace(asked, guidance=1))
     assert_same(generate(replace(model, beside={"weak": model}), SQUARE, asked), plain, within=1)
@@ -157,7 +164,9 @@ def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
         weak.conditioner.embedding.weight.mul_(-1)
     beside = replace(model, beside={"weak": weak})
     assert_differ(generate(beside, SQUARE, asked), plain)
-    assert recipe(beside, SQUARE, asked)["beside"] == {"weak": {"name": "tiny", "hash": "", "licence": "CC0"}}
+    assert recipe(beside, SQUARE, asked)["beside"] == {
+        "weak": {"name": "tiny", "hash": "", "licence": "CC0"}
+    }
     noise = replace(weak, process=Process(ScaledLinear(), Noise()))
     with pytest.raises(BadInput, match="the weak model must have the process of 'tiny'"):
         generate(replace(model, beside={"weak": noise}), SQUARE, asked)
@@ -165,7 +174,13 @@ def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
 
 def test_blocks_that_the_network_lacks_are_refused_before_the_first_step(model):
     with pytest.raises(BadInput, match="this transformer has the blocks 0 to 0, not 1"):
-        next(steps(model, SQUARE, Settings(guidance="interval:of=skip-layers,blocks=[1],low=0.1,high=0.2")))
+        next(
+            steps(
+                model,
+                SQUARE,
+                Settings(guidance="interval:of=skip-layers,blocks=[1],low=0.1,high=0.2"),
+            )
+        )
     with pytest.raises(BadInput, match="leaves out blocks, which Counting cannot"):
         passes(model, Settings(guidance="perturbed-attention:blocks=[0]"))
     one = Settings(guidance="perturbed-attention:blocks=[0],strength=5,of=none")
@@ -199,7 +214,9 @@ class Sides:
         where = torch.zeros(start.latents.shape[-1])
         where[: len(where) // 2] = 1
         prompts = [[Prompt(text)] * count for text in (self.left, self.right)]
-        return replace(start, shares=[Share(prompts[0], where=where), Share(prompts[1], where=1 - where)])
+        return replace(
+            start, shares=[Share(prompts[0], where=where), Share(prompts[1], where=1 - where)]
+        )
 
 
 def test_shares_of_a_task_are_heard_where_they_hold(model):
@@ -215,7 +232,9 @@ def test_shares_of_a_task_are_heard_where_they_hold(model):
 
 
 def test_the_prompt_counts_and_may_be_empty(model):
-    square, nothing = (generate(model, TextToImage(text), Settings(guidance=8.0)) for text in ("a red square", ""))
+    square, nothing = (
+        generate(model, TextToImage(text), Settings(guidance=8.0)) for text in ("a red square", "")
+    )
     assert_differ(square, nothing)
     assert_same(nothing, generate(model, TextToImage(), Settings(guidance=8.0)))
     assert_same(nothing, generate(model, TextToImage(), Settings(guidance=1.0)), within=1)
@@ -224,7 +243,8 @@ def test_the_prompt_counts_and_may_be_empty(model):
 def test_a_prompt_of_a_megabyte_is_cut_in_no_time(model):
     began = time.perf_counter()
     with pytest.warns(
-        Note, match=r"this model reads 14 pieces of a prompt; not read: 'square a red .* … \(1039\d+ letters\)"
+        Note,
+        match=r"this model reads 14 pieces of a prompt; not read: 'square a red .* … \(1039\d+ letters\)",
     ):
         long = generate(model, TextToImage("a red square " * 80_000), Settings(steps=1))
     assert time.perf_counter() - began < 5
@@ -235,7 +255,9 @@ def test_a_prompt_of_a_megabyte_is_cut_in_no_time(model):
 
 def test_a_recipe_makes_its_picture_again(model):
     task = TextToImage("a blue circle", negative="red", width=40, height=24)
-    settings = Settings(steps=3, sampler="euler:eta=0.5", spacing="shifted:shift=2", guidance=2.5, seed=4, count=2)
+    settings = Settings(
+        steps=3, sampler="euler:eta=0.5", spacing="shifted:shift=2", guidance=2.5, seed=4, count=2
+    )
     pictures = generate(model, task, settings)
     for index, picture in enumerate(pictures):
         how = recipe(model, task, settings, index)
@@ -245,7 +267,10 @@ def test_a_recipe_makes_its_picture_again(model):
         assert (again.seed, again.count) == (4 + index, 1)
         assert_same(generate(model, TextToImage(**said), again), [picture], within=1)
     alone = recipe(model, task, replace(settings, count=1))
-    assert_same(generate(model, task, Settings(**alone["settings"])), generate(model, task, replace(settings, count=1)))
+    assert_same(
+        generate(model, task, Settings(**alone["settings"])),
+        generate(model, task, replace(settings, count=1)),
+    )
     assert alone["model"] == {"name": "tiny", "hash": "", "licence": "CC0"}
     assert picture.size == (40, 24)
 
@@ -274,7 +299,9 @@ def test_noise_is_scaled_to_where_the_steps_begin(model, schedule, prediction, s
 
 @pytest.mark.parametrize(("width", "height"), [(33, 32), (32, 31), (1, 1)])
 def test_a_size_that_cannot_be_made_is_refused_with_the_nearest(model, width, height):
-    with pytest.raises(BadInput, match=rf"multiples of 8, got {width}×{height}; the nearest is \d+×\d+"):
+    with pytest.raises(
+        BadInput, match=rf"multiples of 8, got {width}×{height}; the nearest is \d+×\d+"
+    ):
         generate(model, TextToImage("x", width=width, height=height))
 
 
@@ -285,7 +312,9 @@ def test_a_size_that_the_denoiser_cannot_cut_is_refused(model):
 
 @pytest.mark.parametrize("part", ["autoencoder", "conditioner", "denoiser", "process"])
 def test_a_part_that_is_missing_is_named(model, part):
-    with pytest.raises(BadInput, match=f"the model 'tiny' has no {part}; name a file that holds it as well"):
+    with pytest.raises(
+        BadInput, match=f"the model 'tiny' has no {part}; name a file that holds it as well"
+    ):
         generate(replace(model, **{part: None}), SQUARE)
 
 

@@ -11,7 +11,9 @@ PAGE = (ROOT / "docs" / "guidance.md").read_text("utf-8")
 
 
 def script():
-    spec = importlib.util.spec_from_file_location("guidance_page", ROOT / "scripts" / "guidance_page.py")
+    spec = importlib.util.spec_from_file_location(
+        "guidance_page", ROOT / "scripts" / "guidance_page.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -19,7 +21,9 @@ def script():
 
 def test_the_table_is_that_of_the_kinds():
     page = script()
-    assert page.between(PAGE, "kinds", page.table()) == PAGE, "python scripts/guidance_page.py --table-only"
+    assert page.between(PAGE, "kinds", page.table()) == PAGE, (
+        "python scripts/guidance_page.py --table-only"
+    )
     assert all(f"| `{kind}` |" in PAGE for kind in GUIDANCE.kinds())
     assert page.between("<!-- a -->x<!-- /a -->", "a", "y") == "<!-- a -->\ny\n<!-- /a -->"
 
@@ -35,7 +39,9 @@ def test_the_table_counts_answers_and_tells_options():
 
 
 def test_every_guidance_that_the_page_spells_is_one():
-    spelled = re.findall(r"--guidance (\S+)", PAGE) + re.findall(r"^\| `([\w-]+:\S+)` \|", PAGE, re.M)
+    spelled = re.findall(r"--guidance (\S+)", PAGE) + re.findall(
+        r"^\| `([\w-]+:\S+)` \|", PAGE, re.M
+    )
     assert len(spelled) > 10
     for text in spelled + script().ROWS:
         GUIDANCE.read(text)

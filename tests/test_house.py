@@ -18,15 +18,18 @@ STRAYS = [
     (rules.upward, {"safelight.nn.x": "def f():\n    from ..model import LatentDiffusion"}),
     (rules.upward, {"safelight.data.x": "import safelight.features.x"}),
     (rules.upward, {"safelight.model": "from safelight import runtime"}),
-    (rules.upward, {"safelight.generate": "import safelight"}),
-    (rules.upward, {"safelight.generate": "from safelight import Settings"}),
+    (rules.upward, {"safelight.pipeline": "import safelight"}),
+    (rules.upward, {"safelight.pipeline": "from safelight import Settings"}),
     (rules.ground_floor, {"safelight.types": "import numpy"}),
     (rules.ground_floor, {"safelight.diffusion.x": "from ..config import read"}),
     (rules.ground_floor, {"safelight.diffusion.x": "from safelight import types_of"}),
     (rules.torch, {"safelight.governance.policy": "def f():\n    import torch"}),
     (
         rules.torch,
-        {"safelight.config": "def f():\n    from safelight.types import Images", "safelight.types": "import torch"},
+        {
+            "safelight.config": "def f():\n    from safelight.types import Images",
+            "safelight.types": "import torch",
+        },
     ),
     (rules.torch, {"safelight.tasks.x": "from torch import nn"}),
     (rules.torch, {"safelight.cli": "try:\n    import torch.nn\nexcept ImportError:\n    pass"}),
@@ -39,12 +42,18 @@ STRAYS = [
             "safelight.nn.__init__": "import torch",
         },
     ),
-    (rules.long_files, {"safelight.x": "\n" * 401}),
-    (rules.long_functions, {"safelight.x": "def f():\n" + "    a = 1\n" * 70 + "def g(): ...\n" * 9}),
-    (rules.long_functions, {"safelight.x": "def f():\n" + "    a = 1\n" * 34}),
+    (rules.long_files, {"safelight.x": "\n" * 601}),
+    (
+        rules.long_functions,
+        {"safelight.x": "def f():\n" + "    a = 1\n" * 80 + "def g(): ...\n" * 9},
+    ),
+    (rules.long_functions, {"safelight.x": "def f():\n" + "    a = 1\n" * 39}),
     (rules.many_parameters, {"safelight.types": "def f(a, b, c, d, /, e, f, g, *, h, i): ..."}),
     (rules.many_parameters, {"safelight.nn.x": "def f(a, b, c, d, e, f, g, h, i, j, *k): ..."}),
-    (rules.large_configs, {"safelight.x": "class Config:\n" + "".join(f"    a{n}: int = 1\n" for n in range(13))}),
+    (
+        rules.large_configs,
+        {"safelight.x": "class Config:\n" + "".join(f"    a{n}: int = 1\n" for n in range(13))},
+    ),
     (rules.unannotated, {"safelight.x": "class A:\n    def f(self, a: int, *, b) -> None: ..."}),
     (rules.unannotated, {"safelight.x": "async def f(a: int): ..."}),
     (rules.keyword_soup, {"safelight.x": "def f(**options: int) -> None: ..."}),
@@ -53,7 +62,10 @@ STRAYS = [
     (rules.forbidden_calls, {"safelight.x": "a.load_state_dict(b, False)"}),
     (
         rules.repeated,
-        {"safelight.x": COPIED.format(*"abcdef"), "safelight.y": "import torch\n" + COPIED.format(*"ghijkl")},
+        {
+            "safelight.x": COPIED.format(*"abcdef"),
+            "safelight.y": "import torch\n" + COPIED.format(*"ghijkl"),
+        },
     ),
 ]
 ALLOWED = {
@@ -64,7 +76,8 @@ ALLOWED = {
     "safelight.model": "import torch\nfrom safelight.nn import attention",
     "safelight.tasks.inpaint": "def start() -> None:\n    import torch\n    from safelight.model import M",
     "safelight.cli": "import safelight",
-    "safelight.nn.x": "class Config:\n    kind: ClassVar[str]\n" + "".join(f"    a{n}: int\n" for n in range(12)),
+    "safelight.nn.x": "class Config:\n    kind: ClassVar[str]\n"
+    + "".join(f"    a{n}: int\n" for n in range(12)),
     "safelight.nn.y": "class A:\n    def f(self, a: int) -> int: ...\nzip(a, b, strict=False)\nm.load_state_dict(w)",
 }
 
@@ -90,7 +103,7 @@ def test_the_rule_leaves_good_source_alone(rule):
 
 
 def test_the_tests_are_short_files_too():
-    assert rules.long_files(rules.built(ROOT / "tests"), limit=500) == []
+    assert rules.long_files(rules.built(ROOT / "tests"), limit=650) == []
 
 
 def test_the_floors_are_those_of_the_plan():
@@ -117,10 +130,12 @@ def torch_after(code: str) -> bool:
 
 def test_importing_the_package_does_not_import_torch():
     assert not torch_after("import safelight")
-    assert torch_after("import safelight.types")  # so the question can be answered with yes
+    assert torch_after("import safelight.types.tensors")  # so the question can be answered with yes
 
 
-@pytest.mark.skipif(not (ROOT / "src/safelight/cli").exists(), reason="there is no command line yet")
+@pytest.mark.skipif(
+    not (ROOT / "src/safelight/cli").exists(), reason="there is no command line yet"
+)
 def test_help_does_not_import_torch():
     ask = "import sys\nfrom safelight.cli import main\nsys.argv = ['safelight', '--help']\ntry:\n    main()\n"
     assert not torch_after(ask + "except SystemExit as end:\n    assert not end.code")

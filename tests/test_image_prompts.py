@@ -14,12 +14,12 @@ from adapters.image_prompts import EYE, adapter_file, eye_file
 from recorded import Recording, difference, error
 from safelight import BadInput, Settings, TextToImage, checkpoints, generate, save
 from safelight.adapters.lora import Merged
-from safelight.checkpoints.adapter_files import parts
-from safelight.checkpoints.adapting import controlled, prompted
-from safelight.checkpoints.image_prompts import with_image_prompt
-from safelight.checkpoints.plain import plain
+from safelight.attachments.apply import controlled, prompted
+from safelight.attachments.image_prompts import with_image_prompt
+from safelight.attachments.lora_files import parts
+from safelight.checkpoints.detach import plain
 from safelight.media.pictures import read_recipe
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 WIDTHS = (8, 8, 8, 16)
 TASK = TextToImage("a cat", "a dog", 32, 32)
@@ -58,12 +58,37 @@ def apart(one, other):
     return int(np.abs(one - other).max())
 
 
-def test_the_command_line_prompts_with_a_picture_and_writes_it_down(files, monkeypatch, capsys, tmp_path):
-    said = ["--device", "cpu", "--steps", "2", "--size", "32", "--precision", "fp32", "--guidance", "3", "--quiet"]
+def test_the_command_line_prompts_with_a_picture_and_writes_it_down(
+    files, monkeypatch, capsys, tmp_path
+):
+    said = [
+        "--device",
+        "cpu",
+        "--steps",
+        "2",
+        "--size",
+        "32",
+        "--precision",
+        "fp32",
+        "--guidance",
+        "3",
+        "--quiet",
+    ]
     single, plus = (files / f"ip-adapter-{kind}.safetensors" for kind in ("single", "plus"))
 
-    def run(name, *words, eye=("-m", files / "eye.safetensors")):
-        words = ["generate", "a cat", "-m", folder("sd"), *eye, *said, "--json", "--out", tmp_path / name, *words]
+    def run(name, *words, image_encoder=("-m", files / "eye.safetensors")):
+        words = [
+            "generate",
+            "a cat",
+            "-m",
+            folder("sd"),
+            *image_encoder,
+            *said,
+            "--json",
+            "--out",
+            tmp_path / name,
+            *words,
+        ]
         return making.exit_code(monkeypatch, *words), capsys.readouterr()
 
     def made(name, *words):
@@ -80,23 +105,37 @@ def test_the_command_line_prompts_with_a_picture_and_writes_it_down(files, monke
     none, named = made("c.png")
     assert named is None
     assert min(apart(one, two), apart(one, none), apart(two, none)) > 2
-    code, told = run("d.png", "--image-prompt", f"{single}={files / 'fox.png'}", eye=())
+    code, told = run("d.png", "--image-prompt", f"{single}={files / 'fox.png'}", image_encoder=())
     assert code == 2
-    assert "this image prompt has no eye: add the image encoder that it was trained with" in told.err
+    assert (
+        "this image prompt has no eye: add the image encoder that it was trained with" in told.err
+    )
     assert "as one of the model's files (-m)" in told.err
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["single", "plus"])
-def test_picture_and_no_picture_are_to_the_denoiser_what_the_peers_pipeline_makes_of_them(kind, model, files):
+def test_picture_and_no_picture_are_to_the_denoiser_what_the_peers_pipeline_makes_of_them(
+    kind, model, files
+):
     """From the file of a picture to the answers of the network, with the picture and without it."""
     diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    said = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 1}
+    said = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 1,
+    }
     said |= {"image_size": 28, "patch_size": 14, "projection_dim": 10, "hidden_act": "quick_gelu"}
-    seeing = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**said)).eval()
-    save_file({name: one.contiguous() for name, one in seeing.state_dict().items()}, files / "model.safetensors")
+    seeing = transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(**said)
+    ).eval()
+    save_file(
+        {name: one.contiguous() for name, one in seeing.state_dict().items()},
+        files / "model.safetensors",
+    )
     adapter = files / f"ip-adapter-{kind}.safetensors"
     ready = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
@@ -106,7 +145,7 @@ def test_picture_and_no_picture_are_to_the_denoiser_what_the_peers_pipeline_make
     pipe.set_ip_adapter_scale(0.7)
     picture = Image.open(files / "fox.png")
     told = pipe.prepare_ip_adapter_image_embeds(picture, None, torch.device("cpu"), 1, True)
-    ours = replace(model, eye=checkpoints.read(files / "model.safetensors").eye)
+    ours = replace(model, image_encoder=checkpoints.read(files / "model.safetensors").image_encoder)
     ours = prompted(ours, f"{adapter}={files / 'fox.png'}:0.7")
     prompts = [Prompt("a cat")]
     both = [ours.conditioner.nothing(prompts), ours.conditioner(prompts)]
@@ -119,7 +158,10 @@ def test_picture_and_no_picture_are_to_the_denoiser_what_the_peers_pipeline_make
 
 
 def test_the_same_seed_gives_the_same_picture_in_any_batch(model, files):
-    shown = prompted(replace(model, eye=None), f"{files / 'ip-adapter-face.safetensors'}={files / 'face.safetensors'}")
+    shown = prompted(
+        replace(model, image_encoder=None),
+        f"{files / 'ip-adapter-face.safetensors'}={files / 'face.safetensors'}",
+    )
     first, second = pictures(shown, count=2)
     assert apart(pictures(shown)[0], first) <= 1
     assert apart(pictures(shown, one_batch=False)[0], first) <= 1
@@ -128,13 +170,19 @@ def test_the_same_seed_gives_the_same_picture_in_any_batch(model, files):
 
 def test_a_scale_of_nothing_is_the_model_alone_and_several_add_up(model, files):
     alone = pictures(model)[0]
-    eye = checkpoints.read(files / "eye.safetensors").eye
-    seeing = replace(model, eye=eye)
-    single, plus = (f"{files / f'ip-adapter-{kind}.safetensors'}={files / 'fox.png'}" for kind in ("single", "plus"))
+    image_encoder = checkpoints.read(files / "eye.safetensors").image_encoder
+    seeing = replace(model, image_encoder=image_encoder)
+    single, plus = (
+        f"{files / f'ip-adapter-{kind}.safetensors'}={files / 'fox.png'}"
+        for kind in ("single", "plus")
+    )
     assert apart(pictures(prompted(seeing, f"{single}:0"))[0], alone) <= 1
     one, both = prompted(seeing, single), prompted(prompted(seeing, single), plus)
     assert apart(pictures(one)[0], pictures(both)[0]) > 2
-    assert both.card.adapters.keys() == {"ip-adapter-single.safetensors=fox.png", "ip-adapter-plus.safetensors=fox.png"}
+    assert both.card.adapters.keys() == {
+        "ip-adapter-single.safetensors=fox.png",
+        "ip-adapter-plus.safetensors=fox.png",
+    }
 
 
 def test_a_face_brings_its_lora_and_one_beside_its_picture(model, files):
@@ -144,10 +192,14 @@ def test_a_face_brings_its_lora_and_one_beside_its_picture(model, files):
         "ip-adapter-face.safetensors=faces.npy": 0.5,
         "ip-adapter-face.safetensors (LoRA)": 1.0,
     }
-    changed = [name for name, one in model.denoiser.state_dict().items() if not torch.equal(one, before[name])]
+    changed = [
+        name
+        for name, one in model.denoiser.state_dict().items()
+        if not torch.equal(one, before[name])
+    ]
     assert len(changed) == 4 * 5  # qkv and out; q, kv and out
     assert plain(made).card.adapters == {"ip-adapter-face.safetensors (LoRA)": 1.0}
-    seeing = replace(model, eye=checkpoints.read(files / "eye.safetensors").eye)
+    seeing = replace(model, image_encoder=checkpoints.read(files / "eye.safetensors").image_encoder)
     both = f"{files / 'ip-adapter-face-plus.safetensors'}={files / 'fox.png'},{files / 'face.safetensors'}"
     assert pictures(prompted(seeing, both))
 
@@ -158,7 +210,10 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
     for given, message in (
         ("adapter", "wanted FILE=PICTURE or FILE=PICTURE:SCALE, got 'adapter'"),
-        (f"{face}={files / 'fox.png'}", "reads the vector of a face, not a picture: no network that finds faces"),
+        (
+            f"{face}={files / 'fox.png'}",
+            "reads the vector of a face, not a picture: no network that finds faces",
+        ),
         (f"{single}={files / 'face.safetensors'}", "this image prompt reads a picture: give image"),
         (
             f"{face}={files / 'two.safetensors'}",
@@ -166,36 +221,52 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
         ),
         (f"{face}={files / 'none.npy'}", r"none\.npy cannot be read"),
         (f"{single}={files / 'none.png'}", r"none\.png"),
-        (f"{files / 'eye.safetensors'}={files / 'fox.png'}", "holds eye; wanted an image prompt"),
+        (
+            f"{files / 'eye.safetensors'}={files / 'fox.png'}",
+            "holds image_encoder; wanted an image prompt",
+        ),
     ):
         with pytest.raises(BadInput, match=message):
             prompted(model, given)
     assert all(torch.equal(one, before[name]) for name, one in model.denoiser.state_dict().items())
-    with pytest.raises(BadInput, match="is an image prompt, no part of a model: give it beside one"):
+    with pytest.raises(
+        BadInput, match="is an image prompt, no part of a model: give it beside one"
+    ):
         checkpoints.read([folder("sd"), single])
 
 
 def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_path):
     model = checkpoints.load(folder("sd"), "cpu", "fp32")
     held = controlled(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
-    seeing = with_image_prompt(held, files / "ip-adapter-single.safetensors", encoder=files / "eye.safetensors")
+    seeing = with_image_prompt(
+        held, files / "ip-adapter-single.safetensors", encoder=files / "eye.safetensors"
+    )
     shown = replace(seeing, denoiser=model.denoiser)
     writers = {"native": "native", "diffusers": "diffusers", "single-file": "single.safetensors"}
-    for one, what in ((held, "control"), (shown, "an image prompt"), (seeing, "control and an image prompt")):
-        for dialect, name in writers.items():
-            with pytest.raises(BadInput, match=rf"has {what} around it, .* take that off first, save\(plain\(model\)"):
-                save(one, tmp_path / name, dialect)
+    for one, what in (
+        (held, "control"),
+        (shown, "an image prompt"),
+        (seeing, "control and an image prompt"),
+    ):
+        for layout, name in writers.items():
+            with pytest.raises(
+                BadInput,
+                match=rf"has {what} around it, .* take that off first, save\(plain\(model\)",
+            ):
+                save(one, tmp_path / name, layout)
             assert not (tmp_path / name).exists()
     bare = plain(seeing)
     assert (bare.denoiser, bare.conditioner) == (model.denoiser, model.conditioner)
     assert plain(model) is model
     assert bare.card.adapters == {}
-    for dialect, name in [*writers.items()][:2]:  # a single file would not tell such narrow norms
-        save(bare, tmp_path / name, dialect)
+    for layout, name in [*writers.items()][:2]:  # a single file would not tell such narrow norms
+        save(bare, tmp_path / name, layout)
         again = checkpoints.read(tmp_path / name).denoiser.state_dict()
         assert all(torch.equal(again[key], one) for key, one in model.denoiser.state_dict().items())
-    with pytest.raises(BadInput, match="has an image encoder beside it, which no file of a model holds"):
-        save(replace(model, eye=EYE.build()), tmp_path / "other")
+    with pytest.raises(
+        BadInput, match="has an image encoder beside it, which no file of a model holds"
+    ):
+        save(replace(model, image_encoder=EYE.build()), tmp_path / "other")
 
 
 def test_adapters_reach_the_parts_beneath(files):

@@ -8,11 +8,11 @@ from torch import nn
 
 from making import tiny_model
 from safelight import Settings, TextToImage
-from safelight.conditioners.reading.syntax import at, composed
 from safelight.errors import BadInput
-from safelight.generate import generate
+from safelight.pipeline import generate
+from safelight.prompting.syntax import at, composed
 from safelight.tasks.compose import Compose
-from safelight.types import Conditioner, Prompt, Weighing
+from safelight.types.networks import Conditioner, Prompt, Weighing
 
 
 class Listening(nn.Module):
@@ -78,9 +78,13 @@ def test_a_prompt_changes_when_its_step_comes(model):
 
 def test_prompts_that_and_parts_are_composed(model):
     settings = Settings(steps=3, guidance=2.0, seed=3, count=1)
-    listening, parted = listened(model, TextToImage("a red square AND a blue circle :0.5"), settings)
+    listening, parted = listened(
+        model, TextToImage("a red square AND a blue circle :0.5"), settings
+    )
     assert [one.text for one in listening.asked] == ["a red square", "a blue circle"]
-    _, composed_ = listened(model, Compose("a red square | a blue circle", weights="1,0.5"), settings)
+    _, composed_ = listened(
+        model, Compose("a red square | a blue circle", weights="1,0.5"), settings
+    )
     assert np.array_equal(parted, composed_)
     assert np.abs(parted - listened(model, TextToImage("a red square"), settings)[1]).max() > 0
     with pytest.raises(BadInput, match="weights must sum to more than 0"):

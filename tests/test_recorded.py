@@ -24,12 +24,26 @@ def test_a_recording_names_what_was_run(folder):
 
 
 def test_what_is_drawn_is_the_same_bits_on_every_machine():
-    names = {"x.weight": (32, 4, 3, 3), "norm.weight": (40,), "x.bias": (40,), "alpha": (), "table": (1, 9, 8)}
-    raw = b"".join(drawn.draw(name, "F32", shape).numpy().astype("<f4").tobytes() for name, shape in names.items())
-    assert sha256(raw).hexdigest() == "bab6459c23b2e2ca079dcc4f99776ef4d810f2b7c06e9063336ee661773c20e7"
+    names = {
+        "x.weight": (32, 4, 3, 3),
+        "norm.weight": (40,),
+        "x.bias": (40,),
+        "alpha": (),
+        "table": (1, 9, 8),
+    }
+    raw = b"".join(
+        drawn.draw(name, "F32", shape).numpy().astype("<f4").tobytes()
+        for name, shape in names.items()
+    )
+    assert (
+        sha256(raw).hexdigest()
+        == "bab6459c23b2e2ca079dcc4f99776ef4d810f2b7c06e9063336ee661773c20e7"
+    )
     for name, shape in names.items():
         for kind in ("F16", "BF16"):
-            assert torch.equal(drawn.draw(name, kind, shape).float(), drawn.draw(name, "F32", shape)), (name, kind)
+            assert torch.equal(
+                drawn.draw(name, kind, shape).float(), drawn.draw(name, "F32", shape)
+            ), (name, kind)
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (64, 32, 3, 3), (49, 64)])

@@ -11,7 +11,11 @@ COMMAND = 'python -m pip install -e ".[test]" && python -m pytest -n auto --dist
 
 
 def commands(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if re.match(r"\s*python -m pip install -e .*pytest", line)]
+    return [
+        line.strip()
+        for line in text.splitlines()
+        if re.match(r"\s*python -m pip install -e .*pytest", line)
+    ]
 
 
 def test_the_readme_and_ci_run_the_same_command():

@@ -34,7 +34,9 @@ def merged(weights: File, adapter: File, prefix: str, scale: float) -> File:
             alpha = adapter.get(f"{layer}.alpha", torch.tensor(len(down)))
             change = scale * alpha.float() / len(down) * (up.flatten(1) @ down.flatten(1))
             made[name], used = weight + change.reshape(weight.shape), used + 1
-    assert used == sum(name.startswith(prefix) and name.endswith("lora_up.weight") for name in adapter)
+    assert used == sum(
+        name.startswith(prefix) and name.endswith("lora_up.weight") for name in adapter
+    )
     return made
 
 
@@ -50,12 +52,19 @@ def of_sd1(inputs: File) -> File:
     whole, base = weights("sd1"), load_file(DRAWN / "sd1" / "inputs.safetensors")
     adapter, outputs = kept("sd1-kohya"), {}
     flat = {
-        name for name, one in adapter.items() if name.endswith("down.weight") and one.dim() == 4 and one.shape[-1] == 3
+        name
+        for name, one in adapter.items()
+        if name.endswith("down.weight") and one.dim() == 4 and one.shape[-1] == 3
     }
     assert len(flat) == 2
     flat = {name.partition(".")[0] for name in flat}
     without = {name: one for name, one in adapter.items() if name.partition(".")[0] not in flat}
-    cases = {"1.0": (adapter, 1.0), "0.6": (adapter, 0.6), "unet_only": (adapter, 1.0), "no_conv3x3": (without, 1.0)}
+    cases = {
+        "1.0": (adapter, 1.0),
+        "0.6": (adapter, 0.6),
+        "unet_only": (adapter, 1.0),
+        "no_conv3x3": (without, 1.0),
+    }
     for case, (layers, scale) in cases.items():
         tower = peers.tower("sd1", peers.under(whole, "cond_stage_model.transformer."))
         if case != "unet_only":
@@ -65,13 +74,22 @@ def of_sd1(inputs: File) -> File:
         outputs[f"sd1.{case}.unet"] = network(base["x"], inputs["sd1.timestep"], text).sample
     tower = peers.tower("sd1", peers.under(whole, "cond_stage_model.transformer."))
     table = tower.get_input_embeddings()
-    table.weight = torch.nn.Parameter(torch.cat([table.weight, kept("ti-diffusers")["<toy>"]]), requires_grad=False)
-    return {**outputs, "textual_inversion.text": tower(inputs["textual_inversion.ids"]).last_hidden_state}
+    table.weight = torch.nn.Parameter(
+        torch.cat([table.weight, kept("ti-diffusers")["<toy>"]]), requires_grad=False
+    )
+    return {
+        **outputs,
+        "textual_inversion.text": tower(inputs["textual_inversion.ids"]).last_hidden_state,
+    }
 
 
 def tower_prefix(tower: Any, prefix: str) -> str:
     """What is before a layer's name in an adapter: some versions of transformers leave out the first part."""
-    return prefix if any(name.startswith("text_model.") for name in tower.state_dict()) else f"{prefix}text_model_"
+    return (
+        prefix
+        if any(name.startswith("text_model.") for name in tower.state_dict())
+        else f"{prefix}text_model_"
+    )
 
 
 def of_sdxl() -> File:

@@ -21,14 +21,18 @@ from recording import DRAWN, numbers, opened, record, weights
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("family", nargs="*", help=", ".join(RECORDERS))
     for name in parser.parse_args().family or RECORDERS:
         place = DRAWN / name
         place.mkdir(exist_ok=True)
         with torch.no_grad():
             record(place, *RECORDERS[name]())
-        print(place, sum(path.stat().st_size for path in place.rglob("*") if path.is_file()), "bytes")
+        print(
+            place, sum(path.stat().st_size for path in place.rglob("*") if path.is_file()), "bytes"
+        )
 
 
 def ldm_kl() -> tuple[File, File, dict[str, Any]]:
@@ -45,9 +49,18 @@ def ldm_kl() -> tuple[File, File, dict[str, Any]]:
         inputs[f"{name}.eps"] = numbers(f"ldm-kl.{name}.eps", *found.mean.shape)
         told = {"moments": found.parameters, "mean": found.mean, "std": found.std}
         told["sample"] = found.mean + found.std * inputs[f"{name}.eps"]
-        told |= {"decode_mode": pair.decode(found.mean).sample, "decode_sample": pair.decode(told["sample"]).sample}
+        told |= {
+            "decode_mode": pair.decode(found.mean).sample,
+            "decode_sample": pair.decode(told["sample"]).sample,
+        }
         outputs |= {f"{name}.{key}": one for key, one in told.items()}
-        shape = {"ch": 32, "ch_mult": levels, "num_res_blocks": 1, "resolution": 64, "attn_resolutions": []}
+        shape = {
+            "ch": 32,
+            "ch_mult": levels,
+            "num_res_blocks": 1,
+            "resolution": 64,
+            "attn_resolutions": [],
+        }
         config[name] = {"embed_dim": channels, "ddconfig": shape}
     return inputs, outputs, config
 

@@ -20,7 +20,13 @@ from torch import Tensor
 PROMPTS = ["a photo of a cat", "An  odd dog, 3 birds!"]
 NEGATIVE = ["blurry"] * 2
 SIZE = {"height": 32, "width": 48, "num_inference_steps": 4, "output_type": "np"}
-CONFIG = {"prompts": PROMPTS, "negative_prompt": NEGATIVE[0], "steps": 4, "latent_size": [4, 6], "image_size": [32, 48]}
+CONFIG = {
+    "prompts": PROMPTS,
+    "negative_prompt": NEGATIVE[0],
+    "steps": 4,
+    "latent_size": [4, 6],
+    "image_size": [32, 48],
+}
 
 
 def main() -> None:
@@ -37,13 +43,17 @@ def main() -> None:
 def opened(name: str) -> Any:
     place = filled("diffusers-folders")
     variant = "fp16" if name == "sdxl" else None
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(place / name, torch_dtype=torch.float32, variant=variant)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        place / name, torch_dtype=torch.float32, variant=variant
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def given(name: str, **shapes: tuple[int, ...]) -> File:
-    return {key: numbers(f"diffusers-folders.{name}.{key}", *shape) for key, shape in shapes.items()}
+    return {
+        key: numbers(f"diffusers-folders.{name}.{key}", *shape) for key, shape in shapes.items()
+    }
 
 
 def walked(pipeline: Any, asked: Mapping[str, Any], keep: str = "latents") -> File:
@@ -69,8 +79,16 @@ def stable(pipeline: Any) -> tuple[File, File]:
     inputs = given("sd", x=(2, 4, 4, 6), latents=(2, 4, 4, 6))
     found = {"ids": ids(pipeline.tokenizer, 77)}
     found["text"] = pipeline.text_encoder(found["ids"])[0]
-    found |= {f"unet.t{time}": pipeline.unet(inputs["x"], time, found["text"]).sample for time in (1, 481, 981)}
-    asked = {"prompt": PROMPTS, "negative_prompt": NEGATIVE, "guidance_scale": 7.5, "latents": inputs["latents"]}
+    found |= {
+        f"unet.t{time}": pipeline.unet(inputs["x"], time, found["text"]).sample
+        for time in (1, 481, 981)
+    }
+    asked = {
+        "prompt": PROMPTS,
+        "negative_prompt": NEGATIVE,
+        "guidance_scale": 7.5,
+        "latents": inputs["latents"],
+    }
     found |= walked(pipeline, asked)
     return inputs, found
 
@@ -79,7 +97,8 @@ def inpainting(pipeline: Any) -> tuple[File, File]:
     inputs = given("sd-inpaint", x=(2, 9, 4, 6), latents=(2, 4, 4, 6))
     found = {"text": pipeline.text_encoder(ids(pipeline.tokenizer, 77))[0]}
     return inputs, found | {
-        f"unet.t{time}": pipeline.unet(inputs["x"], time, found["text"]).sample for time in (1, 481, 981)
+        f"unet.t{time}": pipeline.unet(inputs["x"], time, found["text"]).sample
+        for time in (1, 481, 981)
     }
 
 
@@ -93,7 +112,10 @@ def controlled(pipeline: Any) -> tuple[File, File]:
     found = {"text": text, "controlnet.mid": middle}
     found |= {f"controlnet.down{index}": one for index, one in enumerate(down)}
     more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-    return inputs, {**found, "unet_with_control": pipeline.unet(inputs["x"], 1, text, **more).sample}
+    return inputs, {
+        **found,
+        "unet_with_control": pipeline.unet(inputs["x"], 1, text, **more).sample,
+    }
 
 
 def large(pipeline: Any) -> tuple[File, File]:
@@ -104,9 +126,13 @@ def large(pipeline: Any) -> tuple[File, File]:
     found = dict(zip(names, pipeline.encode_prompt(**asked), strict=True))
     found["ids_2"] = ids(pipeline.tokenizer_2, 77)
     told = {"text_embeds": inputs["text_embeds"], "time_ids": inputs["time_ids"]}
-    found["unet.t500"] = pipeline.unet(inputs["x"], 500, found["prompt_embeds"], added_cond_kwargs=told).sample
+    found["unet.t500"] = pipeline.unet(
+        inputs["x"], 500, found["prompt_embeds"], added_cond_kwargs=told
+    ).sample
     sizes = {"original_size": (40, 48), "crops_coords_top_left": (0, 4), "target_size": (32, 48)}
-    found |= walked(pipeline, {**asked, **sizes, "guidance_scale": 5.0, "latents": inputs["latents"]})
+    found |= walked(
+        pipeline, {**asked, **sizes, "guidance_scale": 5.0, "latents": inputs["latents"]}
+    )
     return inputs, {**found, "sigmas": pipeline.scheduler.sigmas}
 
 
@@ -114,12 +140,16 @@ def third(pipeline: Any) -> tuple[File, File]:
     inputs = given("sd3", latents=(2, 16, 4, 6))
     asked = {"prompt": PROMPTS, "negative_prompt": NEGATIVE, "max_sequence_length": 12}
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled", "negative_pooled")
-    found = dict(zip(names, pipeline.encode_prompt(**asked, prompt_2=None, prompt_3=None), strict=True))
+    found = dict(
+        zip(names, pipeline.encode_prompt(**asked, prompt_2=None, prompt_3=None), strict=True)
+    )
     found["ids_3"] = ids(pipeline.tokenizer_3, 12)
     time = torch.full((2,), 600.0)
     told = (found["prompt_embeds"], found["pooled"])
     found["transformer.t600"] = pipeline.transformer(inputs["latents"], *told, time).sample
-    return inputs, found | walked(pipeline, {**asked, "guidance_scale": 4.0, "latents": inputs["latents"]})
+    return inputs, found | walked(
+        pipeline, {**asked, "guidance_scale": 4.0, "latents": inputs["latents"]}
+    )
 
 
 def flux(pipeline: Any) -> tuple[File, File]:
@@ -141,7 +171,10 @@ def flux(pipeline: Any) -> tuple[File, File]:
 
 
 def classes(pipeline: Any) -> tuple[File, File]:
-    inputs, noisy = {"labels": torch.tensor([207, 3])}, numbers("diffusers-folders.dit.x", 2, 4, 8, 8)
+    inputs, noisy = (
+        {"labels": torch.tensor([207, 3])},
+        numbers("diffusers-folders.dit.x", 2, 4, 8, 8),
+    )
     times, found = torch.tensor([500, 500]), {"x": noisy}
     for name, labels in (("", inputs["labels"]), (".null", torch.tensor([1000, 1000]))):
         found[f"transformer.t500{name}"] = pipeline.transformer(noisy, times, labels).sample

@@ -15,7 +15,11 @@ Settings = Mapping[str, Any]
 
 UNETS: dict[str, Settings] = {
     "sd1": {"cross_attention_dim": 8, "attention_head_dim": 4},
-    "sd2-v": {"cross_attention_dim": 20, "attention_head_dim": (4, 8), "use_linear_projection": True},
+    "sd2-v": {
+        "cross_attention_dim": 20,
+        "attention_head_dim": (4, 8),
+        "use_linear_projection": True,
+    },
     "sdxl": {
         "cross_attention_dim": 40,
         "attention_head_dim": (4, 8),
@@ -40,7 +44,12 @@ UNETS["sd2-depth"] = {**UNETS["sd2-v"], "in_channels": 5}
 UNETS["sdxl-inpaint"] = {**UNETS["sdxl"], "in_channels": 9}
 UNETS["sdxl-refiner"] = {
     **UNETS["sdxl"],
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "down_block_types": (
+        "DownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    ),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "block_out_channels": (32, 32, 64, 64),
     "attention_head_dim": (4, 4, 8, 8),
@@ -55,10 +64,30 @@ TWO_LEVELS: Settings = {
     "layers_per_block": 1,
 }
 TOWERS: dict[str, Settings] = {
-    "sd1": {"vocab_size": 49408, "hidden_size": 8, "intermediate_size": 40, "num_attention_heads": 2},
-    "sd2-v": {"vocab_size": 500, "hidden_size": 20, "intermediate_size": 80, "num_attention_heads": 2},
-    "sdxl-l": {"vocab_size": 640, "hidden_size": 16, "intermediate_size": 40, "num_attention_heads": 2},
-    "sdxl-g": {"vocab_size": 640, "hidden_size": 24, "intermediate_size": 96, "num_attention_heads": 3},
+    "sd1": {
+        "vocab_size": 49408,
+        "hidden_size": 8,
+        "intermediate_size": 40,
+        "num_attention_heads": 2,
+    },
+    "sd2-v": {
+        "vocab_size": 500,
+        "hidden_size": 20,
+        "intermediate_size": 80,
+        "num_attention_heads": 2,
+    },
+    "sdxl-l": {
+        "vocab_size": 640,
+        "hidden_size": 16,
+        "intermediate_size": 40,
+        "num_attention_heads": 2,
+    },
+    "sdxl-g": {
+        "vocab_size": 640,
+        "hidden_size": 24,
+        "intermediate_size": 96,
+        "num_attention_heads": 3,
+    },
 }
 TOWERS["sd1"] = {**TOWERS["sd1"], "hidden_act": "quick_gelu"}
 TOWERS["sd2-v"] = {**TOWERS["sd2-v"], "hidden_act": "gelu", "projection_dim": 16}
@@ -68,7 +97,10 @@ TOWERS["sdxl-g"] = {**TOWERS["sdxl-g"], "hidden_act": "gelu", "projection_dim": 
 
 def read(path: Any) -> File:
     """A file's tensors in the fp32 in which networks run."""
-    return {name: one.float() if one.is_floating_point() else one for name, one in load_file(path).items()}
+    return {
+        name: one.float() if one.is_floating_point() else one
+        for name, one in load_file(path).items()
+    }
 
 
 def under(file: File, prefix: str) -> File:
@@ -89,7 +121,11 @@ def unet(family: str, file: File) -> Any:
 def tower(kind: str, file: File) -> Any:
     """A CLIP text tower; ``file`` in its own names: those of transformers, or OpenCLIP's."""
     said = TOWERS[kind]
-    ends = {"bos_token_id": said["vocab_size"] - 2, "eos_token_id": said["vocab_size"] - 1, "num_hidden_layers": 3}
+    ends = {
+        "bos_token_id": said["vocab_size"] - 2,
+        "eos_token_id": said["vocab_size"] - 1,
+        "num_hidden_layers": 3,
+    }
     config = transformers.CLIPTextConfig(**said, **ends, attn_implementation="eager")
     network = transformers.CLIPTextModelWithProjection(config)
     if "positional_embedding" in file:
@@ -98,7 +134,9 @@ def tower(kind: str, file: File) -> Any:
     wanted = network.state_dict()
     names = {name: name if name in wanted else name.removeprefix("text_model.") for name in file}
     file = {names[name]: one for name, one in file.items() if not name.endswith("position_ids")}
-    return filled(network, {**{name: wanted[name] for name in wanted if "projection" in name}, **file})
+    return filled(
+        network, {**{name: wanted[name] for name in wanted if "projection" in name}, **file}
+    )
 
 
 def autoencoder(file: File, widths: tuple[int, ...], channels: int, quant: bool = True) -> Any:
@@ -160,12 +198,16 @@ SECOND_FLUX: Settings = {
 
 
 def mmdit(family: str, file: File) -> Any:
-    network = diffusers.SD3Transformer2DModel(patch_size=2, in_channels=16, out_channels=16, **MMDITS[family])
+    network = diffusers.SD3Transformer2DModel(
+        patch_size=2, in_channels=16, out_channels=16, **MMDITS[family]
+    )
     return filled(network, maps.convert_sd3_transformer_checkpoint_to_diffusers(dict(file)))
 
 
 def flux(file: File, singles: int, channels: int = 64) -> Any:
-    network = diffusers.FluxTransformer2DModel(in_channels=channels, out_channels=64, num_single_layers=singles, **FLUX)
+    network = diffusers.FluxTransformer2DModel(
+        in_channels=channels, out_channels=64, num_single_layers=singles, **FLUX
+    )
     return filled(network, narrow_flux_map()(dict(file)))
 
 

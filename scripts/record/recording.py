@@ -35,11 +35,17 @@ def numbers(name: str, *shape: int) -> Tensor:
     return drawn.noise(name, shape).float() / 64
 
 
-def record(place: Path, inputs: File, outputs: File, config: Mapping[str, Any] | None = None) -> None:
+def record(
+    place: Path, inputs: File, outputs: File, config: Mapping[str, Any] | None = None
+) -> None:
     for what, tensors in (("inputs", inputs), ("outputs", outputs)):
-        save_file({key: one.clone().contiguous() for key, one in tensors.items()}, place / f"{what}.safetensors")
+        save_file(
+            {key: one.clone().contiguous() for key, one in tensors.items()},
+            place / f"{what}.safetensors",
+        )
     ran = [
-        {"package": name, "version": version(name), "licence": "Apache-2.0"} for name in ("diffusers", "transformers")
+        {"package": name, "version": version(name), "licence": "Apache-2.0"}
+        for name in ("diffusers", "transformers")
     ]
     facts = {
         "family": place.name,

@@ -40,7 +40,9 @@ def euler(velocity: Ask, start: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]
     return torch.stack(seen), torch.stack(clean)
 
 
-def dpmpp_2m(clean: Ask, start: Tensor, alphas: Tensor, sigmas: Tensor, lower_last: bool = False) -> Tensor:
+def dpmpp_2m(
+    clean: Ask, start: Tensor, alphas: Tensor, sigmas: Tensor, lower_last: bool = False
+) -> Tensor:
     """DPM-Solver++ (arXiv 2211.01095, algorithm 2) over nodes that end at sigma 0 or, with ``lower_last``, by a step of
     the first order. ``clean`` is asked by the number of its node."""
     logs, seen, before = (alphas / sigmas).log(), [start], None

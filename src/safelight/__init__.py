@@ -1,9 +1,7 @@
 """Safelight: latent diffusion that you own. The public names are loaded when first used; importing costs nothing."""
 
-import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,9 +9,9 @@ if TYPE_CHECKING:
     from safelight.checkpoints import save as save
     from safelight.errors import BadInput as BadInput
     from safelight.errors import SafelightError as SafelightError
-    from safelight.generate import generate as generate
-    from safelight.generate import steps as steps
     from safelight.model import LatentDiffusion as LatentDiffusion
+    from safelight.pipeline import generate as generate
+    from safelight.pipeline import steps as steps
     from safelight.settings import Settings as Settings
     from safelight.tasks.compose import Compose as Compose
     from safelight.tasks.text_to_image import TextToImage as TextToImage
@@ -30,24 +28,13 @@ _PUBLIC = {
     "SafelightError": "safelight.errors",
     "Settings": "safelight.settings",
     "TextToImage": "safelight.tasks.text_to_image",
-    "generate": "safelight.generate",
+    "generate": "safelight.pipeline",
     "load": "safelight.checkpoints",
     "save": "safelight.checkpoints",
-    "steps": "safelight.generate",
+    "steps": "safelight.pipeline",
 }
 
 __all__ = ["__version__", *_PUBLIC]
-
-
-class _Package(ModuleType):
-    """Importing the file of a public name, as ``generate.py``, does not hide that name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        hidden = isinstance(value, ModuleType) and name in _PUBLIC
-        super().__setattr__(name, vars(value)[name] if hidden else value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:

@@ -86,9 +86,14 @@ class Slot:
         elif isinstance(value, str):
             kind, options = _spelled(value)
         elif isinstance(value, Mapping) and "kind" in value:
-            kind, options = value["kind"], {key: item for key, item in value.items() if key != "kind"}
+            kind, options = (
+                value["kind"],
+                {key: item for key, item in value.items() if key != "kind"},
+            )
         else:
-            raise BadInput(f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}.")
+            raise BadInput(
+                f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}."
+            )
         config = self.config(kind)
         return read(config, self._nested(config, options), f"{self.word} {kind}")
 
@@ -118,7 +123,10 @@ class Slot:
                 raise unknown(f"key in {self.word} {kind_of(config)}:", key, {*own, *known})
         if lacking:
             inner = {**inner, **lacking}
-        return {**{key: value for key, value in options.items() if key in own}, "of": self.read(inner)}
+        return {
+            **{key: value for key, value in options.items() if key in own},
+            "of": self.read(inner),
+        }
 
     def _own(self, value: object) -> object:
         if self.config(kind_of(value)) is not type(value):
@@ -144,8 +152,14 @@ def _classes(room: str) -> dict[str, type]:
         files = (f"{folder}.{name.replace('-', '_')}" for name in _files(folder))
         return {kind: cls for file in files for kind, cls in _classes(file).items()}
     module = import_module(f"safelight.{room}")
-    mine = (item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__)
-    return {kind_of(cls): cls for cls in mine if is_dataclass(cls) and not cls.__name__.startswith("_")}
+    mine = (
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and item.__module__ == module.__name__
+    )
+    return {
+        kind_of(cls): cls for cls in mine if is_dataclass(cls) and not cls.__name__.startswith("_")
+    }
 
 
 def read(cls: type[T], value: Mapping[str, Any], where: str = "") -> T:
@@ -231,7 +245,11 @@ _adapter: Callable[[type], TypeAdapter[Any]] = lru_cache(_make_adapter)
 
 def _named(value: object) -> str:
     """What has no form in JSON (a function that someone gave in Python) by its name, which can be read but not used."""
-    return f"{type(value).__name__} {value.__name__}" if isinstance(value, types.FunctionType) else type(value).__name__
+    return (
+        f"{type(value).__name__} {value.__name__}"
+        if isinstance(value, types.FunctionType)
+        else type(value).__name__
+    )
 
 
 def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
@@ -265,7 +283,9 @@ def _sentence(error: ValidationError, where: str) -> BadInput:
     place = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, BadInput):
-        said = place == "" or re.match(rf"{re.escape(re.split('[ .]', place)[-1])}[ .:]", str(inner))
+        said = place == "" or re.match(
+            rf"{re.escape(re.split('[ .]', place)[-1])}[ .:]", str(inner)
+        )
         return BadInput(str(inner) if said else f"{place}: {inner}")
     if first["type"] in ("missing", "missing_argument"):
         return BadInput(f"{place}: this key is wanted and was not given.")

@@ -96,7 +96,10 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent, ignore_cleanup_errors=True
+            prefix=f".{path.name[:40]}.",
+            suffix=".part",
+            dir=path.parent,
+            ignore_cleanup_errors=True,
         ) as scratch:
             yield Path(scratch)
     except CannotSave:
@@ -112,13 +115,23 @@ def within(path: Path, folder: Path) -> Path:
     The hub's cache keeps its files beside the folders of a model, in ``blobs``, with links to them.
     """
     home, target = folder.resolve(), path.resolve()
-    caches = [one.parent.parent / "blobs" for one in (home, *home.parents) if one.parent.name == "snapshots"]
+    caches = [
+        one.parent.parent / "blobs"
+        for one in (home, *home.parents)
+        if one.parent.name == "snapshots"
+    ]
     if not any(target.is_relative_to(one) for one in (home, *caches)):
-        raise BadInput(f"{str(path)!r} is a link out of its folder, to {str(target)!r}; put the file itself there.")
+        raise BadInput(
+            f"{str(path)!r} is a link out of its folder, to {str(target)!r}; put the file itself there."
+        )
     return path
 
 
 def cache_folder() -> Path:
     """Where what can be made again is kept between runs: ``$SAFELIGHT_CACHE``, else the user's cache folder."""
     named = os.environ.get("SAFELIGHT_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "safelight"
+    return (
+        Path(named)
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "safelight"
+    )

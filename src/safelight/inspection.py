@@ -12,18 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from safelight.attachments.identify import small_file
 from safelight.checkpoints import is_foreign, locate
 from safelight.checkpoints.assembly import Outline
 from safelight.checkpoints.foreign import plan
 from safelight.checkpoints.native import PARTS, PROCESS, read_config
-from safelight.checkpoints.pieces import Piece
-from safelight.checkpoints.small_files import small_file
-from safelight.checkpoints.weights import open_weights
 from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
-from safelight.media.elsewhere import made
+from safelight.layouts.detection import Piece
+from safelight.media.foreign_metadata import made
 from safelight.media.pictures import read_recipe
 from safelight.model import Card
+from safelight.weights.files import open_weights
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -52,7 +52,9 @@ def foreign(source: str) -> Path:
     """A file or folder of other programs, of which several make one model; BadInput if it is another thing."""
     if is_foreign(path := Path(source)):
         return path
-    raise BadInput(f"{source!r} is no file or folder of weights of another program; several of these are one model.")
+    raise BadInput(
+        f"{source!r} is no file or folder of weights of another program; several of these are one model."
+    )
 
 
 def _picture(path: Path) -> dict[str, Any]:
@@ -72,7 +74,9 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print_json(json.dumps(found.get("recipe") or found["made"], ensure_ascii=False))
     if found["what"] in ("adapter", "words"):
         for name, value in found.items():
-            several = [f"{key} {one}" for key, one in value.items()] if isinstance(value, dict) else value
+            several = (
+                [f"{key} {one}" for key, one in value.items()] if isinstance(value, dict) else value
+            )
             said = ", ".join(map(str, several)) if isinstance(several, list) else several
             if said not in ("", ()):
                 console.print(f"{name}: {said}", markup=False, soft_wrap=True)
@@ -102,10 +106,15 @@ def _show_model(found: dict[str, Any], console: Console) -> None:
     if hears := found.get("conditioning"):
         said = [name if one is True else f"{name} ({one:,})" for name, one in hears.items()]
         console.print(f"conditioning: {', '.join(said)}")
-    if settings := {key: _plain(value) for key, value in card["settings"].items() if value is not None}:
+    if settings := {
+        key: _plain(value) for key, value in card["settings"].items() if value is not None
+    }:
         console.print(_list("settings", settings), soft_wrap=True)
     if lacking := card["origin"].get("lacking"):
-        console.print(_list("lacking", {name: f"(such as {one})" for name, one in lacking.items()}), soft_wrap=True)
+        console.print(
+            _list("lacking", {name: f"(such as {one})" for name, one in lacking.items()}),
+            soft_wrap=True,
+        )
     if assumed := card["origin"].get("assumed"):
         console.print(f"{_list('assumed', assumed)} (say otherwise with --hint)")
     for origin in card["data"]:
@@ -139,7 +148,11 @@ def _outline(found: Outline) -> dict[str, Any]:
     """The facts of what other programs wrote, in the words of a model folder's."""
     towers = {f"tower {number + 1}": one for number, one in enumerate(found.towers)}
     parts = {name: _piece(piece) for name, piece in (*found.pieces.items(), *towers.items())}
-    process = {name: slot.write(vars(found.process)[name]) for name, slot in PROCESS.items() if found.process}
+    process = {
+        name: slot.write(vars(found.process)[name])
+        for name, slot in PROCESS.items()
+        if found.process
+    }
     denoiser = found.pieces.get("denoiser")
     hears = {"conditioning": _conditioning(denoiser.config)} if denoiser else {}
     family = {"family": found.family.name, "title": found.family.title} if found.family else {}
@@ -161,13 +174,13 @@ def _conditioning(config: object) -> dict[str, Any]:
 
 
 def _piece(piece: Piece) -> dict[str, Any]:
-    table = piece.dialect.table(piece.config)
+    table = piece.layout.table(piece.config)
     names = [name for name in piece.weights if not table.ignores(name)]
     shapes, held = piece.weights.shapes, piece.weights.types
     types = Counter(held[name] for name in names)
     return {
         "kind": piece.kind,
-        "layout": piece.dialect.name,
+        "layout": piece.layout.name,
         "config": dump(piece.config),
         "parameters": sum(prod(shapes[name]) for name in names),
         "precision": " and ".join(name for name, _ in types.most_common()),
@@ -184,12 +197,16 @@ def _part(slot: Slot, given: Any, file: Path) -> dict[str, Any]:
     weights = open_weights(file)
     shapes, types = weights.shapes, weights.types
     if missing := [name for name in names if name not in weights]:
-        raise BadInput(f"{file.parent.name}/{file.name} does not fit its configuration: {missing[0]} is missing.")
+        raise BadInput(
+            f"{file.parent.name}/{file.name} does not fit its configuration: {missing[0]} is missing."
+        )
     return {
         "kind": kind_of(config),
         "config": slot.write(config),
         "parameters": sum(prod(shapes[name]) for name in names),
-        "precision": " and ".join(name for name, _ in Counter(types[name] for name in names).most_common()),
+        "precision": " and ".join(
+            name for name, _ in Counter(types[name] for name in names).most_common()
+        ),
         "bytes": file.stat().st_size,
     }
 
@@ -199,8 +216,16 @@ def _run(folder: Path) -> dict[str, Any] | None:
         return None
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     file = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
+    lines = (
+        [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        if file.exists()
+        else []
+    )
     latest: dict[str, Any] = {}
     for line in lines:
         latest |= line
-    return {"updates": config["loop"]["updates"], "objective": config["objective"]["kind"], **latest}
+    return {
+        "updates": config["loop"]["updates"],
+        "objective": config["objective"]["kind"],
+        **latest,
+    }

@@ -10,9 +10,11 @@ from torch import nn
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
 from safelight.governance.licences import PARTS, Licensed, known, say_restricted, whole
-from safelight.nn.clip_vision import Eye
+from safelight.nn.clip_vision import ImageEncoder
 from safelight.settings import Settings
-from safelight.types import Autoencoder, Conditioner, Denoiser, Images, Latents, Shape
+from safelight.types.networks import Autoencoder, Conditioner, Denoiser
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 Preview = tuple[tuple[float, ...], ...]
 """Red, green and blue as affine functions of a latent: the weights of its channels, then the constant."""
@@ -27,12 +29,16 @@ class Card:
     size: tuple[int, int] = (256, 256)  # native height and width, in pixels
     settings: Settings = field(default_factory=Settings)
     licence: str = "not stated"  # of the whole, in one line
-    licences: tuple[Licensed, ...] = ()  # of each part and of all that stands on it; none: one for the whole
+    licences: tuple[
+        Licensed, ...
+    ] = ()  # of each part and of all that stands on it; none: one for the whole
     data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
     origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
     preview: Preview = ()  # the autoencoder's, fitted after its training
     hash: str = ""  # of the files it was read from
-    adapters: Mapping[str, float] = field(default_factory=dict)  # merged since, FILE=PICTURE around; with their scales
+    adapters: Mapping[str, float] = field(
+        default_factory=dict
+    )  # merged since, FILE=PICTURE around; with their scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +50,12 @@ class LatentDiffusion:
     denoiser: Denoiser | None = None
     process: Process | None = None
     card: Card = field(default_factory=Card)
-    beside: Mapping[str, "LatentDiffusion"] = field(default_factory=dict)  # by what guidance asks it for: weak
-    eye: Eye | None = None  # an image encoder, for adapters that prompt with pictures
+    beside: Mapping[str, "LatentDiffusion"] = field(
+        default_factory=dict
+    )  # by what guidance asks it for: weak
+    image_encoder: ImageEncoder | None = (
+        None  # an image encoder, for adapters that prompt with pictures
+    )
 
     def need(self) -> "Whole":
         """All parts, or BadInput that names the missing ones."""
@@ -54,7 +64,9 @@ class LatentDiffusion:
             parts = {"autoencoder": a, "conditioner": c, "denoiser": d, "process": p}
             usual = self.card.origin.get("lacking", {})
             lacking = [name for name, part in parts.items() if part is None]
-            missing = ", ".join(f"{one} (such as {usual[one]})" if one in usual else one for one in lacking)
+            missing = ", ".join(
+                f"{one} (such as {usual[one]})" if one in usual else one for one in lacking
+            )
             raise BadInput(
                 f"the model {self.card.name!r} has no {missing}; name a file that holds it as well, load a model that "
                 "does, or train it first."
@@ -84,13 +96,17 @@ def preview(card: Card, latents: Latents) -> Images:
     It costs next to nothing beside decoding. BadInput if the card has no such map, or one of other latents.
     """
     if len(card.preview) != 3:
-        raise BadInput(f"the model {card.name!r} has no preview map; train its autoencoder with this version.")
+        raise BadInput(
+            f"the model {card.name!r} has no preview map; train its autoencoder with this version."
+        )
     weights = torch.tensor(card.preview, dtype=torch.float32, device=latents.device)  # (3, c + 1)
     if latents.shape[1] != weights.shape[1] - 1:
         raise BadInput(
             f"the preview map of {card.name!r} is for {weights.shape[1] - 1} latent channels, got {latents.shape[1]}."
         )
-    colours = torch.tensordot(latents.float(), weights[:, :-1], dims=([1], [1])) + weights[:, -1]  # (b, *space, 3)
+    colours = (
+        torch.tensordot(latents.float(), weights[:, :-1], dims=([1], [1])) + weights[:, -1]
+    )  # (b, *space, 3)
     return torch.movedim(colours, -1, 1).clamp(-1, 1)
 
 
@@ -100,7 +116,9 @@ def licensed(card: Card, licences: Sequence[Licensed]) -> Card:
     return replace(card, licences=items, licence=whole(items))
 
 
-def with_more(model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[Licensed]) -> LatentDiffusion:
+def with_more(
+    model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[Licensed]
+) -> LatentDiffusion:
     """The model on which small files stand, ``named`` with their scales, each of a licence of its own."""
     say_restricted(licences)
     card = replace(model.card, adapters={**model.card.adapters, **named})

@@ -33,8 +33,12 @@ class Settings:
     """
 
     steps: int | None = _said("How many steps the sampler takes.")
-    sampler: str | Mapping[str, Any] | None = _said("Its kind and options: dpmpp2m, heun, euler:eta=1.")
-    spacing: str | Mapping[str, Any] | None = _said("Which times it visits: uniform, karras, shifted:shift=3.")
+    sampler: str | Mapping[str, Any] | None = _said(
+        "Its kind and options: dpmpp2m, heun, euler:eta=1."
+    )
+    spacing: str | Mapping[str, Any] | None = _said(
+        "Which times it visits: uniform, karras, shifted:shift=3."
+    )
     guidance: float | str | Mapping[str, Any] | None = _said(
         "The scale, or a kind: 4.5, none, apg:scale=7, interval:scale=6."
     )
@@ -59,6 +63,13 @@ class Settings:
 
 
 DEFAULTS = Settings(
-    steps=20, sampler="dpmpp2m", spacing="uniform", guidance=4.0, seed=0, count=1, one_batch=True, emphasis="none"
+    steps=20,
+    sampler="dpmpp2m",
+    spacing="uniform",
+    guidance=4.0,
+    seed=0,
+    count=1,
+    one_batch=True,
+    emphasis="none",
 )
 """What holds where neither the request nor the model's card says anything."""

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from safelight.model import Whole
-    from safelight.types import Denoise, Latents, NoiseSource, Prompt
+    from safelight.types.diffusion import Denoise, NoiseSource
+    from safelight.types.networks import Prompt
+    from safelight.types.tensors import Latents
 
 
 def _same_denoise(denoise: "Denoise") -> "Denoise":

@@ -3,13 +3,15 @@
 import torch
 from safetensors.torch import save_file
 
-from safelight.checkpoints.texts import joined
 from safelight.denoisers.unet import Config, Level, Norm
+from safelight.layouts.text_families import joined
 from safelight.model import LatentDiffusion
 from safelight.nn.clip_vision import Config as EyeConfig
-from safelight.nn.towers import clip
+from safelight.nn.text_models import clip
 
-SHAPE = Config(levels=(Level(32, 1, 4), Level(64, 2, 8)), blocks=1, middle=2, text_width=24, norm=Norm(8))
+SHAPE = Config(
+    levels=(Level(32, 1, 4), Level(64, 2, 8)), blocks=1, middle=2, text_width=24, norm=Norm(8)
+)
 WIDTHS = (32, *[64] * 2, *[64] * 4, *[32] * 2, *[64] * 2)  # in the files' order: down, up, middle
 EYE = EyeConfig(width=32, depth=3, heads=2, hidden=48, patch=14, size=28, projection=10)
 KINDS = ("single", "plus", "full", "face", "face-plus")
@@ -37,12 +39,20 @@ def projection(kind, text=24, inner=24):
         "plus": {"proj_in": (inner, 32), "proj_out": (text, inner)},
         "face-plus": {"proj.0": (24, 12), "proj.2": (4 * inner, 24)},
     }[kind]
-    norms = {"single": ["norm"], "full": ["proj.3"], "face": ["norm"], "plus": ["norm_out"], "face-plus": ["norm"]}
+    norms = {
+        "single": ["norm"],
+        "full": ["proj.3"],
+        "face": ["norm"],
+        "plus": ["norm_out"],
+        "face-plus": ["norm"],
+    }
     inside = "perceiver_resampler." if kind == "face-plus" else ""
     if inside:
         linear |= {f"{inside}proj_in": (inner, 32), f"{inside}proj_out": (text, inner)}
         norms["face-plus"].append(f"{inside}norm_out")
-    made = {f"{name}.weight": torch.randn(shape) / shape[1] ** 0.5 for name, shape in linear.items()}
+    made = {
+        f"{name}.weight": torch.randn(shape) / shape[1] ** 0.5 for name, shape in linear.items()
+    }
     made |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in linear.items()}
     if "plus" in kind:
         made |= {} if inside else {"latents": torch.randn(1, 6, inner)}
@@ -63,12 +73,18 @@ def adapter_file(kind, folder, lora=False, widths=WIDTHS, text=24):
     """The file of an image prompt for a U-Net whose attentions have these widths."""
     weights = {f"image_proj.{name}": one for name, one in projection(kind, text).items()}
     for number, width in enumerate(widths):
-        weights |= {f"ip_adapter.{2 * number + 1}.to_{one}_ip.weight": torch.randn(width, text) / 5 for one in "kv"}
+        weights |= {
+            f"ip_adapter.{2 * number + 1}.to_{one}_ip.weight": torch.randn(width, text) / 5
+            for one in "kv"
+        }
         for which in range(2) if lora else ():
             taken = {"q": width, "k": (width, text)[which], "v": (width, text)[which], "out": width}
             for name, before in taken.items():
                 at = f"ip_adapter.{2 * number + which}.to_{name}_lora"
-                weights |= {f"{at}.down.weight": torch.randn(3, before) / 9, f"{at}.up.weight": torch.randn(width, 3)}
+                weights |= {
+                    f"{at}.down.weight": torch.randn(3, before) / 9,
+                    f"{at}.up.weight": torch.randn(width, 3),
+                }
     path = folder / f"ip-adapter-{kind}.safetensors"
     save_file(weights, path)
     return path
@@ -83,11 +99,15 @@ def given(kind, row=0):
 
 def eye_file(folder, config=EYE, name="eye.safetensors"):
     """An image encoder with random weights, in the names of transformers."""
-    from safelight.checkpoints.dialects.clip_vision import DIALECTS
+    from safelight.layouts.clip_vision.transformers import LAYOUTS
 
     torch.manual_seed(1)
-    eye = config.build()
+    image_encoder = config.build()
     save_file(
-        {name: one.contiguous() for name, one in DIALECTS[0].table(config).write(eye.state_dict())}, folder / name
+        {
+            name: one.contiguous()
+            for name, one in LAYOUTS[0].table(config).write(image_encoder.state_dict())
+        },
+        folder / name,
     )
     return folder / name

@@ -6,16 +6,16 @@ from safetensors.torch import load_file, save_file
 
 from adapters.image_prompts import adapter_file, small_model
 from recorded import difference, error
+from safelight.attachments.image_prompts import with_image_prompt
 from safelight.checkpoints.assembly import build
-from safelight.checkpoints.dialects import diffusers_flux
 from safelight.checkpoints.foreign import find
-from safelight.checkpoints.image_prompts import with_image_prompt
-from safelight.checkpoints.texts import joined
 from safelight.denoisers.flux import Config
 from safelight.errors import BadInput
+from safelight.layouts.flux import diffusers as diffusers_flux
+from safelight.layouts.text_families import joined
 from safelight.model import LatentDiffusion
-from safelight.nn.towers import clip, t5
-from safelight.types import Prompt
+from safelight.nn.text_models import clip, t5
+from safelight.types.networks import Prompt
 
 SHAPE = Config(width=32, axes=(4, 6, 6), double=2, single=1, text_width=24, vector_width=16)
 
@@ -36,7 +36,10 @@ def file(tmp_path):
     """An image prompt in x-labs' names, with random weights."""
     weights = {"ip_adapter_proj_model.proj.weight": torch.randn(4 * 24, 10) / 3}
     weights |= {"ip_adapter_proj_model.proj.bias": torch.randn(4 * 24)}
-    weights |= {"ip_adapter_proj_model.norm.weight": torch.rand(24), "ip_adapter_proj_model.norm.bias": torch.randn(24)}
+    weights |= {
+        "ip_adapter_proj_model.norm.weight": torch.rand(24),
+        "ip_adapter_proj_model.norm.bias": torch.randn(24),
+    }
     for number in range(SHAPE.double):
         for one in "kv":
             name = f"double_blocks.{number}.processor.ip_adapter_double_stream_{one}_proj"
@@ -47,10 +50,12 @@ def file(tmp_path):
 
 def peer(model, file):
     diffusers = pytest.importorskip("diffusers")
-    said = dict(diffusers_flux.DIALECTS[0].describe(SHAPE))
+    said = dict(diffusers_flux.LAYOUTS[0].describe(SHAPE))
     said.pop("_class_name")
     made = diffusers.FluxTransformer2DModel(**said).eval()
-    made.load_state_dict(dict(diffusers_flux.DIALECTS[0].table(SHAPE).write(model.denoiser.state_dict())))
+    made.load_state_dict(
+        dict(diffusers_flux.LAYOUTS[0].table(SHAPE).write(model.denoiser.state_dict()))
+    )
     parts = {"image_proj": {}, "ip_adapter": {}}
     for name, one in load_file(file).items():
         part = "image_proj" if name.startswith("ip_adapter_proj_model") else "ip_adapter"
@@ -65,7 +70,9 @@ def test_it_equals_the_peer_library_with_the_same_weights(model, file):
     other = peer(model, file)
     noisy, vectors = torch.randn(2, 16, 6, 8), torch.randn(2, 10)
     time = torch.tensor([300.0, 801.0])
-    prompts = [Prompt(text, {"image_vector": vectors[row]}) for row, text in enumerate(("a fox", "an owl"))]
+    prompts = [
+        Prompt(text, {"image_vector": vectors[row]}) for row, text in enumerate(("a fox", "an owl"))
+    ]
     told = model.conditioner(prompts)
     packed = model.denoiser.pack(noisy)
     places = model.denoiser.places(told.tokens.values.shape[1], [(3, 4)], noisy.device)
@@ -95,12 +102,16 @@ def test_it_equals_the_peer_library_with_the_same_weights(model, file):
 
 def test_its_file_comes_back_to_the_bit_and_is_for_no_u_net(model, file, tmp_path):
     (piece,) = find([file], {})[0]
-    assert piece.dialect.name == "x-labs"
-    again = dict(piece.dialect.table(piece.config).write(build(piece).state_dict()))
+    assert piece.layout.name == "x-labs"
+    again = dict(piece.layout.table(piece.config).write(build(piece).state_dict()))
     weights = load_file(file)
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[name], weights[name]) for name in again)
-    with pytest.raises(BadInput, match=r"2 attentions of widths 32 and a text 24 wide; this one has 11 attentions"):
+    with pytest.raises(
+        BadInput, match=r"2 attentions of widths 32 and a text 24 wide; this one has 11 attentions"
+    ):
         with_image_prompt(small_model(), file)
-    with pytest.raises(BadInput, match=r"11 attentions of widths 32, 64 .* this one has 2 attentions"):
+    with pytest.raises(
+        BadInput, match=r"11 attentions of widths 32, 64 .* this one has 2 attentions"
+    ):
         with_image_prompt(model, adapter_file("single", tmp_path))

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from safelight.adapters.lora import Adapter, Layer, Merged, Spot, change
-from safelight.checkpoints.table import Pointwise, Rule, Swapped
 from safelight.errors import BadInput
+from safelight.layouts.key_mapping import Pointwise, Rule, Swapped
 from safelight.nn.kernels.compiled import library
 from safelight.nn.kernels.convolution import Convolution3
 
@@ -40,19 +40,42 @@ def test_a_convolution_with_lora_is_the_layer_beside_two_or_three():
 def test_hadamard_and_kronecker_factors():
     weight = some(6, 4)
     a, b, c, d = some(6, 2), some(2, 4), some(6, 2), some(2, 4)
-    loha = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d, "alpha": torch.tensor(4.0)}
+    loha = {
+        "hada_w1_a": a,
+        "hada_w1_b": b,
+        "hada_w2_a": c,
+        "hada_w2_b": d,
+        "alpha": torch.tensor(4.0),
+    }
     torch.testing.assert_close(change(weight, loha), 2 * (a @ b) * (c @ d))
     small, large = some(2, 2), some(3, 2)
     blocks = torch.cat([torch.cat([small[i, j] * large for j in range(2)], 1) for i in range(2)])
-    torch.testing.assert_close(change(weight, {"lokr_w1": small, "lokr_w2": large, "alpha": torch.tensor(9.0)}), blocks)
-    thin = {"lokr_w1": small, "lokr_w2_a": large[:, :1], "lokr_w2_b": large[:1], "alpha": torch.tensor(2.0)}
-    torch.testing.assert_close(change(weight, thin), 2 * torch.kron(small, large[:, :1] @ large[:1]))
+    torch.testing.assert_close(
+        change(weight, {"lokr_w1": small, "lokr_w2": large, "alpha": torch.tensor(9.0)}), blocks
+    )
+    thin = {
+        "lokr_w1": small,
+        "lokr_w2_a": large[:, :1],
+        "lokr_w2_b": large[:1],
+        "alpha": torch.tensor(2.0),
+    }
+    torch.testing.assert_close(
+        change(weight, thin), 2 * torch.kron(small, large[:, :1] @ large[:1])
+    )
 
 
 def test_convolutions_of_hadamard_and_kronecker_factors():
     weight, core, a, b = some(6, 4, 3, 3), some(2, 2, 3, 3), some(2, 6), some(2, 4)
-    loha = {f"hada_{name}": one for i in "12" for name, one in ((f"t{i}", core), (f"w{i}_a", a), (f"w{i}_b", b))}
-    one = sum(core[i, j] * a[i, :, None, None, None] * b[j, None, :, None, None] for i in range(2) for j in range(2))
+    loha = {
+        f"hada_{name}": one
+        for i in "12"
+        for name, one in ((f"t{i}", core), (f"w{i}_a", a), (f"w{i}_b", b))
+    }
+    one = sum(
+        core[i, j] * a[i, :, None, None, None] * b[j, None, :, None, None]
+        for i in range(2)
+        for j in range(2)
+    )
     torch.testing.assert_close(change(weight, loha), one**2, atol=1e-4, rtol=1e-4)
     small, large = some(2, 2), some(3, 2, 3, 3)
     found = change(weight, {"lokr_w1": small, "lokr_w2": large})
@@ -64,7 +87,9 @@ def test_dora_gives_rows_or_columns_the_lengths_that_it_learned(shape, along):
     weight, up, down, magnitude = some(6, 4), some(6, 2), some(2, 4), some(*shape).abs()
     merged = weight + change(weight, {"up": up, "down": down, "magnitude": magnitude})
     torch.testing.assert_close(merged.norm(dim=along), magnitude.flatten())
-    torch.testing.assert_close(F.normalize(merged, dim=along), F.normalize(weight + up @ down, dim=along))
+    torch.testing.assert_close(
+        F.normalize(merged, dim=along), F.normalize(weight + up @ down, dim=along)
+    )
 
 
 class Tiny(nn.Module):
@@ -82,7 +107,10 @@ def adapter(*layers, name="it"):
         "swapped": Rule("qkv.bias", ("theirs.bias",), Swapped()),
         "conv": Rule("conv.weight", ("conv.weight",)),
     }
-    return Adapter(name, tuple(Layer("denoiser", key, tensors, Spot(rules[key], at)) for key, at, tensors in layers))
+    return Adapter(
+        name,
+        tuple(Layer("denoiser", key, tensors, Spot(rules[key], at)) for key, at, tensors in layers),
+    )
 
 
 def test_a_change_to_a_part_of_a_fused_tensor_in_its_own_shape():
@@ -102,7 +130,9 @@ def test_several_at_once_swapped_and_taken_out_to_the_bit(dtype):
     network = Tiny().to(dtype)
     before = {name: one.clone() for name, one in network.state_dict().items()}
     one = adapter(("q", 0, {"up": some(4, 2), "down": some(2, 4)}))
-    two = adapter(("q", 0, {"up": some(4, 1), "down": some(1, 4)}), ("conv", 0, {"diff": some(64, 16, 3, 3)}))
+    two = adapter(
+        ("q", 0, {"up": some(4, 1), "down": some(1, 4)}), ("conv", 0, {"diff": some(64, 16, 3, 3)})
+    )
     merged = Merged({"denoiser": network})
     changes = []
     for chosen in ({one: 1.0}, {two: 0.7}, {one: 1.0, two: 0.7}):
@@ -112,7 +142,9 @@ def test_several_at_once_swapped_and_taken_out_to_the_bit(dtype):
         changes[0] + changes[1], changes[2], atol=0.03 if dtype == torch.bfloat16 else 1e-5, rtol=0
     )
     merged.use({one: 1.0})
-    torch.testing.assert_close(network.qkv.weight.float() - before["qkv.weight"].float(), changes[0], atol=0, rtol=0)
+    torch.testing.assert_close(
+        network.qkv.weight.float() - before["qkv.weight"].float(), changes[0], atol=0, rtol=0
+    )
     assert torch.equal(network.conv.weight, before["conv.weight"])
     merged.use({one: 0.0})
     assert not merged.kept
@@ -143,7 +175,10 @@ def test_one_that_does_not_fit_changes_nothing():
     good = adapter(("q", 0, {"up": some(4, 2), "down": some(2, 4)}))
     merged.use({good: 1.0})
     before = {name: one.clone() for name, one in network.state_dict().items()}
-    wrong = [("q", 1, {"up": some(5, 2), "down": some(2, 4)}), ("conv", 0, {"diff": some(16, 64, 3, 3)})]
+    wrong = [
+        ("q", 1, {"up": some(5, 2), "down": some(2, 4)}),
+        ("conv", 0, {"diff": some(16, 64, 3, 3)}),
+    ]
     for layer in wrong:
         bad = adapter(layer, name="bad")
         with pytest.raises(BadInput, match=r"bad: .* does not go with a weight of shape"):

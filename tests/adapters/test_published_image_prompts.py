@@ -8,11 +8,11 @@ import torch
 from recorded import real_shapes
 from safelight.adapters.image_prompt import Config
 from safelight.adapters.image_tokens import Each, Resampler, Single
-from safelight.checkpoints.dialects import ldm_unet
-from safelight.checkpoints.dialects.ip_adapter import DIALECTS
-from safelight.checkpoints.image_prompts import fitting
+from safelight.attachments.image_prompts import fitting
 from safelight.denoisers.flux import Config as Flux
 from safelight.errors import BadInput
+from safelight.layouts.ip_adapter.original import LAYOUTS
+from safelight.layouts.unet import ldm as ldm_unet
 
 SD1 = (*[320] * 2, *[640] * 2, *[1280] * 5, *[640] * 3, *[320] * 3, 1280)
 SDXL = (*[640] * 4, *[1280] * 20, *[1280] * 30, *[640] * 6, *[1280] * 10)
@@ -37,8 +37,11 @@ def denoisers():
     found = {}
     with torch.device("meta"):
         for name, one in lists.items():
-            shapes = {re.sub(r"^model\.diffusion_model\.", "", key): shape for key, shape in real_shapes(one).items()}
-            found[name] = ldm_unet.DIALECTS[0].config(shapes, {}).build()
+            shapes = {
+                re.sub(r"^model\.diffusion_model\.", "", key): shape
+                for key, shape in real_shapes(one).items()
+            }
+            found[name] = ldm_unet.LAYOUTS[0].config(shapes, {}).build()
         return found | {"FLUX": Flux(single=1).build()}
 
 
@@ -47,13 +50,17 @@ def test_a_published_one_is_known_by_its_shapes_and_fits(name, denoisers):
     config, millions, family = PUBLISHED[name]
     with torch.device("meta"):
         adapter = config.build()
-    for dialect in DIALECTS[1:] if family == "FLUX" else DIALECTS[:1]:
-        shapes = {key: tuple(one.shape) for key, one in dialect.table(config).write(adapter.state_dict())}
-        assert [one for one in DIALECTS if one.recognises(shapes)] == [dialect]
-        assert dialect.config(shapes, {}) == config
+    for layout in LAYOUTS[1:] if family == "FLUX" else LAYOUTS[:1]:
+        shapes = {
+            key: tuple(one.shape) for key, one in layout.table(config).write(adapter.state_dict())
+        }
+        assert [one for one in LAYOUTS if one.recognises(shapes)] == [layout]
+        assert layout.config(shapes, {}) == config
     assert round(sum(one.numel() for one in adapter.parameters()) / 1e6, 1) == millions
     places = fitting(config, denoisers[family], name)
     assert sorted(place.number for place in places) == [*range(len(config.widths))]
     for other in denoisers.keys() - {family}:
-        with pytest.raises(BadInput, match=rf"{name} is for a denoiser of {len(config.widths)} attentions .* \(as "):
+        with pytest.raises(
+            BadInput, match=rf"{name} is for a denoiser of {len(config.widths)} attentions .* \(as "
+        ):
             fitting(config, denoisers[other], name)

@@ -6,14 +6,18 @@ from safetensors.torch import save_file
 
 from recorded import Recording, difference, error
 from safelight.adapters.textual_inversion import read
-from safelight.checkpoints.dialects import transformers_clip
-from safelight.checkpoints.texts import joined
-from safelight.checkpoints.words import add_words, remove_word
+from safelight.attachments.embeddings import add_words, remove_word
 from safelight.errors import BadInput
+from safelight.layouts.text_encoder import clip as transformers_clip
+from safelight.layouts.text_families import joined
 from safelight.model import LatentDiffusion
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
-FILES = {"ti-a1111.pt": "toy", "ti-diffusers.safetensors": "<toy>", "ti-emb_params.safetensors": "ti-emb_params"}
+FILES = {
+    "ti-a1111.pt": "toy",
+    "ti-diffusers.safetensors": "<toy>",
+    "ti-emb_params.safetensors": "ti-emb_params",
+}
 FILES["ti-string_to_param.safetensors"] = "ti-string_to_param"
 
 
@@ -23,11 +27,13 @@ def model():
     prefix = "cond_stage_model.transformer."
     whole = Recording("sd1").weights("model.safetensors")
     file = {key.removeprefix(prefix): one for key, one in whole.items() if key.startswith(prefix)}
-    (dialect, *_) = transformers_clip.DIALECTS
-    config = dialect.config({key: tuple(one.shape) for key, one in file.items()}, {"text_head_width": 4})
+    (layout, *_) = transformers_clip.LAYOUTS
+    config = layout.config(
+        {key: tuple(one.shape) for key, one in file.items()}, {"text_head_width": 4}
+    )
     conditioner = joined("sd1", [config]).build()
     network = conditioner.towers[0].network
-    network.load_state_dict(dict(dialect.table(config).read(file, network.state_dict(), "sd1")))
+    network.load_state_dict(dict(layout.table(config).read(file, network.state_dict(), "sd1")))
     return LatentDiffusion(conditioner=conditioner.eval())
 
 
@@ -58,7 +64,9 @@ def test_words_of_another_model_leave_this_one_untouched(model, tmp_path):
     file = tmp_path / "two.safetensors"
     save_file({"<one>": torch.ones(8), "<two>": torch.ones(2, 9)}, file)
     before = values(model, "<one>")
-    with pytest.raises(BadInput, match=r"'<two>' has vectors of shape \(2, 9\); this model's .* take \(n, 8\)"):
+    with pytest.raises(
+        BadInput, match=r"'<two>' has vectors of shape \(2, 9\); this model's .* take \(n, 8\)"
+    ):
         add_words(model, file)
     assert torch.equal(values(model, "<one>"), before)
     with pytest.raises(BadInput, match="has no text towers that could read learned words"):
@@ -73,7 +81,7 @@ def test_words_of_another_model_leave_this_one_untouched(model, tmp_path):
     ],
 )
 def test_real_files_are_read(name, shapes):
-    from safelight.checkpoints.weights import open_weights
+    from safelight.weights.files import open_weights
 
     path = Recording("real-files").file(name)
     weights = open_weights(path)
@@ -94,7 +102,10 @@ def test_a_file_for_two_towers_and_one_of_several_words():
         ({}, "owl holds no learned words: .* got nothing"),
         ({"down_blocks.0.weight": torch.ones(2, 2)}, "got down_blocks.0.weight"),
         ({"emb_params": torch.ones(2, 2), "other": torch.ones(2)}, "got other"),
-        ({"<a>": torch.ones(1, 2, 3)}, r"<a>: wanted vectors of shape \(width\) or \(n, width\), got \(1, 2, 3\)"),
+        (
+            {"<a>": torch.ones(1, 2, 3)},
+            r"<a>: wanted vectors of shape \(width\) or \(n, width\), got \(1, 2, 3\)",
+        ),
     ],
 )
 def test_what_is_no_word_is_refused(tensors, message):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safelight.nn.pyramid import Pyramid
+from safelight.nn.conv_autoencoder import Pyramid
 
 NAMES = {  # theirs, as a pattern → ours; blocks and halves of levels are numbered in ``place``
     r"(en|de)coder\.conv_in": r"\1coder.enter",
@@ -40,7 +40,11 @@ def place(name: str, shape: Pyramid) -> str:
     if not found:
         return name
     way, level, what, number = found[1], int(found[2]), found[3], int(found[4])
-    order = list(enumerate(shape.levels)) if way == "down" else list(reversed(list(enumerate(shape.levels))))
+    order = (
+        list(enumerate(shape.levels))
+        if way == "down"
+        else list(reversed(list(enumerate(shape.levels))))
+    )
     blocks, index = shape.blocks + (way == "up"), 0
     for one, (_, attends) in order:
         each = 1 + attends
@@ -56,12 +60,20 @@ def renamed(theirs: dict[str, Tensor], shape: Pyramid) -> dict[str, Tensor]:
     theirs = {name.removeprefix("first_stage_model."): value for name, value in theirs.items()}
     for stem in {name.rpartition(".q.")[0] for name in theirs if ".q." in name}:
         for kind in ("weight", "bias"):
-            theirs[f"{stem}.qkv.{kind}"] = torch.cat([theirs.pop(f"{stem}.{one}.{kind}") for one in "qkv"])
+            theirs[f"{stem}.qkv.{kind}"] = torch.cat(
+                [theirs.pop(f"{stem}.{one}.{kind}") for one in "qkv"]
+            )
     ours = {}
     for name, value in theirs.items():
-        stem, _, kind = name.replace("nin_shortcut", "skip").replace("proj_out", "out").rpartition(".")
+        stem, _, kind = (
+            name.replace("nin_shortcut", "skip").replace("proj_out", "out").rpartition(".")
+        )
         pattern = next(one for one in NAMES if re.fullmatch(one, stem))
-        ours[f"{place(re.sub(pattern, NAMES[pattern], stem), shape)}.{kind}".replace("codes.weight", "codes")] = value
+        ours[
+            f"{place(re.sub(pattern, NAMES[pattern], stem), shape)}.{kind}".replace(
+                "codes.weight", "codes"
+            )
+        ] = value
     return {name: value.float() for name, value in ours.items()}
 
 

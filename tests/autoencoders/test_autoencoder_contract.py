@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import safelight.autoencoders
 from safelight.errors import BadInput
 from safelight.nn.codebook import Codes
-from safelight.types import Autoencoder, Encoding
+from safelight.types.networks import Autoencoder, Encoding
 
 CONFIGS = {
     "dcae": {
@@ -34,8 +34,12 @@ NOT_SIZES = [(16, 18), (17, 16), (3, 16), (0, 16)]
 
 
 def test_every_file_of_the_folder_has_a_small_config_here():
-    files = {path.stem for path in Path(safelight.autoencoders.__file__).parent.glob("*.py")} - {"__init__"}
-    assert files == set(CONFIGS), "add a small config to CONFIGS for each autoencoder, so that its contract is tested"
+    files = {path.stem for path in Path(safelight.autoencoders.__file__).parent.glob("*.py")} - {
+        "__init__"
+    }
+    assert files == set(CONFIGS), (
+        "add a small config to CONFIGS for each autoencoder, so that its contract is tested"
+    )
 
 
 def fresh(kind: str, seed: int = 0) -> nn.Module:
@@ -68,7 +72,9 @@ def test_shapes_are_what_it_says_they_are(autoencoder, height, width):
     given = images(2, height, width)
     encoding = autoencoder.encode(given)
     assert tuple(encoding.mode().shape) == autoencoder.latent_shape(tuple(given.shape))
-    assert all(part.shape == encoding.mean.shape and part.isfinite().all() for part in both(encoding))
+    assert all(
+        part.shape == encoding.mean.shape and part.isfinite().all() for part in both(encoding)
+    )
     decoded = autoencoder.decode(encoding.mode())
     assert decoded.shape == given.shape
     assert decoded.isfinite().all()
@@ -90,7 +96,9 @@ def test_a_sample_lies_about_the_mode(autoencoder):
         assert torch.equal(sample, encoding.mode())
     else:
         assert encoding.deviation.min() > 0
-        torch.testing.assert_close((sample - encoding.mean) / encoding.deviation, noise, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            (sample - encoding.mean) / encoding.deviation, noise, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_an_image_does_not_know_its_batch(autoencoder):
@@ -100,7 +108,9 @@ def test_an_image_does_not_know_its_batch(autoencoder):
         for one, all_ in zip(both(alone), both(together), strict=True):
             torch.testing.assert_close(one[0], all_[row], atol=1e-5, rtol=1e-5)
         decoded = autoencoder.decode(together.mode()[row : row + 1])[0]
-        torch.testing.assert_close(decoded, autoencoder.decode(together.mode())[row], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            decoded, autoencoder.decode(together.mode())[row], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_its_costs_are_each_picture_s_own_and_do_not_depend_on_the_scale(autoencoder):
@@ -116,7 +126,11 @@ def test_its_costs_are_each_picture_s_own_and_do_not_depend_on_the_scale(autoenc
 
 def test_a_size_that_it_cannot_make_is_named(autoencoder):
     factor = autoencoder.factor
-    wrong = [(height, width) for height, width in NOT_SIZES if not height or height % factor or width % factor]
+    wrong = [
+        (height, width)
+        for height, width in NOT_SIZES
+        if not height or height % factor or width % factor
+    ]
     assert (0, 16) in wrong
     for height, width in wrong:
         told = rf"wanted a height and width that are multiples of {factor}, got {width}×{height}"
@@ -135,9 +149,14 @@ def test_a_gradient_reaches_every_parameter(autoencoder):
     given = images().requires_grad_()
     encoding = autoencoder.encode(given)
     again = autoencoder.decode(encoding.sample(torch.ones_like(encoding.mean)))
-    ((again - images().flip(-1)).square().sum() + sum(c.sum() for c in autoencoder.costs(encoding).values())).backward()
+    (
+        (again - images().flip(-1)).square().sum()
+        + sum(c.sum() for c in autoencoder.costs(encoding).values())
+    ).backward()
     assert given.grad.abs().max() > 0
-    unreached = [n for n, p in autoencoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    unreached = [
+        n for n, p in autoencoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+    ]
     assert unreached == []
 
 
@@ -181,14 +200,23 @@ def test_measured_latents_have_zero_mean_and_unit_variance(autoencoder):
     for _ in range(2):  # measuring again changes nothing
         autoencoder.scale.measure([autoencoder.encode(some), autoencoder.encode(more)])
         encodings = [autoencoder.encode(some), autoencoder.encode(more)]
-        flat = torch.cat([one.mean.transpose(0, 1).flatten(1) for one in encodings], dim=1)  # (c, n)
-        spreads = [torch.zeros_like(one.mean) if one.deviation is None else one.deviation for one in encodings]
-        spread = torch.cat([one.transpose(0, 1).flatten(1) for one in spreads], dim=1).square().mean(1)
+        flat = torch.cat(
+            [one.mean.transpose(0, 1).flatten(1) for one in encodings], dim=1
+        )  # (c, n)
+        spreads = [
+            torch.zeros_like(one.mean) if one.deviation is None else one.deviation
+            for one in encodings
+        ]
+        spread = (
+            torch.cat([one.transpose(0, 1).flatten(1) for one in spreads], dim=1).square().mean(1)
+        )
         torch.testing.assert_close(flat.mean(1), torch.zeros(len(flat)), atol=1e-3, rtol=0)
         variance = flat.var(1, correction=0) + spread  # of samples
         torch.testing.assert_close(variance, torch.ones(len(flat)), atol=1e-3, rtol=0)
         for encoding, pictures in zip(encodings, before, strict=True):
-            torch.testing.assert_close(autoencoder.decode(encoding.mode()), pictures, atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                autoencoder.decode(encoding.mode()), pictures, atol=1e-4, rtol=0
+            )
 
 
 def test_a_constant_channel_can_be_measured(autoencoder):
@@ -201,7 +229,9 @@ def test_a_constant_channel_can_be_measured(autoencoder):
 
 def test_a_number_that_cannot_be_is_refused(kind):
     config = import_module(f"safelight.autoencoders.{kind}").Config
-    names = {"channels", "latent_channels", "width", "blocks", "head"} & {field.name for field in fields(config)}
+    names = {"channels", "latent_channels", "width", "blocks", "head"} & {
+        field.name for field in fields(config)
+    }
     assert names
     for name in names:
         with pytest.raises(BadInput, match=f"{kind}: every number wants to be at least 1"):

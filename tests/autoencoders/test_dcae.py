@@ -39,7 +39,11 @@ SMALL = {
     "latent_channels": 16,
 }
 CASES = {
-    "published": {"encoder_blocks": (0, 2, 1, 2), "decoder_blocks": (0, 1, 2, 1), "fixed_norm": True},
+    "published": {
+        "encoder_blocks": (0, 2, 1, 2),
+        "decoder_blocks": (0, 1, 2, 1),
+        "fixed_norm": True,
+    },
     "sana": {"scales": (5,), "resample": "plain"},
     "narrow heads": {"head": 16, "scales": (3, 5)},
 }
@@ -61,7 +65,10 @@ def peer(config):
     levels, first = len(config.widths), config.attend_from
     kinds = ("ResBlock",) * first + ("EfficientViTBlock",) * (levels - first)
     scales = ((),) * first + (config.scales,) * (levels - first)
-    norms, acts = (("batch_norm", "relu") if config.fixed_norm else ("rms_norm", "silu")), ("rms_norm", "silu")
+    norms, acts = (
+        (("batch_norm", "relu") if config.fixed_norm else ("rms_norm", "silu")),
+        ("rms_norm", "silu"),
+    )
     return diffusers.AutoencoderDC(
         latent_channels=config.latent_channels,
         attention_head_dim=config.head,
@@ -105,7 +112,9 @@ def renamed(theirs, config):
         stem, _, kind = name.rpartition(".")
         pattern = next(one for one in NAMES if re.fullmatch(one, stem))
         name = f"{place(re.sub(pattern, NAMES[pattern], stem), config)}.{kind}"
-        name = re.sub(r"scales\.(\d)\.(in|out)", lambda m: f"scales.{m[1]}.{int(m[2] == 'out')}", name)
+        name = re.sub(
+            r"scales\.(\d)\.(in|out)", lambda m: f"scales.{m[1]}.{int(m[2] == 'out')}", name
+        )
         for word, mine in WORDS.items():
             name = name.replace(word, mine)
         ours[name] = value[..., None, None] if value.dim() == 2 else value
@@ -138,7 +147,12 @@ def test_the_published_shapes_build_with_as_many_parameters_as_the_peer_s(name, 
     with torch.device("meta"):
         ours = config.build()
         theirs = peer(config)
-    assert ours.latent_shape((1, 3, 256, 128)) == (1, int(name.partition("c")[2]), 256 // factor, 128 // factor)
+    assert ours.latent_shape((1, 3, 256, 128)) == (
+        1,
+        int(name.partition("c")[2]),
+        256 // factor,
+        128 // factor,
+    )
     counts = [sum(p.numel() for p in one.parameters()) for one in (ours, theirs)]
     print(f"{name}: {counts[0]:,} parameters")
     assert counts[0] == counts[1]
@@ -167,7 +181,9 @@ def test_a_fixed_norm_is_batch_norm_that_has_stopped():
     config = Config(**SMALL | {"fixed_norm": True})
     autoencoder: DCAE = config.build()
     before = {key: value.clone() for key, value in autoencoder.state_dict().items()}
-    autoencoder.train().decode(autoencoder.encode(torch.randn(2, 3, 32, 32)).mode()).sum().backward()
+    autoencoder.train().decode(
+        autoencoder.encode(torch.randn(2, 3, 32, 32)).mode()
+    ).sum().backward()
     assert all(torch.equal(value, before[key]) for key, value in autoencoder.state_dict().items())
 
 
@@ -175,7 +191,10 @@ def test_a_fixed_norm_is_batch_norm_that_has_stopped():
     ("changes", "told"),
     [
         ({"encoder_blocks": (1, 1)}, "blocks for each of 4 levels"),
-        ({"encoder_blocks": (0, 1, 1, 1)}, "a first level with blocks in both halves or in neither"),
+        (
+            {"encoder_blocks": (0, 1, 1, 1)},
+            "a first level with blocks in both halves or in neither",
+        ),
         ({"widths": (32, 64, 64, 96)}, "widths that divide four times their neighbours"),
         ({"latent_channels": 48}, "latent_channels that divide the last"),
         ({"head": 48}, "whole heads of 48 from level 2 on"),

@@ -5,7 +5,7 @@ import torch
 
 from safelight.autoencoders import kl, vq
 from safelight.errors import BadInput
-from safelight.nn.pyramid import SpatialAttention
+from safelight.nn.conv_autoencoder import SpatialAttention
 
 FAMILIES = {"kl": kl.Config, "vq": vq.Config}
 FACTORS = [1, 2, 4, 8, 16, 32]
@@ -30,7 +30,9 @@ def test_each_factor_divides_and_gives_back_the_size(family, factor):
     assert again.shape == images.shape
     assert again.std() > 1e-3
     if factor > 1:
-        with pytest.raises(BadInput, match=f"{family}: wanted a height and width that are multiples of {factor}"):
+        with pytest.raises(
+            BadInput, match=f"{family}: wanted a height and width that are multiples of {factor}"
+        ):
             autoencoder.encode(images[..., :1])
 
 
@@ -46,10 +48,21 @@ def test_levels_attend_by_their_factor(family):
                 one.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-2:]))
     autoencoder.decode(autoencoder.encode(images).mode())
     last, before = (4, 8), (8, 16)
-    assert seen == [before, last, last, last, last, last, before, before]  # the middles have one each
+    assert seen == [
+        before,
+        last,
+        last,
+        last,
+        last,
+        last,
+        before,
+        before,
+    ]  # the middles have one each
 
 
 def test_the_middle_can_go_without_attention():
     kinds = [type(one) for one in built("vq", 4, middle=False).modules()]
     assert SpatialAttention not in kinds
-    assert kinds.count(SpatialAttention) < [type(one) for one in built("vq", 4).modules()].count(SpatialAttention)
+    assert kinds.count(SpatialAttention) < [type(one) for one in built("vq", 4).modules()].count(
+        SpatialAttention
+    )

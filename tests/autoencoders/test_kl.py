@@ -8,7 +8,7 @@ from recorded import Recording
 from safelight.autoencoders.kl import KL, Config
 from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
-from safelight.types import Encoding
+from safelight.types.networks import Encoding
 
 
 @pytest.fixture(scope="module", params=["f8", "f4"])
@@ -21,7 +21,9 @@ def case(request) -> tuple[str, KL, Recording]:
     else:
         weights = torch.load(recording.file("f4.ckpt"), weights_only=True)["state_dict"]
     weights = {name: value for name, value in weights.items() if not name.startswith("loss.")}
-    scale = {name: value for name, value in autoencoder.state_dict().items() if name.startswith("scale.")}
+    scale = {
+        name: value for name, value in autoencoder.state_dict().items() if name.startswith("scale.")
+    }
     load_strictly(autoencoder, scale | renamed(weights, config.pyramid), request.param)
     return request.param, autoencoder, recording
 
@@ -47,7 +49,10 @@ def test_the_decoded_images_are_theirs(case):
 
 
 def test_a_width_that_the_groups_do_not_divide_is_refused():
-    with pytest.raises(BadInput, match="kl: every level's width wants to be a multiple of groups = 32, got width 48"):
+    with pytest.raises(
+        BadInput,
+        match="kl: every level's width wants to be a multiple of groups = 32, got width 48",
+    ):
         Config(width=48)
     with pytest.raises(BadInput, match="at least 1"):
         Config(multipliers=())
@@ -70,5 +75,7 @@ def test_its_cost_is_the_divergence_from_the_standard_normal():
     mean, deviation = torch.full((2, 4, 3, 3), 0.5), torch.full((2, 4, 3, 3), 2.0)
     mean[1], deviation[1] = 0, 1
     (kl,) = autoencoder.costs(Encoding(mean, deviation)).values()
-    want = torch.distributions.kl_divergence(torch.distributions.Normal(0.5, 2.0), torch.distributions.Normal(0.0, 1.0))
+    want = torch.distributions.kl_divergence(
+        torch.distributions.Normal(0.5, 2.0), torch.distributions.Normal(0.0, 1.0)
+    )
     torch.testing.assert_close(kl, torch.stack([want, torch.zeros(())]))

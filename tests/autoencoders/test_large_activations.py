@@ -5,7 +5,7 @@ import torch
 
 from safelight.autoencoders.kl import Config as KL
 from safelight.autoencoders.vq import Config as VQ
-from safelight.nn.pyramid import Residual
+from safelight.nn.conv_autoencoder import Residual
 
 
 @torch.no_grad()
@@ -20,7 +20,10 @@ def test_a_bf16_decode_of_large_activations_is_finite(config, factor):
         if isinstance(block, Residual):  # what it adds to the stream, which no norm holds down
             block.conv2.weight.mul_(factor)
     largest = []
-    handles = [one.register_forward_hook(lambda _, __, out: largest.append(out.abs().max())) for one in _convs(part)]
+    handles = [
+        one.register_forward_hook(lambda _, __, out: largest.append(out.abs().max()))
+        for one in _convs(part)
+    ]
     exact = part.decode(latents)
     for handle in handles:
         handle.remove()

@@ -12,7 +12,7 @@ from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
 from safelight.nn.codebook import Codes
 from safelight.training.run import open_run
-from safelight.types import Discrete
+from safelight.types.networks import Discrete
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
 
@@ -24,7 +24,9 @@ def test_it_gives_what_the_original_gives(name):
     given = recording.facts["config"][name]
     config = Config(**body(given), codebook=Codes(given["n_embed"]))
     autoencoder = config.build()
-    scale = {key: value for key, value in autoencoder.state_dict().items() if key.startswith("scale.")}
+    scale = {
+        key: value for key, value in autoencoder.state_dict().items() if key.startswith("scale.")
+    }
     weights = renamed(recording.weights(f"{name}.safetensors"), config.pyramid)
     load_strictly(autoencoder, scale | weights, name)
     image = recording.inputs[f"{name}.image"]
@@ -37,7 +39,10 @@ def test_it_gives_what_the_original_gives(name):
     assert near(autoencoder.decode(outputs["quantised"]), outputs["decode"])
 
 
-@pytest.fixture(params=[{}, {"codebook": {"normalise": True}}, {"hidden_channels": 16}], ids=["plain", "unit", "wide"])
+@pytest.fixture(
+    params=[{}, {"codebook": {"normalise": True}}, {"hidden_channels": 16}],
+    ids=["plain", "unit", "wide"],
+)
 def autoencoder(request):
     torch.manual_seed(0)
     codes = Codes(**{"number": 64} | request.param.get("codebook", {}))
@@ -58,7 +63,9 @@ def test_numbers_of_codes_go_in_and_out(autoencoder):
     assert torch.equal(autoencoder.indices(codes), numbers)
     latents = autoencoder.encode(images()).mode()
     rounded = autoencoder.lookup(autoencoder.indices(latents))
-    torch.testing.assert_close(autoencoder.decode(rounded), autoencoder.decode(latents), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        autoencoder.decode(rounded), autoencoder.decode(latents), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_numbers_that_no_code_has_are_refused(autoencoder):
@@ -91,7 +98,9 @@ def test_its_cost_pulls_latents_and_codes_with_the_named_weights(legacy):
     count = apart[0].numel()
     torch.testing.assert_close(latents.grad, 2 * (1 if legacy else 0.25) * apart.detach() / count)
     pulls = -2 * (0.25 if legacy else 1) * apart.detach() / count
-    want = torch.zeros(16, 3).index_add_(0, vq.indices(latents).flatten(), pulls.movedim(1, -1).flatten(0, 2))
+    want = torch.zeros(16, 3).index_add_(
+        0, vq.indices(latents).flatten(), pulls.movedim(1, -1).flatten(0, 2)
+    )
     torch.testing.assert_close(vq.codebook.codes.grad, want)
 
 
@@ -100,7 +109,9 @@ def test_a_number_that_cannot_be_is_refused():
         Config(beta=-1)
     with pytest.raises(BadInput, match="vq: every number wants to be at least 1"):
         Config(hidden_channels=-1)
-    with pytest.raises(BadInput, match="attention wants levels by their factor, of \\[1, 2, 4\\], got \\(8,\\)"):
+    with pytest.raises(
+        BadInput, match="attention wants levels by their factor, of \\[1, 2, 4\\], got \\(8,\\)"
+    ):
         Config(attention=(8,))
     with pytest.raises(BadInput, match="codebook: wanted number ≥ 1"):
         Codes(0)
@@ -108,7 +119,9 @@ def test_a_number_that_cannot_be_is_refused():
 
 def test_weights_of_another_codebook_are_refused():
     state = Config(**SMALL, codebook=Codes(16)).build().state_dict()
-    with pytest.raises(BadInput, match=r"m does not fit .*codebook.codes has shape \(16, 3\), wanted \(32, 3\)"):
+    with pytest.raises(
+        BadInput, match=r"m does not fit .*codebook.codes has shape \(16, 3\), wanted \(32, 3\)"
+    ):
         load_strictly(Config(**SMALL, codebook=Codes(32)).build(), state, "m")
 
 
@@ -122,17 +135,23 @@ def discrete(pictures, **changes):
 def test_it_trains_uses_its_codes_and_goes_on_to_the_bit(pictures, tmp_path):
     tree = discrete(pictures, loop__updates=20, watch__save=10, watch__write=1, rate__peak=4e-3)
     straight = go(tmp_path / "straight", recipe(tree))
-    lines = [line["autoencoder/l1"] for line in metrics(straight.folder) if "autoencoder/l1" in line]
+    lines = [
+        line["autoencoder/l1"] for line in metrics(straight.folder) if "autoencoder/l1" in line
+    ]
     assert lines[-1] < 0.7 * lines[0]
     tree["loop"]["updates"] = 10
     go(tmp_path / "cut", recipe(tree))
     on = go(tmp_path / "cut", open_run(tmp_path / "cut", changes=("loop.updates=20",)).recipe)
     ours, theirs = (load_file(run.checkpoints[-1] / "state.safetensors") for run in (on, straight))
-    assert {f"weights/autoencoder/codebook.{name}" for name in ("codes", "count", "total", "idle")} <= set(ours)
+    assert {
+        f"weights/autoencoder/codebook.{name}" for name in ("codes", "count", "total", "idle")
+    } <= set(ours)
     assert [name for name, value in ours.items() if not torch.equal(value, theirs[name])] == []
 
 
 def test_a_cost_that_the_autoencoder_does_not_have_is_refused(pictures, tmp_path):
     tree = discrete(pictures, objective__costs={"kl": 1e-6})
-    with pytest.raises(BadInput, match=r"cost in objective\.costs of a vq autoencoder: 'kl'; known: quant"):
+    with pytest.raises(
+        BadInput, match=r"cost in objective\.costs of a vq autoencoder: 'kl'; known: quant"
+    ):
         go(tmp_path / "run", recipe(tree))

@@ -12,7 +12,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine
 from safelight.model import Card, LatentDiffusion
 from safelight.settings import Settings
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 
 @pytest.fixture

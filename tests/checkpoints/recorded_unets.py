@@ -5,24 +5,30 @@ import json
 import torch
 
 from recorded import Recording
-from safelight.checkpoints.dialects import diffusers_unet, ldm_unet
 from safelight.denoisers.unet import UNet
-from safelight.types import Tokens
+from safelight.layouts.unet import diffusers as diffusers_unet
+from safelight.layouts.unet import ldm as ldm_unet
+from safelight.types.networks import Tokens
 
-LDM, PEER = ldm_unet.DIALECTS[0], diffusers_unet.DIALECTS[0]
-SAID = {"sd1": {"heads": 4}, "sd1-inpaint": {"heads": 4}, "sd1-edit": {"heads": 4}, "sd-x4-upscaler": {"heads": 2}}
+LDM, PEER = ldm_unet.LAYOUTS[0], diffusers_unet.LAYOUTS[0]
+SAID = {
+    "sd1": {"heads": 4},
+    "sd1-inpaint": {"heads": 4},
+    "sd1-edit": {"heads": 4},
+    "sd-x4-upscaler": {"heads": 2},
+}
 
 
 def tokens(values):
     return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
 
 
-def loaded(dialect, file, said) -> UNet:
+def loaded(layout, file, said) -> UNet:
     """The network of a file's bare names, which the table brings back to the bit."""
     shapes = {name: tuple(one.shape) for name, one in file.items()}
-    assert [one.recognises(shapes) for one in (LDM, PEER)] == [dialect is LDM, dialect is PEER]
-    config = dialect.config(shapes, said)
-    network, table = config.build(), dialect.table(config)
+    assert [one.recognises(shapes) for one in (LDM, PEER)] == [layout is LDM, layout is PEER]
+    config = layout.config(shapes, said)
+    network, table = config.build(), layout.table(config)
     ours = dict(table.read(file, network.state_dict(), "the file"))
     network.load_state_dict(ours)
     again = dict(table.write(ours))
@@ -34,7 +40,9 @@ def loaded(dialect, file, said) -> UNet:
 def of_recording(name) -> tuple[UNet, Recording]:
     recording, prefix = Recording(name), "model.diffusion_model."
     whole = recording.weights("model.safetensors")
-    file = {name.removeprefix(prefix): one for name, one in whole.items() if name.startswith(prefix)}
+    file = {
+        name.removeprefix(prefix): one for name, one in whole.items() if name.startswith(prefix)
+    }
     return loaded(LDM, file, SAID.get(name, {"head_width": 8})), recording
 
 
@@ -45,6 +53,8 @@ def of_folder(name) -> tuple[UNet, Recording]:
     (weights,) = folder.glob("*.safetensors")
     network = loaded(PEER, recording.weights(f"{name}/unet/{weights.name}"), said)
     told = PEER.describe(network.config)
-    shapes = {key: tuple(one.shape) for key, one in PEER.table(network.config).write(network.state_dict())}
+    shapes = {
+        key: tuple(one.shape) for key, one in PEER.table(network.config).write(network.state_dict())
+    }
     assert PEER.config(shapes, told) == network.config
     return network, recording

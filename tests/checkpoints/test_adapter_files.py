@@ -8,14 +8,23 @@ from safetensors.torch import load_file, save_file
 
 from recorded import DATA, Recording, error, real_shapes
 from safelight.adapters.lora import Merged
+from safelight.attachments.lora_files import (
+    Modules,
+    parts,
+    place,
+    read_adapter,
+    tables_of,
+    write_adapter,
+    written,
+)
 from safelight.checkpoints import read
-from safelight.checkpoints.adapter_files import Modules, parts, place, read_adapter, tables_of, write_adapter, written
-from safelight.checkpoints.dialects import ldm_unet, transformers_clip
-from safelight.checkpoints.pieces import dialects
 from safelight.config import kind_of
 from safelight.denoisers import flux, mmdit
 from safelight.errors import BadInput
-from safelight.types import Condition, Tokens
+from safelight.layouts.detection import all_layouts
+from safelight.layouts.text_encoder import clip as transformers_clip
+from safelight.layouts.unet import ldm as ldm_unet
+from safelight.types.networks import Condition, Tokens
 
 DEV = flux.Config()
 REAL = {  # how many layers, and how many names for towers
@@ -64,16 +73,18 @@ def test_every_name_of_a_real_adapter_for_flux_has_its_place(name):
 def test_an_adapter_for_another_family_is_refused_by_its_name(name, family):
     shapes = {key: [abs(one) for one in shape] for key, shape in real_shapes(name).items()}
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    with pytest.raises(BadInput, match=f"belong to no layer of this model .*: they look like those of {family}"):
+    with pytest.raises(
+        BadInput, match=f"belong to no layer of this model .*: they look like those of {family}"
+    ):
         place(file, {"denoiser": tables_of("denoiser", DEV)}, name)
 
 
-CHANGEABLE = [one for one in dialects() if one.part in ("denoiser", "tower") and one.example]
+CHANGEABLE = [one for one in all_layouts() if one.part in ("denoiser", "tower") and one.example]
 
 
-@pytest.mark.parametrize("dialect", CHANGEABLE, ids=lambda one: f"{one.name}-{kind_of(one.example)}")
-def test_no_two_modules_have_the_same_name_with_underscores(dialect):
-    known = Modules(tables_of(dialect.part, dialect.example))
+@pytest.mark.parametrize("layout", CHANGEABLE, ids=lambda one: f"{one.name}-{kind_of(one.example)}")
+def test_no_two_modules_have_the_same_name_with_underscores(layout):
+    known = Modules(tables_of(layout.part, layout.example))
     assert all(len(paths) == 1 for paths in known.underscored.values())
     assert all(known.find(path.replace(".", "_")) == path for path in known.weights)
 
@@ -84,7 +95,9 @@ def every(values):
 
 def answer(model):
     inputs = Recording("flux-dev").inputs
-    told = Condition(every(inputs["txt"]), vector=inputs["vec"], scalars={"guidance": torch.full((2,), 3.5)})
+    told = Condition(
+        every(inputs["txt"]), vector=inputs["vec"], scalars={"guidance": torch.full((2,), 3.5)}
+    )
     return model.denoiser(inputs["latent"], torch.full((2,), 500.0), told)
 
 
@@ -136,7 +149,10 @@ def test_what_a_layout_does_not_know_is_refused(model):
     with pytest.raises(BadInput, match="unknown layout of adapters 'lycoris'"):
         written(adapter, "lycoris")
     (layer, *_) = adapter.layers
-    odd = {f"{layer.module}.lokr_w1": torch.ones(2, 2), f"{layer.module}.lokr_w2": torch.ones(24, 24)}
+    odd = {
+        f"{layer.module}.lokr_w1": torch.ones(2, 2),
+        f"{layer.module}.lokr_w2": torch.ones(24, 24),
+    }
     odd = place(odd, {"denoiser": tables_of("denoiser", model.denoiser.config)}, "odd")
     with pytest.raises(BadInput, match=r"PEFT's layout has no lokr_w1, lokr_w2"):
         written(odd, "peft")
@@ -145,14 +161,19 @@ def test_what_a_layout_does_not_know_is_refused(model):
 
 def test_files_that_are_no_adapter_are_refused(model, tmp_path):
     known = {"denoiser": tables_of("denoiser", model.denoiser.config)}
-    with pytest.raises(BadInput, match=r"lora_unet_no_such_block_attn1_to_q.* belong to no layer of this model"):
+    with pytest.raises(
+        BadInput, match=r"lora_unet_no_such_block_attn1_to_q.* belong to no layer of this model"
+    ):
         read_adapter(Recording("lora").file("sd1-unmatched.safetensors"), model)
     with pytest.raises(BadInput, match="belong to no layer"):
         place({"double_blocks.0.img_attn.qkv.weight": torch.zeros(144, 48)}, known, "it")
     save_file(
-        {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(2, 48)}, tmp_path / "a.safetensors"
+        {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(2, 48)},
+        tmp_path / "a.safetensors",
     )
-    with pytest.raises(BadInput, match=r"double_blocks\.0\.img_attn\.qkv has only down; the file is not whole"):
+    with pytest.raises(
+        BadInput, match=r"double_blocks\.0\.img_attn\.qkv has only down; the file is not whole"
+    ):
         read_adapter(tmp_path / "a.safetensors", model)
     with pytest.raises(BadInput, match="empty holds no adapter"):
         place({}, known, "empty")
@@ -183,7 +204,9 @@ def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, c
     recording = Recording("lora")
     adapter = read_adapter(recording.file(f"{name}.safetensors"), model)
     if alone:
-        adapter = replace(adapter, layers=tuple(one for one in adapter.layers if one.part == "denoiser"))
+        adapter = replace(
+            adapter, layers=tuple(one for one in adapter.layers if one.part == "denoiser")
+        )
     Merged(parts(model)).use({adapter: scale})
     text, _ = model.conditioner.towers[0].states(base.inputs["ids"])
     assert error(text, recording.outputs[f"sd1.{case}.text"]) < 1e-4
@@ -197,7 +220,9 @@ def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, c
 def test_stable_diffusion_xl_with_an_adapter_in_both_towers_and_the_denoiser(scale):
     model, base = of_family("sdxl", head_width=8, text_head_width=8)
     recording = Recording("lora")
-    wanted = {what: recording.outputs[f"sdxl.{scale}.{what}"] for what in ("crossattn", "vector", "unet")}
+    wanted = {
+        what: recording.outputs[f"sdxl.{scale}.{what}"] for what in ("crossattn", "vector", "unet")
+    }
     Merged(parts(model)).use({read_adapter(recording.file("sdxl-kohya.safetensors"), model): scale})
     left, right = model.conditioner.towers
     states, pooled = right.states(base.inputs["ids_g"])
@@ -226,9 +251,9 @@ REAL_SD1 = {  # how many layers of the denoiser and of the tower
 def full_size():
     """Stable Diffusion 1's U-Net and tower, without values, and the tables of both."""
     unet, tower = real_shapes("real.UNET-v1-SD"), real_shapes("sd15.text_encoder.transformers")
-    configs = {"denoiser": ldm_unet.DIALECTS[0].config(unet, {})}
-    (dialect,) = [one for one in transformers_clip.DIALECTS if one.recognises(tower)]
-    configs["tower.0"] = dialect.config(tower, {})
+    configs = {"denoiser": ldm_unet.LAYOUTS[0].config(unet, {})}
+    (layout,) = [one for one in transformers_clip.LAYOUTS if one.recognises(tower)]
+    configs["tower.0"] = layout.config(tower, {})
     known = {part: tables_of(part.split(".")[0], config) for part, config in configs.items()}
     return {part: meta(config) for part, config in configs.items()}, known
 
@@ -236,13 +261,17 @@ def full_size():
 @pytest.mark.parametrize("name", REAL_SD1)
 def test_every_name_of_a_real_adapter_for_stable_diffusion_1_has_its_place(full_size, name):
     modules, known = full_size
-    shapes = {key: [4 if one == -1 else one for one in shape] for key, shape in real_shapes(name).items()}
+    shapes = {
+        key: [4 if one == -1 else one for one in shape] for key, shape in real_shapes(name).items()
+    }
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     adapter = place(file, known, name)
     adapter.check(modules)
     assert not adapter.left
     assert sum(len(layer.tensors) for layer in adapter.layers) + len(adapter.words) == len(file)
-    counts = [sum(layer.part == part for layer in adapter.layers) for part in ("denoiser", "tower.0")]
+    counts = [
+        sum(layer.part == part for layer in adapter.layers) for part in ("denoiser", "tower.0")
+    ]
     assert tuple(counts) == REAL_SD1[name]
 
 
@@ -260,12 +289,18 @@ def test_a_real_file_has_its_place(full_size, name):
 MEDIUM = mmdit.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side=4, qk_norm=False)
 
 
-@pytest.mark.parametrize("prefix", ["lora_unet_", "lora_transformer_", "transformer.", "diffusion_model.", ""])
-@pytest.mark.parametrize("table", tables_of("denoiser", MEDIUM), ids=lambda one: one.rules[0].theirs[0])
+@pytest.mark.parametrize(
+    "prefix", ["lora_unet_", "lora_transformer_", "transformer.", "diffusion_model.", ""]
+)
+@pytest.mark.parametrize(
+    "table", tables_of("denoiser", MEDIUM), ids=lambda one: one.rules[0].theirs[0]
+)
 def test_loras_for_stable_diffusion_3_are_read_in_every_naming(table, prefix):
     """Kohya's with underscores, PEFT's and ComfyUI's with dots; of the original modules and of diffusers'."""
     network = MEDIUM.build()
-    weights = {name: one for name, one in table.write(network.state_dict()) if name.endswith(".weight")}
+    weights = {
+        name: one for name, one in table.write(network.state_dict()) if name.endswith(".weight")
+    }
     file = {}
     for name, one in weights.items():
         path = name.removesuffix(".weight")
@@ -275,5 +310,7 @@ def test_loras_for_stable_diffusion_3_are_read_in_every_naming(table, prefix):
         file[f"{prefix}{path}.{low[0]}.weight"] = torch.randn(2, *one.shape[1:])
         file[f"{prefix}{path}.{low[1]}.weight"] = torch.randn(len(one), 2, *inner)
     adapter = place(file, {"denoiser": tables_of("denoiser", MEDIUM)}, "it")
-    assert {layer.weight.place.theirs[layer.weight.number] for layer in adapter.layers} == weights.keys()
+    assert {
+        layer.weight.place.theirs[layer.weight.number] for layer in adapter.layers
+    } == weights.keys()
     Merged({"denoiser": network}).use({adapter: 1.0})

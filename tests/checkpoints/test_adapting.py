@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 
 from recorded import Recording, error
 from safelight import checkpoints
-from safelight.checkpoints.adapting import adapted, controlled
+from safelight.attachments.apply import adapted, controlled
 from safelight.errors import BadInput, Note
-from safelight.types import Condition, Prompt, Tokens
+from safelight.types.networks import Condition, Prompt, Tokens
 
 
 def folder(name):
@@ -31,11 +31,16 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
     hint = inputs["controlnet.control_image"]
     shown = Image.fromarray((hint[0] * 255).round().byte().permute(1, 2, 0).numpy())
     shown.save(tmp_path / "map.png")
-    with pytest.warns(Note, match="controlnet/controlnet is left out: it controls by a picture, which --control names"):
+    with pytest.warns(
+        Note,
+        match="controlnet/controlnet is left out: it controls by a picture, which --control names",
+    ):
         model = checkpoints.read(folder("controlnet"))
     for part in (model.autoencoder, model.conditioner, model.denoiser):
         part.float().requires_grad_(False)
-    held = controlled(model, f"{folder('controlnet/controlnet')}={tmp_path / 'map.png'}:1.0", 48, 32)
+    held = controlled(
+        model, f"{folder('controlnet/controlnet')}={tmp_path / 'map.png'}:1.0", 48, 32
+    )
     assert held.card.adapters == {"controlnet=map.png": 1.0}
     text = outputs["controlnet.text"]
     told = Condition(Tokens(text, torch.ones(text.shape[:2], dtype=torch.bool)))
@@ -95,15 +100,21 @@ def test_a_word_that_does_not_fit_leaves_the_model_as_it_was(model, tmp_path):
 
 def test_what_a_lora_would_change_besides_is_said_aloud(model, tmp_path):
     more = {
-        f"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_{one}.weight": torch.ones(2, 2) for one in ("up", "down")
+        f"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_{one}.weight": torch.ones(2, 2)
+        for one in ("up", "down")
     }
-    with pytest.warns(Note, match="a.safetensors: left out are 2 tensors for towers that are not here"):
+    with pytest.warns(
+        Note, match="a.safetensors: left out are 2 tensors for towers that are not here"
+    ):
         adapted(model, [lora(tmp_path, **more)])
 
 
 def test_adapters_and_words_are_named_on_the_card():
     base = Recording("sd1").file("model.safetensors")
-    lora, word = Recording("lora").file("sd1-kohya.safetensors"), Recording("lora").file("ti-a1111.pt")
+    lora, word = (
+        Recording("lora").file("sd1-kohya.safetensors"),
+        Recording("lora").file("ti-a1111.pt"),
+    )
     made = adapted(checkpoints.read(base), [f"{lora}:0.5"], [str(word)])
     assert made.card.adapters["sd1-kohya.safetensors"] == 0.5
     assert len(made.card.adapters) == 2

@@ -5,10 +5,11 @@ import torch
 
 from recorded import Recording, error, real_shapes
 from safelight.autoencoders import kl
-from safelight.checkpoints.dialects import diffusers_autoencoder, ldm_autoencoder
-from safelight.checkpoints.table import Dialect
 from safelight.errors import BadInput
-from safelight.types import Encoding
+from safelight.layouts.autoencoder import diffusers as diffusers_autoencoder
+from safelight.layouts.autoencoder import ldm as ldm_autoencoder
+from safelight.layouts.key_mapping import Layout
+from safelight.types.networks import Encoding
 
 REAL = {
     "real.VAE-v1-SD": ldm_autoencoder,
@@ -21,20 +22,20 @@ REAL = {
 }
 
 
-def only(module, shapes) -> Dialect:
-    (found,) = [one for one in module.DIALECTS if one.recognises(shapes)]
+def only(module, shapes) -> Layout:
+    (found,) = [one for one in module.LAYOUTS if one.recognises(shapes)]
     return found
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
     shapes = real_shapes(name)
-    dialect = only(REAL[name], shapes)
-    config = dialect.config(shapes, {})
+    layout = only(REAL[name], shapes)
+    config = layout.config(shapes, {})
     with torch.device("meta"):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    table = dialect.table(config)
+    table = layout.table(config)
     ours = dict(table.read(file, network.state_dict(), name))
     rest = set() if config.packed > 1 else {"scale.mean", "scale.deviation"}
     assert set(network.state_dict()) - set(ours) == rest
@@ -48,12 +49,13 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
 def test_a_recorded_file_comes_back_to_the_bit_and_gives_what_it_gave(folder, name):
     recording = Recording(folder)
     file = {
-        key.removeprefix("first_stage_model."): one for key, one in recording.weights(f"{name}.safetensors").items()
+        key.removeprefix("first_stage_model."): one
+        for key, one in recording.weights(f"{name}.safetensors").items()
     }
     shapes = {key: tuple(one.shape) for key, one in file.items()}
-    dialect = only(ldm_autoencoder, shapes)
-    config = dialect.config(shapes, {})
-    network, table = config.build(), dialect.table(config)
+    layout = only(ldm_autoencoder, shapes)
+    config = layout.config(shapes, {})
+    network, table = config.build(), layout.table(config)
     ours = dict(table.read(file, network.state_dict(), name))
     network.load_state_dict(network.state_dict() | ours)
     again = dict(table.write(ours))
@@ -70,14 +72,18 @@ def test_flux_s_first_stages_give_what_they_gave():
     for family, packed in (("flux-dev", 1), ("flux2", 2)):
         recording = Recording(family)
         file = recording.weights("ae.safetensors")
-        dialect = only(ldm_autoencoder, shapes := {key: tuple(one.shape) for key, one in file.items()})
-        config = dialect.config(shapes, {})
+        layout = only(
+            ldm_autoencoder, shapes := {key: tuple(one.shape) for key, one in file.items()}
+        )
+        config = layout.config(shapes, {})
         assert config.packed == packed
-        network, table = config.build(), dialect.table(config)
+        network, table = config.build(), layout.table(config)
         if packed == 1:
             network.scale.mean.fill_(0.1159)
             network.scale.deviation.fill_(1 / 0.3611)
-        network.load_state_dict(network.state_dict() | dict(table.read(file, network.state_dict(), family)))
+        network.load_state_dict(
+            network.state_dict() | dict(table.read(file, network.state_dict(), family))
+        )
         again = dict(table.write(network.state_dict()))
         assert again.keys() == file.keys()
         assert all(torch.equal(again[key], file[key]) for key in file)
@@ -94,18 +100,23 @@ def test_packed_latents_equal_those_of_diffusers():
     torch.manual_seed(0)
     ours = kl.Config(8, (1, 2), 1, latent_channels=3, groups=4, packed=2).build()
     ours.scale.measure([Encoding(3 * torch.randn(4, 12, 8, 8) + 1)])
-    (dialect,) = [
+    (layout,) = [
         one
-        for one in diffusers_autoencoder.DIALECTS
+        for one in diffusers_autoencoder.LAYOUTS
         if one.describe
-        and one.recognises({"encoder.down_blocks.0.resnets.0.conv1.weight": (), "decoder.conv_in.weight": ()})
+        and one.recognises(
+            {"encoder.down_blocks.0.resnets.0.conv1.weight": (), "decoder.conv_in.weight": ()}
+        )
     ]
-    described = dict(dialect.describe(ours.config))
+    described = dict(layout.describe(ours.config))
     assert described.pop("_class_name") == "AutoencoderKLFlux2"
     theirs = peer.AutoencoderKLFlux2(**described).eval()
-    written = dict(dialect.table(ours.config).write(ours.state_dict()))
+    written = dict(layout.table(ours.config).write(ours.state_dict()))
     theirs.load_state_dict(written)
-    assert dialect.config({key: tuple(one.shape) for key, one in written.items()}, described) == ours.config
+    assert (
+        layout.config({key: tuple(one.shape) for key, one in written.items()}, described)
+        == ours.config
+    )
     images = torch.rand(2, 3, 16, 8) * 2 - 1
     with torch.no_grad():
         mode = torch.nn.functional.pixel_unshuffle(theirs.encode(images).latent_dist.mode(), 2)
@@ -116,13 +127,13 @@ def test_packed_latents_equal_those_of_diffusers():
 
 def test_what_does_not_fit_is_named():
     shapes = real_shapes("real.VAE-v1-SD")
-    dialect = only(ldm_autoencoder, shapes)
-    config = dialect.config(shapes, {})
+    layout = only(ldm_autoencoder, shapes)
+    config = layout.config(shapes, {})
     with torch.device("meta"):
         wanted = config.build().state_dict()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     bias = file.pop("encoder.conv_in.bias")
     with pytest.raises(BadInput, match=r"encoder\.conv_in\.bias is missing; more is not expected"):
-        dict(dialect.table(config).read(file | {"more": bias}, wanted, "it"))
+        dict(layout.table(config).read(file | {"more": bias}, wanted, "it"))
     with pytest.raises(BadInput, match=r"has shape \(3,\), wanted \(128,\)"):
-        dict(dialect.table(config).read(file | {"encoder.conv_in.bias": bias[:3]}, wanted, "it"))
+        dict(layout.table(config).read(file | {"encoder.conv_in.bias": bias[:3]}, wanted, "it"))

@@ -13,13 +13,13 @@ import making
 import safelight
 from recorded import Recording
 from safelight import checkpoints
-from safelight.checkpoints.adapting import adapted, controlled
-from safelight.checkpoints.families import families
+from safelight.attachments.apply import adapted, controlled
 from safelight.errors import BadInput, Note
 from safelight.evaluation.report import one as reconstructed
-from safelight.generate import recipe
 from safelight.governance.licences import Licensed
 from safelight.inspection import inspect
+from safelight.layouts.families import families
+from safelight.pipeline import recipe
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
 
@@ -34,12 +34,17 @@ def folder(tmp_path):
 
 
 def card(path, licence):
-    (path / "README.md").write_text(f"---\nlicense: other\nlicense_name: {licence}\n---\n", encoding="utf-8")
+    (path / "README.md").write_text(
+        f"---\nlicense: other\nlicense_name: {licence}\n---\n", encoding="utf-8"
+    )
 
 
 def lora(path, model, **metadata):
     width = model.denoiser.config.levels[0].width
-    file = {f"{LORA}.lora_down.weight": torch.zeros(1, width), f"{LORA}.lora_up.weight": torch.zeros(width, 1)}
+    file = {
+        f"{LORA}.lora_down.weight": torch.zeros(1, width),
+        f"{LORA}.lora_up.weight": torch.zeros(width, 1),
+    }
     save_file(file, path, metadata=metadata)
     return str(path)
 
@@ -50,14 +55,16 @@ def test_a_folder_states_it_in_its_card_and_all_layouts_carry_it(folder, tmp_pat
     model = checkpoints.read(folder)
     assert model.card.licence == "foxes: 1.0"
     assert {one.part for one in model.licences} == {"autoencoder", "conditioner", "denoiser"}
-    for dialect in ("native", "diffusers"):
-        checkpoints.save(model, tmp_path / dialect, dialect)
-        assert checkpoints.read(tmp_path / dialect).card.licence == "foxes: 1.0"
-        assert inspect(str(tmp_path / dialect))["card"]["licence"] == "foxes: 1.0"
+    for layout in ("native", "diffusers"):
+        checkpoints.save(model, tmp_path / layout, layout)
+        assert checkpoints.read(tmp_path / layout).card.licence == "foxes: 1.0"
+        assert inspect(str(tmp_path / layout))["card"]["licence"] == "foxes: 1.0"
 
 
 def test_a_file_states_it_in_its_metadata(tmp_path):
-    model = checkpoints.read(Recording("sd1-inpaint").file("model.safetensors"), {"licence": "foxes: 1.0"})
+    model = checkpoints.read(
+        Recording("sd1-inpaint").file("model.safetensors"), {"licence": "foxes: 1.0"}
+    )
     checkpoints.save(model, tmp_path / "one.safetensors", "single-file")
     assert checkpoints.read(tmp_path / "one.safetensors").card.licence == "foxes: 1.0"
     assert inspect(str(tmp_path / "one.safetensors"))["card"]["licence"] == "foxes: 1.0"
@@ -108,7 +115,9 @@ def test_what_stands_on_a_model_is_in_its_recipes_and_in_what_is_saved(folder, t
     stated = lora(tmp_path / "fox.safetensors", model, **{"modelspec.license": "CC-BY-NC-4.0"})
     word = tmp_path / "word.safetensors"
     save_file({"emb_params": torch.zeros(1, model.conditioner.towers[0].width)}, word)
-    with pytest.warns(Note, match=r"licence of fox.safetensors restricts commercial use: CC-BY-NC-4.0"):
+    with pytest.warns(
+        Note, match=r"licence of fox.safetensors restricts commercial use: CC-BY-NC-4.0"
+    ):
         made = adapted(model, [f"{stated}:0.5"], [f"{word}:owl"])
     want = (
         "conditioner, denoiser, autoencoder: mine; adapter fox.safetensors: CC-BY-NC-4.0; word word.safetensors: not "
@@ -122,7 +131,9 @@ def test_what_stands_on_a_model_is_in_its_recipes_and_in_what_is_saved(folder, t
 
 
 def test_control_has_a_licence_of_its_own(tmp_path):
-    branch = shutil.copytree(Recording("diffusers-folders").file("controlnet/controlnet"), tmp_path / "edges")
+    branch = shutil.copytree(
+        Recording("diffusers-folders").file("controlnet/controlnet"), tmp_path / "edges"
+    )
     card(branch, "openrail")
     Image.new("RGB", (48, 32)).save(tmp_path / "map.png")
     model = checkpoints.read(Recording("diffusers-folders").file("sd"), {"licence": "mine"})
@@ -156,13 +167,17 @@ def test_a_judgement_names_that_of_the_autoencoder(folder):
 def autoencoder(tmp_path):
     """That of the tiny model as other programs have it."""
     made = making.tiny_model()
-    alone = safelight.model.LatentDiffusion(autoencoder=made.autoencoder, card=safelight.model.Card(name="ae"))
+    alone = safelight.model.LatentDiffusion(
+        autoencoder=made.autoencoder, card=safelight.model.Card(name="ae")
+    )
     with pytest.warns(Note, match="the licence of ae is not stated"):
         checkpoints.save(alone, tmp_path / "ae", "diffusers")
     return tmp_path / "ae"
 
 
-def test_what_is_trained_in_foreign_latents_says_whose_they_are(autoencoder, pictures, tmp_path, monkeypatch, capsys):
+def test_what_is_trained_in_foreign_latents_says_whose_they_are(
+    autoencoder, pictures, tmp_path, monkeypatch, capsys
+):
     tree = making.tables("denoising", pictures, autoencoder, loop__updates=1, licence="CC0")
     file = making.write_recipe(tmp_path / "recipe.toml", tree)
     asked = ("train", file, "--run", tmp_path / "a", "--quiet")
@@ -170,12 +185,25 @@ def test_what_is_trained_in_foreign_latents_says_whose_they_are(autoencoder, pic
     assert "note: the licence of ae is not stated" in capsys.readouterr().err.replace("\n", " ")
     trained = checkpoints.read(tmp_path / "a")
     assert trained.card.licence == "conditioner, denoiser: CC0; autoencoder: not stated"
-    told = ("train", file, "--run", tmp_path / "b", "--quiet", "--hint", "licence=MIT", "--hint", "scale=0.5")
+    told = (
+        "train",
+        file,
+        "--run",
+        tmp_path / "b",
+        "--quiet",
+        "--hint",
+        "licence=MIT",
+        "--hint",
+        "scale=0.5",
+    )
     assert making.exit_code(monkeypatch, *told) == 0
     assert "licence" not in capsys.readouterr().err
     kept = json.loads((tmp_path / "b" / "config.json").read_text(encoding="utf-8"))
     assert kept["objective"]["hints"] == {"licence": "MIT", "scale": "0.5"}
-    assert checkpoints.read(tmp_path / "b").card.licence == "conditioner, denoiser: CC0; autoencoder: MIT"
+    assert (
+        checkpoints.read(tmp_path / "b").card.licence
+        == "conditioner, denoiser: CC0; autoencoder: MIT"
+    )
 
 
 def test_convert_says_what_nobody_stated_and_takes_it(folder, tmp_path, monkeypatch, capsys):

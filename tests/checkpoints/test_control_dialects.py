@@ -8,25 +8,27 @@ import torch
 from recorded_unets import PEER, of_folder, tokens
 
 from recorded import Recording, error, real_shapes, shaken, shapes_of
-from safelight.checkpoints.dialects import diffusers_control, ldm_control, t2i_adapter
 from safelight.denoisers.control import Controlled
 from safelight.denoisers.control.t2i import Config as T2I
 from safelight.denoisers.control.unet import Config
 from safelight.denoisers.unet import Config as UNetConfig
 from safelight.denoisers.unet import Level, Norm
 from safelight.errors import BadInput
+from safelight.layouts.t2i_adapter import original as t2i_adapter
+from safelight.layouts.unet_control import diffusers as diffusers_control
+from safelight.layouts.unet_control import ldm as ldm_control
 from safelight.nn.embeddings import sinusoidal
-from safelight.types import Condition
+from safelight.types.networks import Condition
 
-DIALECTS = (*ldm_control.DIALECTS, *diffusers_control.DIALECTS, *t2i_adapter.DIALECTS)
-LDM, THEIRS = ldm_control.DIALECTS[0], diffusers_control.DIALECTS[0]
+LAYOUTS = (*ldm_control.LAYOUTS, *diffusers_control.LAYOUTS, *t2i_adapter.LAYOUTS)
+LDM, THEIRS = ldm_control.LAYOUTS[0], diffusers_control.LAYOUTS[0]
 REAL = {"real.ControlNet-v1-SD": LDM, "controlnet-canny-sd15.diffusers": THEIRS}
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
     shapes = real_shapes(name)
-    assert [one for one in DIALECTS if one.recognises(shapes)] == [REAL[name]]
+    assert [one for one in LAYOUTS if one.recognises(shapes)] == [REAL[name]]
     config = REAL[name].config(shapes, {})
     levels = (Level(320), Level(640), Level(1280), Level(1280, 0))
     assert config == Config(UNetConfig(levels=levels, text_width=768, linear=False))
@@ -70,14 +72,18 @@ def test_the_recorded_folder_gives_what_it_gave():
 
 SMALL = UNetConfig(levels=(Level(32, 1, 2), Level(64, 2, 4)), middle=2, text_width=24, norm=Norm(8))
 LARGE = replace(SMALL, levels=(Level(32, 0, 2), Level(64, 2, 4)), vector_width=20 + 6 * 8)
-ALL_FOUR = replace(SMALL, levels=tuple(Level(width, int(width != 96), 2) for width in (32, 64, 64, 96)), middle=1)
+ALL_FOUR = replace(
+    SMALL, levels=tuple(Level(width, int(width != 96), 2) for width in (32, 64, 64, 96)), middle=1
+)
 
 
 def peer_of(config):
     """Our U-Net of this shape, and the peer library's with the same weights."""
     diffusers = pytest.importorskip("diffusers")
     network = shaken(config.build())
-    said = dict(PEER.describe(config)) | ({"addition_time_embed_dim": 8} if config.vector_width else {})
+    said = dict(PEER.describe(config)) | (
+        {"addition_time_embed_dim": 8} if config.vector_width else {}
+    )
     said.pop("_class_name")
     peer = diffusers.UNet2DConditionModel(**said)
     peer.load_state_dict(dict(PEER.table(config).write(network.state_dict())))
@@ -101,15 +107,27 @@ def test_control_equals_the_peer_librarys_with_the_same_weights(config):
     diffusers = pytest.importorskip("diffusers")
     network, peer = peer_of(config)
     branch = shaken(Config(config, hints=(8, 8, 12, 16)).build().copy(network))
-    said = dict(THEIRS.describe(branch.config)) | ({"addition_time_embed_dim": 8} if config.vector_width else {})
+    said = dict(THEIRS.describe(branch.config)) | (
+        {"addition_time_embed_dim": 8} if config.vector_width else {}
+    )
     said.pop("_class_name")
     control = diffusers.ControlNetModel(**said)
     control.load_state_dict(dict(THEIRS.table(branch.config).write(branch.state_dict())))
-    noisy, time, hint = torch.randn(2, 4, 4, 6), torch.tensor([3.0, 801.0]), torch.rand(2, 3, 32, 48)
+    noisy, time, hint = (
+        torch.randn(2, 4, 4, 6),
+        torch.tensor([3.0, 801.0]),
+        torch.rand(2, 3, 32, 48),
+    )
     ours, theirs = told(config)
-    down, middle = control(noisy, time, controlnet_cond=hint, conditioning_scale=0.7, return_dict=False, **theirs)
+    down, middle = control(
+        noisy, time, controlnet_cond=hint, conditioning_scale=0.7, return_dict=False, **theirs
+    )
     want = peer(
-        noisy, time, down_block_additional_residuals=down, mid_block_additional_residual=middle, **theirs
+        noisy,
+        time,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+        **theirs,
     ).sample
     controlled = Controlled(network, branch, hint, 0.7)
     assert error(controlled(noisy, time, ours), want) < 1e-5
@@ -129,15 +147,19 @@ def test_an_adapter_equals_the_peer_librarys_with_the_same_weights(kind):
         unet = replace(unet, levels=(*unet.levels[:3], Level(64, 0, 2)))
     config = T2I(3, widths, 2, 16 if kind == "xl" else 8, kind, ahead=left)
     branch, (network, peer) = shaken(config.build()), peer_of(unet)
-    dialect = t2i_adapter.DIALECTS[1]
-    said = dict(dialect.describe(config))
+    layout = t2i_adapter.LAYOUTS[1]
+    said = dict(layout.describe(config))
     said.pop("_class_name")
     adapter = diffusers.T2IAdapter(**said)
-    file = dict(dialect.table(config).write(branch.state_dict()))
-    assert [one for one in DIALECTS if one.recognises(shapes_of(file))] == [dialect]
-    assert replace(dialect.config(shapes_of(file), {}), ahead=left) == config
+    file = dict(layout.table(config).write(branch.state_dict()))
+    assert [one for one in LAYOUTS if one.recognises(shapes_of(file))] == [layout]
+    assert replace(layout.config(shapes_of(file), {}), ahead=left) == config
     adapter.load_state_dict(file)
-    hint, noisy, time = torch.rand(1, 3, 64, 128), torch.randn(2, 4, 8, 16), torch.tensor([3.0, 801.0])
+    hint, noisy, time = (
+        torch.rand(1, 3, 64, 128),
+        torch.randn(2, 4, 8, 16),
+        torch.tensor([3.0, 801.0]),
+    )
     ours, theirs = told(unet)
     features = adapter(hint)
     for mine, other in zip(branch.see(hint), features, strict=True):
@@ -150,15 +172,18 @@ def test_an_adapter_equals_the_peer_librarys_with_the_same_weights(kind):
 @pytest.mark.parametrize("kind", ["full", "light"])
 def test_an_adapter_of_its_authors_comes_back_to_the_bit(kind):
     config = T2I(widths=(32, 64, 64), form=kind)
-    state, dialect = config.build().state_dict(), t2i_adapter.DIALECTS[0]
-    file = dict(dialect.table(config).write(state))
-    assert [one for one in DIALECTS if one.recognises(shapes_of(file))] == [dialect]
-    assert dialect.config(shapes_of(file), {}) == config
-    again = dict(dialect.table(config).read(file, state, "it"))
+    state, layout = config.build().state_dict(), t2i_adapter.LAYOUTS[0]
+    file = dict(layout.table(config).write(state))
+    assert [one for one in LAYOUTS if one.recognises(shapes_of(file))] == [layout]
+    assert layout.config(shapes_of(file), {}) == config
+    again = dict(layout.table(config).read(file, state, "it"))
     assert all(torch.equal(again[name], state[name]) for name in state)
     assert again.keys() == state.keys()
 
 
 def test_a_folder_that_wants_another_network_is_refused():
     with pytest.raises(BadInput, match="controlnet_conditioning_channel_order is 'bgr'"):
-        THEIRS.config(real_shapes("controlnet-canny-sd15.diffusers"), {"controlnet_conditioning_channel_order": "bgr"})
+        THEIRS.config(
+            real_shapes("controlnet-canny-sd15.diffusers"),
+            {"controlnet_conditioning_channel_order": "bgr"},
+        )

@@ -8,11 +8,16 @@ from test_transformer_controls import FLUX, FLUXES, JOINT, THEIRS, given, peer_o
 
 from recorded import difference
 from safelight.autoencoders.kl import Config as KL
-from safelight.checkpoints.dialects import diffusers_autoencoder, diffusers_flux, diffusers_mmdit
 from safelight.denoisers.control import Controlled
-from safelight.types import Condition, Tokens
+from safelight.layouts.autoencoder import diffusers as diffusers_autoencoder
+from safelight.layouts.flux import diffusers as diffusers_flux
+from safelight.layouts.mmdit import diffusers as diffusers_mmdit
+from safelight.types.networks import Condition, Tokens
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the peer library warns of itself
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]  # the peer library warns of itself
 SCALE, SHIFT = 1.5305, 0.0609
 PICTURE = Image.fromarray((np.random.default_rng(0).random((64, 96, 3)) * 255).astype("uint8"))
 MASK = Image.new("L", PICTURE.size)
@@ -27,13 +32,17 @@ def planes(picture):
 def autoencoders():
     """Ours and the peer library's with the same weights; theirs draws latents, here with no spread to speak of."""
     diffusers = pytest.importorskip("diffusers")
-    ours = shaken(KL(width=8, multipliers=(1, 2, 2, 2), blocks=1, groups=4, quant=False).build()).requires_grad_(False)
+    ours = shaken(
+        KL(width=8, multipliers=(1, 2, 2, 2), blocks=1, groups=4, quant=False).build()
+    ).requires_grad_(False)
     ours.encoder.leave.weight[4:], ours.encoder.leave.bias[4:] = 0, -60
     ours.scale.mean[:], ours.scale.deviation[:] = SHIFT, 1 / SCALE
-    dialect = diffusers_autoencoder.DIALECTS[0]
-    said = {name: one for name, one in dialect.describe(ours.config).items() if name != "_class_name"}
+    layout = diffusers_autoencoder.LAYOUTS[0]
+    said = {
+        name: one for name, one in layout.describe(ours.config).items() if name != "_class_name"
+    }
     theirs = diffusers.AutoencoderKL(**said | {"scaling_factor": SCALE, "shift_factor": SHIFT})
-    theirs.load_state_dict(dict(dialect.table(ours.config).write(ours.state_dict())))
+    theirs.load_state_dict(dict(layout.table(ours.config).write(ours.state_dict())))
     return ours, theirs
 
 
@@ -82,7 +91,10 @@ def test_stable_diffusion_3(autoencoders, name):
 
     config = JOINT[name]
     network, branch = shaken(whole(config).build()), shaken(config.build())
-    transformer, control = peer_of(diffusers_mmdit.DIALECTS[0], network), peer_of(THEIRS[type(config)], branch)
+    transformer, control = (
+        peer_of(diffusers_mmdit.LAYOUTS[0], network),
+        peer_of(THEIRS[type(config)], branch),
+    )
     if not config.enters:
         control.pos_embed = control._get_pos_embed_from_transformer(transformer)
     kind = diffusers.StableDiffusion3ControlNetPipeline
@@ -91,12 +103,23 @@ def test_stable_diffusion_3(autoencoders, name):
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipe = kind(transformer, scheduler, autoencoders[1], *[None] * 6, control)
     text, pooled, _ = given()
-    negative = {"negative_prompt_embeds": text[1:], "negative_pooled_prompt_embeds": pooled[1:], "guidance_scale": 4.0}
+    negative = {
+        "negative_prompt_embeds": text[1:],
+        "negative_pooled_prompt_embeds": pooled[1:],
+        "guidance_scale": 4.0,
+    }
     calls = run(pipe, **negative, **({"control_mask": MASK} if config.mask else {}))
     hint = torch.cat([planes(PICTURE), 1 - planes(MASK)], dim=1) if config.mask else planes(PICTURE)
-    held = Controlled(network, branch, hint, 0.7, encode=lambda images: autoencoders[0].encode(images).mode())
+    held = Controlled(
+        network, branch, hint, 0.7, encode=lambda images: autoencoders[0].encode(images).mode()
+    )
     for told, answer in calls:
-        assert difference(held(told["hidden_states"], told["timestep"].float(), condition(told)), answer) < 1e-5
+        assert (
+            difference(
+                held(told["hidden_states"], told["timestep"].float(), condition(told)), answer
+            )
+            < 1e-5
+        )
 
 
 @pytest.mark.parametrize("name", FLUXES)
@@ -106,13 +129,27 @@ def test_flux(autoencoders, name):
 
     config = FLUXES[name]
     network, branch = shaken(FLUX.build()), shaken(config.build())
-    transformer, control = peer_of(diffusers_flux.DIALECTS[0], network), peer_of(THEIRS[type(config)], branch)
+    transformer, control = (
+        peer_of(diffusers_flux.LAYOUTS[0], network),
+        peer_of(THEIRS[type(config)], branch),
+    )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = diffusers.FluxControlNetPipeline(scheduler, autoencoders[1], *[None] * 4, transformer, control)
+    pipe = diffusers.FluxControlNetPipeline(
+        scheduler, autoencoders[1], *[None] * 4, transformer, control
+    )
     calls = run(pipe, guidance_scale=3.5, control_mode=2 if config.modes else None)
     mode, encode = "depth" if config.modes else "", autoencoders[0].encode
-    held = Controlled(network, branch, planes(PICTURE), 0.7, encode=lambda images: encode(images).mode(), mode=mode)
+    held = Controlled(
+        network,
+        branch,
+        planes(PICTURE),
+        0.7,
+        encode=lambda images: encode(images).mode(),
+        mode=mode,
+    )
     for told, answer in calls:
         noisy = network.unpack(told["hidden_states"], (4, 6))
-        got = held(noisy, 1000 * told["timestep"].float(), condition(told, guidance=told["guidance"]))
+        got = held(
+            noisy, 1000 * told["timestep"].float(), condition(told, guidance=told["guidance"])
+        )
         assert difference(network.pack(got), answer) < 1e-5

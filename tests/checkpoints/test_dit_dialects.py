@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from recorded import Recording, error, shapes_of
-from safelight.checkpoints.dialects import diffusers_dit, dit
-from safelight.checkpoints.weights import open_weights
 from safelight.conditioners import label
 from safelight.denoisers.plain_dit import Config
 from safelight.diffusion.guidance.channels import Channels
@@ -23,9 +21,12 @@ from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear, LinearBeta
 from safelight.diffusion.spacing import Leading
 from safelight.errors import BadInput
-from safelight.types import Condition, Prompt
+from safelight.layouts.dit import diffusers as diffusers_dit
+from safelight.layouts.dit import original as dit
+from safelight.types.networks import Condition, Prompt
+from safelight.weights.files import open_weights
 
-(ORIGINAL,), (DIFFUSERS,) = dit.DIALECTS, diffusers_dit.DIALECTS
+(ORIGINAL,), (DIFFUSERS,) = dit.LAYOUTS, diffusers_dit.LAYOUTS
 TOLD = label.Config(classes=1000, width=0, numbered=True).build()
 PUBLISHED = {
     "S": (384, 12, 6, 32.9),
@@ -35,11 +36,13 @@ PUBLISHED = {
 }
 
 
-def loaded(dialect, file, said):
+def loaded(layout, file, said):
     """The network of a file, and the file as it is written again."""
-    config = dialect.config(shapes_of(file), said)
-    network, table = config.build(), dialect.table(config)
-    network.load_state_dict(network.state_dict() | dict(table.read(file, network.state_dict(), "it")))
+    config = layout.config(shapes_of(file), said)
+    network, table = config.build(), layout.table(config)
+    network.load_state_dict(
+        network.state_dict() | dict(table.read(file, network.state_dict(), "it"))
+    )
     return network.eval(), dict(table.write(network.state_dict()))
 
 
@@ -68,14 +71,16 @@ def test_the_published_sizes(size):
     with torch.device("meta"):
         network = config.build()
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
-    for dialect in (ORIGINAL, DIFFUSERS):
-        written = shapes_of(dict(dialect.table(config).write(network.state_dict())))
-        assert [one for one in (ORIGINAL, DIFFUSERS) if one.recognises(written)] == [dialect]
-        said = {} if dialect is ORIGINAL else dialect.describe(config)
-        assert dialect.config(written, said) == config
+    for layout in (ORIGINAL, DIFFUSERS):
+        written = shapes_of(dict(layout.table(config).write(network.state_dict())))
+        assert [one for one in (ORIGINAL, DIFFUSERS) if one.recognises(written)] == [layout]
+        said = {} if layout is ORIGINAL else layout.describe(config)
+        assert layout.config(written, said) == config
         blank = {name: torch.empty(shape, device="meta") for name, shape in written.items()}
-        again = dict(dialect.table(config).read(blank, network.state_dict(), size))
-        assert network.state_dict().keys() - again.keys() == (set() if said == {} else {"positions.table"})
+        again = dict(layout.table(config).read(blank, network.state_dict(), size))
+        assert network.state_dict().keys() - again.keys() == (
+            set() if said == {} else {"positions.table"}
+        )
 
 
 @torch.no_grad()
@@ -89,10 +94,15 @@ def test_a_recorded_file_comes_back_to_the_bit_and_answers_as_the_original(recor
         answer = network(noisy, torch.full((3,), float(time)), given)
         assert error(answer, outputs[f"output.t{time}"]) < 1e-4
     nothing = TOLD.nothing([Prompt()] * 3)
-    assert error(network(noisy, torch.full((3,), 500.0), nothing), outputs["output.t500.null"]) < 1e-4
+    assert (
+        error(network(noisy, torch.full((3,), 500.0), nothing), outputs["output.t500.null"]) < 1e-4
+    )
     as_diffusers = replace(network.config, embedders="inclusive").build()
     as_diffusers.load_state_dict(network.state_dict())
-    assert error(as_diffusers(noisy, torch.full((3,), 500.0), given), outputs["diffusers_output.t500"]) < 1e-4
+    assert (
+        error(as_diffusers(noisy, torch.full((3,), 500.0), given), outputs["diffusers_output.t500"])
+        < 1e-4
+    )
 
 
 @torch.no_grad()
@@ -100,7 +110,9 @@ def test_the_averaged_weights_of_a_training_file(recording):
     averaged = dict(open_weights(recording.file("training.pt")).under("ema."))
     network, again = loaded(ORIGINAL, averaged, {"heads": 2})
     assert same(again, averaged)
-    answer = network(recording.inputs["x"], torch.full((3,), 500.0), told(recording.inputs["labels"]))
+    answer = network(
+        recording.inputs["x"], torch.full((3,), 500.0), told(recording.inputs["labels"])
+    )
     assert error(answer, recording.outputs["output_ema.t500"]) < 1e-4
 
 
@@ -120,7 +132,10 @@ def test_its_trajectories_are_theirs(recording, file, name, guidance, sampler):
     given, nothing = told(recording.inputs["labels"]), TOLD.nothing([Prompt()] * 3)
     waist = guided(process, {"main": network}, guidance, given, lambda only: nothing)
     times = Leading(offset=0)(10, process.schedule)
-    start, noise = recording.inputs["noise"], RecordedNoise(list(recording.inputs["variance_noise"]))
+    start, noise = (
+        recording.inputs["noise"],
+        RecordedNoise(list(recording.inputs["variance_noise"])),
+    )
     steps = sampler(waist, start, times, process.schedule, noise)
     found = torch.stack([start, *(step.noisy for step in steps)])
     assert error(found, recording.outputs[f"{name}.latents"]) < 1e-3
@@ -135,7 +150,9 @@ def test_sit_hears_how_clean_and_answers_towards_it(recording, file):
     answer = network(noisy, torch.full((3,), 1000 * (1 - 500.0)), given)
     assert error(answer, -recording.outputs["output.t500"][:, :4]) < 1e-4
     velocity = torch.randn(3, 4, 8, 8)  # from noise to clean
-    estimate = Process(Linear(), Flow()).denoise(lambda *_: -velocity, noisy, Linear()(torch.tensor(0.25)), Condition())
+    estimate = Process(Linear(), Flow()).denoise(
+        lambda *_: -velocity, noisy, Linear()(torch.tensor(0.25)), Condition()
+    )
     torch.testing.assert_close(estimate.clean, noisy + 0.25 * velocity)
 
 
@@ -147,7 +164,10 @@ def test_a_folder_of_diffusers_answers_as_there():
     with pytest.raises(BadInput, match="say how many, as heads"):
         DIFFUSERS.config(shapes_of(file), {})
     other = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight"
-    with pytest.raises(BadInput, match=rf"{other} is not the same as transformer_blocks\.0.*\(say embedders = each\)"):
+    with pytest.raises(
+        BadInput,
+        match=rf"{other} is not the same as transformer_blocks\.0.*\(say embedders = each\)",
+    ):
         loaded(DIFFUSERS, file, said)
     network, again = loaded(DIFFUSERS, file, said | {"embedders": "each"})
     assert same(again, file)
@@ -166,15 +186,30 @@ def test_a_folder_of_diffusers_answers_as_there():
 @torch.no_grad()
 def test_it_answers_as_diffusers_with_the_same_weights(embedders):
     peer = pytest.importorskip("diffusers")
-    config = Config(4, 2, 5, 7, width=48, depth=3, heads=4, variance="learned", embedders=embedders, mlp_eps=1e-5)
+    config = Config(
+        4,
+        2,
+        5,
+        7,
+        width=48,
+        depth=3,
+        heads=4,
+        variance="learned",
+        embedders=embedders,
+        mlp_eps=1e-5,
+    )
     torch.manual_seed(0)
     network = config.build().eval()
     for parameter in network.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs = peer.DiTTransformer2DModel.from_config(DIFFUSERS.describe(replace(config, embedders="inclusive"))).eval()
+    theirs = peer.DiTTransformer2DModel.from_config(
+        DIFFUSERS.describe(replace(config, embedders="inclusive"))
+    ).eval()
     file = dict(DIFFUSERS.table(config).write(network.state_dict()))
     theirs.load_state_dict(file)
-    assert same(loaded(DIFFUSERS, file, DIFFUSERS.describe(config))[0].state_dict(), network.state_dict())
+    assert same(
+        loaded(DIFFUSERS, file, DIFFUSERS.describe(config))[0].state_dict(), network.state_dict()
+    )
     labels, time = torch.tensor([3, 6]), torch.tensor([700.0, 31.0])
     for size in (10, 16):  # another size than the table's stretches it
         noisy = torch.randn(2, 4, size, size)

@@ -13,21 +13,34 @@ from safetensors.torch import load_file, save_file
 from recorded import DATA, error
 from safelight import checkpoints
 from safelight.checkpoints.assembly import build
-from safelight.checkpoints.dialects.clip_vision import DIALECTS
 from safelight.checkpoints.foreign import find
 from safelight.errors import BadInput
 from safelight.inspection import inspect
+from safelight.layouts.clip_vision.transformers import LAYOUTS
 from safelight.media.pictures import to_images
 from safelight.nn.clip_vision import DEVIATION, MEAN, Config, seen
 
-TOY = Config(width=128, depth=3, heads=2, hidden=48, activation="quick_gelu", patch=14, size=28, projection=10)
+TOY = Config(
+    width=128,
+    depth=3,
+    heads=2,
+    hidden=48,
+    activation="quick_gelu",
+    patch=14,
+    size=28,
+    projection=10,
+)
 LARGE = Config(1024, 24, 16, 4096, "quick_gelu", projection=768)
 GIANT = Config(1664, 48, 16, 8192, "gelu", projection=1280)
 
 
 def theirs(config, projected=True):
     transformers = pytest.importorskip("transformers")
-    said = {"hidden_size": config.width, "intermediate_size": config.hidden, "hidden_act": config.activation}
+    said = {
+        "hidden_size": config.width,
+        "intermediate_size": config.hidden,
+        "hidden_act": config.activation,
+    }
     said |= {
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
@@ -52,16 +65,16 @@ def read(path):
 def test_an_eye_of_transformers_sees_as_it_does_there(tmp_path):
     torch.manual_seed(0)
     other = theirs(TOY)
-    piece, eye = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
-    assert (piece.part, piece.dialect.name, piece.config) == ("eye", "transformers", TOY)
+    piece, image_encoder = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
+    assert (piece.part, piece.layout.name, piece.config) == ("image_encoder", "transformers", TOY)
     images = 2 * torch.rand(2, 3, 28, 28) - 1
     pixels = seen(images, 28)
     want = other(pixel_values=pixels, output_hidden_states=True)
-    assert error(eye(images), want.image_embeds) < 1e-5
-    assert error(eye.states(images), want.hidden_states[-2]) < 1e-5
+    assert error(image_encoder(images), want.image_embeds) < 1e-5
+    assert error(image_encoder.states(images), want.hidden_states[-2]) < 1e-5
     none = other(pixel_values=torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
-    assert error(eye.blank().expand(2, -1, -1), none) < 1e-5
-    again = dict(piece.dialect.table(piece.config).write(eye.state_dict()))
+    assert error(image_encoder.blank().expand(2, -1, -1), none) < 1e-5
+    again = dict(piece.layout.table(piece.config).write(image_encoder.state_dict()))
     assert again.keys() == other.state_dict().keys()
     assert all(torch.equal(again[name], one) for name, one in other.state_dict().items())
 
@@ -69,102 +82,139 @@ def test_an_eye_of_transformers_sees_as_it_does_there(tmp_path):
 @torch.no_grad()
 def test_an_eye_without_vectors_still_gives_states(tmp_path):
     other = theirs(TOY, projected=False)
-    piece, eye = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
-    assert (piece.dialect.name, piece.config) == ("transformers-bare", replace(TOY, projection=0))
+    piece, image_encoder = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
+    assert (piece.layout.name, piece.config) == ("transformers-bare", replace(TOY, projection=0))
     images = 2 * torch.rand(1, 3, 28, 28) - 1
     want = other(pixel_values=seen(images, 28), output_hidden_states=True).hidden_states[-2]
-    assert error(eye.states(images), want) < 1e-5
+    assert error(image_encoder.states(images), want) < 1e-5
     with pytest.raises(BadInput, match="makes no vectors"):
-        eye(images)
+        image_encoder(images)
 
 
 def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
-    file = keep(dict(DIALECTS[0].table(TOY).write(TOY.build().state_dict())), tmp_path / "model.safetensors")
-    (piece,) = find([file], {"eye_heads": "4", "eye_activation": "gelu"})[0]
+    file = keep(
+        dict(LAYOUTS[0].table(TOY).write(TOY.build().state_dict())), tmp_path / "model.safetensors"
+    )
+    (piece,) = find([file], {"image_encoder_heads": "4", "image_encoder_activation": "gelu"})[0]
     assert piece.config == replace(TOY, heads=4, activation="gelu")
     for hint, message in (
-        ({"eye_heads": "many"}, "eye_heads must be a whole number from 1 to 65536, got 'many'"),
-        ({"eye_heads": "3"}, "a width of 128 cannot be shared out among 3 heads"),
-        ({"eye_activation": "sine"}, "eye_activation must be gelu or quick_gelu, got 'sine'"),
+        (
+            {"image_encoder_heads": "many"},
+            "image_encoder_heads must be a whole number from 1 to 65536, got 'many'",
+        ),
+        ({"image_encoder_heads": "3"}, "a width of 128 cannot be shared out among 3 heads"),
+        (
+            {"image_encoder_activation": "sine"},
+            "image_encoder_activation must be gelu or quick_gelu, got 'sine'",
+        ),
     ):
         with pytest.raises(BadInput, match=message):
             build(find([file], hint)[0][0])
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda one: one.name)
-def test_every_layout_reads_what_it_writes(dialect, tmp_path):
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda one: one.name)
+def test_every_layout_reads_what_it_writes(layout, tmp_path):
     torch.manual_seed(0)
-    eye = TOY.build()
-    written = dict(dialect.table(TOY).write(eye.state_dict()))
+    image_encoder = TOY.build()
+    written = dict(layout.table(TOY).write(image_encoder.state_dict()))
     piece, again = read(keep(written, tmp_path / "clip_vision_toy.safetensors"))
-    assert (piece.dialect, piece.config) == (dialect, TOY)
-    assert all(torch.equal(one, eye.state_dict()[name]) for name, one in again.state_dict().items())
+    assert (piece.layout, piece.config) == (layout, TOY)
+    assert all(
+        torch.equal(one, image_encoder.state_dict()[name])
+        for name, one in again.state_dict().items()
+    )
 
 
 def test_openclips_names_hold_the_same_numbers(tmp_path):
     """Its attention has one matrix for queries, keys and values, its projection multiplies from the right."""
-    eye = TOY.build()
-    named = {one.name: dict(one.table(TOY).write(eye.state_dict())) for one in DIALECTS}
+    image_encoder = TOY.build()
+    named = {one.name: dict(one.table(TOY).write(image_encoder.state_dict())) for one in LAYOUTS}
     layer = "vision_model.encoder.layers.1.self_attn."
     three = torch.cat([named["transformers"][f"{layer}{one}_proj.weight"] for one in "qkv"])
-    assert torch.equal(named["openclip"]["visual.transformer.resblocks.1.attn.in_proj_weight"], three)
+    assert torch.equal(
+        named["openclip"]["visual.transformer.resblocks.1.attn.in_proj_weight"], three
+    )
     projection = named["transformers"]["visual_projection.weight"]
     assert torch.equal(named["openclip"]["visual.proj"], projection.T)
 
 
 def test_a_whole_clip_gives_its_eye_and_its_tower(tmp_path):
-    from safelight.checkpoints.dialects import openclip, transformers_clip
-    from safelight.nn.towers import clip
+    from safelight.layouts.text_encoder import clip as transformers_clip
+    from safelight.layouts.text_encoder import openclip
+    from safelight.nn.text_models import clip
 
-    text = clip.Config(width=64, depth=2, heads=1, hidden=32, activation="gelu", vocabulary=60, projection=10)
+    text = clip.Config(
+        width=64, depth=2, heads=1, hidden=32, activation="gelu", vocabulary=60, projection=10
+    )
     text = replace(text, temperature=True)
-    for number, tower in ((2, openclip.DIALECTS[0]), (0, transformers_clip.DIALECTS[0])):
-        network = replace(text, temperature=number == 2, activation="gelu" if number == 2 else "quick_gelu")
-        state = dict(DIALECTS[number].table(TOY).write(TOY.build().state_dict()))
+    for number, tower in ((2, openclip.LAYOUTS[0]), (0, transformers_clip.LAYOUTS[0])):
+        network = replace(
+            text, temperature=number == 2, activation="gelu" if number == 2 else "quick_gelu"
+        )
+        state = dict(LAYOUTS[number].table(TOY).write(TOY.build().state_dict()))
         state |= dict(tower.table(network).write(network.build().state_dict()))
         state |= {"logit_scale": torch.tensor(2.0)}
         found, _ = find([keep(state, tmp_path / "whole.safetensors")], {})
-        assert [(one.part, one.config) for one in found] == [("tower", network), ("eye", TOY)]
-    lone = {name: one for name, one in state.items() if name.startswith(("vision_model", "visual", "logit"))}
-    assert [one.part for one in find([keep(lone, tmp_path / "lone.safetensors")], {})[0]] == ["eye"]
+        assert [(one.part, one.config) for one in found] == [
+            ("tower", network),
+            ("image_encoder", TOY),
+        ]
+    lone = {
+        name: one
+        for name, one in state.items()
+        if name.startswith(("vision_model", "visual", "logit"))
+    }
+    assert [one.part for one in find([keep(lone, tmp_path / "lone.safetensors")], {})[0]] == [
+        "image_encoder"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("config", "millions"), [(LARGE, 304.0), (Config(), 632.1), (GIANT, 1844.9)], ids=["ViT-L", "ViT-H", "ViT-bigG"]
+    ("config", "millions"),
+    [(LARGE, 304.0), (Config(), 632.1), (GIANT, 1844.9)],
+    ids=["ViT-L", "ViT-H", "ViT-bigG"],
 )
 def test_the_public_sizes_are_known_by_their_shapes(config, millions):
     with torch.device("meta"):
-        other, eye = theirs(config), config.build()
+        other, image_encoder = theirs(config), config.build()
     shapes = {name: tuple(one.shape) for name, one in other.state_dict().items()}
-    dialect = next(one for one in DIALECTS if one.recognises(shapes))
-    assert dialect.config(shapes, {}) == config
-    read = dict(dialect.table(config).read(other.state_dict(), eye.state_dict(), "it"))
-    assert read.keys() == eye.state_dict().keys()
-    assert round(sum(one.numel() for one in eye.parameters()) / 1e6, 1) == millions
+    layout = next(one for one in LAYOUTS if one.recognises(shapes))
+    assert layout.config(shapes, {}) == config
+    read = dict(layout.table(config).read(other.state_dict(), image_encoder.state_dict(), "it"))
+    assert read.keys() == image_encoder.state_dict().keys()
+    assert round(sum(one.numel() for one in image_encoder.parameters()) / 1e6, 1) == millions
 
 
 def test_an_eye_is_told_of_and_goes_between_layouts(tmp_path):
-    file = keep(dict(DIALECTS[2].table(TOY).write(TOY.build().state_dict())), tmp_path / "open.safetensors")
-    assert inspect(str(file))["parts"]["eye"]["kind"] == "clip-vision"
+    file = keep(
+        dict(LAYOUTS[2].table(TOY).write(TOY.build().state_dict())), tmp_path / "open.safetensors"
+    )
+    assert inspect(str(file))["parts"]["image_encoder"]["kind"] == "clip-vision"
     model = checkpoints.read(file)
     checkpoints.save(model, tmp_path / "folder", "diffusers")
     said = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert said["architectures"] == ["CLIPVisionModelWithProjection"]
     folder = checkpoints.read(tmp_path / "folder")
-    assert folder.eye.config == TOY
+    assert folder.image_encoder.config == TOY
     checkpoints.save(folder, tmp_path / "single.safetensors", "single-file")
     again = load_file(tmp_path / "single.safetensors")
-    want = dict(DIALECTS[0].table(TOY).write(model.eye.state_dict()))
+    want = dict(LAYOUTS[0].table(TOY).write(model.image_encoder.state_dict()))
     assert again.keys() == want.keys()
     assert all(torch.equal(again[name], one) for name, one in want.items())
-    with pytest.raises(BadInput, match="an image encoder has no layout of ours: write it as diffusers or single-file"):
+    with pytest.raises(
+        BadInput,
+        match="an image encoder has no layout of ours: write it as diffusers or single-file",
+    ):
         checkpoints.save(model, tmp_path / "native")
 
 
 def test_the_eye_sees_the_middle_square_at_its_own_size():
     images = torch.zeros(1, 3, 20, 40)
     images[..., 10:30] = 1.0
-    square = seen(images, 10) * torch.tensor(DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    square = (
+        seen(images, 10) * torch.tensor(DEVIATION)[:, None, None]
+        + torch.tensor(MEAN)[:, None, None]
+    )
     assert square.shape == (1, 3, 10, 10)
     torch.testing.assert_close(square[..., 2:8], torch.ones(1, 3, 10, 6))
     with pytest.raises(BadInput, match="cannot see whole patches"):
@@ -177,7 +227,9 @@ def pictures():
     yield Image.fromarray(draw.integers(0, 256, (300, 417, 3), dtype=np.uint8))
     ramp = np.mgrid[0:640, 0:233].sum(0)[..., None] * np.array([0.2, 0.1, 0.25])
     yield Image.fromarray(ramp.astype(np.uint8))
-    yield Image.fromarray((draw.random((40, 50, 1)) > 0.5).astype(np.uint8).repeat(3, 2) * 255)  # enlarged
+    yield Image.fromarray(
+        (draw.random((40, 50, 1)) > 0.5).astype(np.uint8).repeat(3, 2) * 255
+    )  # enlarged
     photos = DATA / "dreambooth-256" / "dreambooth-256.zip"
     if photos.is_file():
         with zipfile.ZipFile(photos) as archive:
@@ -190,7 +242,9 @@ def test_pictures_are_made_ready_as_transformers_does_it():
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     assert transformers
-    ready = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224})
+    ready = CLIPImageProcessorPil(
+        size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}
+    )
     for picture in pictures():
         want = ready(picture, return_tensors="pt")["pixel_values"]
         got = seen(to_images([picture]), 224)

@@ -10,8 +10,6 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from recorded import Recording, error, real_shapes
-from safelight.checkpoints.dialects import diffusers_flux, flux
-from safelight.checkpoints.table import Dialect
 from safelight.config import Slot
 from safelight.denoisers.flux import Config
 from safelight.diffusion.guidance.distilled import Distilled
@@ -24,7 +22,10 @@ from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear
 from safelight.diffusion.spacing import ShiftedByTokens, ShiftedByTokensAndSteps, Uniform
 from safelight.errors import BadInput
-from safelight.types import Condition, Tokens
+from safelight.layouts.flux import diffusers as diffusers_flux
+from safelight.layouts.flux import original as flux
+from safelight.layouts.key_mapping import Layout
+from safelight.types.networks import Condition, Tokens
 
 REAL = {
     "flux1-dev.bfl": (flux, 11_901_408_320),
@@ -34,8 +35,8 @@ REAL = {
 }
 
 
-def only(module, shapes) -> Dialect:
-    (found,) = [one for one in module.DIALECTS if one.recognises(shapes)]
+def only(module, shapes) -> Layout:
+    (found,) = [one for one in module.LAYOUTS if one.recognises(shapes)]
     return found
 
 
@@ -43,12 +44,12 @@ def only(module, shapes) -> Dialect:
 def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
     module, count = REAL[name]
     shapes = real_shapes(name)
-    dialect = only(module, shapes)
-    config = dialect.config(shapes, {})
+    layout = only(module, shapes)
+    config = layout.config(shapes, {})
     with torch.device("meta"):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    table = dialect.table(config)
+    table = layout.table(config)
     ours = dict(table.read(file, network.state_dict(), name))
     assert network.state_dict().keys() == ours.keys()
     assert {key: tuple(one.shape) for key, one in table.write(ours)} == shapes
@@ -63,11 +64,11 @@ def loaded(recording, name, prefix=""):
 
 def network_of(module, file, said):
     shapes = {key: tuple(one.shape) for key, one in file.items()}
-    dialect = only(module, shapes)
-    config = dialect.config(shapes, said)
+    layout = only(module, shapes)
+    config = layout.config(shapes, said)
     slot = Slot("denoisers")
     assert slot.read(json.loads(json.dumps(slot.write(config)))) == config
-    network, table = config.build(), dialect.table(config)
+    network, table = config.build(), layout.table(config)
     ours = dict(table.read(file, network.state_dict(), "it"))
     network.load_state_dict(ours)
     again = dict(table.write(network.state_dict()))
@@ -86,7 +87,9 @@ def said_to(inputs, guidance=None, text="txt", **more) -> Condition:
 def walked(network, condition, noise, spacing, guidance):
     """What six of Euler's steps reach, the start first."""
     process = Process(Linear(), Flow())
-    denoise = guided(process, {"main": network}, guidance, network.prepare(condition), lambda only: condition)
+    denoise = guided(
+        process, {"main": network}, guidance, network.prepare(condition), lambda only: condition
+    )
     times = spacing(6, process.schedule)
     run = Euler()(denoise, noise, times, process.schedule, SeededNoise([0]))
     return torch.stack([noise, *(step.noisy for step in run)]), times
@@ -95,7 +98,12 @@ def walked(network, condition, noise, spacing, guidance):
 FAMILIES = {
     "flux-dev": ("flux1-dev.safetensors", "", 3.5, ShiftedByTokens(24)),
     "flux-schnell": ("flux1-schnell.safetensors", "", None, Uniform()),
-    "flux-schnell-prefixed": ("flux1-schnell-prefixed.safetensors", "model.diffusion_model.", None, Uniform()),
+    "flux-schnell-prefixed": (
+        "flux1-schnell-prefixed.safetensors",
+        "model.diffusion_model.",
+        None,
+        Uniform(),
+    ),
     "flux-fill": ("flux1-fill-dev.safetensors", "", 30.0, ShiftedByTokens(24)),
     "flux-control": ("flux1-control.safetensors", "", 10.0, ShiftedByTokens(24)),
     "flux2": ("flux2-dev.safetensors", "", 4.0, ShiftedByTokensAndSteps(24)),
@@ -116,16 +124,24 @@ def test_it_answers_and_walks_as_the_original(family):
     if family == "flux-control":
         more = {"channels": inputs["control"]}
     condition = said_to(inputs, guidance, "ctx" if family == "flux2" else "txt", **more)
-    asked = {key: float(key.removeprefix("velocity.t")) for key in outputs if re.fullmatch(r"velocity\.t[\d.]+", key)}
+    asked = {
+        key: float(key.removeprefix("velocity.t"))
+        for key in outputs
+        if re.fullmatch(r"velocity\.t[\d.]+", key)
+    }
     assert len(asked) > 2
     for key, time in asked.items():
-        answer = network(inputs["latent"], torch.full((len(inputs["latent"]),), 1000 * time), condition)
+        answer = network(
+            inputs["latent"], torch.full((len(inputs["latent"]),), 1000 * time), condition
+        )
         assert error(answer, outputs[key]) < 1e-4
     if guidance is not None:
         key = next(key for key in outputs if key.endswith("guidance1"))
         time = float(key.split(".guidance")[0].removeprefix("velocity.t"))
         unguided = network(
-            inputs["latent"], torch.full((len(inputs["latent"]),), 1000 * time), replace(condition, scalars={})
+            inputs["latent"],
+            torch.full((len(inputs["latent"]),), 1000 * time),
+            replace(condition, scalars={}),
         )
         assert error(unguided, outputs[key]) < 1e-4
     condition = replace(condition, scalars={})
@@ -141,7 +157,10 @@ def test_references_stand_in_the_sequence(family, given):
     recording = Recording(family)
     network, _ = loaded(recording, name)
     condition = said_to(
-        recording.inputs, None, "ctx" if family == "flux2" else "txt", references=(recording.inputs[f"{given}_latent"],)
+        recording.inputs,
+        None,
+        "ctx" if family == "flux2" else "txt",
+        references=(recording.inputs[f"{given}_latent"],),
     )
     latents, _ = walked(network, condition, recording.inputs["noise"], spacing, Distilled(guidance))
     assert error(latents[-1], recording.outputs[f"{given}.result"]) < 1e-3
@@ -151,9 +170,15 @@ def test_a_folder_of_diffusers_answers_as_it_did():
     recording = Recording("diffusers-folders")
     folder = recording.file("flux/transformer")
     said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    file = {key: one.float() for shard in sorted(folder.glob("*.safetensors")) for key, one in load_file(shard).items()}
+    file = {
+        key: one.float()
+        for shard in sorted(folder.glob("*.safetensors"))
+        for key, one in load_file(shard).items()
+    }
     network = network_of(diffusers_flux, file, said)
-    described = only(diffusers_flux, {key: tuple(one.shape) for key, one in file.items()}).describe(network.config)
+    described = only(diffusers_flux, {key: tuple(one.shape) for key, one in file.items()}).describe(
+        network.config
+    )
     assert {key: said[key] or described["in_channels"] for key in described} == dict(described)
     # packed latents of 2×3 patches
     outputs, packed = recording.outputs, recording.inputs["flux.packed_latents"]
@@ -174,22 +199,36 @@ def test_it_answers_as_diffusers_with_the_same_weights(generation, guidance):
         else {"channels": 8, "patch": 1, "vector_width": 0, "mlp_ratio": 3.0}
     )
     small |= {"width": 32, "axes": axes, "double": 2, "single": 2, "text_width": 12}
-    network = Config(**{"vector_width": 10} | small, guidance=guidance, generation=generation).build()
+    network = Config(
+        **{"vector_width": 10} | small, guidance=guidance, generation=generation
+    ).build()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    (dialect,) = diffusers_flux.DIALECTS
-    described = dict(dialect.describe(network.config))
+    (layout,) = diffusers_flux.LAYOUTS
+    described = dict(layout.describe(network.config))
     kind = {1: peer.FluxTransformer2DModel, 2: peer.Flux2Transformer2DModel}[generation]
     theirs = kind.from_config(described).eval()
     assert described.pop("_class_name") == kind.__name__
-    theirs.load_state_dict(dict(dialect.table(network.config).write(network.state_dict())))
-    noisy, words, vector = torch.randn(2, small["channels"], 4, 6), torch.randn(2, 5, 12), torch.randn(2, 10)
+    theirs.load_state_dict(dict(layout.table(network.config).write(network.state_dict())))
+    noisy, words, vector = (
+        torch.randn(2, small["channels"], 4, 6),
+        torch.randn(2, 5, 12),
+        torch.randn(2, 10),
+    )
     packed = network.pack(noisy)
     grid = (4 // small["patch"], 6 // small["patch"])
     places = network.places(5, [grid], noisy.device)
-    asked = {"hidden_states": packed, "encoder_hidden_states": words, "timestep": torch.full((2,), 0.7)}
-    asked |= {"txt_ids": places[:5], "img_ids": places[5:], "guidance": torch.full((2,), 2.5) if guidance else None}
+    asked = {
+        "hidden_states": packed,
+        "encoder_hidden_states": words,
+        "timestep": torch.full((2,), 0.7),
+    }
+    asked |= {
+        "txt_ids": places[:5],
+        "img_ids": places[5:],
+        "guidance": torch.full((2,), 2.5) if guidance else None,
+    }
     asked |= {"pooled_projections": vector} if generation == 1 else {}
     inputs = {"txt": words} | ({"vec": vector} if generation == 1 else {})
     with torch.no_grad():
@@ -205,16 +244,27 @@ def test_the_second_generation_shifts_by_tokens_and_steps(steps, tokens):
 
 
 def test_how_a_head_turns_can_be_said():
-    network = Config(width=32, axes=(8, 4, 4), double=1, single=1, text_width=8, vector_width=5).build()
-    (dialect,) = flux.DIALECTS
-    shapes = {key: tuple(one.shape) for key, one in dialect.table(network.config).write(network.state_dict())}
-    assert dialect.config(shapes, {}).axes == (4, 6, 6)
+    network = Config(
+        width=32, axes=(8, 4, 4), double=1, single=1, text_width=8, vector_width=5
+    ).build()
+    (layout,) = flux.LAYOUTS
+    shapes = {
+        key: tuple(one.shape)
+        for key, one in layout.table(network.config).write(network.state_dict())
+    }
+    assert layout.config(shapes, {}).axes == (4, 6, 6)
     for said in ({"axes": "8,4,4"}, {"axes_dims_rope": [8, 4, 4]}):
-        assert dialect.config(shapes, said) == network.config
-    with pytest.raises(BadInput, match="axes: wanted numbers of channels that make up the 16 of a head"):
-        dialect.config(shapes, {"axes": "8,8,8"})
+        assert layout.config(shapes, said) == network.config
+    with pytest.raises(
+        BadInput, match="axes: wanted numbers of channels that make up the 16 of a head"
+    ):
+        layout.config(shapes, {"axes": "8,8,8"})
 
 
 def test_a_stranger_with_blocks_of_the_same_names_is_not_taken_for_it():
-    shapes = dict.fromkeys(("img_in.weight", "final_layer.linear.weight", "double_blocks.0.img_mlp.2.weight"), (8, 8))
-    assert not flux.DIALECTS[0].recognises(shapes | {"distilled_guidance_layer.in_proj.weight": (8, 8)})
+    shapes = dict.fromkeys(
+        ("img_in.weight", "final_layer.linear.weight", "double_blocks.0.img_mlp.2.weight"), (8, 8)
+    )
+    assert not flux.LAYOUTS[0].recognises(
+        shapes | {"distilled_guidance_layer.in_proj.weight": (8, 8)}
+    )

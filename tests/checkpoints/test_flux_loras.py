@@ -7,15 +7,16 @@ import torch
 
 from recorded import difference
 from safelight.adapters.lora import Merged
-from safelight.checkpoints.adapter_files import place, tables_of
-from safelight.checkpoints.dialects import diffusers_flux, flux
+from safelight.attachments.lora_files import place, tables_of
 from safelight.denoisers.flux import Config
 from safelight.errors import BadInput
-from safelight.types import Condition, Tokens
+from safelight.layouts.flux import diffusers as diffusers_flux
+from safelight.layouts.flux import original as flux
+from safelight.types.networks import Condition, Tokens
 
 SMALL = Config(4, 0, 2, 32, (4, 6, 6), 2, 2, text_width=12, vector_width=9)
 KNOWN = {"denoiser": tables_of("denoiser", SMALL)}
-(PLAIN,), (PEER,) = flux.DIALECTS, diffusers_flux.DIALECTS
+(PLAIN,), (PEER,) = flux.LAYOUTS, diffusers_flux.LAYOUTS
 
 
 @pytest.fixture
@@ -29,17 +30,23 @@ def network():
 
 def asked(channels=False):
     torch.manual_seed(1)
-    told = Condition(Tokens(torch.randn(2, 5, 12), torch.ones(2, 5, dtype=torch.bool)), vector=torch.randn(2, 9))
+    told = Condition(
+        Tokens(torch.randn(2, 5, 12), torch.ones(2, 5, dtype=torch.bool)), vector=torch.randn(2, 9)
+    )
     told = replace(told, scalars={"guidance": torch.full((2,), 10.0)})
-    noisy, time, picture = torch.randn(2, 4, 8, 12), torch.tensor([300.0, 900.0]), torch.randn(2, 4, 8, 12)
+    noisy, time, picture = (
+        torch.randn(2, 4, 8, 12),
+        torch.tensor([300.0, 900.0]),
+        torch.randn(2, 4, 8, 12),
+    )
     return noisy, time, replace(told, channels=picture if channels else None)
 
 
-def control_lora(dialect, network):
+def control_lora(layout, network):
     """One that widens the first layer, changes biases and holds norms whole, in the names of a layout."""
     torch.manual_seed(2)
     made = {}
-    for name, one in dialect.table(network.config).write(network.state_dict()):
+    for name, one in layout.table(network.config).write(network.state_dict()):
         path = name.removesuffix(".weight")
         if "norm" in name and one.dim() == 1 and "linear" not in name:
             made[name] = one + 0.3 * torch.randn_like(one)
@@ -53,10 +60,10 @@ def control_lora(dialect, network):
     return made
 
 
-def merged_by_hand(dialect, network, file):
+def merged_by_hand(layout, network, file):
     """The wide network that a control LoRA stands for."""
     wide = replace(network.config, extra_channels=4).build()
-    theirs = dict(dialect.table(network.config).write(network.state_dict()))
+    theirs = dict(layout.table(network.config).write(network.state_dict()))
     for name, one in theirs.items():
         path, _, last = name.rpartition(".")
         if name in file:
@@ -66,22 +73,25 @@ def merged_by_hand(dialect, network, file):
         else:
             added = file[f"{path}.lora_B.weight"] @ file[f"{path}.lora_A.weight"]
             theirs[name] = torch.nn.functional.pad(one, (0, added.shape[1] - one.shape[1])) + added
-    wide.load_state_dict(dict(dialect.table(wide.config).read(theirs, wide.state_dict(), "it")))
+    wide.load_state_dict(dict(layout.table(wide.config).read(theirs, wide.state_dict(), "it")))
     return wide
 
 
-@pytest.mark.parametrize("dialect", [PLAIN, PEER], ids=["original", "diffusers"])
+@pytest.mark.parametrize("layout", [PLAIN, PEER], ids=["original", "diffusers"])
 @torch.no_grad()
-def test_a_control_lora_widens_the_network_and_gives_it_back_to_the_bit(network, dialect):
-    before, free = {name: one.clone() for name, one in network.state_dict().items()}, network(*asked())
-    file = control_lora(dialect, network)
+def test_a_control_lora_widens_the_network_and_gives_it_back_to_the_bit(network, layout):
+    before, free = (
+        {name: one.clone() for name, one in network.state_dict().items()},
+        network(*asked()),
+    )
+    file = control_lora(layout, network)
     adapter = place(file, KNOWN, "control.safetensors")
     assert sum(len(layer.tensors) for layer in adapter.layers) == len(file)
     merged = Merged({"denoiser": network})
     merged.use({adapter: 1.0})
     assert network.config.extra_channels == 4
     assert "channels" in network.takes
-    wide = merged_by_hand(dialect, restored(before), file)
+    wide = merged_by_hand(layout, restored(before), file)
     assert difference(network(*asked(channels=True)), wide(*asked(channels=True))) < 1e-5
     assert not torch.allclose(network(*asked(channels=True)), network(*asked()), atol=1e-2)
     merged.clear()
@@ -103,7 +113,9 @@ def test_a_control_lora_and_a_narrow_one_go_together_in_any_order(network):
     before = restored(network.state_dict())
     wide = place(control_lora(PLAIN, network), KNOWN, "control")
     narrow = place(
-        {"img_in.lora_A.weight": torch.randn(2, 16), "img_in.lora_B.weight": torch.randn(32, 2)}, KNOWN, "it"
+        {"img_in.lora_A.weight": torch.randn(2, 16), "img_in.lora_B.weight": torch.randn(32, 2)},
+        KNOWN,
+        "it",
     )
     merged, answers = Merged({"denoiser": network}), []
     for chosen in ({wide: 1.0, narrow: 0.5}, {narrow: 0.5, wide: 1.0}):
@@ -116,7 +128,9 @@ def test_a_control_lora_and_a_narrow_one_go_together_in_any_order(network):
     alone.use({narrow: 0.5})
     assert torch.equal(network(*asked()), before(*asked()))
     odd = {"img_in.lora_A.weight": torch.randn(2, 30), "img_in.lora_B.weight": torch.randn(32, 2)}
-    with pytest.raises(BadInput, match=r"img_in has down \(2, 30\) and .* a weight of shape \(32, 16\)"):
+    with pytest.raises(
+        BadInput, match=r"img_in has down \(2, 30\) and .* a weight of shape \(32, 16\)"
+    ):
         merged.use({place(odd, KNOWN, "odd"): 1.0})
     assert torch.equal(network(*asked()), before(*asked()))
 
@@ -151,7 +165,11 @@ def xlabs(prefix=""):
     torch.manual_seed(3)
     made = {}
     for block in range(2):
-        layers = {f"double_blocks.{block}.processor.{one}_lora{n}": one for one in ("qkv", "proj") for n in (1, 2)}
+        layers = {
+            f"double_blocks.{block}.processor.{one}_lora{n}": one
+            for one in ("qkv", "proj")
+            for n in (1, 2)
+        }
         layers |= {f"single_blocks.{block}.processor.{one}_lora": one for one in ("qkv", "proj")}
         for path, one in layers.items():
             inputs = 32 * 5 if path.startswith("single") and one == "proj" else 32
@@ -181,10 +199,14 @@ def test_x_labs_loras_are_read_wholly(network, prefix):
             f"doubles.{block}.image.out": made[f"{double}.proj_lora1.up.weight"],
             f"doubles.{block}.text.out": made[f"{double}.proj_lora2.up.weight"],
             f"singles.{block}.leave": made[f"{single}.proj_lora.up.weight"],
-            f"singles.{block}.enter": torch.cat([made[f"{single}.qkv_lora.up.weight"], torch.zeros(128, 32)]),
+            f"singles.{block}.enter": torch.cat(
+                [made[f"{single}.qkv_lora.up.weight"], torch.zeros(128, 32)]
+            ),
         }
         for name, one in wanted.items():
-            torch.testing.assert_close(now[f"{name}.weight"] - before[f"{name}.weight"], one, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                now[f"{name}.weight"] - before[f"{name}.weight"], one, atol=1e-6, rtol=1e-5
+            )
     merged.clear()
     assert all(torch.equal(before[name], one) for name, one in network.state_dict().items())
 

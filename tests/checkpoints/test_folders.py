@@ -12,7 +12,7 @@ from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.spacing import ShiftedByTokens
 from safelight.settings import SAMPLER, SPACING
-from safelight.types import Condition, Prompt, Tokens
+from safelight.types.networks import Condition, Prompt, Tokens
 
 SIZES = {"sd": {}, "sdxl": {"original_size": (40, 48), "crop": (0, 4), "target_size": (32, 48)}}
 PROMPTS = ("a photo of a cat", "An  odd dog, 3 birds!")
@@ -38,7 +38,9 @@ def test_prompts_become_what_they_became(model, name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "scale"), [("sd", 7.5), ("sdxl", 5.0), ("sd3", 4.0), ("flux", 3.5)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("sd", 7.5), ("sdxl", 5.0), ("sd3", 4.0), ("flux", 3.5)]
+)
 def test_a_walk_goes_where_it_went(model, name, scale):
     """From the prompts, or, where the pipeline read a shorter page than ours, from the words as it read them."""
     inputs, outputs = Recording("diffusers-folders").inputs, Recording("diffusers-folders").outputs
@@ -51,14 +53,18 @@ def test_a_walk_goes_where_it_went(model, name, scale):
         told = Condition(words(outputs[f"{name}.prompt_embeds"]), vector=outputs[f"{name}.pooled"])
     guidance = ClassifierFree(scale)
     if name == "sd3":
-        negative = Condition(words(outputs["sd3.negative_prompt_embeds"]), vector=outputs["sd3.negative_pooled"])
+        negative = Condition(
+            words(outputs["sd3.negative_prompt_embeds"]), vector=outputs["sd3.negative_pooled"]
+        )
     if name == "flux":
         start, negative = unpacked(inputs["flux.packed_latents"]), told
         guidance, spacing = Distilled(scale=scale), ShiftedByTokens(tokens=6)
     told, negative = network.prepare(told), network.prepare(negative)
     denoise = guided(process, {"main": network}, guidance, told, lambda only: negative)
     times = spacing(4, process.schedule)
-    *_, last = SAMPLER.read(settings.sampler)(denoise, start, times, process.schedule, RecordedNoise([]))
+    *_, last = SAMPLER.read(settings.sampler)(
+        denoise, start, times, process.schedule, RecordedNoise([])
+    )
     want = outputs["flux.packed_latents" if name == "flux" else f"{name}.latents"][-1]
     assert error(last.noisy, unpacked(want) if name == "flux" else want) < 1e-3
     pictures = model.autoencoder.decode(last.noisy).clamp(-1, 1).permute(0, 2, 3, 1)

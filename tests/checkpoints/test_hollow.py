@@ -6,13 +6,15 @@ import sys
 import torch
 from torch import nn
 
-from safelight.checkpoints.hollow import hollow
+from safelight.weights.meta import hollow
 
 
 class Layered(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.large = nn.Sequential(nn.Linear(3, 4), nn.Conv2d(3, 4, 3), nn.Embedding(5, 6), nn.GroupNorm(2, 4))
+        self.large = nn.Sequential(
+            nn.Linear(3, 4), nn.Conv2d(3, 4, 3), nn.Embedding(5, 6), nn.GroupNorm(2, 4)
+        )
         self.drawn = nn.Parameter(torch.randn(3))
         self.register_buffer("table", torch.arange(6.0).sin(), persistent=False)
         self.plain = torch.linspace(0, 1, 5)

@@ -72,8 +72,18 @@ def test_of_a_folder_of_parts_one_form_of_each_is_fetched():
 
 
 def test_of_a_native_folder_all_that_its_manifest_could_name():
-    files = ["config.json", "manifest.json", "README.md", "denoiser.safetensors", "samples/1.png", ".gitattributes"]
-    assert choose(Place("a/b"), files) == ("", ["README.md", "config.json", "denoiser.safetensors", "manifest.json"])
+    files = [
+        "config.json",
+        "manifest.json",
+        "README.md",
+        "denoiser.safetensors",
+        "samples/1.png",
+        ".gitattributes",
+    ]
+    assert choose(Place("a/b"), files) == (
+        "",
+        ["README.md", "config.json", "denoiser.safetensors", "manifest.json"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,29 +103,55 @@ def test_a_file_that_is_named_comes_with_its_shards():
     index = "transformer/m.safetensors.index.json"
     shards = [f"transformer/m-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert choose(Place("a/b", file=index), FOLDER) == (index, [index, *shards, "README.md"])
-    assert choose(Place("a/b", file="v1-5.ckpt"), FOLDER) == ("v1-5.ckpt", ["v1-5.ckpt", "README.md"])
-    with pytest.raises(BadInput, match=r"unknown file of a/b: 'v1-5.safetensor'; did you mean 'v1-5.safetensors'"):
+    assert choose(Place("a/b", file="v1-5.ckpt"), FOLDER) == (
+        "v1-5.ckpt",
+        ["v1-5.ckpt", "README.md"],
+    )
+    with pytest.raises(
+        BadInput, match=r"unknown file of a/b: 'v1-5.safetensor'; did you mean 'v1-5.safetensors'"
+    ):
         choose(Place("a/b", file="v1-5.safetensor"), FOLDER)
 
 
 @pytest.mark.parametrize(
     ("files", "got"),
     [
-        (["b.safetensors", "a.safetensors"], "a.safetensors, b.safetensors: name one, as in a/b:a.safetensors"),
+        (
+            ["b.safetensors", "a.safetensors"],
+            "a.safetensors, b.safetensors: name one, as in a/b:a.safetensors",
+        ),
         (["README.md"], "neither"),
     ],
 )
 def test_what_cannot_be_chosen_is_asked_for(files, got):
-    with pytest.raises(BadInput, match=f"a/b: wanted a folder of parts or one file of weights, got {got}"):
+    with pytest.raises(
+        BadInput, match=f"a/b: wanted a folder of parts or one file of weights, got {got}"
+    ):
         choose(Place("a/b"), files)
 
 
 def test_what_could_be_on_the_hub():
-    assert all(map(is_identifier, ["a/b", "a/b@main", "a/b@refs/pr/1", "a/b:c/d.safetensors", "a/b-1.0@v1:x.ckpt"]))
+    assert all(
+        map(
+            is_identifier,
+            ["a/b", "a/b@main", "a/b@refs/pr/1", "a/b:c/d.safetensors", "a/b-1.0@v1:x.ckpt"],
+        )
+    )
     assert not any(
         map(
             is_identifier,
-            ["stickers", "a/b/c", "/a/b", "./a", "../a", "a/b:", "a/b@", "", "a/b.safetensors", "a/b.ckpt"],
+            [
+                "stickers",
+                "a/b/c",
+                "/a/b",
+                "./a",
+                "../a",
+                "a/b:",
+                "a/b@",
+                "",
+                "a/b.safetensors",
+                "a/b.ckpt",
+            ],
         )
     )
     with pytest.raises(BadInput, match="'a/b/c' names no model on the hub"):
@@ -149,7 +185,9 @@ def remote(monkeypatch, tmp_path):
 def test_a_model_is_fetched_and_found_again_without_a_network(remote):
     assert fetch("a/b@v1") == remote.cache
     assert remote.asked == [("a/b", "v1")]
-    assert {path.relative_to(remote.cache).as_posix() for path in remote.cache.rglob("*.*")} == set(WANTED)
+    assert {path.relative_to(remote.cache).as_posix() for path in remote.cache.rglob("*.*")} == set(
+        WANTED
+    )
     remote.error = ConnectionError("no network")
     assert fetch("a/b@v1") == remote.cache
     assert fetch("a/b:unet/config.json") == remote.cache / "unet/config.json"
@@ -166,14 +204,19 @@ def test_without_a_network_one_sentence_says_what_to_download_to_where(remote):
         "run `hf download owner/model weights/x.safetensors --revision v1 --local-dir model`, bring that folder here "
         "and load 'model/weights/x.safetensors' instead."
     )
-    with pytest.raises(BadInput, match=r"run `hf download a/b --local-dir b`, bring that folder here and load 'b'"):
+    with pytest.raises(
+        BadInput, match=r"run `hf download a/b --local-dir b`, bring that folder here and load 'b'"
+    ):
         fetch("a/b")
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("GatedRepoError", "a/b wants its terms accepted: do so at https://huggingface.co/a/b, then `hf auth login`"),
+        (
+            "GatedRepoError",
+            "a/b wants its terms accepted: do so at https://huggingface.co/a/b, then `hf auth login`",
+        ),
         ("RepositoryNotFoundError", "the hub has no a/b, or it is private"),
         ("RevisionNotFoundError", "a/b has no revision 'v1'; see https://huggingface.co/a/b/tree"),
     ],
@@ -187,9 +230,13 @@ def test_a_refusal_of_the_hub_is_one_sentence(remote, name, sentence):
 
 def test_a_full_disk_and_a_missing_library_are_named(remote, monkeypatch):
     remote.error = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(CannotSave, match="a/b cannot be kept: No space left on device; make room or set HF_HOME"):
+    with pytest.raises(
+        CannotSave, match="a/b cannot be kept: No space left on device; make room or set HF_HOME"
+    ):
         fetch("a/b")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(BadInput, match=r"'a/b' would come from the hub; pip install safelight\[hub\]"):
+    with pytest.raises(
+        BadInput, match=r"'a/b' would come from the hub; pip install safelight\[hub\]"
+    ):
         fetch("a/b")
     assert list(Path(remote.cache).iterdir()) == []

@@ -9,11 +9,11 @@ from PIL import Image
 from rich.console import Console
 
 import safelight
-from safelight.checkpoints.reading.stored import Stored
 from safelight.config import dump
 from safelight.errors import BadInput
 from safelight.inspection import inspect, show
 from safelight.media.pictures import write_png
+from safelight.weights.stored import Stored
 
 PARTS = ("autoencoder", "conditioner", "denoiser")
 
@@ -52,7 +52,15 @@ def test_the_facts_are_shown(model, folder, capsys):
     show(inspect(str(folder)), Console(width=200, no_color=True))
     text = capsys.readouterr().out
     count = sum(parameter.numel() for parameter in model.conditioner.parameters())
-    for said in ("füchse", "24×16", "CC0", f"{count:,}", "schedule: kind cosine", "steps 3", "trained on: "):
+    for said in (
+        "füchse",
+        "24×16",
+        "CC0",
+        f"{count:,}",
+        "schedule: kind cosine",
+        "steps 3",
+        "trained on: ",
+    ):
         assert said in text
 
 
@@ -68,7 +76,10 @@ def test_the_recipe_of_a_picture_is_found(tmp_path, capsys):
 def test_what_is_none_of_them_is_refused(folder, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     (tmp_path / "broken.png").write_bytes(b"no")
-    for name, message in (("plain.png", "does not say how it was made"), ("broken.png", "broken.png: not a picture")):
+    for name, message in (
+        ("plain.png", "does not say how it was made"),
+        ("broken.png", "broken.png: not a picture"),
+    ):
         with pytest.raises(BadInput, match=message):
             inspect(str(tmp_path / name))
     with pytest.raises(BadInput, match="holds no model"):
@@ -81,7 +92,11 @@ def test_what_is_none_of_them_is_refused(folder, tmp_path):
         ("config.json", b"{", r"saved/config.json cannot be read"),
         ("config.json", b'{"format": 2}', "wanted a model folder of format 1, got 2"),
         ("config.json", b'{"format": 1, "denoiser": {}}', "denoiser: wanted a kind"),
-        ("denoiser.safetensors", b"no", "saved/denoiser.safetensors is no file of weights: it begins with b'no'"),
+        (
+            "denoiser.safetensors",
+            b"no",
+            "saved/denoiser.safetensors is no file of weights: it begins with b'no'",
+        ),
     ],
 )
 def test_a_damaged_model_is_one_sentence(folder, name, data, message):
@@ -92,5 +107,7 @@ def test_a_damaged_model_is_one_sentence(folder, name, data, message):
 
 def test_weights_that_do_not_fit_are_named(folder):
     (folder / "denoiser.safetensors").write_bytes((folder / "autoencoder.safetensors").read_bytes())
-    with pytest.raises(BadInput, match=r"saved/denoiser.safetensors does not fit its configuration: .* is missing"):
+    with pytest.raises(
+        BadInput, match=r"saved/denoiser.safetensors does not fit its configuration: .* is missing"
+    ):
         inspect(str(folder))

@@ -11,18 +11,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import safelight
 from recorded import Recording, error
 from safelight import checkpoints
-from safelight.checkpoints.dialects import transformers_decoder
-from safelight.checkpoints.families import families, family_of
-from safelight.checkpoints.texts import joined
-from safelight.conditioners.reading.words import ASKED, Words
 from safelight.config import read
 from safelight.denoisers.flux import Config as Flux
 from safelight.errors import BadInput, Note
+from safelight.layouts.families import families, family_of
+from safelight.layouts.text_encoder import language_model as transformers_decoder
+from safelight.layouts.text_families import joined
 from safelight.model import Card, LatentDiffusion
-from safelight.nn.towers.decoder import Config
+from safelight.nn.text_models.decoder import Config
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
-from safelight.types import Prompt
+from safelight.tokenization.vocabulary import ASKED, Words
+from safelight.types.networks import Prompt
 
 SIZES = {
     "hidden_size": 24,
@@ -36,7 +36,16 @@ SIZES = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
 }
 MARKS = {
-    "mistral": ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"],
+    "mistral": [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        "<pad>",
+        "[SYSTEM_PROMPT]",
+        "[/SYSTEM_PROMPT]",
+    ],
     "qwen": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"],
 }
 
@@ -52,13 +61,16 @@ def spelling(kind):
 
 def dialect_of(file):
     shapes = {name: tuple(one.shape) for name, one in file.items()}
-    (found,) = [one for one in transformers_decoder.DIALECTS if one.recognises(shapes)]
+    (found,) = [one for one in transformers_decoder.LAYOUTS if one.recognises(shapes)]
     return found, shapes
 
 
 def filled(file, said):
-    dialect, shapes = dialect_of(file)
-    network, table = dialect.config(shapes, said).build().eval(), dialect.table(dialect.config(shapes, said))
+    layout, shapes = dialect_of(file)
+    network, table = (
+        layout.config(shapes, said).build().eval(),
+        layout.table(layout.config(shapes, said)),
+    )
     ours = dict(table.read(file, network.state_dict(), "it"))
     network.load_state_dict(ours)
     return network, dict(table.write(ours))
@@ -97,19 +109,23 @@ def test_it_equals_that_of_transformers(name, left):
 
 def test_its_shape_is_that_of_the_public_ones():
     for file, said, want in (
-        (listed("language_model.model.", 40, 5120, 32, 8, 128, 32_768, 131_072, False), {}, Config()),
+        (
+            listed("language_model.model.", 40, 5120, 32, 8, 128, 32_768, 131_072, False),
+            {},
+            Config(),
+        ),
         (
             listed("model.", 36, 2560, 32, 8, 128, 9728, 151_936, True),
             {"rope_theta": 1e6},
             Config(2560, (9, 18, 27), 32, 8, 128, 9728, 151_936, True, 1e6, 1e-6),
         ),
     ):
-        dialect, shapes = dialect_of(file)
-        config = dialect.config(shapes, said)
+        layout, shapes = dialect_of(file)
+        config = layout.config(shapes, said)
         assert config == want
         with torch.device("meta"):
             network = config.build()
-        ours = dict(dialect.table(config).read(file, network.state_dict(), "it"))
+        ours = dict(layout.table(config).read(file, network.state_dict(), "it"))
         assert ours.keys() == network.state_dict().keys()
 
 
@@ -127,9 +143,19 @@ def listed(prefix, depth, width, heads, shared, head, hidden, vocabulary, qk_nor
         "post_attention_layernorm": (width,),
         **({"self_attn.q_norm": (head,), "self_attn.k_norm": (head,)} if qk_norm else {}),
     }
-    shapes = {f"{prefix}layers.{n}.{name}.weight": shape for n in range(depth) for name, shape in block.items()}
-    shapes |= {f"{prefix}embed_tokens.weight": (vocabulary, width), f"{prefix}norm.weight": (width,)}
-    shapes |= {"language_model.lm_head.weight": (vocabulary, width), "vision_tower.ln_pre.weight": (1024,)}
+    shapes = {
+        f"{prefix}layers.{n}.{name}.weight": shape
+        for n in range(depth)
+        for name, shape in block.items()
+    }
+    shapes |= {
+        f"{prefix}embed_tokens.weight": (vocabulary, width),
+        f"{prefix}norm.weight": (width,),
+    }
+    shapes |= {
+        "language_model.lm_head.weight": (vocabulary, width),
+        "vision_tower.ln_pre.weight": (1024,),
+    }
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
@@ -140,7 +166,9 @@ def test_a_prompt_is_asked_as_the_model_was_taught(kind):
     again = Words(kind, 300)
     again.set_extra_state(words.get_extra_state())
     reader = (
-        joined("flux2" if kind == "mistral" else "flux2-klein", [Config(8, (1,), 1, 1, 4, 8, 300)]).build().towers[0]
+        joined("flux2" if kind == "mistral" else "flux2-klein", [Config(8, (1,), 1, 1, 4, 8, 300)])
+        .build()
+        .towers[0]
     )
     reader.words = again
     (page,) = reader.pages([[("a fox", 1.0)]])
@@ -229,7 +257,9 @@ def test_a_tower_brings_the_words_that_lie_beside_it_and_that_of_another_family_
     assert alone.conditioner.towers[0].words.pieces("a") == spelling("mistral").encode("a").ids
     with pytest.raises(BadInput, match=r"no autoencoder \(such as flux2-vae\.safetensors\)"):
         alone.need()
-    with pytest.raises(BadInput, match=r"conditioner \(such as the text_encoder folder of FLUX\.2 dev"):
+    with pytest.raises(
+        BadInput, match=r"conditioner \(such as the text_encoder folder of FLUX\.2 dev"
+    ):
         checkpoints.read(parts[:1], {"axes": axes}).need()
     with pytest.raises(BadInput, match=r"FLUX\.2 dev does not read; leave it out"):
         checkpoints.read([*parts, other], {"axes": axes})

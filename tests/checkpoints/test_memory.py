@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 
 from recorded import Recording
 from safelight import checkpoints
-from safelight.checkpoints.reading.memory import BLOCK, Reading, at_once
-from safelight.checkpoints.reading.stored import TYPES
-from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
 from safelight.model import module
 from safelight.runtime import prepare
+from safelight.weights.files import open_weights
+from safelight.weights.memory import BLOCK, Reading, at_once
+from safelight.weights.stored import TYPES
 
 POINT = [dtype for dtype in TYPES.values() if dtype.is_floating_point]
 
@@ -22,8 +22,14 @@ POINT = [dtype for dtype in TYPES.values() if dtype.is_floating_point]
 @pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_tensor_is_what_torch_would_make_of_it(stored, wanted):
     draw = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(shape, generator=draw).to(stored) for shape in ((), (7,), (5, 6, 3, 3), (4, 6, 1, 1))]
-    tensors += [torch.randn(shape, generator=draw).to(stored) for shape in ((BLOCK + 5,), (3, BLOCK // 4, 3, 3))]
+    tensors = [
+        torch.randn(shape, generator=draw).to(stored)
+        for shape in ((), (7,), (5, 6, 3, 3), (4, 6, 1, 1))
+    ]
+    tensors += [
+        torch.randn(shape, generator=draw).to(stored)
+        for shape in ((BLOCK + 5,), (3, BLOCK // 4, 3, 3))
+    ]
     reading = Reading(wanted, channels_last=True)
     for one in tensors:
         got, want = reading.of(one), one.float().to(wanted)
@@ -50,8 +56,13 @@ def test_a_model_is_read_as_it_would_be_prepared(folder):
             read = checkpoints.read(source, reading=Reading(dtype, channels_last=True))
             got = checkpoints.load(source, "cpu", precision)
             for part in ("autoencoder", "conditioner", "denoiser"):
-                found, known = module(vars(got)[part]).state_dict(), module(vars(want)[part]).state_dict()
-                kinds = {name: one.dtype for name, one in module(vars(read)[part]).state_dict().items()}
+                found, known = (
+                    module(vars(got)[part]).state_dict(),
+                    module(vars(want)[part]).state_dict(),
+                )
+                kinds = {
+                    name: one.dtype for name, one in module(vars(read)[part]).state_dict().items()
+                }
                 assert list(found) == list(known)
                 for name, one in known.items():
                     assert found[name].dtype == one.dtype

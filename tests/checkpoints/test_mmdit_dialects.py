@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from recorded import Recording, error, real_shapes, shapes_of
-from safelight.checkpoints.dialects import diffusers_mmdit, mmdit
 from safelight.denoisers.mmdit import Config
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guided import guided
@@ -17,11 +16,14 @@ from safelight.diffusion.samplers.dpmpp import DPMpp2M
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear
 from safelight.diffusion.spacing import ShiftedTwice
-from safelight.diffusion.walk import partway
+from safelight.diffusion.trajectory import partway
 from safelight.errors import BadInput
-from safelight.types import Condition, NoiseLevel, Tokens
+from safelight.layouts.mmdit import diffusers as diffusers_mmdit
+from safelight.layouts.mmdit import original as mmdit
+from safelight.types.diffusion import NoiseLevel
+from safelight.types.networks import Condition, Tokens
 
-(ORIGINAL,), (DIFFUSERS,) = mmdit.DIALECTS, diffusers_mmdit.DIALECTS
+(ORIGINAL,), (DIFFUSERS,) = mmdit.LAYOUTS, diffusers_mmdit.LAYOUTS
 PREFIX = "model.diffusion_model."
 REAL = {
     "sd3-medium.mmdit": (ORIGINAL, 2_084_951_104),
@@ -34,13 +36,17 @@ FAMILIES = ("sd3", "sd35-medium", "sd35-large")
 
 
 def bare(file):
-    return {name.removeprefix(PREFIX): one for name, one in file.items() if not name.startswith("first_stage_model.")}
+    return {
+        name.removeprefix(PREFIX): one
+        for name, one in file.items()
+        if not name.startswith("first_stage_model.")
+    }
 
 
-def loaded(dialect, file, said=None):
+def loaded(layout, file, said=None):
     """The network of a file, and the file as it is written again."""
-    config = dialect.config(shapes_of(file), said or {})
-    network, table = config.build(), dialect.table(config)
+    config = layout.config(shapes_of(file), said or {})
+    network, table = config.build(), layout.table(config)
     ours = dict(table.read(file, network.state_dict(), "it"))
     network.load_state_dict(ours)
     return network.eval(), dict(table.write(network.state_dict()))
@@ -48,14 +54,14 @@ def loaded(dialect, file, said=None):
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
-    dialect, parameters = REAL[name]
+    layout, parameters = REAL[name]
     shapes = {key.removeprefix(PREFIX): shape for key, shape in real_shapes(name).items()}
-    assert [one for one in (ORIGINAL, DIFFUSERS) if one.recognises(shapes)] == [dialect]
-    config = dialect.config(shapes, {})
+    assert [one for one in (ORIGINAL, DIFFUSERS) if one.recognises(shapes)] == [layout]
+    config = layout.config(shapes, {})
     with torch.device("meta"):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    table = dialect.table(config)
+    table = layout.table(config)
     ours = dict(table.read(file, network.state_dict(), name))
     assert ours.keys() == network.state_dict().keys()
     assert shapes_of(dict(table.write(ours))) == shapes
@@ -64,13 +70,26 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
 
 def test_what_makes_the_sizes_differ_is_read_from_the_names():
     def config(name):
-        return ORIGINAL.config({key.removeprefix(PREFIX): shape for key, shape in real_shapes(name).items()}, {})
+        return ORIGINAL.config(
+            {key.removeprefix(PREFIX): shape for key, shape in real_shapes(name).items()}, {}
+        )
 
     medium = config("sd3.5-medium.mmdit")
-    assert (medium.heads, medium.side, medium.qk_norm, medium.dual) == (24, 384, True, tuple(range(13)))
+    assert (medium.heads, medium.side, medium.qk_norm, medium.dual) == (
+        24,
+        384,
+        True,
+        tuple(range(13)),
+    )
     assert config("sd3-medium.mmdit") == replace(medium, side=192, qk_norm=False, dual=())
     large = config("sd3.5-large.mmdit")
-    assert (large.depth, large.width, large.heads, large.side, large.dual) == (38, 2432, 38, 192, ())
+    assert (large.depth, large.width, large.heads, large.side, large.dual) == (
+        38,
+        2432,
+        38,
+        192,
+        (),
+    )
 
 
 class Family:
@@ -91,7 +110,9 @@ class Family:
         scale = 5.0 if self.recording.folders[0].name == "sd3" else 4.5
         negative = self.condition("uncond_")
         networks = {"main": self.network}
-        return guided(self.process, networks, ClassifierFree(scale), self.condition(), lambda only: negative)
+        return guided(
+            self.process, networks, ClassifierFree(scale), self.condition(), lambda only: negative
+        )
 
 
 @pytest.fixture(params=FAMILIES)
@@ -121,7 +142,9 @@ def test_a_block_left_out_is_as_the_original_leaves_it_out():
 def test_its_euler_trajectory_is_theirs(family):
     start, wanted = family.recording.inputs["noise"], family.recording.outputs["euler.latents"]
     times = ShiftedTwice()(10, Linear())
-    torch.testing.assert_close(times.float(), family.recording.outputs["schedule.sigmas"], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        times.float(), family.recording.outputs["schedule.sigmas"], atol=1e-6, rtol=1e-6
+    )
     steps = list(Euler()(family.waist(), start, times, Linear(), NONE))
     assert error(torch.stack([start, *(step.noisy for step in steps)]), wanted) < 1e-3
     clean = torch.stack([step.estimate.clean for step in steps])
@@ -132,7 +155,9 @@ def test_its_euler_trajectory_is_theirs(family):
 def test_pictures_begun_from_others_are_theirs(family):
     inputs, outputs = family.recording.inputs, family.recording.outputs
     times = ShiftedTwice()(10, Linear())
-    start, left = partway(inputs["x"], 0.6, times, Linear(), lambda shape, interval: inputs["noise"])
+    start, left = partway(
+        inputs["x"], 0.6, times, Linear(), lambda shape, interval: inputs["noise"]
+    )
     assert error(start, outputs["img2img.start"]) < 1e-5
     *_, last = Euler()(family.waist(), start, left, Linear(), NONE)
     assert error(last.noisy, outputs["img2img.result"]) < 1e-3
@@ -152,7 +177,9 @@ class InSigma:
 def test_their_dpm_solver_is_ours_where_alpha_is_not_counted(family):
     waist, flow = family.waist(), Linear()
     start, times = family.recording.inputs["noise"], ShiftedTwice()(10, flow)
-    steps = DPMpp2M()(lambda noisy, level: waist(noisy, flow(level.sigma)), start, times, InSigma(), NONE)
+    steps = DPMpp2M()(
+        lambda noisy, level: waist(noisy, flow(level.sigma)), start, times, InSigma(), NONE
+    )
     found = torch.stack([start, *(step.noisy for step in steps)])
     assert error(found, family.recording.outputs["dpmpp_2m.latents"]) < 1e-3
 
@@ -189,7 +216,9 @@ def test_it_answers_as_diffusers_with_the_same_weights(case):
     assert DIFFUSERS.config(shapes_of(file), DIFFUSERS.describe(config)) == config
     noisy, values, vector = torch.randn(2, 16, 10, 14), torch.randn(2, 5, 24), torch.randn(2, 20)
     time, residuals = torch.tensor([700.0, 31.5]), tuple(torch.randn(2, 35, 128) for _ in range(2))
-    told = Condition(Tokens(values, torch.ones(2, 5, dtype=torch.bool)), vector=vector, residuals=residuals)
+    told = Condition(
+        Tokens(values, torch.ones(2, 5, dtype=torch.bool)), vector=vector, residuals=residuals
+    )
     wanted = theirs(noisy, values, vector, time, block_controlnet_hidden_states=residuals).sample
     assert error(network(noisy, time, told), wanted) < 1e-5
     wanted = theirs(noisy, values, vector, time, skip_layers=[1]).sample

@@ -15,7 +15,7 @@ from safelight.autoencoders.tiny import Config as TinyConfig
 from safelight.checkpoints.native import fingerprint, read_model
 from safelight.errors import BadInput, CannotSave
 from safelight.files import sha256
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 PARTS = ("autoencoder", "conditioner", "denoiser")
 PROMPTS = [Prompt("a red fox"), Prompt("something else")]
@@ -24,7 +24,9 @@ PROMPTS = [Prompt("a red fox"), Prompt("something else")]
 def same(one, other) -> bool:
     """Equal names, precisions and bits."""
     a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+    return a.keys() == b.keys() and all(
+        a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a
+    )
 
 
 def change_config(folder, change) -> None:
@@ -78,7 +80,14 @@ def test_saving_what_was_loaded_gives_the_same_files(folder, tmp_path):
 def test_the_card_is_there_for_people(model, folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
     count = sum(parameter.numel() for parameter in model.denoiser.parameters())
-    for said in ("# füchse", "Draws foxes.", "Licence: CC0", f"| denoiser | dit | {count:,} |", "24×16", "count: 3"):
+    for said in (
+        "# füchse",
+        "Draws foxes.",
+        "Licence: CC0",
+        f"| denoiser | dit | {count:,} |",
+        "24×16",
+        "count: 3",
+    ):
         assert said in text
 
 
@@ -87,7 +96,9 @@ def test_parts_that_are_not_there_stay_away(model, tmp_path):
     loaded = safelight.load(tmp_path / "part", device="cpu")
     assert loaded.autoencoder is not None
     assert (loaded.conditioner, loaded.denoiser, loaded.process) == (None, None, None)
-    with pytest.raises(BadInput, match="the model 'unnamed' has no conditioner, denoiser, process; name a file"):
+    with pytest.raises(
+        BadInput, match="the model 'unnamed' has no conditioner, denoiser, process; name a file"
+    ):
         loaded.need()
 
 
@@ -95,13 +106,17 @@ def test_a_run_folder_holds_its_model(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(BadInput, match=r"run' holds no model: .*; its run has not saved a model yet"):
+    with pytest.raises(
+        BadInput, match=r"run' holds no model: .*; its run has not saved a model yet"
+    ):
         safelight.load(run)
     folder.rename(run / "model")
     assert safelight.load(run, device="cpu").denoiser is not None
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
 def test_the_precision_can_be_chosen(folder, precision, dtype):
     loaded = safelight.load(folder, device="cpu", precision=precision)
     for name in PARTS:
@@ -128,13 +143,17 @@ def test_a_damaged_file_is_named(folder):
     data = bytearray((folder / "denoiser.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "denoiser.safetensors").write_bytes(data)
-    with pytest.raises(BadInput, match=r"^saved/denoiser.safetensors is corrupt: .*; get the folder again\.$"):
+    with pytest.raises(
+        BadInput, match=r"^saved/denoiser.safetensors is corrupt: .*; get the folder again\.$"
+    ):
         safelight.load(folder)
 
 
 def test_a_missing_file_is_named(folder):
     (folder / "denoiser.safetensors").unlink()
-    with pytest.raises(BadInput, match=r"^saved is not whole: denoiser.safetensors is missing; get the folder"):
+    with pytest.raises(
+        BadInput, match=r"^saved is not whole: denoiser.safetensors is missing; get the folder"
+    ):
         safelight.load(folder)
 
 
@@ -159,7 +178,10 @@ def test_weights_that_are_not_finite_are_named(model, folder):
     with torch.no_grad():
         model.autoencoder.decoder.leave.weight[0, 0, 0, 0] = float("nan")
     safelight.save(model, folder)
-    with pytest.raises(BadInput, match=r"^saved/autoencoder.safetensors: decoder.leave.weight holds values that are"):
+    with pytest.raises(
+        BadInput,
+        match=r"^saved/autoencoder.safetensors: decoder.leave.weight holds values that are",
+    ):
         safelight.load(folder)
 
 
@@ -194,15 +216,30 @@ def test_a_manifest_that_says_nothing_is_refused(folder, manifest, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format=2), "saved: wanted a model folder of format 1, got 2; update Safelight"),
+        (
+            lambda c: c.update(format=2),
+            "saved: wanted a model folder of format 1, got 2; update Safelight",
+        ),
         (lambda c: c.pop("format"), "wanted a model folder of format 1, got None"),
-        (lambda c: c.update(denoizer={}), r"unknown key in saved/config.json: 'denoizer'; did you mean 'denoiser'\?"),
-        (lambda c: c["denoiser"].update(dept=1), r"unknown key in denoiser dit: 'dept'; did you mean 'depth'\?"),
+        (
+            lambda c: c.update(denoizer={}),
+            r"unknown key in saved/config.json: 'denoizer'; did you mean 'denoiser'\?",
+        ),
+        (
+            lambda c: c["denoiser"].update(dept=1),
+            r"unknown key in denoiser dit: 'dept'; did you mean 'depth'\?",
+        ),
         (lambda c: c["denoiser"].update(kind="dot"), "unknown denoiser 'dot'; did you mean 'dit'"),
         (lambda c: c.update(denoiser=None), "denoiser: wanted a kind"),
-        (lambda c: c["schedule"].update(kind="cosin"), "unknown schedule 'cosin'; did you mean 'cosine'"),
+        (
+            lambda c: c["schedule"].update(kind="cosin"),
+            "unknown schedule 'cosin'; did you mean 'cosine'",
+        ),
         (lambda c: c["card"].update(nam="x"), r"unknown key in card: 'nam'; did you mean 'name'\?"),
-        (lambda c: c["denoiser"].update(depth=2), "saved/denoiser.safetensors does not fit .* is missing; .* more"),
+        (
+            lambda c: c["denoiser"].update(depth=2),
+            "saved/denoiser.safetensors does not fit .* is missing; .* more",
+        ),
         (lambda c: c["denoiser"].update(mlp_ratio=2.0), r"has shape \(64, 16\), wanted \(32, 16\)"),
         (
             lambda c: c["autoencoder"].update(quant=False),
@@ -232,7 +269,9 @@ def test_a_failed_save_leaves_the_old_folder(model, folder, tmp_path, monkeypatc
 
     monkeypatch.setattr(files.os, "fsync", full)
     other = replace(model, card=replace(model.card, name="other"))
-    with pytest.raises(CannotSave, match=r"cannot save '.*saved': No space left on device; nothing was changed"):
+    with pytest.raises(
+        CannotSave, match=r"cannot save '.*saved': No space left on device; nothing was changed"
+    ):
         safelight.save(other, folder)
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -243,7 +282,10 @@ def test_a_failed_save_leaves_the_old_folder(model, folder, tmp_path, monkeypatc
 
 def test_saving_replaces_a_model_and_nothing_else(model, folder, tmp_path):
     (folder / "thesis.doc").write_text("three years of work")
-    with pytest.raises(BadInput, match=r"saved' holds more than a model \(thesis.doc\); save to a folder that is new"):
+    with pytest.raises(
+        BadInput,
+        match=r"saved' holds more than a model \(thesis.doc\); save to a folder that is new",
+    ):
         safelight.save(model, folder)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BadInput, match=r"file' is a file; wanted a folder"):
@@ -257,8 +299,8 @@ def test_saving_replaces_a_model_and_nothing_else(model, folder, tmp_path):
 
 
 def test_another_dialect_is_refused(model, tmp_path):
-    with pytest.raises(BadInput, match="unknown dialect 'nativ'; did you mean 'native'"):
-        safelight.save(model, tmp_path / "x", dialect="nativ")
+    with pytest.raises(BadInput, match="unknown layout 'nativ'; did you mean 'native'"):
+        safelight.save(model, tmp_path / "x", layout="nativ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,12 +313,16 @@ def test_embedded_models_have_names(folder, monkeypatch, tmp_path):
     with pytest.raises(BadInput, match=r"denoiser.safetensors: no known part has names like"):
         safelight.load(folder / "denoiser.safetensors")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match=r"empty' holds no model: wanted config.json and manifest.json in it\.$"):
+    with pytest.raises(
+        BadInput, match=r"empty' holds no model: wanted config.json and manifest.json in it\.$"
+    ):
         safelight.load(tmp_path / "empty")
 
 
 def test_an_autoencoder_of_any_kind_travels(tmp_path):
-    for number, config in enumerate([TinyConfig(width=8, blocks=1), KLConfig(width=8, groups=4, quant=False)]):
+    for number, config in enumerate(
+        [TinyConfig(width=8, blocks=1), KLConfig(width=8, groups=4, quant=False)]
+    ):
         part = config.build()
         safelight.save(LatentDiffusion(autoencoder=part), tmp_path / str(number))
         assert same(read_model(tmp_path / str(number)).autoencoder, part)

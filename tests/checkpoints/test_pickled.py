@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recorded import Recording
-from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
+from safelight.weights.files import open_weights
 
 
 def flat(value: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -57,7 +57,11 @@ def test_a_state_dict_is_read_with_all_its_types_and_strides(tmp_path, new):
         bytes=torch.arange(9, dtype=torch.uint8),
         double=torch.randn(2).double(),
     )
-    state |= {"eight": torch.randn(5).to(torch.float8_e4m3fn), "wide": torch.arange(5).to(torch.uint32)} if new else {}
+    state |= (
+        {"eight": torch.randn(5).to(torch.float8_e4m3fn), "wide": torch.arange(5).to(torch.uint32)}
+        if new
+        else {}
+    )
     state["parameter"].extra = "attributes are dropped"
     torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
     check(tmp_path / "a.pt", state)
@@ -154,7 +158,9 @@ def live(canary: Path) -> dict[str, object]:
         "getattr": Calls(getattr, Calls(__import__, "os"), "system"),
         "map": Calls(list, Calls(map, eval, [touch])),
         "namespace": argparse.Namespace(a=Calls(exec, touch)),
-        "inside a tensor": Calls(torch._utils._rebuild_tensor_v2, Calls(exec, touch), 0, (1,), (1,), False, None),
+        "inside a tensor": Calls(
+            torch._utils._rebuild_tensor_v2, Calls(exec, touch), 0, (1,), (1,), False, None
+        ),
     }
 
 
@@ -165,7 +171,10 @@ def live(canary: Path) -> dict[str, object]:
 def test_a_hostile_object_never_runs(tmp_path, kind, protocol, form):
     canary = tmp_path / "canary"
     data = pickle.dumps({"x": live(canary)[kind]}, protocol)
-    if kind not in ("getattr", "inside a tensor"):  # the others must be live, or this proves nothing
+    if kind not in (
+        "getattr",
+        "inside a tensor",
+    ):  # the others must be live, or this proves nothing
         pickle.loads(data)
         assert canary.exists()
         canary.unlink()
@@ -186,7 +195,9 @@ def test_a_hostile_object_never_runs(tmp_path, kind, protocol, form):
         assert "which no state dict needs; nothing was executed" in str(caught.value)
 
 
-def zipped(path: Path, data: bytes, *storages: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
+def zipped(
+    path: Path, data: bytes, *storages: bytes, compression: int = zipfile.ZIP_STORED
+) -> Path:
     """PyTorch's newer form around any pickle."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("x/data.pkl", data)
@@ -212,12 +223,21 @@ def storage(key: object = "0", count: object = 4, kind: bytes = b"torch\nFloatSt
 
 def tensor(place: bytes, offset: object = 0, shape: object = (4,), strides: object = (1,)) -> bytes:
     numbers = op(offset) + op(shape) + op(strides) + op(False)
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + place + numbers + b"ccollections\nOrderedDict\n)RtR"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + place
+        + numbers
+        + b"ccollections\nOrderedDict\n)RtR"
+    )
 
 
 def holding(*values: bytes) -> bytes:
     """The pickle of a dictionary of these values."""
-    return b"\x80\x02}(" + b"".join(op(f"n{number}") + one for number, one in enumerate(values)) + b"u."
+    return (
+        b"\x80\x02}("
+        + b"".join(op(f"n{number}") + one for number, one in enumerate(values))
+        + b"u."
+    )
 
 
 def test_the_opcodes_written_here_by_hand_are_those_of_a_tensor(tmp_path):
@@ -237,10 +257,19 @@ HOSTILE = {
     "NEWOBJ_EX": (b"csubprocess\nPopen\n" + op(("true",)) + b"}\x92", "asks for subprocess.Popen"),
     "STACK_GLOBAL": (b"\x8c\x08builtins\x8c\x04eval\x93", "asks for builtins.eval"),
     "STACK_GLOBAL of pieces": (op("nt") + op("system") + b"\x93", "asks for nt.system"),
-    "STACK_GLOBAL with dots": (op("collections") + op("OrderedDict.__init__.__globals__") + b"\x93", "asks for"),
+    "STACK_GLOBAL with dots": (
+        op("collections") + op("OrderedDict.__init__.__globals__") + b"\x93",
+        "asks for",
+    ),
     "STACK_GLOBAL of numbers": (op(1) + op(2) + b"\x93", "names a global by what is not a word"),
-    "a long global": (op("torch") + op("x" * 1000) + b"\x93", "names a global of more than 300 characters"),
-    "BUILD of a class": (b"ctorch.nn.modules.linear\nLinear\n}b", "changes torch.nn.modules.linear.Linear"),
+    "a long global": (
+        op("torch") + op("x" * 1000) + b"\x93",
+        "names a global of more than 300 characters",
+    ),
+    "BUILD of a class": (
+        b"ctorch.nn.modules.linear\nLinear\n}b",
+        "changes torch.nn.modules.linear.Linear",
+    ),
     "EXT1": (b"\x82\x01", "uses the opcode EXT1"),
     "EXT2": (b"\x83\x01\0", "uses the opcode EXT2"),
     "EXT4": (b"\x84\x01\0\0\0", "uses the opcode EXT4"),
@@ -248,26 +277,50 @@ HOSTILE = {
     "NEXT_BUFFER": (b"\x97", "uses the opcode NEXT_BUFFER"),
     "an id that is a word": (op("x") + b"Q", "refers to something outside itself"),
     "an id that is a number": (op(7) + b"Q", "refers to something outside itself"),
-    "an id of another kind": (op(("module", "os", "x", "y", 1)) + b"Q", "refers to something outside itself"),
-    "an id with a class for a key": (storage("0").replace(op("0"), b"cos.path\njoin\n"), "asks for os.path.join"),
+    "an id of another kind": (
+        op(("module", "os", "x", "y", 1)) + b"Q",
+        "refers to something outside itself",
+    ),
+    "an id with a class for a key": (
+        storage("0").replace(op("0"), b"cos.path\njoin\n"),
+        "asks for os.path.join",
+    ),
     "a number called": (op(3) + b")R", "calls a int"),
     "a call of a tensor": (GOOD + b")R", "calls a View"),
-    "a call of too much": (b"ctorch\nSize\n" + op(tuple(range(99))) + b"R", "with what it does not take"),
-    "a storage that is unknown": (tensor(storage(kind=b"torch\nQInt8Storage")), "a storage of torch.QInt8Storage"),
+    "a call of too much": (
+        b"ctorch\nSize\n" + op(tuple(range(99))) + b"R",
+        "with what it does not take",
+    ),
+    "a storage that is unknown": (
+        tensor(storage(kind=b"torch\nQInt8Storage")),
+        "a storage of torch.QInt8Storage",
+    ),
     "a storage without end": (tensor(storage(count=1 << 60)), "of a length that cannot be"),
     "a storage of less than nothing": (tensor(storage(count=-1)), "of a length that cannot be"),
     "a storage that is not there": (tensor(storage("7")), "lacks the member data/7"),
     "a storage elsewhere": (tensor(storage("../../../etc/passwd")), "lacks the member data/../"),
     "a storage that is short": (tensor(storage(count=5)), "holds 16 of the 20 bytes of n0"),
-    "a tensor beyond its storage": (tensor(storage(), shape=(5,)), "goes beyond its storage of 16 bytes"),
+    "a tensor beyond its storage": (
+        tensor(storage(), shape=(5,)),
+        "goes beyond its storage of 16 bytes",
+    ),
     "an offset beyond": (tensor(storage(), offset=1), "goes beyond its storage"),
     "an offset before": (tensor(storage(), offset=-1), "shape or strides that cannot be"),
     "strides beyond": (tensor(storage(), shape=(2, 2), strides=(3, 1)), "goes beyond its storage"),
-    "strides back": (tensor(storage(), shape=(2, 2), strides=(-1, 1)), "shape or strides that cannot be"),
-    "strides of nothing": (tensor(storage(), shape=(10**9,), strides=(0,)), "goes beyond its storage"),
+    "strides back": (
+        tensor(storage(), shape=(2, 2), strides=(-1, 1)),
+        "shape or strides that cannot be",
+    ),
+    "strides of nothing": (
+        tensor(storage(), shape=(10**9,), strides=(0,)),
+        "goes beyond its storage",
+    ),
     "strides for other axes": (tensor(storage(), shape=(2, 2)), "shape or strides that cannot be"),
     "a shape of words": (tensor(storage(), shape=("a",)), "shape or strides that cannot be"),
-    "many axes": (tensor(storage(), shape=(1,) * 65, strides=(1,) * 65), "shape or strides that cannot be"),
+    "many axes": (
+        tensor(storage(), shape=(1,) * 65, strides=(1,) * 65),
+        "shape or strides that cannot be",
+    ),
     "no shape": (tensor(storage(), shape=None), "without a storage, a shape or strides"),
     "no storage": (tensor(op(None)), "without a storage, a shape or strides"),
     "a type that is none": (
@@ -285,7 +338,10 @@ HOSTILE = {
         b"ctorch._tensor\n_rebuild_from_type_v2\n(cmine\nmake\ncmine\nKind\n)}tR",
         "made in a way that is not known",
     ),
-    "an older dictionary": (b"ccollections\nOrderedDict\n" + op(([],)) + b"R", "as Python 2 wrote it"),
+    "an older dictionary": (
+        b"ccollections\nOrderedDict\n" + op(([],)) + b"R",
+        "as Python 2 wrote it",
+    ),
     "a stack that is empty": (b"00000R", "cannot be followed"),
     "a memo that is empty": (b"h\x07", "cannot be followed"),
     "no mark": (b"t", "cannot be followed"),
@@ -319,19 +375,32 @@ def again(value: bytes, times: int, count: int, end: bytes) -> bytes:
 BOMBS = {
     "lists of lists": again(b"]", 30, 10, b"l"),
     "a list of itself": b"]q\0(" + b"h\0" * 150_000 + b"e",
-    "dictionaries of dictionaries": b"}q\0" + b"(" + b"".join(op(str(i)) + b"h\0" for i in range(9)) + b"u",
+    "dictionaries of dictionaries": b"}q\0"
+    + b"("
+    + b"".join(op(str(i)) + b"h\0" for i in range(9))
+    + b"u",
     "depth": b"]" * 100_000 + b"a" * 99_999,
     "tuples in tuples": b")" + b"\x85" * 100_000,
     "steps": b"N0" * 250_001,
     "keys of tuples": b"}" + again(b")", 30, 10, b"t") + op(1) + b"s",
-    "one long global": b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\0" + b"h\0\x93h\0" * 9,
+    "one long global": b"X"
+    + struct.pack("<I", 1 << 20)
+    + b"x" * (1 << 20)
+    + b"q\0"
+    + b"h\0\x93h\0" * 9,
     "a list called": b"](" + op(1) * 100_000 + b"eq\0" + b"0ctorch\nSize\nh\0R" * 50_000,
     "a great memo": b"N" + b"r\xff\xff\xff\xff" * 10,
-    "a wide type": b"ctorch._utils\n_rebuild_tensor_v3\n(" + storage() + op(0) * 5 + again(b")", 40, 9, b"t") + b"tR",
+    "a wide type": b"ctorch._utils\n_rebuild_tensor_v3\n("
+    + storage()
+    + op(0) * 5
+    + again(b")", 40, 9, b"t")
+    + b"tR",
 }
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does"
+)
 @pytest.mark.parametrize("value", BOMBS.values(), ids=BOMBS)
 def test_a_small_file_takes_little_time_and_memory(tmp_path, value):
     path = zipped(tmp_path / "a.ckpt", holding(value), bytes(16))
@@ -361,9 +430,15 @@ def test_damaged_files_are_one_sentence(tmp_path):
     whole = zipped(path, holding(GOOD), bytes(16)).read_bytes()
     refused(whole[: len(whole) // 2], "is a zip that ends early")
     refused(whole[:60] + whole[80:], "zip directory that is not whole")
-    refused(zipped(path, holding(GOOD), bytes(16), compression=zipfile.ZIP_DEFLATED).read_bytes(), "is compressed")
+    refused(
+        zipped(path, holding(GOOD), bytes(16), compression=zipfile.ZIP_DEFLATED).read_bytes(),
+        "is compressed",
+    )
     refused(whole.replace(b"x/data.pkl", b"x/else.pkl"), "not one of PyTorch's")
-    refused(whole.replace(b"PK\3\4", b"PK\3\5").replace(b"PK\3\5", b"PK\3\4", 1), "not where the zip's directory says")
+    refused(
+        whole.replace(b"PK\3\4", b"PK\3\5").replace(b"PK\3\5", b"PK\3\4", 1),
+        "not where the zip's directory says",
+    )
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x/data.pkl", b"N.")
     refused(path.read_bytes(), "holds x/data.pkl twice")
@@ -372,8 +447,12 @@ def test_damaged_files_are_one_sentence(tmp_path):
     with zipfile.ZipFile(zipped(path, holding(GOOD), bytes(16)), "a") as archive:
         archive.writestr("x/byteorder", "big")
     refused(path.read_bytes(), "the other way round")
-    refused(zipped(path, holding(op("words alone"))).read_bytes(), "wanted tensors with names, got none")
-    refused(zipped(path, b"\x80\x02cmine\nModel\n)\x81}b.").read_bytes(), "got objects of mine.Model")
+    refused(
+        zipped(path, holding(op("words alone"))).read_bytes(), "wanted tensors with names, got none"
+    )
+    refused(
+        zipped(path, b"\x80\x02cmine\nModel\n)\x81}b.").read_bytes(), "got objects of mine.Model"
+    )
     older = stream(holding(GOOD), ["0"]) + struct.pack("<q", 4) + bytes(16)
     refused(older[:-1], "ends after")
     refused(older[:40], "cannot be followed|without an end")
@@ -381,7 +460,9 @@ def test_damaged_files_are_one_sentence(tmp_path):
     refused(stream(holding(GOOD), ["7"]), "lists storages that its tensors do not use")
     refused(stream(holding(GOOD)), "lacks the storage 0")
     refused(stream(holding(GOOD), ["0"], version=3), "of a PyTorch or a machine that is not known")
-    refused(stream(holding(GOOD), ["0"], little=False), "of a PyTorch or a machine that is not known")
+    refused(
+        stream(holding(GOOD), ["0"], little=False), "of a PyTorch or a machine that is not known"
+    )
 
 
 def test_a_large_file_is_known_by_its_directory_alone(tmp_path):
@@ -392,11 +473,15 @@ def test_a_large_file_is_known_by_its_directory_alone(tmp_path):
         archive.writestr("x/data/0", b"")
     directory = path.read_bytes()
     at = directory.rindex(b"PK\1\2")
-    with path.open("rb+") as file:  # the last member made four gigabytes of nothing, and the directory moved behind it
+    with path.open(
+        "rb+"
+    ) as file:  # the last member made four gigabytes of nothing, and the directory moved behind it
         file.seek(directory.index(b"PK\1\2") + 4 * count)
         entry = bytearray(directory[at:-22])
         extra = struct.pack("<2H2Q", 1, 16, 4 * count, 4 * count)
-        entry[20:28] = b"\xff" * 8 if 4 * count > 0xFFFFFFFE else struct.pack("<2L", 4 * count, 4 * count)
+        entry[20:28] = (
+            b"\xff" * 8 if 4 * count > 0xFFFFFFFE else struct.pack("<2L", 4 * count, 4 * count)
+        )
         entry[30:32] = struct.pack("<H", len(extra))
         start = file.tell()
         file.write(directory[directory.index(b"PK\1\2") : at] + bytes(entry) + extra)

@@ -10,13 +10,13 @@ from recorded import Recording
 from safelight import checkpoints
 from safelight.checkpoints.diffusers_folder import weights_in
 from safelight.checkpoints.foreign import read_foreign
-from safelight.checkpoints.pieces import BUFFERS
-from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
-from safelight.generate import recipe
 from safelight.inspection import inspect
+from safelight.layouts.detection import BUFFERS
+from safelight.pipeline import recipe
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
+from safelight.weights.files import open_weights
 
 FILES = {
     "sd1": "model",
@@ -56,7 +56,11 @@ def kept(file):
     """What of a file is weights: schedules follow from the family, running means are a choice, ids count up."""
     ignored = ("model_ema.", "cond_stage_model.transformer.text_model.embeddings.position_ids")
     ignored += ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids",)
-    return {name: one for name, one in file.items() if not BUFFERS.fullmatch(name) and not name.startswith(ignored)}
+    return {
+        name: one
+        for name, one in file.items()
+        if not BUFFERS.fullmatch(name) and not name.startswith(ignored)
+    }
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -74,20 +78,34 @@ def test_a_single_file_comes_back_to_the_bit(name, tmp_path):
 def test_a_folder_comes_back_to_the_bit(name, tmp_path):
     recording = Recording("diffusers-folders")
     folder = recording.file(name)
-    hints = {"embedders": "each"} if name == "dit" else {}  # this one was trained there, and says so by values alone
+    hints = (
+        {"embedders": "each"} if name == "dit" else {}
+    )  # this one was trained there, and says so by values alone
     model = checkpoints.read(folder, hints)
     checkpoints.save(model, tmp_path / "native")
     checkpoints.save(checkpoints.read(tmp_path / "native"), tmp_path / "again", "diffusers")
-    parts = [path.parent for path in folder.glob("*/config.json") if path.parent.name != "scheduler"]
+    parts = [
+        path.parent for path in folder.glob("*/config.json") if path.parent.name != "scheduler"
+    ]
     assert parts
     for part in parts:
         theirs, ours = weights_in(part, part), weights_in(tmp_path / "again" / part.name, tmp_path)
-        prefix = "text_model." if part.name == "text_encoder" and name == "flux" else ""  # the public files have it
-        same(dict(ours), {prefix + key: theirs[key] for key in theirs if not key.endswith("position_ids")})
+        prefix = (
+            "text_model." if part.name == "text_encoder" and name == "flux" else ""
+        )  # the public files have it
+        same(
+            dict(ours),
+            {prefix + key: theirs[key] for key in theirs if not key.endswith("position_ids")},
+        )
     index = json.loads((folder / "model_index.json").read_text())
     made = json.loads((tmp_path / "again" / "model_index.json").read_text())
     for key, value in index.items():
-        if isinstance(value, list) and value[0] is not None and key != "scheduler" and "tokenizer" not in key:
+        if (
+            isinstance(value, list)
+            and value[0] is not None
+            and key != "scheduler"
+            and "tokenizer" not in key
+        ):
             assert made[key] == value
     assert made["_class_name"] == index["_class_name"]
     again = checkpoints.read(tmp_path / "again", hints)
@@ -107,7 +125,9 @@ def test_pictures_are_the_same_from_either_layout(tmp_path):
 
 def test_the_running_mean_is_a_choice():
     path = Recording("sd1").file("model.safetensors")
-    raw, mean = (read_foreign([path], {"ema": choice}).denoiser.state_dict() for choice in ("no", "yes"))
+    raw, mean = (
+        read_foreign([path], {"ema": choice}).denoiser.state_dict() for choice in ("no", "yes")
+    )
     assert any(not torch.equal(raw[name], mean[name]) for name in raw)
     whole = load_file(path)
     first = [one for one in mean.values() if one.shape == (32, 4, 3, 3)]
@@ -119,15 +139,22 @@ def test_the_running_mean_is_a_choice():
 
 
 def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
-    flux, pair = Recording("flux-dev").file("flux1-dev.safetensors"), Recording("flux-dev").file("ae.safetensors")
+    flux, pair = (
+        Recording("flux-dev").file("flux1-dev.safetensors"),
+        Recording("flux-dev").file("ae.safetensors"),
+    )
     model = read_foreign([flux, pair], {})
     assert float(model.autoencoder.scale.mean[0]) == pytest.approx(0.1159)
-    with pytest.raises(BadInput, match=r"has no conditioner \(such as clip_l.safetensors and t5xxl_"):
+    with pytest.raises(
+        BadInput, match=r"has no conditioner \(such as clip_l.safetensors and t5xxl_"
+    ):
         model.need()
     folder = Recording("diffusers-folders").file("flux")
     parts = [folder / one for one in ("transformer", "vae", "text_encoder", "text_encoder_2")]
     assert read_foreign(parts, {}).conditioner is not None
-    assert read_foreign(parts[:3], {}).conditioner is None  # what CLIP gives FLUX is no text to attend to
+    assert (
+        read_foreign(parts[:3], {}).conditioner is None
+    )  # what CLIP gives FLUX is no text to attend to
     folder = Recording("diffusers-folders").file("sd3")
     parts = [folder / one for one in ("transformer", "text_encoder", "text_encoder_2")]
     assert read_foreign(parts, {}).conditioner is not None  # SD 3 does without T5
@@ -138,7 +165,10 @@ def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
 
 def test_what_a_file_cannot_tell_can_be_said():
     path = Recording("sd2-v").file("model.safetensors")
-    assumed, said = read_foreign([path], {}), read_foreign([path], {"prediction": "noise", "licence": "mine"})
+    assumed, said = (
+        read_foreign([path], {}),
+        read_foreign([path], {"prediction": "noise", "licence": "mine"}),
+    )
     assert assumed.card.origin["assumed"] == {"prediction": "v"}
     assert type(assumed.process.prediction).__name__ == "V"
     assert type(said.process.prediction).__name__ == "Noise"
@@ -147,7 +177,10 @@ def test_what_a_file_cannot_tell_can_be_said():
         ({"predicton": "v"}, "unknown hint 'predicton'; did you mean 'prediction'"),
         ({"prediction": "vv"}, "prediction"),
         ({"family": "sd4"}, "unknown family 'sd4'"),
-        ({"scale": "big"}, "hint: scale must be a number from .* got .big.; put it right or leave it out"),
+        (
+            {"scale": "big"},
+            "hint: scale must be a number from .* got .big.; put it right or leave it out",
+        ),
         ({"heads": "abc"}, "hint: heads must be a whole number"),
         ({"text_head_width": 1e12}, "hint: text_head_width must be a whole number from 1 to 65536"),
     ):
@@ -166,7 +199,9 @@ def test_pictures_name_the_files_that_they_were_made_with(tiny_folder):
     assert all("model.safetensors" in file for file in found["files"])
     tiny = checkpoints.read(tiny_folder)
     assert "fingerprint" not in recipe(tiny, TextToImage("x"), Settings(seed=1))["model"]
-    both = recipe(checkpoints.read([tiny_folder, path]), TextToImage("x"), Settings(seed=1))["model"]
+    both = recipe(checkpoints.read([tiny_folder, path]), TextToImage("x"), Settings(seed=1))[
+        "model"
+    ]
     assert both["hash"] == ""
     assert both["files"] == [tiny.card.name, *found["files"]]
     assert both["fingerprint"] not in (tiny.card.hash, found["fingerprint"])
@@ -176,10 +211,20 @@ def test_pictures_name_the_files_that_they_were_made_with(tiny_folder):
 
 def test_strangers_are_told_what_is_nearest(tmp_path):
     file = load_file(Recording("sd1").file("model.safetensors"))
-    less = {name.removeprefix("model.diffusion_model."): one for name, one in file.items() if ".out." not in name}
-    less = {name: one for name, one in less.items() if name.startswith(("input_blocks", "middle", "output", "time"))}
+    less = {
+        name.removeprefix("model.diffusion_model."): one
+        for name, one in file.items()
+        if ".out." not in name
+    }
+    less = {
+        name: one
+        for name, one in less.items()
+        if name.startswith(("input_blocks", "middle", "output", "time"))
+    }
     save_file(less, tmp_path / "less.safetensors")
-    with pytest.raises(BadInput, match=r"nearest is the denoiser in the names of ldm \(unet\): out.*missing"):
+    with pytest.raises(
+        BadInput, match=r"nearest is the denoiser in the names of ldm \(unet\): out.*missing"
+    ):
         read_foreign([tmp_path / "less.safetensors"], {})
     save_file({"a.b": torch.ones(3)}, tmp_path / "odd.safetensors")
     with pytest.raises(BadInput, match=r"no known part has names like a\.b"):
@@ -195,7 +240,7 @@ def test_a_model_that_no_layout_holds_is_refused_before_anything_is_written(tiny
         checkpoints.save(tiny, tmp_path / "x.safetensors", "single-file")
     with pytest.raises(BadInput, match=r"ends in \.safetensors"):
         checkpoints.save(tiny, tmp_path / "x.ckpt", "single-file")
-    with pytest.raises(BadInput, match="unknown dialect 'diffuser'; did you mean 'diffusers'"):
+    with pytest.raises(BadInput, match="unknown layout 'diffuser'; did you mean 'diffusers'"):
         checkpoints.save(tiny, tmp_path / "x", "diffuser")
     assert not list(tmp_path.iterdir())
 
@@ -205,7 +250,9 @@ def test_latents_of_a_scale_for_each_channel_are_folded_into_the_weights(tmp_pat
     from safelight.model import LatentDiffusion
 
     torch.manual_seed(0)
-    autoencoder = Config(width=8, multipliers=(1, 2), blocks=1, groups=4).build().requires_grad_(False)
+    autoencoder = (
+        Config(width=8, multipliers=(1, 2), blocks=1, groups=4).build().requires_grad_(False)
+    )
     autoencoder.scale.mean.copy_(torch.tensor([0.5, -1.0, 0.0, 2.0]))
     autoencoder.scale.deviation.copy_(torch.tensor([0.5, 2.0, 1.0, 3.0]))
     checkpoints.save(LatentDiffusion(autoencoder=autoencoder), tmp_path / "vae", "diffusers")
@@ -214,6 +261,13 @@ def test_latents_of_a_scale_for_each_channel_are_folded_into_the_weights(tmp_pat
     one, two = autoencoder.encode(images), other.encode(images)
     torch.testing.assert_close(one.mean, two.mean, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(one.deviation, two.deviation, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(autoencoder.decode(one.mean), other.decode(one.mean), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        autoencoder.decode(one.mean), other.decode(one.mean), atol=1e-5, rtol=1e-5
+    )
     assert set(other.scale.mean.tolist()) == {0.0}
-    assert open_weights(tmp_path / "vae" / "diffusion_pytorch_model.safetensors").types["quant_conv.weight"] == "F32"
+    assert (
+        open_weights(tmp_path / "vae" / "diffusion_pytorch_model.safetensors").types[
+            "quant_conv.weight"
+        ]
+        == "F32"
+    )

@@ -9,10 +9,10 @@ import pytest
 
 from recorded import Recording
 from safelight import checkpoints
-from safelight.checkpoints import schedulers
 from safelight.checkpoints.diffusers_folder import read_folder
 from safelight.checkpoints.foreign import plan
 from safelight.errors import BadInput
+from safelight.layouts import schedulers
 
 HARM: dict[str, Callable[[Any], Any]] = {
     "a word": lambda value: "abc",
@@ -26,8 +26,21 @@ HARM: dict[str, Callable[[Any], Any]] = {
 }
 NESTED = "[" * 100_000
 PARTS = [
-    *("sd/unet", "sd/vae", "sd/text_encoder", "sdxl/unet", "sdxl/text_encoder_2", "sd3/transformer"),
-    *("sd3/text_encoder_3", "flux/transformer", "ldm-uncond/unet", "ldm-uncond/vqvae", "controlnet/controlnet"),
+    *(
+        "sd/unet",
+        "sd/vae",
+        "sd/text_encoder",
+        "sdxl/unet",
+        "sdxl/text_encoder_2",
+        "sd3/transformer",
+    ),
+    *(
+        "sd3/text_encoder_3",
+        "flux/transformer",
+        "ldm-uncond/unet",
+        "ldm-uncond/vqvae",
+        "controlnet/controlnet",
+    ),
 ]
 
 
@@ -91,7 +104,9 @@ def test_what_is_null_is_not_said(tmp_path):
     folder = tmp_path / "part"
     shutil.copytree(Recording("diffusers-folders").file("sd/unet"), folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({name: one for name, one in config.items() if name != "norm_eps"}))
+    (folder / "config.json").write_text(
+        json.dumps({name: one for name, one in config.items() if name != "norm_eps"})
+    )
     want = told(folder)
     (folder / "config.json").write_text(json.dumps({**config, "norm_eps": None}))
     assert told(folder) == want
@@ -111,13 +126,25 @@ def folder(tmp_path):
         ("model_index.json", NESTED, "cannot be read: maximum recursion depth"),
         ("model_index.json", '{"unet": 5}', "'unet' wants a library and a class, got 5"),
         ("model_index.json", '{"unet": ["diffusers", {}]}', "'unet' wants a library and a class"),
-        ("model_index.json", '{"../x": ["a", "b"], "unet": ["a", "b"]}', r"names '\.\./x' \(b\), which no known"),
+        (
+            "model_index.json",
+            '{"../x": ["a", "b"], "unet": ["a", "b"]}',
+            r"names '\.\./x' \(b\), which no known",
+        ),
         ("model_index.json", " " * (17 << 20), "longer than 16,777,216 bytes"),
         ("unet/config.json", NESTED, "unet/config.json cannot be read"),
-        ("unet/config.json", '{"norm_num_groups": ' + "9" * 5000 + "}", "unet/config.json cannot be read"),
+        (
+            "unet/config.json",
+            '{"norm_num_groups": ' + "9" * 5000 + "}",
+            "unet/config.json cannot be read",
+        ),
         ("unet/config.json", '{"only_cross_attention": [true]}', "one answer for each of 2 levels"),
         ("scheduler/scheduler_config.json", '{"_class_name": ["a"]}', "_class_name must be a word"),
-        ("scheduler/scheduler_config.json", None, "scheduler is missing, or has no scheduler_config.json"),
+        (
+            "scheduler/scheduler_config.json",
+            None,
+            "scheduler is missing, or has no scheduler_config.json",
+        ),
         ("tokenizer/tokenizer.json", NESTED, "the tokenizer of sd/text_encoder cannot be read"),
     ],
 )
@@ -129,7 +156,9 @@ def test_a_folder_that_is_damaged_is_refused(folder, file, text, message):
         checkpoints.read(folder)
 
 
-@pytest.mark.parametrize("file", ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "unet"])
+@pytest.mark.parametrize(
+    "file", ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "unet"]
+)
 def test_links_do_not_lead_out_of_a_folder(folder, tmp_path, file):
     outside = tmp_path / "outside"
     (folder / file).rename(outside)
@@ -140,7 +169,10 @@ def test_links_do_not_lead_out_of_a_folder(folder, tmp_path, file):
 
 def test_the_hubs_cache_links_to_its_files(folder, tmp_path):
     """``snapshots/REVISION/unet/config.json`` leads to ``blobs/HASH``."""
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    snapshot, blobs = (
+        tmp_path / "models--a--b" / "snapshots" / "0123",
+        tmp_path / "models--a--b" / "blobs",
+    )
     blobs.mkdir(parents=True)
     want, _ = read_folder(folder, {})
     for number, path in enumerate(sorted(one for one in folder.rglob("*") if one.is_file())):
@@ -166,7 +198,9 @@ def test_an_index_names_files_beside_it(folder, tmp_path, place, message):
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     shutil.copy(file, tmp_path / "outside.safetensors")
     (folder / "unet" / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
-    file.with_suffix(".safetensors.index.json").write_text(json.dumps({"weight_map": {"conv_in.weight": place}}))
+    file.with_suffix(".safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"conv_in.weight": place}})
+    )
     file.unlink()
     with pytest.raises(BadInput, match=message):
         read_folder(folder, {})

@@ -3,13 +3,18 @@
 import pytest
 import torch
 
-from safelight.checkpoints import schedulers
 from safelight.diffusion import schedule
 from safelight.diffusion.prediction import V
 from safelight.errors import BadInput
+from safelight.layouts import schedulers
 from safelight.settings import SAMPLER, SPACING, Settings
 
-DISCRETE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+DISCRETE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,9 @@ def test_times_are_those_that_the_scheduler_visits_by_itself(said, spacing):
 
 
 @pytest.mark.parametrize("spacing", ["karras", "uniform", "linspace", "leading:offset=1"])
-@pytest.mark.parametrize("name", [one for one in schedulers.SAMPLERS if not one.startswith(("FlowMatch", "EDM"))])
+@pytest.mark.parametrize(
+    "name", [one for one in schedulers.SAMPLERS if not one.startswith(("FlowMatch", "EDM"))]
+)
 def test_a_folder_keeps_its_sampler_and_its_times(name, spacing):
     process, _ = schedulers.read(DISCRETE | {"_class_name": "DDIMScheduler"}, "here")
     settings = Settings(sampler=schedulers.SAMPLERS[name], spacing=spacing)
@@ -43,7 +50,9 @@ def test_a_folder_keeps_its_sampler_and_its_times(name, spacing):
     assert again == process
     if spacing != "karras" or name in schedulers.KARRAS:
         assert SAMPLER.read(kept.sampler) == SAMPLER.read(settings.sampler)
-        if (spacing != "linspace" or name not in schedulers.TO_CLEAN) and name not in schedulers.PICKING:
+        if (
+            spacing != "linspace" or name not in schedulers.TO_CLEAN
+        ) and name not in schedulers.PICKING:
             assert SPACING.read(kept.spacing) == SPACING.read(settings.spacing)
 
 
@@ -65,7 +74,9 @@ def test_the_peer_visits_the_levels_that_were_asked_for(sampler, spacing):
     said = schedulers.write(process, Settings(sampler=sampler, spacing=spacing))
     peer = getattr(diffusers, said["_class_name"]).from_config(said)
     peer.set_timesteps(7)
-    if not hasattr(peer, "sigmas") or (sampler == "euler" and spacing != "karras"):  # DDIM, which is Euler's there
+    if not hasattr(peer, "sigmas") or (
+        sampler == "euler" and spacing != "karras"
+    ):  # DDIM, which is Euler's there
         assert said["_class_name"] == "DDIMScheduler"
         return
     sigmas = torch.as_tensor(peer.sigmas, dtype=torch.float64).unique().flip(0)
@@ -87,7 +98,10 @@ def test_the_peer_visits_the_levels_that_were_asked_for(sampler, spacing):
 )
 def test_a_table_tells_its_schedule(made, half):
     table = schedulers.table(made)
-    assert schedulers.of_table(table.half() if half else table, schedule.ScaledLinear()) == made or half
+    assert (
+        schedulers.of_table(table.half() if half else table, schedule.ScaledLinear()) == made
+        or half
+    )
 
 
 def test_a_table_of_no_known_schedule_tells_none():
@@ -101,5 +115,7 @@ def test_what_is_not_known_is_refused_by_name():
         schedulers.read({"_class_name": "OtherScheduler"}, "here")
     with pytest.raises(BadInput, match="wanted a prediction_type of epsilon, v_prediction, sample"):
         schedulers.read({"_class_name": "DDIMScheduler", "prediction_type": "odd"}, "here")
-    process, _ = schedulers.read(DISCRETE | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, "here")
+    process, _ = schedulers.read(
+        DISCRETE | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, "here"
+    )
     assert process.prediction == V()

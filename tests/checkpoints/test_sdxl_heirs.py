@@ -9,16 +9,16 @@ from safetensors.torch import load_file
 from recorded import Recording, difference, error
 from safelight import checkpoints
 from safelight.autoencoders import kl
-from safelight.checkpoints import schedulers
-from safelight.checkpoints.families import families
 from safelight.denoisers.unet import Config, Level
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.process import Process
 from safelight.diffusion.spacing import Picked
 from safelight.errors import BadInput
+from safelight.layouts import schedulers
+from safelight.layouts.families import families
 from safelight.settings import SAMPLER, SPACING
-from safelight.types import Condition
+from safelight.types.networks import Condition
 
 XL = Config(levels=(Level(32, 0, 2), Level(64, 2, 4)), middle=2, text_width=24, vector_width=68)
 PICTURES = kl.Config(width=32, multipliers=(1, 1), blocks=1)
@@ -36,7 +36,10 @@ MARKED = {
         Process(schedule.EDM(120.0), prediction.EDM(1.0, negated=True)),
     ),
     "playground-v25": (
-        {"edm_mean": torch.tensor(MEAN).reshape(1, 4, 1, 1), "edm_std": torch.tensor(STD).reshape(1, 4, 1, 1)},
+        {
+            "edm_mean": torch.tensor(MEAN).reshape(1, 4, 1, 1),
+            "edm_std": torch.tensor(STD).reshape(1, 4, 1, 1),
+        },
         Process(schedule.EDM(80.0), prediction.EDM(0.5)),
     ),
 }
@@ -45,7 +48,9 @@ MARKED = {
 @pytest.mark.parametrize("name", MARKED)
 def test_a_marked_file_is_known_and_comes_back_also_by_way_of_a_folder(name, tmp_path):
     marked, process = MARKED[name]
-    path = zoo.written(tmp_path / "it.safetensors", zoo.network(XL), zoo.first_stage(PICTURES), marked)
+    path = zoo.written(
+        tmp_path / "it.safetensors", zoo.network(XL), zoo.first_stage(PICTURES), marked
+    )
     model = checkpoints.read(path)
     assert (model.card.origin["family"], model.process) == (name, process)
     checkpoints.save(model, tmp_path / "folder", "diffusers")
@@ -58,24 +63,36 @@ def test_a_marked_file_is_known_and_comes_back_also_by_way_of_a_folder(name, tmp
     if name == "playground-v25":
         for one in (model, again):
             assert one.autoencoder.scale.mean.tolist() == pytest.approx(MEAN)
-            assert one.autoencoder.scale.deviation.tolist() == pytest.approx([2 * value for value in STD])
+            assert one.autoencoder.scale.deviation.tolist() == pytest.approx(
+                [2 * value for value in STD]
+            )
 
 
 def test_latents_of_other_channels_are_refused(tmp_path):
     marked = {"edm_mean": torch.ones(1, 3, 1, 1), "edm_std": torch.ones(1, 3, 1, 1)}
-    path = zoo.written(tmp_path / "it.safetensors", zoo.network(XL), zoo.first_stage(PICTURES), marked)
+    path = zoo.written(
+        tmp_path / "it.safetensors", zoo.network(XL), zoo.first_stage(PICTURES), marked
+    )
     with pytest.raises(BadInput, match="for each of 4 latent channels"):
         checkpoints.read(path)
 
 
 def test_the_largest_noise_is_that_of_the_file(tmp_path):
-    path = zoo.written(tmp_path / "it.safetensors", zoo.network(XL), {"edm_vpred.sigma_max": torch.tensor(14.6)})
+    path = zoo.written(
+        tmp_path / "it.safetensors", zoo.network(XL), {"edm_vpred.sigma_max": torch.tensor(14.6)}
+    )
     assert checkpoints.read(path).process.schedule.sigma_max == pytest.approx(14.6)
 
 
 EDMS = [
-    ("EDMDPMSolverMultistepScheduler", {"sigma_data": 0.5, "sigma_max": 80.0, "final_sigmas_type": "zero"}),
-    ("EDMEulerScheduler", {"sigma_data": 1.0, "sigma_max": 120.0, "prediction_type": "v_prediction"}),
+    (
+        "EDMDPMSolverMultistepScheduler",
+        {"sigma_data": 0.5, "sigma_max": 80.0, "final_sigmas_type": "zero"},
+    ),
+    (
+        "EDMEulerScheduler",
+        {"sigma_data": 1.0, "sigma_max": 120.0, "prediction_type": "v_prediction"},
+    ),
     ("EDMEulerScheduler", {"sigma_data": 1.0, "sigma_max": 120.0, "sigma_schedule": "exponential"}),
 ]
 
@@ -83,7 +100,9 @@ EDMS = [
 @pytest.mark.parametrize(("kind", "said"), EDMS)
 def test_a_walk_of_edm_goes_where_the_peer_library_goes(kind, said, monkeypatch):
     diffusers = pytest.importorskip("diffusers")
-    monkeypatch.setattr(Recording, "latest", "playground-v25" if said["sigma_data"] == 0.5 else "cosxl")
+    monkeypatch.setattr(
+        Recording, "latest", "playground-v25" if said["sigma_data"] == 0.5 else "cosxl"
+    )
     torch.manual_seed(0)
     theirs = getattr(diffusers, kind)(**said)
     theirs.set_timesteps(8)
@@ -94,11 +113,16 @@ def test_a_walk_of_edm_goes_where_the_peer_library_goes(kind, said, monkeypatch)
 
     want = start * theirs.init_noise_sigma
     for time in theirs.timesteps:
-        want = theirs.step(network(theirs.scale_model_input(want, time), time), time, want).prev_sample
+        want = theirs.step(
+            network(theirs.scale_model_input(want, time), time), time, want
+        ).prev_sample
     process, settings = schedulers.read({"_class_name": kind, **said}, "here")
     again, more = schedulers.read(schedulers.write(process, settings), "here")
     assert (again, more.spacing) == (process, settings.spacing)
-    times, sampler = SPACING.read(settings.spacing)(8, process.schedule), SAMPLER.read(settings.sampler)
+    times, sampler = (
+        SPACING.read(settings.spacing)(8, process.schedule),
+        SAMPLER.read(settings.sampler),
+    )
     noisy = start * (1 + process.schedule(times[0]).sigma.float() ** 2).sqrt()
 
     def denoise(latents, level):
@@ -119,14 +143,18 @@ def test_the_answer_of_edm_negated_at_a_deviation_of_one_is_v():
 
 
 def test_a_scheduler_of_edm_that_is_not_known_is_refused():
-    with pytest.raises(BadInput, match=r"wanted a prediction_type of epsilon, v_prediction .* got 'sample'"):
+    with pytest.raises(
+        BadInput, match=r"wanted a prediction_type of epsilon, v_prediction .* got 'sample'"
+    ):
         schedulers.read({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}, "here")
 
 
 @pytest.mark.parametrize("kind", ["LCMScheduler", "TCDScheduler"])
 def test_few_steps_visit_the_times_that_were_distilled(kind):
     diffusers = pytest.importorskip("diffusers")
-    theirs = getattr(diffusers, kind)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    theirs = getattr(diffusers, kind)(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
+    )
     said = {"_class_name": kind, "beta_schedule": "scaled_linear"}
     _, settings = schedulers.read(said, "here")
     assert settings.spacing == {"kind": "picked", "among": 50}
@@ -140,12 +168,18 @@ def test_few_steps_visit_the_times_that_were_distilled(kind):
 
 
 def test_a_network_that_hears_its_guidance_is_of_a_family_that_tells_it(tmp_path):
-    config = Config(levels=(Level(32, 1, 2), Level(64, 0, 2)), text_width=24, guidance=16, linear=False)
+    config = Config(
+        levels=(Level(32, 1, 2), Level(64, 0, 2)), text_width=24, guidance=16, linear=False
+    )
     path = zoo.written(tmp_path / "lcm.safetensors", zoo.network(config))
     assert "model.diffusion_model.time_embed.cond_proj.weight" in load_file(path)
     card = checkpoints.read(path, {"heads": 2}).card
     assert (card.origin["family"], card.settings.guidance) == ("sd1-lcm", "distilled:scale=8.5")
-    assert (card.settings.steps, card.settings.sampler, card.settings.spacing) == (4, "lcm", "picked")
+    assert (card.settings.steps, card.settings.sampler, card.settings.spacing) == (
+        4,
+        "lcm",
+        "picked",
+    )
 
 
 def test_what_only_a_name_tells_apart_is_told_by_name(tmp_path):

@@ -8,10 +8,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from recorded import DATA, Recording, real_shapes
-from safelight.checkpoints.reading.stored import Source, Stored
-from safelight.checkpoints.small_files import small_file
-from safelight.checkpoints.weights import Weights
+from safelight.attachments.identify import small_file
 from safelight.inspection import inspect, show
+from safelight.weights.files import Weights
+from safelight.weights.stored import Source, Stored
 
 REAL = {
     "lora.flux_lora_kohya_with_te1": ("FLUX", "LoRA", 304, 72),
@@ -32,8 +32,13 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_adapters_are_told_by_their_headers(name):
     source = Source(Path("/nowhere"), 0, 0)  # which no reading could survive
-    shapes = {key: tuple(4 if side < 0 else side for side in shape) for key, shape in real_shapes(name).items()}
-    found = small_file(Weights({key: Stored(source, 0, shape, "F16") for key, shape in shapes.items()}), name)
+    shapes = {
+        key: tuple(4 if side < 0 else side for side in shape)
+        for key, shape in real_shapes(name).items()
+    }
+    found = small_file(
+        Weights({key: Stored(source, 0, shape, "F16") for key, shape in shapes.items()}), name
+    )
     layers = tuple(found["layers"].values())
     assert (found["what"], found["for"], found["kind"], *layers) == ("adapter", *REAL[name])
     assert found["precision"] == "F16"
@@ -41,20 +46,37 @@ def test_real_adapters_are_told_by_their_headers(name):
 
 def test_an_adapter_is_shown(tmp_path, capsys):
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
-    made = {f"{name}.lora_down.weight": torch.ones(3, 2048), f"{name}.lora_up.weight": torch.ones(640, 3)}
+    made = {
+        f"{name}.lora_down.weight": torch.ones(3, 2048),
+        f"{name}.lora_up.weight": torch.ones(640, 3),
+    }
     made |= {f"{name}.alpha": torch.tensor(1.0), "<fox>": torch.ones(1, 768)}
     save_file(made, tmp_path / "a.safetensors", metadata={"modelspec.license": "CC0-1.0"})
     show(inspect(str(tmp_path / "a.safetensors")), Console(width=200, no_color=True))
     text = capsys.readouterr().out
-    for said in ("for: Stable Diffusion XL", "kind: LoRA", "rank: 3", "denoiser 1", "words: <fox>", "CC0-1.0"):
+    for said in (
+        "for: Stable Diffusion XL",
+        "kind: LoRA",
+        "rank: 3",
+        "denoiser 1",
+        "words: <fox>",
+        "CC0-1.0",
+    ):
         assert said in text
 
 
 def test_learned_words_are_told(tmp_path, capsys):
     save_file({"emb_params": torch.ones(5, 768)}, tmp_path / "fox.safetensors")
-    save_file({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, tmp_path / "two.safetensors")
+    save_file(
+        {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, tmp_path / "two.safetensors"
+    )
     found = inspect(str(tmp_path / "fox.safetensors"))
-    assert found == {"what": "words", "for": "Stable Diffusion 1", "widths": [768], "vectors": {"fox": 5}}
+    assert found == {
+        "what": "words",
+        "for": "Stable Diffusion 1",
+        "widths": [768],
+        "vectors": {"fox": 5},
+    }
     assert inspect(str(tmp_path / "two.safetensors"))["widths"] == [768, 1280]
     show(found, Console(width=200))
     assert "vectors: fox 5" in capsys.readouterr().out

@@ -6,14 +6,16 @@ from safetensors.torch import save_file
 
 from recorded import Recording
 from safelight import checkpoints
-from safelight.checkpoints import counted
-from safelight.checkpoints.counted import Counted
-from safelight.checkpoints.reading.stored import TYPES
-from safelight.checkpoints.streamed import size, write_tensors
+from safelight.weights import progress
+from safelight.weights.progress import Counted
+from safelight.weights.stored import TYPES
+from safelight.weights.writing import size, write_tensors
 
 
 def test_the_file_is_the_librarys_to_the_byte(tmp_path):
-    tensors = {f"a {name}": torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in TYPES.items()}
+    tensors = {
+        f"a {name}": torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in TYPES.items()
+    }
     tensors |= {"empty": torch.empty(0, 4), "one": torch.tensor(3.0), "ü\n": torch.tensor([True])}
     tensors |= {"large": torch.randn(70_000), "conv": torch.randn(3, 4, 5, 6)}
     save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
@@ -25,23 +27,25 @@ def test_the_file_is_the_librarys_to_the_byte(tmp_path):
     assert sum(heard) == size(tensors)
 
 
-@pytest.mark.parametrize("dialect", checkpoints.DIALECTS)
-def test_who_stops_it_finds_nothing_half_written(model, tmp_path, dialect, monkeypatch):
+@pytest.mark.parametrize("layout", checkpoints.LAYOUTS)
+def test_who_stops_it_finds_nothing_half_written(model, tmp_path, layout, monkeypatch):
     def stopped(*given: object, **more: object) -> None:
         write_tensors(*given, **more)
         raise KeyboardInterrupt
 
-    whole = checkpoints.read(Recording("diffusers-folders").file("sd")) if dialect != "native" else model
+    whole = (
+        checkpoints.read(Recording("diffusers-folders").file("sd")) if layout != "native" else model
+    )
     for room in ("native", "writing"):
         monkeypatch.setattr(f"safelight.checkpoints.{room}.write_tensors", stopped)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(whole, tmp_path / "out.safetensors", dialect)
+        checkpoints.save(whole, tmp_path / "out.safetensors", layout)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_wait_is_told_of_and_a_moment_is_not(monkeypatch):
     now = iter([0.0, 0.5, 2.0, 2.01, 4.0, 4.01])
-    monkeypatch.setattr(counted.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     heard = []
     count = Counted("reading", 400_000_000, lambda *what: heard.append(what))
     for _ in range(4):
@@ -51,8 +55,8 @@ def test_a_wait_is_told_of_and_a_moment_is_not(monkeypatch):
 
 def test_reading_and_writing_are_told_of_to_the_end(model, tmp_path, monkeypatch):
     """With no silence first: each of the three comes to all of its bytes."""
-    monkeypatch.setattr(counted, "SILENCE", -1.0)
-    monkeypatch.setattr(counted, "PAUSE", 0.0)
+    monkeypatch.setattr(progress, "SILENCE", -1.0)
+    monkeypatch.setattr(progress, "PAUSE", 0.0)
     heard: dict[str, list[int]] = {}
 
     def report(what: str, done: int, total: int, note: str) -> None:

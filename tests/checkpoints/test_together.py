@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from recorded import Recording
 from safelight import checkpoints, cli
-from safelight.checkpoints.adapting import controlled
+from safelight.attachments.apply import controlled
 from safelight.errors import BadInput
 from safelight.inspection import inspect, show
 
@@ -27,9 +27,13 @@ def test_a_lone_autoencoder_stands_in_for_that_of_an_earlier_file(tmp_path):
     checkpoints.save(other, tmp_path / "vae", "diffusers")
     model = checkpoints.read([folder("sd"), tmp_path / "vae"])
     state = model.autoencoder.state_dict()
-    assert all(torch.equal(state[name], one) for name, one in other.autoencoder.state_dict().items())
+    assert all(
+        torch.equal(state[name], one) for name, one in other.autoencoder.state_dict().items()
+    )
     assert float(model.autoencoder.scale.deviation[0]) == pytest.approx(1 / 0.18215)
-    with pytest.raises(BadInput, match="both hold an autoencoder; give one of them, or a lone autoencoder last"):
+    with pytest.raises(
+        BadInput, match="both hold an autoencoder; give one of them, or a lone autoencoder last"
+    ):
         checkpoints.read([tmp_path / "vae", folder("sd")])
     with pytest.raises(BadInput, match="both hold a denoiser"):
         checkpoints.read([folder("sd/unet"), folder("sd/unet")])
@@ -39,9 +43,14 @@ def test_a_lone_tower_stands_in_for_its_like(tmp_path):
     """Where the file holds one alone, as those of finely tuned towers do."""
     shutil.copytree(folder("sd/text_encoder"), tmp_path / "tower")
     (file,) = (tmp_path / "tower").glob("*.safetensors")
-    state = {name: one + 1 if one.is_floating_point() else one for name, one in load_file(file).items()}
+    state = {
+        name: one + 1 if one.is_floating_point() else one for name, one in load_file(file).items()
+    }
     save_file(state, file)
-    one, two = (checkpoints.read([folder("sd"), *more]).conditioner.state_dict() for more in ([], [tmp_path / "tower"]))
+    one, two = (
+        checkpoints.read([folder("sd"), *more]).conditioner.state_dict()
+        for more in ([], [tmp_path / "tower"])
+    )
     name = "towers.0.network.embedding.weight"
     assert torch.equal(two[name], one[name] + 1)
 
@@ -50,7 +59,9 @@ def test_a_lone_tower_stands_in_for_its_like(tmp_path):
 def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
     shutil.copytree(folder("sd/text_encoder"), tmp_path / "text_encoder")
     shutil.copytree(
-        folder("sd/tokenizer"), tmp_path / ("tokenizer" if beside else "text_encoder"), dirs_exist_ok=not beside
+        folder("sd/tokenizer"),
+        tmp_path / ("tokenizer" if beside else "text_encoder"),
+        dirs_exist_ok=not beside,
     )
     model = checkpoints.read([folder("sd/unet"), tmp_path / "text_encoder"])
     words = "towers.0.words._extra_state"
@@ -59,17 +70,25 @@ def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
 
 
 def test_a_tower_that_nobody_reads_is_refused():
-    with pytest.raises(BadInput, match="text_encoder_3 is a text tower that Stable Diffusion 1 does not read; leave"):
+    with pytest.raises(
+        BadInput,
+        match="text_encoder_3 is a text tower that Stable Diffusion 1 does not read; leave",
+    ):
         checkpoints.read([folder("sd"), folder("sd3/text_encoder_3")])
 
 
 def test_what_is_lacking_is_named_with_the_files_that_hold_it(capsys):
     found = inspect(str(folder("flux/transformer")))
     lacking = found["card"]["origin"]["lacking"]
-    assert lacking == {"autoencoder": "ae.safetensors", "conditioner": "clip_l.safetensors and t5xxl_fp16.safetensors"}
+    assert lacking == {
+        "autoencoder": "ae.safetensors",
+        "conditioner": "clip_l.safetensors and t5xxl_fp16.safetensors",
+    }
     show(found, Console(width=200))
     assert "lacking: autoencoder (such as ae.safetensors), conditioner" in capsys.readouterr().out
-    with pytest.raises(BadInput, match=r"no autoencoder \(such as ae.safetensors\), conditioner \(such as clip_l"):
+    with pytest.raises(
+        BadInput, match=r"no autoencoder \(such as ae.safetensors\), conditioner \(such as clip_l"
+    ):
         checkpoints.read(folder("flux/transformer")).need()
     parts = [str(folder(f"flux/{name}")) for name in ("transformer", "vae", "text_encoder")]
     lacking = inspect(parts)["card"]["origin"]["lacking"]
@@ -81,7 +100,11 @@ def test_what_is_lacking_is_named_with_the_files_that_hold_it(capsys):
 def test_what_a_denoiser_hears_is_said(capsys):
     found = inspect(str(folder("flux")))
     config = found["parts"]["denoiser"]["config"]
-    assert found["conditioning"] == {"tokens": config["text_width"], "vector": config["vector_width"], "guidance": True}
+    assert found["conditioning"] == {
+        "tokens": config["text_width"],
+        "vector": config["vector_width"],
+        "guidance": True,
+    }
     show(found, Console(width=200))
     said = capsys.readouterr().out
     assert re.search(r"conditioning: tokens \(\d+\), vector \(\d+\), guidance\n", said)
@@ -98,7 +121,9 @@ def test_a_file_that_is_not_there_is_no_model_of_another_name(name, capsys, monk
 
 
 def test_only_files_of_weights_are_looked_at_together(tmp_path):
-    with pytest.raises(BadInput, match="'stickers' is no file or folder of weights of another program"):
+    with pytest.raises(
+        BadInput, match="'stickers' is no file or folder of weights of another program"
+    ):
         inspect([str(folder("sd")), "stickers"])
 
 
@@ -117,5 +142,9 @@ def test_pictures_are_as_large_as_a_folder_says_its_network_was_made_for(tmp_pat
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(BadInput, match=r"nothing\.bin' is not there; wanted a file of weights, or the folder"):
-        controlled(checkpoints.read(folder("sd")), f"{tmp_path / 'nothing.bin'}={tmp_path / 'a.png'}")
+    with pytest.raises(
+        BadInput, match=r"nothing\.bin' is not there; wanted a file of weights, or the folder"
+    ):
+        controlled(
+            checkpoints.read(folder("sd")), f"{tmp_path / 'nothing.bin'}={tmp_path / 'a.png'}"
+        )

@@ -10,21 +10,27 @@ from safetensors.torch import load_file, save_file
 from recorded import Recording
 from safelight import checkpoints
 from safelight.autoencoders import kl
-from safelight.checkpoints.families import families
 from safelight.denoisers import unet
 from safelight.diffusion.prediction import Flow, Noise, V
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear
 from safelight.errors import BadInput
 from safelight.inspection import inspect
+from safelight.layouts.families import families
 from safelight.model import LatentDiffusion
 
 LEVELS = (unet.Level(32, 1, 2), unet.Level(32, 0, 2))
 
 
 def model(process, **options):
-    parts = {"denoiser": unet.Config(**{"levels": LEVELS, "blocks": 1, "text_width": 8, **options}).build()}
-    parts["autoencoder"] = kl.Config(width=32, multipliers=(1, 1), blocks=1, latent_channels=4).build()
+    parts = {
+        "denoiser": unet.Config(
+            **{"levels": LEVELS, "blocks": 1, "text_width": 8, **options}
+        ).build()
+    }
+    parts["autoencoder"] = kl.Config(
+        width=32, multipliers=(1, 1), blocks=1, latent_channels=4
+    ).build()
     made = LatentDiffusion(**parts, process=process)
     made.autoencoder.scale.deviation.fill_(1 / (1.0 if options.get("text_width") == 0 else 0.18215))
     return made
@@ -50,7 +56,10 @@ def test_what_a_network_was_taught_survives_either_layout(tmp_path, process, to)
 
 
 def test_metadata_says_what_stable_diffusion_2_predicts(tmp_path):
-    for process, said in ((Process(ScaledLinear(), Noise()), "epsilon"), (Process(ScaledLinear(), V()), "v")):
+    for process, said in (
+        (Process(ScaledLinear(), Noise()), "epsilon"),
+        (Process(ScaledLinear(), V()), "v"),
+    ):
         checkpoints.save(model(process), tmp_path / "a.safetensors", "single-file")
         with safe_open(tmp_path / "a.safetensors", "pt") as file:
             assert file.metadata()["modelspec.prediction_type"] == said
@@ -63,11 +72,16 @@ def test_metadata_says_what_stable_diffusion_2_predicts(tmp_path):
 
 def test_what_no_single_file_can_tell_is_refused(tmp_path):
     for process, message in (
-        (Process(Linear(), Flow()), "of Stable Diffusion 1 cannot tell the prediction flow; write a folder"),
+        (
+            Process(Linear(), Flow()),
+            "of Stable Diffusion 1 cannot tell the prediction flow; write a folder",
+        ),
         (Process(Cosine(), V()), "cannot tell the schedule Cosine"),
     ):
         with pytest.raises(BadInput, match=message):
-            checkpoints.save(model(process, linear=False), tmp_path / "a.safetensors", "single-file")
+            checkpoints.save(
+                model(process, linear=False), tmp_path / "a.safetensors", "single-file"
+            )
     assert not [*tmp_path.iterdir()]
 
 
@@ -82,7 +96,9 @@ def test_latents_of_a_measured_scale_come_back(tmp_path):
 
 
 def test_a_table_of_no_known_schedule_is_reported(tmp_path):
-    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
+    checkpoints.save(
+        model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file"
+    )
     state = load_file(tmp_path / "a.safetensors")
     save_file({**state, "alphas_cumprod": torch.linspace(1, 0.1, 50)}, tmp_path / "a.safetensors")
     again = checkpoints.read(tmp_path / "a.safetensors", {"heads": 2})
@@ -111,7 +127,9 @@ def test_a_folder_names_what_its_pipeline_wants(tmp_path):
 
 
 def test_a_file_that_holds_running_means_says_so(tmp_path):
-    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
+    checkpoints.save(
+        model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file"
+    )
     state = load_file(tmp_path / "a.safetensors")
     prefix = "model.diffusion_model."
     means = {
@@ -121,26 +139,42 @@ def test_a_file_that_holds_running_means_says_so(tmp_path):
     }
     save_file(state | means, tmp_path / "a.safetensors")
     assumed = [
-        inspect(str(tmp_path / "a.safetensors"), {"heads": 2, **more})["card"]["origin"].get("assumed")
+        inspect(str(tmp_path / "a.safetensors"), {"heads": 2, **more})["card"]["origin"].get(
+            "assumed"
+        )
         for more in ({}, {"ema": "no"}, {"ema": "yes"})
     ]
     assert assumed == [{"ema": "no"}, None, None]
 
 
 def test_a_family_of_another_network_is_refused(tmp_path):
-    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
-    with pytest.raises(BadInput, match=r"hint family: .* holds a unet, that of FLUX.1 dev is a flux; leave"):
+    checkpoints.save(
+        model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file"
+    )
+    with pytest.raises(
+        BadInput, match=r"hint family: .* holds a unet, that of FLUX.1 dev is a flux; leave"
+    ):
         checkpoints.read(tmp_path / "a.safetensors", {"heads": 2, "family": "flux-dev"})
 
 
 def test_plain_fp8_is_read_as_the_numbers_it_holds(tmp_path):
-    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
-    small = {name: one.to(torch.float8_e4m3fn) for name, one in load_file(tmp_path / "a.safetensors").items()}
+    checkpoints.save(
+        model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file"
+    )
+    small = {
+        name: one.to(torch.float8_e4m3fn)
+        for name, one in load_file(tmp_path / "a.safetensors").items()
+    }
     save_file(small, tmp_path / "a.safetensors")
     loaded = checkpoints.load(tmp_path / "a.safetensors", "cpu", "fp32", {"heads": 2})
     want = small["model.diffusion_model.out.2.weight"].float()
-    assert any(one.shape == want.shape and torch.equal(one, want) for one in loaded.denoiser.parameters())
-    assert inspect(str(tmp_path / "a.safetensors"), {"heads": 2})["parts"]["denoiser"]["precision"] == "F8_E4M3"
+    assert any(
+        one.shape == want.shape and torch.equal(one, want) for one in loaded.denoiser.parameters()
+    )
+    assert (
+        inspect(str(tmp_path / "a.safetensors"), {"heads": 2})["parts"]["denoiser"]["precision"]
+        == "F8_E4M3"
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,8 +187,13 @@ def test_plain_fp8_is_read_as_the_numbers_it_holds(tmp_path):
     ],
 )
 def test_what_is_quantised_is_refused_with_what_to_take(tmp_path, name, message):
-    checkpoints.save(model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file")
+    checkpoints.save(
+        model(families()["sd1"].process(), linear=False), tmp_path / "a.safetensors", "single-file"
+    )
     state = load_file(tmp_path / "a.safetensors")
     save_file({**state, f"model.diffusion_model.{name}": torch.ones(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(BadInput, match=rf"is quantised \({name}: {message}\); take the fp16, bf16 or plain fp8 file"):
+    with pytest.raises(
+        BadInput,
+        match=rf"is quantised \({name}: {message}\); take the fp16, bf16 or plain fp8 file",
+    ):
         checkpoints.read(tmp_path / "a.safetensors", {"heads": 2})

@@ -5,12 +5,14 @@ import torch
 
 from recorded import Recording, difference, error, real_shapes
 from safelight.checkpoints import read
-from safelight.checkpoints.dialects import openclip, transformers_clip, transformers_t5
-from safelight.checkpoints.table import Dialect
-from safelight.checkpoints.texts import FAMILIES, cut, joined
 from safelight.errors import BadInput
-from safelight.nn.towers import clip, t5
-from safelight.types import Prompt
+from safelight.layouts.key_mapping import Layout
+from safelight.layouts.text_encoder import clip as transformers_clip
+from safelight.layouts.text_encoder import openclip
+from safelight.layouts.text_encoder import t5 as transformers_t5
+from safelight.layouts.text_families import FAMILIES, cut, joined
+from safelight.nn.text_models import clip, t5
+from safelight.types.networks import Prompt
 
 MODULES = (openclip, transformers_clip, transformers_t5)
 REAL = {
@@ -24,18 +26,18 @@ REAL = {
 }
 
 
-def only(shapes) -> Dialect:
-    (found,) = [one for module in MODULES for one in module.DIALECTS if one.recognises(shapes)]
+def only(shapes) -> Layout:
+    (found,) = [one for module in MODULES for one in module.LAYOUTS if one.recognises(shapes)]
     return found
 
 
 def filled(file, said):
     """The network with the weights of a file, and the file that its weights make again."""
     shapes = {key: tuple(one.shape) for key, one in file.items()}
-    dialect = only(shapes)
-    config = dialect.config(shapes, said)
-    network, table = config.build(), dialect.table(config)
-    ours = dict(table.read(file, network.state_dict(), dialect.name))
+    layout = only(shapes)
+    config = layout.config(shapes, said)
+    network, table = config.build(), layout.table(config)
+    ours = dict(table.read(file, network.state_dict(), layout.name))
     network.load_state_dict(ours)
     return network, dict(table.write(ours))
 
@@ -47,17 +49,19 @@ def below(weights, prefix):
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
     shapes = real_shapes(name)
-    dialect = only(shapes)
-    config = dialect.config(shapes, {})
+    layout = only(shapes)
+    config = layout.config(shapes, {})
     with torch.device("meta"):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    table = dialect.table(config)
+    table = layout.table(config)
     ours = dict(table.read(file, network.state_dict(), name))
     assert ours.keys() == network.state_dict().keys()
     assert sum(one.numel() for one in network.parameters()) == REAL[name]
     again = {key: tuple(one.shape) for key, one in table.write(ours)}
-    assert again == {key: shape for key, shape in shapes.items() if not key.endswith("position_ids")}
+    assert again == {
+        key: shape for key, shape in shapes.items() if not key.endswith("position_ids")
+    }
 
 
 TOWERS = [
@@ -88,7 +92,9 @@ def test_towers_give_what_they_gave():
     network, _ = filled(below(sd2.weights("model.safetensors"), TOWERS[1][2]), TOWERS[1][3])
     states, _ = build("sd2", [network]).towers[0].states(sd2.inputs["ids"])
     assert error(states, sd2.outputs["text.cond"]) < 1e-4
-    networks = [filled(below(sdxl.weights(name), prefix), said)[0] for _, name, prefix, said in TOWERS[2:4]]
+    networks = [
+        filled(below(sdxl.weights(name), prefix), said)[0] for _, name, prefix, said in TOWERS[2:4]
+    ]
     left, right = build("sdxl", networks).towers
     assert error(left.states(sdxl.inputs["ids_l"])[0], sdxl.outputs["text.l.penultimate"]) < 1e-4
     states, vector = right.states(sdxl.inputs["ids_g"])
@@ -111,12 +117,12 @@ def test_a_clip_tower_equals_that_of_transformers(activation):
     config = clip.Config(24, 3, 3, 40, activation, 60, 16, projection=12)
     torch.manual_seed(0)
     network = config.build().eval()
-    dialect = transformers_clip.DIALECTS[0]
+    layout = transformers_clip.LAYOUTS[0]
     theirs = transformers.CLIPTextModelWithProjection(
-        transformers.CLIPTextConfig(**{**dialect.describe(config), "attn_implementation": "eager"})
+        transformers.CLIPTextConfig(**{**layout.describe(config), "attn_implementation": "eager"})
     ).eval()
     prefix = "text_model." if "text_projection.weight" in theirs.state_dict() else ""
-    file = dict(transformers_clip.dialect("it", prefix).table(config).write(network.state_dict()))
+    file = dict(transformers_clip.layout("it", prefix).table(config).write(network.state_dict()))
     theirs.load_state_dict(file)
     ids = torch.tensor([[58, 3, 9, 59, 59], [58, 7, 59, 0, 0]])
     want = theirs(ids, output_hidden_states=True)
@@ -134,9 +140,9 @@ def test_a_t5_encoder_equals_that_of_transformers_also_far_apart():
     config = t5.Config(width=24, depth=2, heads=3, head=5, hidden=40, vocabulary=60)
     torch.manual_seed(0)
     network = config.build()
-    (dialect,) = transformers_t5.DIALECTS
-    theirs = transformers.T5EncoderModel(transformers.T5Config(**dialect.describe(config))).eval()
-    file = dict(dialect.table(config).write(network.state_dict()))
+    (layout,) = transformers_t5.LAYOUTS
+    theirs = transformers.T5EncoderModel(transformers.T5Config(**layout.describe(config))).eval()
+    file = dict(layout.table(config).write(network.state_dict()))
     theirs.load_state_dict(file | {"encoder.embed_tokens.weight": file["shared.weight"]})
     ids = torch.randint(0, 60, (2, 300))
     assert error(network(network.embedding(ids), 0, True)[1], theirs(ids).last_hidden_state) < 1e-5
@@ -172,7 +178,9 @@ def test_a_folder_becomes_the_conditioner_of_its_family():
 @torch.no_grad()
 def test_a_tower_may_be_written_without_what_it_does_not_use():
     torch.manual_seed(0)
-    whole = joined("sd2", [clip.Config(16, 3, 2, 32, "gelu", 60, projection=8, temperature=True)]).build()
+    whole = joined(
+        "sd2", [clip.Config(16, 3, 2, 32, "gelu", 60, projection=8, temperature=True)]
+    ).build()
     reader = whole.towers[0]
     config, state = cut(reader.tower, reader.network.state_dict())
     lean = joined("sd2", [config]).build()
@@ -181,11 +189,24 @@ def test_a_tower_may_be_written_without_what_it_does_not_use():
     assert (config.depth, lean.towers[0].tower.skip, reader.tower.skip) == (2, 0, 1)
     assert torch.equal(lean.towers[0].states(ids)[0], reader.states(ids)[0])
     sdxl = joined("sdxl", [clip.Config(16, 3, 2, 32), clip.Config(16, 3, 2, 32, projection=8)])
-    assert [cut(tower, {"blocks.2.out.bias": None})[0] for tower in sdxl.towers] == [one.network for one in sdxl.towers]
+    assert [cut(tower, {"blocks.2.out.bias": None})[0] for tower in sdxl.towers] == [
+        one.network for one in sdxl.towers
+    ]
 
 
 def test_families_say_which_towers_they_want():
-    own = {"sd1", "sd2", "sdxl", "sdxl-refiner", "sd3", "flux", "flux2", "flux2-klein", "ldm-text", "ldm-layout"}
+    own = {
+        "sd1",
+        "sd2",
+        "sdxl",
+        "sdxl-refiner",
+        "sd3",
+        "flux",
+        "flux2",
+        "flux2-klein",
+        "ldm-text",
+        "ldm-layout",
+    }
     assert set(FAMILIES) == own
     with pytest.raises(BadInput, match="did you mean 'sdxl'"):
         joined("sdx", [])

@@ -9,12 +9,12 @@ import torch
 from recorded_unets import LDM, PEER, of_folder, of_recording, tokens
 
 from recorded import DATA, HERE, error, real_shapes
-from safelight.checkpoints.dialects import diffusers_unet
 from safelight.config import dump, read
 from safelight.denoisers.unet import Config, Level, Norm
 from safelight.errors import BadInput
+from safelight.layouts.unet import diffusers as diffusers_unet
 from safelight.nn.embeddings import sinusoidal
-from safelight.types import Condition
+from safelight.types.networks import Condition
 
 REAL = {
     "real.UNET-v1-SD": (LDM, 859_520_964),
@@ -55,12 +55,12 @@ def meta(shapes):
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
-    shapes, (dialect, parameters) = real_shapes(name), REAL[name]
-    assert [one for one in (LDM, PEER) if one.recognises(shapes)] == [dialect]
-    config = dialect.config(shapes, {})
+    shapes, (layout, parameters) = real_shapes(name), REAL[name]
+    assert [one for one in (LDM, PEER) if one.recognises(shapes)] == [layout]
+    config = layout.config(shapes, {})
     with torch.device("meta"):
         network = config.build()
-    table = dialect.table(config)
+    table = layout.table(config)
     ours = dict(table.read(meta(shapes), network.state_dict(), name))
     assert ours.keys() == network.state_dict().keys()
     assert {key: tuple(one.shape) for key, one in table.write(ours)} == shapes
@@ -68,7 +68,9 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
     assert read(Config, dump(config)) == config
 
 
-@pytest.mark.parametrize(("name", "raw"), [("UNET-v1-EMA", "UNET-v1-SD"), ("UNET-v1-Pix2Pix-EMA", "UNET-v1-Pix2Pix")])
+@pytest.mark.parametrize(
+    ("name", "raw"), [("UNET-v1-EMA", "UNET-v1-SD"), ("UNET-v1-Pix2Pix-EMA", "UNET-v1-Pix2Pix")]
+)
 def test_averaged_weights_have_the_names_without_dots(name, raw):
     shapes, config = real_shapes(f"real.{name}"), LDM.config(real_shapes(f"real.{raw}"), {})
     with torch.device("meta"):
@@ -103,20 +105,32 @@ def test_what_was_cut_out_of_sdxl_is_inferred_and_named_alike(name):
     with torch.device("meta"):
         network = config.build()
     assert sum(one.numel() for one in network.parameters()) == parameters
-    for dialect in (LDM, PEER):
-        shapes = {key: tuple(one.shape) for key, one in dialect.table(config).write(network.state_dict())}
-        assert dialect.config(shapes, {}) == config
+    for layout in (LDM, PEER):
+        shapes = {
+            key: tuple(one.shape) for key, one in layout.table(config).write(network.state_dict())
+        }
+        assert layout.config(shapes, {}) == config
     assert_named_alike(name, config)
     assert read(Config, dump(config)) == config
 
 
 def assert_named_alike(name, config):
     with zipfile.ZipFile(HERE / "key-lists.zip") as archive:
-        known = json.loads(archive.read(f"keymaps/stable_diffusion_{name}.json"))["ldm_diffusers_keymap"]
+        known = json.loads(archive.read(f"keymaps/stable_diffusion_{name}.json"))[
+            "ldm_diffusers_keymap"
+        ]
     prefix = "model.diffusion_model."
-    wanted = {a.removeprefix(prefix): b.removeprefix("unet_") for a, b in known.items() if a.startswith(prefix)}
+    wanted = {
+        a.removeprefix(prefix): b.removeprefix("unet_")
+        for a, b in known.items()
+        if a.startswith(prefix)
+    }
     theirs = {rule.ours: rule.theirs for rule in PEER.table(config).rules}
-    found = {a: b for rule in LDM.table(config).rules for a, b in zip(rule.theirs, theirs[rule.ours], strict=True)}
+    found = {
+        a: b
+        for rule in LDM.table(config).rules
+        for a, b in zip(rule.theirs, theirs[rule.ours], strict=True)
+    }
     assert found == wanted
 
 
@@ -125,7 +139,9 @@ WIDENED = ("sd1-edit", "sd2-inpaint", "sd2-depth", "sdxl-inpaint", "sdxl-refiner
 
 def beside(inputs, outputs):
     """What is told beside the text, whichever there is."""
-    return Condition(tokens(inputs["context"]), vector=inputs.get("vector"), channels=inputs.get("channels"))
+    return Condition(
+        tokens(inputs["context"]), vector=inputs.get("vector"), channels=inputs.get("channels")
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +153,8 @@ def beside(inputs, outputs):
             (1, 501, 981),
             "unet.t{}",
             lambda i, o: Condition(
-                tokens(i["context"]), channels=torch.cat([i["mask"], i["masked_image_latent"]], dim=1)
+                tokens(i["context"]),
+                channels=torch.cat([i["mask"], i["masked_image_latent"]], dim=1),
             ),
         ),
         ("sd2-v", (1, 501, 981), "unet.t{}", lambda i, o: Condition(tokens(o["text.cond"]))),
@@ -152,7 +169,9 @@ def beside(inputs, outputs):
             (1, 501, 981),
             "unet.t{}",
             lambda i, o: Condition(
-                tokens(i["context"]), channels=o["low_res_noised"], scalars={"noise_level": i["noise_level"]}
+                tokens(i["context"]),
+                channels=o["low_res_noised"],
+                scalars={"noise_level": i["noise_level"]},
             ),
         ),
         *(
@@ -160,7 +179,9 @@ def beside(inputs, outputs):
                 name,
                 (1, 601),
                 "unet.t{}",
-                lambda i, o: Condition(tokens(i["context"]), (), i.get("vector"), {}, i.get("channels")),
+                lambda i, o: Condition(
+                    tokens(i["context"]), (), i.get("vector"), {}, i.get("channels")
+                ),
             )
             for name in ("sd1-edit", "sd2-inpaint", "sd2-depth", "sdxl-inpaint", "sdxl-refiner")
         ),
@@ -183,7 +204,11 @@ def test_a_recorded_folder_gives_what_it_gave(name):
     noisy, given, times = inputs.get(f"{name}.x", inputs[f"{name}.latents"]), Condition(), (500,)
     if name in ("sd", "sd-inpaint"):
         channels = noisy[:, 4:] if name == "sd-inpaint" else None
-        noisy, given, times = noisy[:, :4], Condition(tokens(outputs[f"{name}.text"]), channels=channels), (1, 481, 981)
+        noisy, given, times = (
+            noisy[:, :4],
+            Condition(tokens(outputs[f"{name}.text"]), channels=channels),
+            (1, 481, 981),
+        )
     elif name == "sdxl":
         sizes = sinusoidal(inputs["sdxl.time_ids"].flatten(), 8).reshape(2, -1)
         vector = torch.cat([inputs["sdxl.text_embeds"], sizes], dim=1)
@@ -195,7 +220,11 @@ def test_a_recorded_folder_gives_what_it_gave(name):
 
 PEERS = {
     "sdxl": Config(
-        levels=(Level(32, 0, 2), Level(64, 2, 4)), middle=2, text_width=24, vector_width=20 + 6 * 8, norm=Norm(8)
+        levels=(Level(32, 0, 2), Level(64, 2, 4)),
+        middle=2,
+        text_width=24,
+        vector_width=20 + 6 * 8,
+        norm=Norm(8),
     ),
     "cut": Config(
         levels=(Level(32, 0, 2), Level(64, 2, 4, up=(2, 1, 3))),
@@ -204,7 +233,13 @@ PEERS = {
         vector_width=20 + 6 * 8,
         norm=Norm(8),
     ),
-    "lcm": Config(levels=(Level(32, 1, 2), Level(64, 0, 2)), text_width=24, guidance=10, norm=Norm(8), linear=False),
+    "lcm": Config(
+        levels=(Level(32, 1, 2), Level(64, 0, 2)),
+        text_width=24,
+        guidance=10,
+        norm=Norm(8),
+        linear=False,
+    ),
     "upscaler": Config(
         channels=4,
         extra_channels=3,
@@ -233,8 +268,13 @@ def test_it_equals_the_peer_library_with_the_same_weights(name):
     network = config.build()
     for parameter in network.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    said = dict(PEER.describe(config)) | ({"addition_time_embed_dim": 8} if config.vector_width else {})
-    kind = {"UNet2DModel": diffusers.UNet2DModel, "UNet2DConditionModel": diffusers.UNet2DConditionModel}
+    said = dict(PEER.describe(config)) | (
+        {"addition_time_embed_dim": 8} if config.vector_width else {}
+    )
+    kind = {
+        "UNet2DModel": diffusers.UNet2DModel,
+        "UNet2DConditionModel": diffusers.UNet2DConditionModel,
+    }
     peer = kind[said.pop("_class_name")](**said)
     peer.load_state_dict(dict(PEER.table(config).write(network.state_dict())))
     noisy, time = torch.randn(2, config.channels, 8, 12), torch.tensor([3.0, 801.0])
@@ -243,13 +283,20 @@ def test_it_equals_the_peer_library_with_the_same_weights(name):
         sizes, pooled = torch.rand(2, 6) * 9, torch.randn(2, 20)
         vector = torch.cat([pooled, sinusoidal(sizes.flatten(), 8).reshape(2, -1)], dim=1)
         given = Condition(tokens(text), vector=vector)
-        want = peer(noisy, time, text, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+        want = peer(
+            noisy, time, text, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}
+        ).sample
     elif name == "lcm":
-        from diffusers.pipelines.latent_consistency_models import LatentConsistencyModelPipeline as Pipeline
+        from diffusers.pipelines.latent_consistency_models import (
+            LatentConsistencyModelPipeline as Pipeline,
+        )
 
         scale = torch.tensor([1.0, 8.5])
         waves = Pipeline.get_guidance_scale_embedding(None, scale - 1, 10)
-        given, want = Condition(tokens(text), scalars={"guidance": scale}), peer(noisy, time, text, timestep_cond=waves)
+        given, want = (
+            Condition(tokens(text), scalars={"guidance": scale}),
+            peer(noisy, time, text, timestep_cond=waves),
+        )
         want = want.sample
         none = Condition(tokens(text))
         assert torch.equal(network(noisy, time, none)[0], network(noisy, time, given)[0])
@@ -263,13 +310,15 @@ def test_it_equals_the_peer_library_with_the_same_weights(name):
 
 
 def test_the_public_upscaler_has_eight_heads_and_hears_a_noise_level():
-    levels = tuple(Level(width, int(width != 256), 8, width == 512) for width in (256, 512, 512, 1024))
+    levels = tuple(
+        Level(width, int(width != 256), 8, width == 512) for width in (256, 512, 512, 1024)
+    )
     config = Config(extra_channels=3, levels=levels, text_width=1024, classes=1000)
     with torch.device("meta"):
         state = config.build().state_dict()
-    for dialect in (LDM, PEER):
-        shapes = {name: tuple(one.shape) for name, one in dialect.table(config).write(state)}
-        assert dialect.config(shapes, {}) == config
+    for layout in (LDM, PEER):
+        shapes = {name: tuple(one.shape) for name, one in layout.table(config).write(state)}
+        assert layout.config(shapes, {}) == config
 
 
 ZOO = {
@@ -302,7 +351,7 @@ def test_models_of_the_paper_itself_are_inferred(name):
 
 
 def test_old_folders_name_plain_attention_otherwise():
-    old = diffusers_unet.DIALECTS[1]
+    old = diffusers_unet.LAYOUTS[1]
     state = PEERS["plain"].build().state_dict()
     file = dict(old.table(PEERS["plain"]).write(state))
     shapes = {name: tuple(one.shape) for name, one in file.items()}
@@ -330,4 +379,7 @@ def test_the_peer_library_refuses_nothing_that_is_described():
         for name in ("real.UNET-v1-SD", "real.UNET-XL-SD"):
             said = dict(PEER.describe(LDM.config(real_shapes(name), {})))
             said.pop("_class_name")
-            assert sum(p.numel() for p in diffusers.UNet2DConditionModel(**said).parameters()) == REAL[name][1]
+            assert (
+                sum(p.numel() for p in diffusers.UNet2DConditionModel(**said).parameters())
+                == REAL[name][1]
+            )

@@ -15,9 +15,11 @@ from safelight.diffusion.samplers.euler import DDIM, Euler
 from safelight.diffusion.samplers.multistep import PNDM
 from safelight.diffusion.schedule import ScaledLinear
 from safelight.nn.embeddings import sinusoidal
-from safelight.types import Condition
+from safelight.types.networks import Condition
 
-TENS = torch.tensor([*range(902, 0, -100), 1], dtype=torch.float64) / 1000  # 901, 801, … 1 of the table, and its first
+TENS = (
+    torch.tensor([*range(902, 0, -100), 1], dtype=torch.float64) / 1000
+)  # 901, 801, … 1 of the table, and its first
 
 
 def walked(network, process, sampler, times, start, told, scale, first_order=0):
@@ -27,13 +29,19 @@ def walked(network, process, sampler, times, start, told, scale, first_order=0):
     denoise = guided(process, {"main": network}, ClassifierFree(scale), yes, lambda only: no)
     many, seen = len(times) - first_order, [start]
     for one, leg in ((sampler, times[:many]), (DDIM(), times[many - 1 :])):
-        seen += [step.noisy for step in one(denoise, seen[-1], leg, process.schedule, RecordedNoise([]))]
+        seen += [
+            step.noisy for step in one(denoise, seen[-1], leg, process.schedule, RecordedNoise([]))
+        ]
     return torch.stack(seen)
 
 
 @pytest.mark.parametrize(
     ("name", "sampler", "times"),
-    [("ddim", DDIM(), TENS), ("plms", PNDM(), TENS), ("dpmpp2m", DPMpp2M(), torch.linspace(1, 0.001, 11).double())],
+    [
+        ("ddim", DDIM(), TENS),
+        ("plms", PNDM(), TENS),
+        ("dpmpp2m", DPMpp2M(), torch.linspace(1, 0.001, 11).double()),
+    ],
 )
 @torch.no_grad()
 def test_stable_diffusion_1(name, sampler, times):
@@ -41,7 +49,9 @@ def test_stable_diffusion_1(name, sampler, times):
     told = [Condition(tokens(recording.outputs[f"text.{one}"])) for one in ("cond", "uncond")]
     start = recording.inputs["xT"]
     first_order = int(name == "dpmpp2m")  # its last step, in the original
-    got = walked(network, Process(ScaledLinear(), Noise()), sampler, times, start, told, 7.5, first_order)
+    got = walked(
+        network, Process(ScaledLinear(), Noise()), sampler, times, start, told, 7.5, first_order
+    )
     assert error(got, recording.outputs[f"{name}.latents"]) < 1e-3
 
 
@@ -58,7 +68,9 @@ def test_ddim_with_v_with_a_mask_and_with_a_small_picture(name):
     }.get(name, lambda: None)()
     scalars = {"noise_level": inputs["noise_level"]} if name == "sd-x4-upscaler" else {}
     told = [Condition(tokens(one), channels=channels, scalars=scalars) for one in words]
-    schedule = ScaledLinear(beta_start=1e-4, beta_end=0.02) if name == "sd-x4-upscaler" else ScaledLinear()
+    schedule = (
+        ScaledLinear(beta_start=1e-4, beta_end=0.02) if name == "sd-x4-upscaler" else ScaledLinear()
+    )
     process = Process(schedule, Noise() if name == "sd1-inpaint" else V())
     scale = 7.5 if name == "sd1-inpaint" else 9.0
     got = walked(network, process, DDIM(), TENS, inputs["noise"], told, scale)
@@ -70,7 +82,8 @@ def test_sdxl_in_the_space_of_sigmas():
     network, recording = of_recording("sdxl")
     outputs, process = recording.outputs, Process(ScaledLinear(), Noise())
     told = [
-        Condition(tokens(outputs[f"{which}crossattn"]), vector=outputs[f"{which}vector"]) for which in ("", "uncond.")
+        Condition(tokens(outputs[f"{which}crossattn"]), vector=outputs[f"{which}vector"])
+        for which in ("", "uncond.")
     ]
     sigmas = outputs["euler.sigmas"].double()
     times = torch.cat([process.schedule.when(-sigmas.log()), torch.zeros(1, dtype=torch.float64)])
@@ -83,7 +96,9 @@ def test_sdxl_in_the_space_of_sigmas():
 def test_a_folder_of_sdxl():
     network, recording = of_folder("sdxl")
     inputs, outputs, process = recording.inputs, recording.outputs, Process(ScaledLinear(), Noise())
-    sizes = torch.tensor([40.0, 48, 0, 4, 32, 48])  # that of the picture 8 higher, its corner, the picture's
+    sizes = torch.tensor(
+        [40.0, 48, 0, 4, 32, 48]
+    )  # that of the picture 8 higher, its corner, the picture's
     sizes = sinusoidal(sizes, 8).reshape(1, -1).expand(2, -1)
     told = [
         Condition(
@@ -93,7 +108,9 @@ def test_a_folder_of_sdxl():
         for which in ("", "negative_")
     ]
     sigmas = outputs["sdxl.sigmas"].double()
-    times = torch.cat([process.schedule.when(-sigmas[:-1].log()), torch.zeros(1, dtype=torch.float64)])
+    times = torch.cat(
+        [process.schedule.when(-sigmas[:-1].log()), torch.zeros(1, dtype=torch.float64)]
+    )
     alpha = process.schedule(times).alpha.float().reshape(-1, 1, 1, 1, 1)
     start = inputs["sdxl.latents"] * sigmas[0].square().add(1).sqrt().float() * alpha[0]
     got = walked(network, process, Euler(), times, start, told, 5.0)

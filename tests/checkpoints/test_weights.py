@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recorded import Recording
-from safelight.checkpoints.reading.stored import SMALL, TYPES, finite
-from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
+from safelight.weights.files import open_weights
+from safelight.weights.stored import SMALL, TYPES, finite
 
 
 def write(path: Path, header, data: bytes = b"", length: int | None = None) -> Path:
@@ -38,7 +38,10 @@ def test_every_type_and_size_comes_back_bit_for_bit(tmp_path):
         assert got.dtype == want.dtype
         assert got.shape == want.shape == torch.Size(weights.shapes[name])
         assert TYPES[weights.types[name]] == want.dtype
-        assert torch.equal(got.view(torch.uint8) if got.ndim else got, want.view(torch.uint8) if want.ndim else want)
+        assert torch.equal(
+            got.view(torch.uint8) if got.ndim else got,
+            want.view(torch.uint8) if want.ndim else want,
+        )
 
 
 def test_a_fingerprint_is_of_the_weights_and_not_of_their_files(tmp_path):
@@ -48,7 +51,12 @@ def test_a_fingerprint_is_of_the_weights_and_not_of_their_files(tmp_path):
         save_file(tensors, tmp_path / file, metadata)
         return open_weights(tmp_path / file).fingerprint
 
-    tensors = {"a": torch.randn(30, 50), "b": torch.randn(7), "none": torch.empty(0, 2), "one": torch.tensor(2.0)}
+    tensors = {
+        "a": torch.randn(30, 50),
+        "b": torch.randn(7),
+        "none": torch.empty(0, 2),
+        "one": torch.tensor(2.0),
+    }
     want = fingerprint(tensors)
     assert len(want) == 64
     assert fingerprint(dict(list(tensors.items())[::-1]), "b.safetensors", who="me") == want
@@ -89,7 +97,10 @@ def test_tensors_that_lie_at_odd_bytes_are_read(tmp_path):
 
 
 def test_names_can_be_taken_apart_and_files_joined(tmp_path):
-    save_file({"model.a": torch.zeros(1), "model.b": torch.ones(1), "loss.c": torch.ones(1)}, tmp_path / "1")
+    save_file(
+        {"model.a": torch.zeros(1), "model.b": torch.ones(1), "loss.c": torch.ones(1)},
+        tmp_path / "1",
+    )
     save_file({"model.b": torch.full((1,), 2.0)}, tmp_path / "2")
     weights = open_weights(tmp_path / "1")
     assert set(weights.under("model.")) == {"a", "b"}
@@ -113,7 +124,9 @@ def test_a_file_of_ten_gigabytes_is_known_by_its_header_within_a_second(tmp_path
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
+)
 def test_a_value_that_is_not_finite_is_named_when_its_tensor_is_read(tmp_path, bad, dtype):
     broken = torch.ones(3, 40)
     broken[1, 7] = bad
@@ -142,16 +155,25 @@ DAMAGED = {
     "header that is not JSON": (b'{"a": nonsense}', b""),
     "that is not JSON (maximum recursion": (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", b""),
     "that is not JSON ('utf-8' codec": (b'{"\xff": 1}', b""),
-    "a is there twice": (b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 4, [1])).encode(),) * 2), bytes(4)),
+    "a is there twice": (
+        b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 4, [1])).encode(),) * 2),
+        bytes(4),
+    ),
     "b overlaps a": ({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)),
-    "b leaves a gap of 4 bytes after a": ({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, bytes(12)),
+    "b leaves a gap of 4 bytes after a": (
+        {"a": entry(0, 4, [1]), "b": entry(8, 12, [1])},
+        bytes(12),
+    ),
     "a leaves a gap of 4 bytes after the header": ({"a": entry(4, 8, [1])}, bytes(8)),
     "ends after 7 of 8 bytes of tensors": ({"a": entry(0, 8, [2])}, bytes(7)),
     "holds 9 instead of 8 bytes of tensors": ({"a": entry(0, 8, [2])}, bytes(9)),
     "a has 8 bytes; its shape (3,) of F32 needs 12": ({"a": entry(0, 8, [3])}, bytes(8)),
     "a is of type 'F4'; known: BOOL": ({"a": entry(0, 8, [16], "F4")}, bytes(8)),
     "a is of type '7'": ({"a": entry(0, 8, [16], 7)}, bytes(8)),
-    "a wants a dtype, a shape and two data_offsets": ({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)),
+    "a wants a dtype, a shape and two data_offsets": (
+        {"a": {"dtype": "F32", "shape": [1]}},
+        bytes(4),
+    ),
     "b wants a dtype": ({"b": 3}, b""),
     "c has a shape or offsets": ({"c": entry(0, 4, [-1])}, bytes(4)),
     "d has a shape or offsets": ({"d": entry(0, 4, [True])}, bytes(4)),
@@ -185,7 +207,10 @@ def test_a_file_that_shrank_or_changed_since_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a pointer of Git LFS"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "a pointer of Git LFS",
+        ),
         (b"<!DOCTYPE html><title>404</title>", "a web page"),
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"", "is empty"),
@@ -217,14 +242,21 @@ def index(folder: Path, places: object) -> Path:
 
 def test_shards_are_one(shards):
     weights = open_weights(shards)
-    assert {name: tuple(one.shape) for name, one in weights.items()} == {"a": (2,), "b": (3,)} == weights.shapes
+    assert (
+        {name: tuple(one.shape) for name, one in weights.items()}
+        == {"a": (2,), "b": (3,)}
+        == weights.shapes
+    )
     assert weights.metadata == {"total_size": "20", "format": "pt"}
 
 
 @pytest.mark.parametrize(
     ("places", "sentence"),
     [
-        ({"a": "1.safetensors", "b": "3.safetensors"}, "needs 3.safetensors, which is missing beside it"),
+        (
+            {"a": "1.safetensors", "b": "3.safetensors"},
+            "needs 3.safetensors, which is missing beside it",
+        ),
         ({"c": "1.safetensors"}, "says that c is in 1.safetensors, which does not hold it"),
         ({"a": "../1.safetensors"}, "wanted the names of files beside it"),
         ({"a": "/etc/passwd"}, "wanted the names of files beside it"),

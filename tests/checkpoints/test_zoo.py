@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 import safelight
 from recorded import Recording, difference, error
 from safelight import checkpoints
-from safelight.checkpoints.dialects import ldm_unet
 from safelight.checkpoints.foreign import plan
 from safelight.denoisers.unet import Config, Level
 from safelight.diffusion.schedule import ScaledLinear
 from safelight.errors import BadInput
 from safelight.inspection import inspect
-from safelight.types import Prompt
+from safelight.layouts.unet import ldm as ldm_unet
+from safelight.types.networks import Prompt
 
 CLASSES = Config(channels=3, levels=zoo.LEVELS, text_width=16, linear=False)
 
@@ -23,12 +23,20 @@ def attending(base, multipliers, attends, heads, depth=1):
     """Levels of so many times a width; ``heads``, or below 0 their width."""
     widths = [base * many for many in multipliers]
     each = [heads if heads > 0 else width // -heads for width in widths]
-    return tuple(Level(*one) for one in zip(widths, (depth * yes for yes in attends), each, strict=True))
+    return tuple(
+        Level(*one) for one in zip(widths, (depth * yes for yes in attends), each, strict=True)
+    )
 
 
 PUBLIC = {  # the configurations in CompVis/latent-diffusion, with millions of parameters of the U-Net
-    "cin256-v2": (Config(3, 0, attending(192, (1, 2, 3, 5), (0, 1, 1, 1), 1), text_width=512, linear=False), 400.92),
-    "cin256": (Config(4, 0, attending(256, (1, 2, 4), (1, 1, 1), -32), text_width=512, linear=False), 395),
+    "cin256-v2": (
+        Config(3, 0, attending(192, (1, 2, 3, 5), (0, 1, 1, 1), 1), text_width=512, linear=False),
+        400.92,
+    ),
+    "cin256": (
+        Config(4, 0, attending(256, (1, 2, 4), (1, 1, 1), -32), text_width=512, linear=False),
+        395,
+    ),
 }
 
 
@@ -39,14 +47,19 @@ def test_a_public_network_is_inferred_at_full_size(name):
         network = config.build()
     counted = sum(one.numel() for one in network.parameters()) / 1e6
     assert counted == pytest.approx(millions, abs=0.005 if millions % 1 else 0.5)
-    shapes = {key: tuple(one.shape) for key, one in ldm_unet.DIALECTS[0].table(config).write(network.state_dict())}
-    assert ldm_unet.DIALECTS[0].config(shapes, {}) == config
+    shapes = {
+        key: tuple(one.shape)
+        for key, one in ldm_unet.LAYOUTS[0].table(config).write(network.state_dict())
+    }
+    assert ldm_unet.LAYOUTS[0].config(shapes, {}) == config
 
 
 @pytest.fixture
 def classes(tmp_path):
     table = {"cond_stage_model.embedding.weight": torch.randn(7, 16)}
-    return zoo.written(tmp_path / "cin.safetensors", zoo.network(CLASSES), zoo.first_stage(), table, zoo.betas())
+    return zoo.written(
+        tmp_path / "cin.safetensors", zoo.network(CLASSES), zoo.first_stage(), table, zoo.betas()
+    )
 
 
 @torch.no_grad()
@@ -69,25 +82,35 @@ def test_a_class_is_a_token_and_the_last_row_is_none(classes):
 def test_a_class_is_heard_as_the_peer_library_hears_it(classes, monkeypatch):
     monkeypatch.setattr(Recording, "latest", "ldm-class")
     diffusers = pytest.importorskip("diffusers")
-    from safelight.checkpoints.dialects import diffusers_unet
+    from safelight.layouts.unet import diffusers as diffusers_unet
 
-    model, peer = checkpoints.read(classes, {"heads": 1}), diffusers_unet.DIALECTS[0]
+    model, peer = checkpoints.read(classes, {"heads": 1}), diffusers_unet.LAYOUTS[0]
     said = dict(peer.describe(CLASSES))
     said.pop("_class_name")
     theirs = diffusers.UNet2DConditionModel(**said)
     theirs.load_state_dict(dict(peer.table(CLASSES).write(model.denoiser.state_dict())))
-    told, noisy, time = model.conditioner([Prompt("4"), Prompt()]), torch.randn(2, 3, 8, 8), torch.tensor([3.0, 801.0])
-    want = theirs(noisy, time, load_file(classes)["cond_stage_model.embedding.weight"][[4, 6]][:, None]).sample
+    told, noisy, time = (
+        model.conditioner([Prompt("4"), Prompt()]),
+        torch.randn(2, 3, 8, 8),
+        torch.tensor([3.0, 801.0]),
+    )
+    want = theirs(
+        noisy, time, load_file(classes)["cond_stage_model.embedding.weight"][[4, 6]][:, None]
+    ).sample
     assert error(model.denoiser(noisy, time, told), want) < 1e-5
 
 
 def test_a_class_becomes_a_guided_picture_and_the_file_comes_back(classes, tmp_path):
     model = safelight.load(classes, "cpu", "fp32", {"heads": 1})
     task = [safelight.TextToImage(prompt=name, width=16, height=16) for name in ("4", "5", "4")]
-    runs = [safelight.generate(model, one, safelight.Settings(steps=2))[0].tobytes() for one in task]
+    runs = [
+        safelight.generate(model, one, safelight.Settings(steps=2))[0].tobytes() for one in task
+    ]
     assert runs[0] == runs[2] != runs[1]
     checkpoints.save(model, tmp_path / "native")
-    checkpoints.save(checkpoints.read(tmp_path / "native"), tmp_path / "again.safetensors", "single-file")
+    checkpoints.save(
+        checkpoints.read(tmp_path / "native"), tmp_path / "again.safetensors", "single-file"
+    )
     again, first = load_file(tmp_path / "again.safetensors"), load_file(classes)
     assert again.keys() == first.keys() - {"betas"}
     assert all(torch.equal(again[name], first[name]) for name in again)
@@ -101,8 +124,12 @@ def test_a_file_taught_a_class_in_every_picture_knows_no_other(tmp_path):
     path = zoo.written(tmp_path / "cin.safetensors", zoo.network(config), table)
     model = checkpoints.read(path, {"heads": 1})
     assert (model.card.origin["family"], model.card.settings.guidance) == ("ldm-class-f8", "none")
-    assert torch.equal(model.conditioner([Prompt("999")]).tokens.values[0, 0], table.popitem()[1][999])
-    with pytest.raises(BadInput, match="taught a class in every picture: name one, and take guidance none"):
+    assert torch.equal(
+        model.conditioner([Prompt("999")]).tokens.values[0, 0], table.popitem()[1][999]
+    )
+    with pytest.raises(
+        BadInput, match="taught a class in every picture: name one, and take guidance none"
+    ):
         model.conditioner.nothing([Prompt("3")])
 
 

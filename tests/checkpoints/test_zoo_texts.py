@@ -10,18 +10,32 @@ import safelight
 from recorded import Recording, error
 from safelight import checkpoints
 from safelight.autoencoders import kl
-from safelight.checkpoints.dialects import ldm_bert
 from safelight.checkpoints.foreign import read_foreign
-from safelight.conditioners.reading.pieces import wordpiece
 from safelight.denoisers.unet import Config, Level
 from safelight.diffusion.noise import SeededNoise
 from safelight.errors import BadInput
-from safelight.nn.towers import bert
-from safelight.types import Prompt
+from safelight.layouts.text_encoder import ldm_bert
+from safelight.nn.text_models import bert
+from safelight.tokenization.tokenizers import wordpiece
+from safelight.types.networks import Prompt
 
-ORIGINAL, PEER = ldm_bert.DIALECTS
+ORIGINAL, PEER = ldm_bert.LAYOUTS
 TOWER = bert.Config(width=24, depth=2, heads=2, head=8, hidden=40, vocabulary=30, length=77)
-LIST = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "red", "fox", "##es", "##s", ",", "over", "!"]
+LIST = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefghij",
+    "red",
+    "fox",
+    "##es",
+    "##s",
+    ",",
+    "over",
+    "!",
+]
 NETWORK = Config(levels=(Level(32, 1, 8), Level(64, 0, 8)), text_width=24, linear=False)
 PICTURES = kl.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
 HINTS = {"text_head_width": 8}
@@ -31,11 +45,13 @@ def test_the_public_tower_is_inferred_at_full_size():
     config = bert.Config()
     with torch.device("meta"):
         state = config.build().state_dict()
-    assert sum(one.numel() for one in state.values()) == 581_994_042  # and 872,300,484 of the U-Net: 1.45 billion
-    for dialect in (ORIGINAL, PEER):
-        shapes = {name: tuple(one.shape) for name, one in dialect.table(config).write(state)}
-        assert [one for one in (ORIGINAL, PEER) if one.recognises(shapes)] == [dialect]
-        assert dialect.config(shapes, {}) == config
+    assert (
+        sum(one.numel() for one in state.values()) == 581_994_042
+    )  # and 872,300,484 of the U-Net: 1.45 billion
+    for layout in (ORIGINAL, PEER):
+        shapes = {name: tuple(one.shape) for name, one in layout.table(config).write(state)}
+        assert [one for one in (ORIGINAL, PEER) if one.recognises(shapes)] == [layout]
+        assert layout.config(shapes, {}) == config
     assert {"attn_layers.layers.63.1.net.0.0.weight", "pos_emb.emb.weight", "to_logits.bias"} <= {
         name for rule in ORIGINAL.table(config).rules for name in rule.theirs
     }
@@ -45,7 +61,10 @@ def test_the_public_tower_is_inferred_at_full_size():
 def test_it_equals_the_peer_librarys_with_the_same_weights(monkeypatch):
     monkeypatch.setattr(Recording, "latest", "ldm-text")
     pytest.importorskip("diffusers")
-    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+        LDMBertConfig,
+        LDMBertModel,
+    )
 
     network = zoo.drawn(TOWER.build())
     theirs = LDMBertModel(LDMBertConfig(**PEER.describe(TOWER))).eval()
@@ -62,8 +81,17 @@ def test_words_are_parted_as_the_library_of_its_tokenizer_parts_them(tmp_path):
     transformers = pytest.importorskip("transformers")
     (tmp_path / "vocab.txt").write_text("\n".join(LIST) + "\n", encoding="utf-8")
     ours, theirs = wordpiece(LIST), transformers.BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
-    for text in ("Red FOXES, red foxs!", "übér [SEP] over", "red\tfox 狐 fox.", "", "zebra" * 30, "a-b c"):
-        assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False)
+    for text in (
+        "Red FOXES, red foxs!",
+        "übér [SEP] over",
+        "red\tfox 狐 fox.",
+        "",
+        "zebra" * 30,
+        "a-b c",
+    ):
+        assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(
+            text, add_special_tokens=False
+        )
 
 
 @pytest.fixture
@@ -72,7 +100,9 @@ def text_file(tmp_path):
     file = tmp_path / "with" / "text.safetensors"
     file.parent.mkdir()
     (file.parent / "vocab.txt").write_text("\n".join(LIST) + "\n", encoding="utf-8")
-    return zoo.written(file, zoo.network(NETWORK), zoo.first_stage(PICTURES), tower, zoo.betas(0.00085, 0.012))
+    return zoo.written(
+        file, zoo.network(NETWORK), zoo.first_stage(PICTURES), tower, zoo.betas(0.00085, 0.012)
+    )
 
 
 def test_a_file_reads_with_the_words_beside_it_and_comes_back(text_file, tmp_path):
@@ -86,13 +116,17 @@ def test_a_file_reads_with_the_words_beside_it_and_comes_back(text_file, tmp_pat
     assert told.tokens.mask.all()
     checkpoints.save(model, tmp_path / "native")
     again = checkpoints.read(tmp_path / "native")
-    assert torch.equal(again.conditioner([Prompt("Red foxes!")]).tokens.values, told.tokens.values[:1])
+    assert torch.equal(
+        again.conditioner([Prompt("Red foxes!")]).tokens.values, told.tokens.values[:1]
+    )
     checkpoints.save(again, tmp_path / "again.safetensors", "single-file")
     first, second = load_file(text_file), load_file(tmp_path / "again.safetensors")
     assert second.keys() == first.keys() - {"betas"}
     assert all(torch.equal(second[name], first[name]) for name in second)
     alone = checkpoints.read(tmp_path / "again.safetensors", HINTS)
-    with pytest.raises(BadInput, match=r"put vocab\.txt, that of bert-base-uncased, .* beside the file"):
+    with pytest.raises(
+        BadInput, match=r"put vocab\.txt, that of bert-base-uncased, .* beside the file"
+    ):
         alone.conditioner([Prompt("red")])
 
 
@@ -107,7 +141,9 @@ def test_the_peer_librarys_pipeline_makes_the_same_picture_of_the_folder(text_fi
     pipeline = diffusers.DiffusionPipeline.from_pretrained(str(tmp_path / "folder"))
     pipeline.set_progress_bar_config(disable=True)
     start = SeededNoise([5])((1, 4, 2, 2))
-    (theirs,) = pipeline("red foxes", 16, 16, num_inference_steps=3, guidance_scale=3.0, latents=start).images
+    (theirs,) = pipeline(
+        "red foxes", 16, 16, num_inference_steps=3, guidance_scale=3.0, latents=start
+    ).images
     assert numpy.abs(numpy.asarray(ours, float) - numpy.asarray(theirs, float)).max() <= 1
 
 
@@ -130,7 +166,9 @@ def test_boxes_are_read_as_the_numbers_of_their_pieces(tmp_path):
     assert reader.pages([[("7 41, 0", 1.0)]])[0].ids == (7, 41, 0, *[49] * 9)
     told = model.conditioner([Prompt("7 41, 0"), Prompt()])
     ids = torch.tensor([[7, 41, 0, *[49] * 9]])
-    assert torch.equal(told.tokens.values[:1], reader.network(reader.network.embedding(ids), 0, True)[1])
+    assert torch.equal(
+        told.tokens.values[:1], reader.network(reader.network.embedding(ids), 0, True)[1]
+    )
     for wrong in ("50", "-1", "fox", "²"):
         with pytest.raises(BadInput, match="reads the numbers of pieces, from 0 to 49, got"):
             model.conditioner([Prompt(wrong)])

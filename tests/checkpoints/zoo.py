@@ -4,11 +4,14 @@ import torch
 from safetensors.torch import save_file
 
 from safelight.autoencoders import vq
-from safelight.checkpoints.dialects import ldm_autoencoder, ldm_unet
 from safelight.denoisers import unet
+from safelight.layouts.autoencoder import ldm as ldm_autoencoder
+from safelight.layouts.unet import ldm as ldm_unet
 from safelight.nn.codebook import Codes
 
-FIRST = vq.Config(width=32, multipliers=(1, 2), blocks=1, middle=False, codebook=Codes(16), legacy=True)
+FIRST = vq.Config(
+    width=32, multipliers=(1, 2), blocks=1, middle=False, codebook=Codes(16), legacy=True
+)
 LEVELS = (unet.Level(32, 0, 1), unet.Level(64, 1, 1))
 
 
@@ -22,24 +25,26 @@ def drawn(module):
 
 
 def betas(first=0.0015, last=0.0195):
-    return {"betas": torch.linspace(first**0.5, last**0.5, 1000, dtype=torch.float64).square().float()}
+    return {
+        "betas": torch.linspace(first**0.5, last**0.5, 1000, dtype=torch.float64).square().float()
+    }
 
 
-def named(dialect, config, prefix):
+def named(layout, config, prefix):
     """The tensors of a part of this configuration, by the names of this dialect behind a prefix."""
     ours = drawn(config.build()).state_dict()
-    return {f"{prefix}{name}": one for name, one in dialect.table(config).write(ours)}
+    return {f"{prefix}{name}": one for name, one in layout.table(config).write(ours)}
 
 
 def network(config):
     """The tensors of a U-Net, by the names of single files."""
-    return named(ldm_unet.DIALECTS[0], config, "model.diffusion_model.")
+    return named(ldm_unet.LAYOUTS[0], config, "model.diffusion_model.")
 
 
 def first_stage(config=FIRST):
     """The tensors of a first stage, likewise."""
-    dialect = next(one for one in ldm_autoencoder.DIALECTS if type(one.example) is type(config))
-    return named(dialect, config, "first_stage_model.")
+    layout = next(one for one in ldm_autoencoder.LAYOUTS if type(one.example) is type(config))
+    return named(layout, config, "first_stage_model.")
 
 
 def written(path, *parts):

@@ -1,43 +1,53 @@
 """What every conditioner promises, asked of each file in the folder."""
 
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
-import safelight.conditioners
-from safelight.config import read
+from safelight.config import Slot, read
 from safelight.errors import BadInput
-from safelight.types import Condition, Conditioner, Prompt
+from safelight.types.networks import Condition, Conditioner, Prompt
 
 CONFIGS = {
     "text": {"vocabulary": 300, "length": 16, "width": 16, "depth": 2, "heads": 2},
     "label": {"classes": 4, "width": 16},
     "segments": {"classes": 3, "channels": 2, "size": [8, 4]},
-    "towers": {
-        "towers": [{"network": {"kind": "clip", "width": 8, "depth": 2, "heads": 2, "hidden": 16}, "pooled": "plain"}]
+    "text-encoders": {
+        "towers": [
+            {
+                "network": {"kind": "clip", "width": 8, "depth": 2, "heads": 2, "hidden": 16},
+                "pooled": "plain",
+            }
+        ]
     },
 }
-MEANING = {"text": "text", "label": "label", "segments": "segments", "towers": "text"}
+MEANING = {"text": "text", "label": "label", "segments": "segments", "text-encoders": "text"}
 """What the prompt's part is called."""
 LEARNED = ["text", "label"]  # the others know what they read
 MAPS = {word: torch.full((8, 4), number) for number, word in enumerate(("fox", "owl", "bear"))}
-LESSONS = [Prompt(f"a {word} in the woods", {"label": word, "segments": MAPS[word]}) for word in MAPS]
-PROMPTS = [*LESSONS[:2], Prompt("a bear and another bear, both of them in the deep woods", LESSONS[2].given)]
+LESSONS = [
+    Prompt(f"a {word} in the woods", {"label": word, "segments": MAPS[word]}) for word in MAPS
+]
+PROMPTS = [
+    *LESSONS[:2],
+    Prompt("a bear and another bear, both of them in the deep woods", LESSONS[2].given),
+]
 
 
 def test_every_file_of_the_folder_has_a_small_config_here():
-    files = {path.stem for path in Path(safelight.conditioners.__file__).parent.glob("*.py")} - {"__init__"}
-    assert files - {"nothing"} == set(CONFIGS), (
+    files = set(Slot("conditioners").kinds())
+    assert files - {"unconditional"} == set(CONFIGS), (
         "add a small config to CONFIGS for each conditioner, so that its contract is tested"
     )
 
 
 def fresh(kind: str) -> nn.Module:
-    return read(import_module(f"safelight.conditioners.{kind}").Config, CONFIGS[kind]).build()
+    return read(
+        import_module(f"safelight.conditioners.{kind.replace('-', '_')}").Config, CONFIGS[kind]
+    ).build()
 
 
 @pytest.fixture(params=CONFIGS)
@@ -55,12 +65,19 @@ def conditioner(kind):
 
 def parts(condition: Condition, row: int) -> list[torch.Tensor]:
     """What one sample is told, without padding."""
-    tokens = [] if condition.tokens is None else [condition.tokens.values[row][condition.tokens.mask[row]]]
+    tokens = (
+        []
+        if condition.tokens is None
+        else [condition.tokens.values[row][condition.tokens.mask[row]]]
+    )
     return tokens + [one[row] for one in (condition.vector, condition.channels) if one is not None]
 
 
 def close(one: list[torch.Tensor], other: list[torch.Tensor], atol: float = 1e-6) -> bool:
-    return all(a.shape == b.shape and torch.allclose(a, b, atol=atol) for a, b in zip(one, other, strict=True))
+    return all(
+        a.shape == b.shape and torch.allclose(a, b, atol=atol)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_prompts_are_told_apart_and_from_nothing(conditioner, kind):
@@ -117,4 +134,8 @@ def test_all_that_it_knows_travels_through_safetensors(conditioner, kind):
 def test_a_gradient_reaches_the_parameters(conditioner):
     condition = conditioner(PROMPTS)
     sum(part.square().sum() for row in range(3) for part in parts(condition, row)).backward()
-    assert [name for name, p in conditioner.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name
+        for name, p in conditioner.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ] == []

@@ -5,7 +5,7 @@ import torch
 
 from safelight.conditioners.label import Config
 from safelight.errors import BadInput
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 
 def labelled(*names: object) -> list[Prompt]:
@@ -20,7 +20,12 @@ def label():
 
 
 def test_the_label_comes_before_the_text_and_the_text_before_nothing(label):
-    prompts = [Prompt("forest", {"label": "beach"}), Prompt("forest"), Prompt(), Prompt("forest", {"label": ""})]
+    prompts = [
+        Prompt("forest", {"label": "beach"}),
+        Prompt("forest"),
+        Prompt(),
+        Prompt("forest", {"label": ""}),
+    ]
     assert torch.equal(label(prompts).vector, label.table.weight[[0, 1, 3, 3]])
 
 

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from recorded import Recording
-from safelight.conditioners.reading.cleaning import clean
-from safelight.conditioners.reading.page import Frame, pages, shown, unread
-from safelight.conditioners.reading.pieces import read, shipped
-from safelight.conditioners.reading.syntax import MOST, at, composed, scheduled, weights
-from safelight.conditioners.reading.words import Words
 from safelight.errors import BadInput
+from safelight.prompting.syntax import MOST, at, composed, scheduled, weights
+from safelight.tokenization.chunks import Frame, pages, shown, unread
+from safelight.tokenization.cleaning import clean
+from safelight.tokenization.tokenizers import read, shipped
+from safelight.tokenization.vocabulary import Words
 
 
 def flat(text):
@@ -36,7 +36,11 @@ def test_clip_and_t5_read_what_everyone_knows():
     assert Words("t5", 32_128).pieces("A photo of a red fox in the snow") == [
         *(71, 1202, 13, 3, 9, 1131, 3, 20400, 16, 8, 2983)
     ]
-    assert (*Words("clip", 49_408).ahead, Words("clip", 49_408).end, Words("t5", 32_128).end) == (49_406, 49_407, 1)
+    assert (*Words("clip", 49_408).ahead, Words("clip", 49_408).end, Words("t5", 32_128).end) == (
+        49_406,
+        49_407,
+        1,
+    )
     for words in (Words("clip", 49_408), Words("t5", 32_128)):
         assert words.pieces("") == []
         assert words.pieces("\ud800\0") is not None
@@ -47,7 +51,9 @@ def test_cleaning_mends_what_was_broken_and_leaves_other_letters_alone():
     assert clean("CAFÉ naïve Ãb 日本 ½ ™") == "café naïve ãb 日本 ½ ™"
 
 
-@pytest.mark.parametrize("folder", ["sd/tokenizer", "sdxl/tokenizer_2", "sd3/tokenizer_3", "flux/tokenizer_2"])
+@pytest.mark.parametrize(
+    "folder", ["sd/tokenizer", "sdxl/tokenizer_2", "sd3/tokenizer_3", "flux/tokenizer_2"]
+)
 def test_tokenizers_of_folders_read_as_recorded(folder):
     recording = Recording("diffusers-folders")
     family = folder.split("/")[0]
@@ -74,9 +80,14 @@ def test_a_tokenizer_that_cannot_serve_is_refused():
     for name in ("tokenizer.json", "spiece.model"):
         with pytest.raises(BadInput, match="tokenizer of a folder cannot be read"):
             read({name: b"\x0a\xff\xff"}, "a folder")
-    small = {"vocab.json": json.dumps({"a": 0, "a</w>": 1, "<|endoftext|>": 2}).encode(), "merges.txt": b"#version: 1"}
+    small = {
+        "vocab.json": json.dumps({"a": 0, "a</w>": 1, "<|endoftext|>": 2}).encode(),
+        "merges.txt": b"#version: 1",
+    }
     words = Words("clip", 2)
-    with pytest.raises(BadInput, match=r"a text tower of 2 pieces needs its own tokenizer; .* or load its weights"):
+    with pytest.raises(
+        BadInput, match=r"a text tower of 2 pieces needs its own tokenizer; .* or load its weights"
+    ):
         words.pieces("a")
     with pytest.raises(BadInput, match="has 4 pieces, its tower 2: they do not belong together"):
         words.give(small, "a folder")
@@ -93,7 +104,9 @@ def test_weights_are_those_recorded():
     for case in json.loads(Recording("clip-bpe").file("weights.json").read_text("utf-8")):
         got = flat(case["text"])
         assert [text for text, _ in got] == [text for text, _ in case["parsed"]]
-        assert [weight for _, weight in got] == pytest.approx([weight for _, weight in case["parsed"]], rel=1e-12)
+        assert [weight for _, weight in got] == pytest.approx(
+            [weight for _, weight in case["parsed"]], rel=1e-12
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,7 @@ def test_a_hundred_kilobytes_of_anything_take_no_time():
     """In a process of its own, where calls are not checked for shapes; alone on a core it is 0.1 s at most."""
     code = """
 import time
-from safelight.conditioners.reading.syntax import at, composed, scheduled, weights
+from safelight.prompting.syntax import at, composed, scheduled, weights
 worst = 0.0
 for piece in "( [ [a: [a| [a|b] BREAK\\n (]) [a:b:0.5] ) \\\\ : | AND\\n a:1AND".split(" "):
     text = piece * (100_000 // len(piece)) + ":0.5]"
@@ -196,20 +209,34 @@ def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
 
     def ids(text, most=9, learned=None):
         chunks = [[(text, 1.5)], [("c", 1.0)]]
-        made = pages(chunks, frame, most, lambda part: [spelled[one] for one in part.split()], learned or {})
+        made = pages(
+            chunks, frame, most, lambda part: [spelled[one] for one in part.split()], learned or {}
+        )
         return [page.ids for page in made]
 
     assert ids("a b") == [(90, 1, 2, 91, 0, 0), (90, 3, 91, 0, 0, 0)]
     assert ids("a b a b a") == [(90, 1, 2, 1, 2, 91), (90, 1, 91, 0, 0, 0), (90, 3, 91, 0, 0, 0)]
     assert ids("a b a b a", most=2) == [(90, 1, 2, 1, 2, 91), (90, 1, 91, 0, 0, 0)]
-    assert ids("a <Toy> b", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 7, 8, 9, 91), (90, 2, 91, 0, 0, 0)]
-    assert ids("a b <toy>", learned={"<toy>": [7, 8, 9]})[:2] == [(90, 1, 2, 91, 0, 0), (90, 7, 8, 9, 91, 0)]
+    assert ids("a <Toy> b", learned={"<toy>": [7, 8, 9]})[:2] == [
+        (90, 1, 7, 8, 9, 91),
+        (90, 2, 91, 0, 0, 0),
+    ]
+    assert ids("a b <toy>", learned={"<toy>": [7, 8, 9]})[:2] == [
+        (90, 1, 2, 91, 0, 0),
+        (90, 7, 8, 9, 91, 0),
+    ]
     (first, *_) = pages([[("a", 1.5)]], Frame(4, (), (91,), 0), 1, lambda _: [1], {})
     assert (first.ids, first.weights) == ((1, 91, 0, 0), (1.5, 1.0, 1.0, 1.0))
 
 
 def test_a_learned_word_is_not_found_inside_another():
-    made = pages([[("catalog cat", 1.0)]], Frame(8, (), (9,), 0), 1, lambda part: [5] * len(part.split()), {"cat": [7]})
+    made = pages(
+        [[("catalog cat", 1.0)]],
+        Frame(8, (), (9,), 0),
+        1,
+        lambda part: [5] * len(part.split()),
+        {"cat": [7]},
+    )
     assert made[0].ids == (5, 7, 9, 0, 0, 0, 0, 0)
 
 

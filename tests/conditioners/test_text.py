@@ -7,7 +7,7 @@ import torch
 
 from safelight.conditioners.text import BEGIN, END, MARKERS, PAD, Config
 from safelight.errors import BadInput
-from safelight.types import Prompt
+from safelight.types.networks import Prompt
 
 SMALL = {"vocabulary": 300, "length": 20, "width": 16, "depth": 1, "heads": 2}
 
@@ -26,7 +26,14 @@ def ids(encoder, text: str) -> list[int]:
 
 
 def test_lengths_are_multiples_of_eight_within_the_configured_one(encoder):
-    for text, n in (("", 8), ("a red fox", 8), ("xyzxyz", 8), ("xyzxyzx", 16), ("xyz" * 5, 20), ("xyz" * 50, 20)):
+    for text, n in (
+        ("", 8),
+        ("a red fox", 8),
+        ("xyzxyz", 8),
+        ("xyzxyzx", 16),
+        ("xyz" * 5, 20),
+        ("xyz" * 50, 20),
+    ):
         assert encoder.tokenise([Prompt(text)])[0].shape == (1, n), text
 
 
@@ -34,7 +41,11 @@ def test_markers_are_always_there_and_cannot_be_spelled(encoder):
     assert ids(encoder, "") == [BEGIN, END]
     cut = ids(encoder, "xyz" * 50)
     assert (cut[0], cut[-1], len(cut)) == (BEGIN, END, 20)
-    assert all(piece >= MARKERS for text in ("<pad>", "[END]", "\0\1\2") for piece in ids(encoder, text)[1:-1])
+    assert all(
+        piece >= MARKERS
+        for text in ("<pad>", "[END]", "\0\1\2")
+        for piece in ids(encoder, text)[1:-1]
+    )
     assert PAD not in ids(encoder, "xyz" * 50)
 
 
@@ -57,7 +68,9 @@ def test_few_captions_leave_the_embedding_as_configured():
 
 def test_any_text_is_legal_and_a_megabyte_stays_fast(encoder):
     begin = time.perf_counter()
-    condition = encoder([Prompt("a red fox " * 100_000), Prompt("\ud800"), Prompt("x" * 1_000_000), Prompt("\0")])
+    condition = encoder(
+        [Prompt("a red fox " * 100_000), Prompt("\ud800"), Prompt("x" * 1_000_000), Prompt("\0")]
+    )
     assert time.perf_counter() - begin < 1
     assert condition.tokens.values.isfinite().all()
     assert condition.tokens.mask.sum(dim=1).tolist()[0] == 20
@@ -67,12 +80,16 @@ def test_the_vector_is_a_mean_over_real_tokens_alone(encoder):
     condition = encoder([Prompt("a red fox"), Prompt("xyz" * 5)])
     real = condition.tokens.values[0][condition.tokens.mask[0]]
     torch.testing.assert_close(condition.vector[0], encoder.pool(real.mean(dim=0)))
-    assert Config(**SMALL, pooled=False).build().encode(*encoder.tokenise([Prompt()])).vector is None
+    assert (
+        Config(**SMALL, pooled=False).build().encode(*encoder.tokenise([Prompt()])).vector is None
+    )
 
 
 def test_nothing_is_computed_once(encoder):
     rows = []
-    handle = encoder.embedding.register_forward_hook(lambda module, args, answer: rows.append(len(answer)))
+    handle = encoder.embedding.register_forward_hook(
+        lambda module, args, answer: rows.append(len(answer))
+    )
     condition = encoder.nothing([Prompt("a"), Prompt("b"), Prompt("c")])
     handle.remove()
     assert rows == [1]

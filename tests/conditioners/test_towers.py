@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from recorded import Recording, difference, error
-from safelight.checkpoints.dialects import openclip, transformers_clip, transformers_t5
-from safelight.checkpoints.texts import joined
-from safelight.conditioners.reading.reader import Tower
-from safelight.conditioners.towers import Config, Towers
+from safelight.conditioners._encoder import Tower
+from safelight.conditioners.text_encoders import Config, Towers
 from safelight.errors import BadInput
+from safelight.layouts.text_encoder import clip as transformers_clip
+from safelight.layouts.text_encoder import openclip
+from safelight.layouts.text_encoder import t5 as transformers_t5
+from safelight.layouts.text_families import joined
 from safelight.nn.embeddings import sinusoidal
-from safelight.nn.towers import clip, t5
-from safelight.types import Prompt
+from safelight.nn.text_models import clip, t5
+from safelight.types.networks import Prompt
 
 SMALL = clip.Config(width=8, depth=2, heads=2, hidden=16, vocabulary=49_408, projection=6)
 OTHER = clip.Config(width=12, depth=2, heads=2, hidden=16, vocabulary=49_408, projection=10)
@@ -37,9 +39,13 @@ def encoded(conditioner, text, **given: object):
 
 def load(conditioner, number, module, weights, said):
     """Fill one tower of a conditioner from a file of another layout."""
-    dialects = [one for one in module.DIALECTS if one.recognises({key: tuple(v.shape) for key, v in weights.items()})]
+    all_layouts = [
+        one
+        for one in module.LAYOUTS
+        if one.recognises({key: tuple(v.shape) for key, v in weights.items()})
+    ]
     network = conditioner.towers[number].network
-    ours = dict(dialects[0].table(network.config).read(weights, network.state_dict(), "it"))
+    ours = dict(all_layouts[0].table(network.config).read(weights, network.state_dict(), "it"))
     network.load_state_dict(ours)
 
 
@@ -50,15 +56,25 @@ def folder(family, number_of_towers):
     for name in names:
         place = recording.file(f"{family}/text_encoder{name}")
         said = json.loads((place / "config.json").read_text())
-        file = recording.weights(next(str(one.relative_to(place.parents[1])) for one in place.glob("*.safetensors")))
+        file = recording.weights(
+            next(str(one.relative_to(place.parents[1])) for one in place.glob("*.safetensors"))
+        )
         module = transformers_t5 if said["model_type"] == "t5" else transformers_clip
         shapes = {key: tuple(one.shape) for key, one in file.items()}
-        (dialect,) = [one for one in module.DIALECTS if one.recognises(shapes)]
-        configs.append(dialect.config(shapes, said))
+        (layout,) = [one for one in module.LAYOUTS if one.recognises(shapes)]
+        configs.append(layout.config(shapes, said))
         files.append((module, file))
-        words.append({one.name: one.read_bytes() for one in recording.file(f"{family}/tokenizer{name}").iterdir()})
+        words.append(
+            {
+                one.name: one.read_bytes()
+                for one in recording.file(f"{family}/tokenizer{name}").iterdir()
+            }
+        )
     config = joined("sd1" if family == "sd" else family, configs)
-    towers = tuple(Tower(**{**vars(one), "length": 12} if one.words == "t5" else vars(one)) for one in config.towers)
+    towers = tuple(
+        Tower(**{**vars(one), "length": 12} if one.words == "t5" else vars(one))
+        for one in config.towers
+    )
     conditioner = Config(**{**vars(config), "towers": towers}).build().eval()
     for number, (module, file) in enumerate(files):
         load(conditioner, number, module, file, {})
@@ -83,7 +99,10 @@ def test_prompts_become_what_the_pipelines_made_of_them(family, towers):
     assert error(told.vector[:, : pooled.shape[1]], pooled) < 1e-4
     if family != "flux":
         assert error(negative.tokens.values, outputs[f"{family}.negative_prompt_embeds"]) < 1e-4
-        assert error(negative.vector[:, : pooled.shape[1]], outputs[f"{family}.negative_pooled"]) < 1e-4
+        assert (
+            error(negative.vector[:, : pooled.shape[1]], outputs[f"{family}.negative_pooled"])
+            < 1e-4
+        )
 
 
 @torch.no_grad()
@@ -97,13 +116,15 @@ def test_sdxl_hears_sizes_behind_the_pooled_vector():
     )
     shapes = [{key: tuple(one.shape) for key, one in part.items()} for part in (left, right)]
     networks = [
-        transformers_clip.DIALECTS[0].config(shapes[0], {"num_attention_heads": 2}),
-        openclip.DIALECTS[0].config(shapes[1], {"text_head_width": 8}),
+        transformers_clip.LAYOUTS[0].config(shapes[0], {"num_attention_heads": 2}),
+        openclip.LAYOUTS[0].config(shapes[1], {"text_head_width": 8}),
     ]
     conditioner = Config(**{**vars(joined("sdxl", networks)), "frequencies": 32}).build()
     load(conditioner, 0, transformers_clip, left, {})
     load(conditioner, 1, openclip, right, {})
-    given = [{key: tuple(inputs[name][row].tolist()) for key, name in SIZES.items()} for row in range(2)]
+    given = [
+        {key: tuple(inputs[name][row].tolist()) for key, name in SIZES.items()} for row in range(2)
+    ]
     for which, where in (("", ""), ("uncond_", "uncond.")):
         first, _ = conditioner.towers[0].states(inputs[f"{which}ids_l"])
         second, pooled = conditioner.towers[1].states(inputs[f"{which}ids_g"])
@@ -118,7 +139,14 @@ SIZES = {"original_size": "original_size", "crop": "crop_top_left", "target_size
 def test_sizes_come_from_the_prompt_the_picture_or_the_model():
     conditioner = small("sdxl", SMALL, OTHER)
     assert conditioner.numbers(Prompt()) == [1024, 1024, 0, 0, 1024, 1024]
-    assert conditioner.numbers(Prompt("", {"picture_size": (512, 768)})) == [512, 768, 0, 0, 512, 768]
+    assert conditioner.numbers(Prompt("", {"picture_size": (512, 768)})) == [
+        512,
+        768,
+        0,
+        0,
+        512,
+        768,
+    ]
     given = {"picture_size": (512, 768), "original_size": [64, 96], "crop": (1, 2)}
     assert conditioner.numbers(Prompt("", given)) == [64, 96, 1, 2, 512, 768]
     refiner = small("sdxl-refiner")
@@ -159,16 +187,24 @@ def test_long_prompts_are_read_page_by_page():
 
 
 def test_what_is_too_long_is_said_in_its_own_words():
-    conditioner = small("sd3", SMALL, OTHER, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16))
+    conditioner = small(
+        "sd3", SMALL, OTHER, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+    )
     assert conditioner.unread(Prompt("a red fox in the snow")) == []
     middling = Prompt("a red fox, " * 55 + "and an owl")  # within the pages of CLIP
     (said,) = conditioner.unread(middling)
-    assert re.fullmatch(r"the T5 tower reads 255 pieces of a prompt; not read: '.*fox, and an owl'", said)
+    assert re.fullmatch(
+        r"the T5 tower reads 255 pieces of a prompt; not read: '.*fox, and an owl'", said
+    )
     assert len(conditioner.unread(Prompt("a red fox, " * 300))) == 3
     weighted = Prompt("(a red fox:1.2) " * 70 + "and an owl", {"emphasis": "mean"})
     assert len(conditioner.unread(weighted)) == 1
-    (said,) = small("flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)).unread(Prompt("ab " * 600))
-    assert said.startswith("the T5 tower reads 511 pieces")  # what CLIP leaves out of its vector, T5 has read
+    (said,) = small("flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)).unread(
+        Prompt("ab " * 600)
+    )
+    assert said.startswith(
+        "the T5 tower reads 511 pieces"
+    )  # what CLIP leaves out of its vector, T5 has read
     begun = time.process_time()
     assert "not read" in conditioner.unread(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
     assert time.process_time() - begun < 20
@@ -201,11 +237,19 @@ def test_the_web_ui_scales_and_gives_the_page_its_mean_back():
     scales[:, 2] = 1.5
     scaled = plain * scales
     want = scaled * (plain.mean() / scaled.mean())
-    torch.testing.assert_close(encoded(conditioner, "a (fox:1.5)", emphasis="mean").tokens.values, want)
+    torch.testing.assert_close(
+        encoded(conditioner, "a (fox:1.5)", emphasis="mean").tokens.values, want
+    )
     letters = encoded(plainly, "a (fox)").tokens.values
-    torch.testing.assert_close(encoded(conditioner, "a \\(fox\\)", emphasis="mean").tokens.values, letters)
-    torch.testing.assert_close(encoded(conditioner, "a (fox)", emphasis="none").tokens.values, letters)
-    both = conditioner([Prompt("a (fox:1.5)", {"emphasis": "mean"}), Prompt("a (fox:1.5)")]).tokens.values
+    torch.testing.assert_close(
+        encoded(conditioner, "a \\(fox\\)", emphasis="mean").tokens.values, letters
+    )
+    torch.testing.assert_close(
+        encoded(conditioner, "a (fox)", emphasis="none").tokens.values, letters
+    )
+    both = conditioner(
+        [Prompt("a (fox:1.5)", {"emphasis": "mean"}), Prompt("a (fox:1.5)")]
+    ).tokens.values
     torch.testing.assert_close(both[:1], want)
     assert difference(both[1:], want) > 0.01
 
@@ -213,7 +257,12 @@ def test_the_web_ui_scales_and_gives_the_page_its_mean_back():
 def test_a_prompt_may_change_with_the_steps():
     conditioner = small()
     asked = Prompt("[a fox:an owl:0.5]", {"emphasis": "mean"})
-    assert [conditioner.at(asked, step, 10).text for step in (0, 4, 5, 9)] == ["a fox", "a fox", "an owl", "an owl"]
+    assert [conditioner.at(asked, step, 10).text for step in (0, 4, 5, 9)] == [
+        "a fox",
+        "a fox",
+        "an owl",
+        "an owl",
+    ]
     assert conditioner.at(asked, 9, 10).given is asked.given
     for same in (Prompt(asked.text), Prompt("a (fox:1.3)", asked.given)):
         assert conditioner.at(same, 5, 10) is same
@@ -224,7 +273,9 @@ def test_a_prompt_may_change_with_the_steps():
 def test_pictures_of_one_prompt_are_read_once():
     conditioner = small()
     seen = []
-    conditioner.towers[0].network.register_forward_hook(lambda module, args, answer: seen.append(len(args[0])))
+    conditioner.towers[0].network.register_forward_hook(
+        lambda module, args, answer: seen.append(len(args[0]))
+    )
     told = conditioner([Prompt("a"), Prompt("b"), Prompt("a")])
     assert seen == [2]
     assert torch.equal(told.tokens.values[0], told.tokens.values[2])
@@ -232,7 +283,9 @@ def test_pictures_of_one_prompt_are_read_once():
 
 def test_sd3_reads_without_t5_and_says_so_once():
     conditioner = small("sd3", SMALL, OTHER, None)
-    with pytest.warns(UserWarning, match="this model reads without its T5 tower: zeros stand in its place"):
+    with pytest.warns(
+        UserWarning, match="this model reads without its T5 tower: zeros stand in its place"
+    ):
         told = encoded(conditioner, "a fox")
     assert told.tokens.values.shape == (1, 77 + 256, 4096)
     assert not told.tokens.values[:, 77:].any()
@@ -257,7 +310,10 @@ def test_nothing_of_transformers_is_needed_and_nothing_is_built_twice():
         ({"length": 78}, "a length of 78 pieces is more than the 77 that it can read"),
         ({"skip": 12}, "a skip within 12 blocks"),
         ({"pooled": "projected"}, "a projected vector needs a tower with a projection"),
-        ({"network": t5.Config(), "words": "t5", "pooled": "plain"}, "a vector is taken from a CLIP tower"),
+        (
+            {"network": t5.Config(), "words": "t5", "pooled": "plain"},
+            "a vector is taken from a CLIP tower",
+        ),
     ],
 )
 def test_a_tower_that_cannot_work_is_refused(given, message):

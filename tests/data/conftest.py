@@ -10,7 +10,9 @@ def place(request, tmp_path):
 
     def make(files):
         path = tmp_path / f"data.{request.param}"
-        data = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+        data = {
+            name: text.encode() if isinstance(text, str) else text for name, text in files.items()
+        }
         write_folder(path, data) if request.param == "folder" else write_zip(path, data)
         return str(path)
 

@@ -25,11 +25,15 @@ def lines(*rows: object) -> str:
 
 def test_pictures_come_in_the_order_of_their_names(place):
     path = place(THREE | {"notes.md": "no picture", "b/.hidden.png": png(3), ".git/x.png": png(4)})
-    assert [(one.name, one.picture) for one in examples(path)] == [(name, THREE[name]) for name in sorted(THREE)]
+    assert [(one.name, one.picture) for one in examples(path)] == [
+        (name, THREE[name]) for name in sorted(THREE)
+    ]
 
 
 def test_what_systems_leave_behind_does_not_count(place):
-    path = place({"a.png": png(1), "__MACOSX/a.png": png(2), "._a.png": b"\0", "b/.Trash/c.png": png(3)})
+    path = place(
+        {"a.png": png(1), "__MACOSX/a.png": png(2), "._a.png": b"\0", "b/.Trash/c.png": png(3)}
+    )
     assert [one.name for one in examples(path)] == ["a.png"]
 
 
@@ -52,17 +56,25 @@ def test_several_places_follow_each_other(tmp_path):
 def test_rows_of_json_say_captions_and_labels(place, file, named, said, class_):
     rows = lines({named: "b/2.png", said: "zwei 🦊", class_: 7}, {named: "a.png", said: "eins"})
     got = examples(place(THREE | {file: rows}))
-    assert [(one.name, one.caption, one.label) for one in got] == [("a.png", "eins", None), ("b/2.png", "zwei 🦊", "7")]
+    assert [(one.name, one.caption, one.label) for one in got] == [
+        ("a.png", "eins", None),
+        ("b/2.png", "zwei 🦊", "7"),
+    ]
 
 
 def test_rows_of_csv_say_captions_and_labels(place):
     csv = '\ufefffile_name,text,label\na.png,"one, ""quoted""\nline",x\nb/2.png,two\n'
     got = examples(place(THREE | {"metadata.csv": csv}))
-    assert [(one.caption, one.label) for one in got] == [('one, "quoted"\nline', "x"), ("two", None)]
+    assert [(one.caption, one.label) for one in got] == [
+        ('one, "quoted"\nline', "x"),
+        ("two", None),
+    ]
 
 
 def test_rows_name_files_beside_their_own(place):
-    got = examples(place(THREE | {"b/metadata.jsonl": lines({"file_name": "2.png", "text": "two"})}))
+    got = examples(
+        place(THREE | {"b/metadata.jsonl": lines({"file_name": "2.png", "text": "two"})})
+    )
     assert [(one.name, one.caption) for one in got] == [("b/2.png", "two")]
 
 
@@ -90,20 +102,32 @@ def test_only_rows_that_say_so_count(place):
     path = place(THREE | {"rows.jsonl": ROWS})
     assert [one.name for one in examples(path)] == ["a.png", "b/10.PNG", "b/2.png"]
     assert [one.name for one in examples(path, only={"split": "train"})] == ["a.png", "b/10.PNG"]
-    assert [one.name for one in examples(path, only={"split": "train", "part": "3"})] == ["b/10.PNG"]
+    assert [one.name for one in examples(path, only={"split": "train", "part": "3"})] == [
+        "b/10.PNG"
+    ]
 
 
 def test_the_keys_of_captions_and_labels_can_be_chosen(place):
     path = place(THREE | {"rows.jsonl": ROWS})
     got = examples(path, caption="long", label="kind")
-    assert [(one.caption, one.label) for one in got] == [("a long one", "x"), ("ten", "y"), ("", "y")]
+    assert [(one.caption, one.label) for one in got] == [
+        ("a long one", "x"),
+        ("ten", "y"),
+        ("", "y"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"only": {"splt": "train"}}, "unknown metadata key in .*data.*: 'splt'; did you mean 'split'?"),
-        ({"caption": "lang"}, "unknown metadata key for captions in .*: 'lang'; did you mean 'long'?"),
+        (
+            {"only": {"splt": "train"}},
+            "unknown metadata key in .*data.*: 'splt'; did you mean 'split'?",
+        ),
+        (
+            {"caption": "lang"},
+            "unknown metadata key for captions in .*: 'lang'; did you mean 'long'?",
+        ),
         ({"label": "kin"}, "unknown metadata key for labels in .*: 'kin'; did you mean 'kind'?"),
         (
             {"only": {"split": "tran"}},
@@ -120,11 +144,20 @@ def test_a_key_that_nothing_has_is_refused(place, options, message):
     ("files", "message"),
     [
         ({"notes.md": "no picture"}, "there are no pictures in .*data"),
-        ({"a.jsonl": lines({"file": "a.png"}, {"file": "x.png"})}, "a.jsonl names the picture 'x.png', which is not"),
-        ({"a.jsonl": lines({"file": "../a.png"})}, "names the picture '../a.png', which is not there"),
+        (
+            {"a.jsonl": lines({"file": "a.png"}, {"file": "x.png"})},
+            "a.jsonl names the picture 'x.png', which is not",
+        ),
+        (
+            {"a.jsonl": lines({"file": "../a.png"})},
+            "names the picture '../a.png', which is not there",
+        ),
         ({"a.jsonl": lines({"file": "/a.png"})}, "names the picture '/a.png', which is not there"),
         ({"a.jsonl": '{"file": "a.png"}\n{"file": \n'}, "line 2 of a.jsonl is not JSON"),
-        ({"a.jsonl": lines({"file": "a.png"}, ["a.png"])}, "line 2 of a.jsonl is not a JSON object"),
+        (
+            {"a.jsonl": lines({"file": "a.png"}, ["a.png"])},
+            "line 2 of a.jsonl is not a JSON object",
+        ),
         ({"a.jsonl": lines({"file": "a.png"}, {"text": "x"})}, "row 2 of a.jsonl has no file_name"),
         ({"metadata.jsonl": lines({"name": "a.png"})}, "row 1 of metadata.jsonl has no file_name"),
         ({"metadata.csv": "name,text\na.png,x\n"}, "row 1 of metadata.csv has no file_name"),
@@ -144,7 +177,9 @@ def test_a_place_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"there is no folder or zip file '.*none'"):
         examples(str(tmp_path / "none"))
     (tmp_path / "a.zip").write_bytes(b"no zip")
-    with pytest.raises(BadInput, match=r"a.zip' is neither a folder nor a zip file that can be read"):
+    with pytest.raises(
+        BadInput, match=r"a.zip' is neither a folder nor a zip file that can be read"
+    ):
         examples(str(tmp_path / "a.zip"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="there are no pictures in"):
@@ -154,10 +189,15 @@ def test_a_place_that_is_not_there_is_refused(tmp_path):
 def test_broken_pictures_are_named_and_counted(place):
     broken = {f"x{number}.png": b"no picture" for number in range(4)}
     source = Config(paths=(place({"a.png": png(1)} | broken | {"z.png": png(2)}),)).build()
-    with pytest.raises(BadInput, match=r'4 of 6 pictures .*: x0.png: .* x2.png: [^:]* … .* set broken = "skip"'):
+    with pytest.raises(
+        BadInput, match=r'4 of 6 pictures .*: x0.png: .* x2.png: [^:]* … .* set broken = "skip"'
+    ):
         examine(source)
     seen = []
-    found = examine(replace(source.config, broken="skip").build(), progress=lambda done, of: seen.append((done, of)))
+    found = examine(
+        replace(source.config, broken="skip").build(),
+        progress=lambda done, of: seen.append((done, of)),
+    )
     assert found.good == (0, 5)
     assert [text.split(":")[0] for text in found.broken] == sorted(broken)
     assert seen == [(done, 6) for done in range(1, 7)]
@@ -196,13 +236,20 @@ def test_names_that_lead_out_of_a_zip_are_only_names(tmp_path):
 
 def test_the_digest_knows_pictures_captions_and_labels(tmp_path):
     def of(name: str, **files: bytes | str) -> str:
-        data = {key.replace("_", "."): one.encode() if isinstance(one, str) else one for key, one in files.items()}
+        data = {
+            key.replace("_", "."): one.encode() if isinstance(one, str) else one
+            for key, one in files.items()
+        }
         write_folder(tmp_path / name, data)
         return examine(Config(paths=(str(tmp_path / name),)).build()).digest
 
     same = of("one", a_png=png(1), a_txt="x")
     assert same == of("two", b_png=png(1), b_txt="x")
-    others = [of("three", a_png=png(1), a_txt="y"), of("four", a_png=png(2), a_txt="x"), of("five", a_png=png(1))]
+    others = [
+        of("three", a_png=png(1), a_txt="y"),
+        of("four", a_png=png(2), a_txt="x"),
+        of("five", a_png=png(1)),
+    ]
     row = lines({"file": "a.png", "text": "x", "label": "fox"})
     others.append(of("six", a_png=png(1), rows_jsonl=row))
     assert len({same, *others}) == 5

@@ -13,7 +13,9 @@ from safelight.data.sources.folder import Config
 from safelight.errors import BadInput
 from safelight.media.pictures import read_picture, to_bytes
 
-RAMP = Image.fromarray(np.tile(np.arange(0, 200, 10, dtype=np.uint8)[:, None], (8, 1, 3)))  # 20 wide, 8 high
+RAMP = Image.fromarray(
+    np.tile(np.arange(0, 200, 10, dtype=np.uint8)[:, None], (8, 1, 3))
+)  # 20 wide, 8 high
 
 
 @pytest.mark.parametrize("size", [(20, 8), (8, 20), (8, 8), (300, 200), (3, 5), (1, 40)])
@@ -40,10 +42,16 @@ def test_the_short_side_is_scaled():
 
 def test_random_cuts_lie_everywhere_and_are_the_same_for_a_position():
     framing = Framing(8, crop="random")
-    lefts = [int(framing(RAMP, seed=1, position=position)[0, 0, 0]) // 10 for position in range(200)]
+    lefts = [
+        int(framing(RAMP, seed=1, position=position)[0, 0, 0]) // 10 for position in range(200)
+    ]
     assert set(lefts) == set(range(13))
-    assert lefts == [int(framing(RAMP, seed=1, position=position)[0, 0, 0]) // 10 for position in range(200)]
-    assert lefts != [int(framing(RAMP, seed=2, position=position)[0, 0, 0]) // 10 for position in range(200)]
+    assert lefts == [
+        int(framing(RAMP, seed=1, position=position)[0, 0, 0]) // 10 for position in range(200)
+    ]
+    assert lefts != [
+        int(framing(RAMP, seed=2, position=position)[0, 0, 0]) // 10 for position in range(200)
+    ]
 
 
 def test_half_of_the_pictures_are_mirrored():
@@ -59,7 +67,8 @@ def test_only_a_frame_without_chance_is_fixed():
 
 
 @pytest.mark.parametrize(
-    "given", [{"size": 0}, {"size": 8, "short_side": 7}, {"size": -1}, {"size": 8, "short_side": -9}]
+    "given",
+    [{"size": 0}, {"size": 8, "short_side": 7}, {"size": -1}, {"size": 8, "short_side": -9}],
 )
 def test_a_frame_that_cannot_be_cut_is_refused(given):
     with pytest.raises(BadInput, match="framing: wanted 0 < size ≤ short_side"):
@@ -69,7 +78,12 @@ def test_a_frame_that_cannot_be_cut_is_refused(given):
 @pytest.fixture
 def dataset(tmp_path):
     rows = '{"file": "a.png", "text": "one", "label": "x"}\n{"file": "b.png"}\n{"file": "c.png", "text": "three"}\n'
-    files = {"a.png": png(1), "b.png": b"broken", "c.png": png(3, 9, 5), "rows.jsonl": rows.encode()}
+    files = {
+        "a.png": png(1),
+        "b.png": b"broken",
+        "c.png": png(3, 9, 5),
+        "rows.jsonl": rows.encode(),
+    }
     write_folder(tmp_path / "data", files)
     source = Config(paths=(str(tmp_path / "data"),), broken="skip").build()
     return Dataset(source, examine(source), Framing(4, crop="random"), seed=5)
@@ -87,6 +101,9 @@ def test_a_dataset_numbers_the_good_pictures(dataset):
 
 def test_a_dataset_knows_what_is_said_of_its_pictures(dataset):
     prompts = dataset.prompts([1, 0])
-    assert [(prompt.text, dict(prompt.given)) for prompt in prompts] == [("three", {}), ("one", {"label": "x"})]
+    assert [(prompt.text, dict(prompt.given)) for prompt in prompts] == [
+        ("three", {}),
+        ("one", {"label": "x"}),
+    ]
     assert dataset.hashes([1, 0, 1]) == [dataset.found.hashes[index] for index in (1, 0, 1)]
     assert len(set(dataset.found.hashes)) == 2

@@ -12,7 +12,7 @@ from safelight.data.framing import Framing
 from safelight.data.latents import LatentCache
 from safelight.data.sources.folder import Config
 from safelight.errors import BadInput, CannotSave
-from safelight.types import Encoding
+from safelight.types.networks import Encoding
 
 
 class Encoder:
@@ -105,8 +105,14 @@ def test_a_place_that_cannot_be_written_is_one_sentence(opened, tmp_path):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.sqlite").write_bytes(b"no data base" * 100)
-    for path in (tmp_path / "file" / "latents.sqlite", tmp_path / "folder", tmp_path / "broken.sqlite"):
-        with pytest.raises(CannotSave, match=r"^cannot save the latent cache .*: .*; what was there is kept.$"):
+    for path in (
+        tmp_path / "file" / "latents.sqlite",
+        tmp_path / "folder",
+        tmp_path / "broken.sqlite",
+    ):
+        with pytest.raises(
+            CannotSave, match=r"^cannot save the latent cache .*: .*; what was there is kept.$"
+        ):
             opened(path=path)
 
 
@@ -117,8 +123,12 @@ def test_a_full_disk_keeps_what_was_there(data, opened):
     cache = opened(autoencoder="other")
     pages = cache._file.execute("pragma page_count").fetchone()[0]
     cache._file.execute(f"pragma max_page_count = {pages}")
-    with pytest.raises(CannotSave, match=r"cannot save the latent cache '.*sqlite': .*full; what was there is kept"):
-        cache.fill(source, found, lambda images: Encoding(torch.zeros(len(images), 4, 99, 99)), batch=2)
+    with pytest.raises(
+        CannotSave, match=r"cannot save the latent cache '.*sqlite': .*full; what was there is kept"
+    ):
+        cache.fill(
+            source, found, lambda images: Encoding(torch.zeros(len(images), 4, 99, 99)), batch=2
+        )
     assert opened().read(found.hashes).mean.shape == (7, 2, 2, 2)
 
 

@@ -7,7 +7,9 @@ import pytest
 from safelight.data.examples import Order
 
 
-def visited(order: Order, batch: int, batches: int, position: int = 0) -> list[tuple[list[int], list[int]]]:
+def visited(
+    order: Order, batch: int, batches: int, position: int = 0
+) -> list[tuple[list[int], list[int]]]:
     return list(islice(order.batches(batch, position), batches))
 
 
@@ -24,7 +26,9 @@ def test_batches_follow_the_order_across_epochs():
     got = visited(order, batch=4, batches=5)
     positions = [position for some, _ in got for position in some]
     assert positions == list(range(20))
-    assert [index for _, some in got for index in some] == [order.index(position) for position in positions]
+    assert [index for _, some in got for index in some] == [
+        order.index(position) for position in positions
+    ]
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -32,7 +36,11 @@ def test_processes_share_each_batch_out_among_them(world):
     alone = visited(Order(10, 0), batch=6, batches=4)
     shares = [visited(Order(10, 0, rank, world), batch=6, batches=4) for rank in range(world)]
     for number, (positions, indices) in enumerate(alone):
-        together = [pair for share in shares for pair in zip(share[number][0], share[number][1], strict=True)]
+        together = [
+            pair
+            for share in shares
+            for pair in zip(share[number][0], share[number][1], strict=True)
+        ]
         assert sorted(together) == sorted(zip(positions, indices, strict=True))
         assert {len(share[number][0]) for share in shares} == {6 // world}
 

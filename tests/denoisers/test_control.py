@@ -15,13 +15,17 @@ from safelight.denoisers.control.unet import Config
 from safelight.denoisers.unet import Config as UNetConfig
 from safelight.denoisers.unet import Level, Norm
 from safelight.errors import BadInput
-from safelight.types import Condition, Denoiser, Skippable, Tokens
+from safelight.types.networks import Condition, Denoiser, Skippable, Tokens
 
-SMALL = UNetConfig(levels=(Level(32, 1, 2), Level(64, 1, 4)), blocks=1, text_width=8, norm=Norm(8), classes=3)
+SMALL = UNetConfig(
+    levels=(Level(32, 1, 2), Level(64, 1, 4)), blocks=1, text_width=8, norm=Norm(8), classes=3
+)
 HINT = torch.rand(1, 3, 32, 48)
 TRANSFORMERS = {
     "mmdit": mmdit.Config(4, width=32, depth=4, heads=2, text_width=8, vector_width=5, side=8),
-    "flux": flux.Config(4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=8, vector_width=5),
+    "flux": flux.Config(
+        4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=8, vector_width=5
+    ),
 }
 BRANCHES = {
     "mmdit": MMDiTControl(replace(TRANSFORMERS["mmdit"], depth=2), mask=True),
@@ -58,9 +62,15 @@ def test_a_fresh_branch_of_a_transformer_changes_nothing_and_learns(kind):
     torch.manual_seed(0)
     network, branch = shaken(TRANSFORMERS[kind].build()), BRANCHES[kind].build()
     words = Tokens(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
-    given, noisy, time = Condition(words, vector=torch.randn(2, 5)), torch.randn(2, 4, 4, 6), torch.tensor([900.0, 9.0])
+    given, noisy, time = (
+        Condition(words, vector=torch.randn(2, 5)),
+        torch.randn(2, 4, 4, 6),
+        torch.tensor([900.0, 9.0]),
+    )
     hint = torch.rand(1, branch.colours, 8, 12)
-    held = Controlled(network, branch, hint, encode=lambda images: images.repeat(1, 2, 1, 1)[:, :4, ::2, ::2])
+    held = Controlled(
+        network, branch, hint, encode=lambda images: images.repeat(1, 2, 1, 1)[:, :4, ::2, ::2]
+    )
     assert isinstance(branch, Branch)
     assert isinstance(held, Denoiser)
     assert isinstance(held, Skippable)
@@ -78,7 +88,9 @@ def test_a_fresh_branch_changes_nothing_and_begins_as_the_network(parts):
     network, _, _, given, noisy, time = parts
     fresh = Config(SMALL).build().copy(network)
     assert torch.equal(fresh.encoder.enter.weight, network.encoder.enter.weight)
-    assert torch.equal(Controlled(network, fresh, HINT)(noisy, time, given), network(noisy, time, given))
+    assert torch.equal(
+        Controlled(network, fresh, HINT)(noisy, time, given), network(noisy, time, given)
+    )
 
 
 @torch.no_grad()
@@ -100,7 +112,9 @@ def test_it_is_a_denoiser_that_can_be_prepared_and_left_out_of(parts):
 def test_control_upon_control_adds_up(parts):
     network, branch, adapter, given, noisy, time = parts
     twice = Controlled(Controlled(network, branch, HINT, 0.5), branch, HINT, 0.5)
-    torch.testing.assert_close(twice(noisy, time, given), Controlled(network, branch, HINT)(noisy, time, given))
+    torch.testing.assert_close(
+        twice(noisy, time, given), Controlled(network, branch, HINT)(noisy, time, given)
+    )
     assert not torch.allclose(twice(noisy, time, given), network(noisy, time, given), atol=1e-3)
     prepared = twice.prepare(given)
     assert torch.equal(twice(noisy, time, prepared), twice(noisy, time, given))

@@ -13,10 +13,25 @@ import safelight.denoisers
 from safelight.config import read
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.errors import BadInput
-from safelight.types import Condition, Denoiser, Hearing, Tokens
+from safelight.types.networks import Condition, Denoiser, Hearing, Tokens
 
-SMALL = {"width": 32, "depth": 2, "heads": 2, "text_width": 8, "vector_width": 5, "extra_channels": 2}
-TWO_STREAMS = {"channels": 4, "width": 32, "depth": 3, "heads": 2, "text_width": 8, "vector_width": 5, "side": 8}
+SMALL = {
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "text_width": 8,
+    "vector_width": 5,
+    "extra_channels": 2,
+}
+TWO_STREAMS = {
+    "channels": 4,
+    "width": 32,
+    "depth": 3,
+    "heads": 2,
+    "text_width": 8,
+    "vector_width": 5,
+    "side": 8,
+}
 FLUX = {"channels": 4, "width": 32, "axes": (4, 6, 6), "double": 1, "single": 2, "text_width": 8}
 UNET = {
     "levels": [{"width": 32, "depth": 1, "heads": 2}, {"width": 64, "depth": 2, "heads": 4}],
@@ -42,14 +57,30 @@ CONFIGS = {
         "second": FLUX | {"axes": (4, 4, 4, 4), "vector_width": 0, "generation": 2},
     },
     "unet": {
-        "levels": UNET | WIDE | {"levels": [UNET["levels"][0] | {"text_only": True}, UNET["levels"][1]]},
-        "modulated": UNET | WIDE | {"norm": UNET["norm"] | {"modulated": True}, "residual_resize": True},
+        "levels": UNET
+        | WIDE
+        | {"levels": [UNET["levels"][0] | {"text_only": True}, UNET["levels"][1]]},
+        "modulated": UNET
+        | WIDE
+        | {"norm": UNET["norm"] | {"modulated": True}, "residual_resize": True},
         "guided": UNET
-        | {"guidance": 6, "middle": -1, "levels": [UNET["levels"][0] | {"up": [0, 2]}, UNET["levels"][1]]},
-        "plain": UNET | {"text_width": 0, "levels": [{"width": 32, "depth": 0}, {"width": 64, "heads": 4}]},
+        | {
+            "guidance": 6,
+            "middle": -1,
+            "levels": [UNET["levels"][0] | {"up": [0, 2]}, UNET["levels"][1]],
+        },
+        "plain": UNET
+        | {"text_width": 0, "levels": [{"width": 32, "depth": 0}, {"width": 64, "heads": 4}]},
     },
     "plain_dit": {
-        "classes": {"width": 32, "depth": 2, "heads": 2, "side": 4, "classes": 5, "embedders": "each"},
+        "classes": {
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+            "side": 4,
+            "classes": 5,
+            "embedders": "each",
+        },
         "sit": {"width": 32, "depth": 2, "heads": 2, "variance": "ignored", "to_clean": True},
     },
 }
@@ -61,7 +92,9 @@ OPEN |= {
     "schnell": ("tokens", "vector", "references", "residuals"),
 }
 OPEN |= {"second": ("tokens", "scalars", "references", "residuals")}
-OPEN |= dict.fromkeys(("levels", "modulated"), ("tokens", "vector", "channels", "scalars", "residuals"))
+OPEN |= dict.fromkeys(
+    ("levels", "modulated"), ("tokens", "vector", "channels", "scalars", "residuals")
+)
 OPEN |= {"plain": ("residuals",)}
 U_NETS = CONFIGS["unet"]
 OPEN |= {"classes": ("scalars",), "sit": ()}
@@ -72,8 +105,12 @@ WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "res
 
 
 def test_every_file_of_the_folder_has_small_configs_here():
-    files = {path.stem for path in Path(safelight.denoisers.__file__).parent.glob("*.py")} - {"__init__"}
-    assert files == set(CONFIGS), "add a small config to CONFIGS for each denoiser, so that its contract is tested"
+    files = {path.stem for path in Path(safelight.denoisers.__file__).parent.glob("*.py")} - {
+        "__init__"
+    }
+    assert files == set(CONFIGS), (
+        "add a small config to CONFIGS for each denoiser, so that its contract is tested"
+    )
 
 
 def fresh(kind: str, case: str) -> nn.Module:
@@ -108,10 +145,14 @@ def every_way(case: str, batch: int = 3, space=(6, 10), words: int = 8) -> dict[
         "tokens": tokens,
         "streams": (tokens,),
         "vector": torch.randn(batch, 5, generator=draw),
-        "scalars": {HEARS[case]: torch.arange(batch) % 3 * 1.0} if case in HEARS else {"guidance": guidance},
+        "scalars": {HEARS[case]: torch.arange(batch) % 3 * 1.0}
+        if case in HEARS
+        else {"guidance": guidance},
         "channels": torch.randn(batch, 2, *space, generator=draw),
         "references": (torch.randn(batch, 4, *space, generator=draw),),
-        "residuals": tuple(torch.randn(batch, *shape, generator=draw) for shape in residuals(case, *space)),
+        "residuals": tuple(
+            torch.randn(batch, *shape, generator=draw) for shape in residuals(case, *space)
+        ),
     }
 
 
@@ -119,12 +160,20 @@ def residuals(case: str, height: int, width: int) -> list[tuple[int, ...]]:
     """What is added inside a network: patches of two streams, or the features of the small U-Nets here."""
     if case not in U_NETS:
         return [(height * width // 4, 32)]
-    return [(wide, height // s, width // s) for wide, s in ((32, 1), (32, 1), (32, 2), (64, 2), (64, 2))]
+    return [
+        (wide, height // s, width // s) for wide, s in ((32, 1), (32, 1), (32, 2), (64, 2), (64, 2))
+    ]
 
 
 def condition(case: str, batch: int = 3, space=(6, 10)) -> Condition:
     """A condition that opens all that the network takes."""
-    return Condition(**{name: value for name, value in every_way(case, batch, space).items() if name in OPEN[case]})
+    return Condition(
+        **{
+            name: value
+            for name, value in every_way(case, batch, space).items()
+            if name in OPEN[case]
+        }
+    )
 
 
 def latents(batch: int = 3, space=(6, 10)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,7 +225,9 @@ def test_an_open_way_in_changes_the_answer_and_a_closed_one_is_refused(network, 
     noisy, time = latents()
     given = Condition(**{way: every_way(case)[way]})
     if way in OPEN[case]:
-        assert not torch.allclose(network(noisy, time, given), network(noisy, time, Condition()), atol=1e-3)
+        assert not torch.allclose(
+            network(noisy, time, given), network(noisy, time, Condition()), atol=1e-3
+        )
     else:
         with pytest.raises(BadInput, match=way):
             network(noisy, time, given)
@@ -200,7 +251,9 @@ def test_preparing_ahead_changes_nothing(network, case):
         assert all(tensor.shape[:2] == (3, 8) for tensor in prepared.tokens.projected)
         blank = replace(prepared.tokens, values=torch.zeros_like(prepared.tokens.values))
         again = network(noisy, time, replace(prepared, tokens=blank))
-        assert torch.equal(again, network(noisy, time, prepared)), "a prepared condition was projected again"
+        assert torch.equal(again, network(noisy, time, prepared)), (
+            "a prepared condition was projected again"
+        )
 
 
 def test_masked_tokens_are_not_seen(network, case):
@@ -235,7 +288,9 @@ def test_weights_travel_through_safetensors(kind, case):
         for parameter in first.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     noisy, time = latents()
-    assert not torch.equal(first(noisy, time, condition(case)), second(noisy, time, condition(case)))
+    assert not torch.equal(
+        first(noisy, time, condition(case)), second(noisy, time, condition(case))
+    )
     second.load_state_dict(load(save(first.state_dict())))
     assert torch.equal(first(noisy, time, condition(case)), second(noisy, time, condition(case)))
 
@@ -243,7 +298,11 @@ def test_weights_travel_through_safetensors(kind, case):
 def test_a_gradient_reaches_every_parameter(network, case):
     noisy, time = latents()
     network(noisy, time, condition(case)).square().sum().backward()
-    unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    unreached = [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ]
     assert unreached == []
 
 

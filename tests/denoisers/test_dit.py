@@ -6,7 +6,7 @@ import torch
 from safelight.denoisers.dit import Config
 from safelight.errors import BadInput
 from safelight.nn.attention import lonely
-from safelight.types import Condition, Skippable, Tokens
+from safelight.types.networks import Condition, Skippable, Tokens
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "text_width": 8}
 
@@ -15,7 +15,9 @@ SMALL = {"width": 24, "depth": 2, "heads": 2, "text_width": 8}
 @pytest.mark.parametrize("modulation", ["block", "shared"])
 def test_it_starts_at_zero_and_its_blocks_as_the_identity(text, modulation):
     network = Config(**SMALL, text=text, modulation=modulation).build()
-    tokens = None if text == "none" else Tokens(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
+    tokens = (
+        None if text == "none" else Tokens(torch.randn(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
+    )
     noisy, time = torch.randn(2, 4, 4, 6), torch.rand(2)
     assert torch.equal(network(noisy, time, Condition(tokens)), torch.zeros_like(noisy))
     torch.nn.init.normal_(network.final.linear.weight)
@@ -49,7 +51,9 @@ def test_joint_text_is_read_in_order():
     values, mask = torch.randn(1, 5, 8), torch.ones(1, 5, dtype=torch.bool)
     noisy, time = torch.randn(1, 4, 4, 4), torch.rand(1)
     forwards = network(noisy, time, Condition(Tokens(values, mask)))
-    assert not torch.allclose(network(noisy, time, Condition(Tokens(values.flip(1), mask))), forwards, atol=1e-3)
+    assert not torch.allclose(
+        network(noisy, time, Condition(Tokens(values.flip(1), mask))), forwards, atol=1e-3
+    )
 
 
 def test_sharing_the_modulation_saves_most_of_its_parameters():
@@ -67,7 +71,11 @@ def skewed(**changes):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     mask = torch.tensor([[True] * 3, [True, True, False]])
-    given = Condition(Tokens(torch.randn(2, 3, 8), mask)) if changes.get("text") != "none" else Condition()
+    given = (
+        Condition(Tokens(torch.randn(2, 3, 8), mask))
+        if changes.get("text") != "none"
+        else Condition()
+    )
     return network, torch.randn(2, 4, 4, 6), 1000 * torch.rand(2), given
 
 
@@ -105,7 +113,9 @@ def test_patches_that_see_only_themselves_know_nothing_of_the_others():
     other = noisy.clone()
     other[..., 2:] = 7
     assert torch.equal(alone(noisy, time, given)[..., :2], alone(other, time, given)[..., :2])
-    assert not torch.allclose(alone(noisy, time, given)[..., 2:], alone(other, time, given)[..., 2:])
+    assert not torch.allclose(
+        alone(noisy, time, given)[..., 2:], alone(other, time, given)[..., 2:]
+    )
 
 
 def test_joint_text_sees_and_is_seen_as_before():
@@ -133,7 +143,10 @@ def test_blocks_that_are_not_there_are_refused(blocks):
     ("noisy", "message"),
     [
         (torch.zeros(1, 4, 4, 5), "4×5 cannot be cut into patches of 2"),
-        (torch.zeros(1, 3, 4, 4), "takes 4 channels on 2 spatial axes, not latents of shape \\(1, 3, 4, 4\\)"),
+        (
+            torch.zeros(1, 3, 4, 4),
+            "takes 4 channels on 2 spatial axes, not latents of shape \\(1, 3, 4, 4\\)",
+        ),
         (torch.zeros(1, 4, 4), "takes 4 channels on 2 spatial axes"),
     ],
 )

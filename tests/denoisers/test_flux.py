@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from safelight.checkpoints.texts import joined
 from safelight.denoisers import flux
 from safelight.denoisers.flux import Config
 from safelight.diffusion.guidance.distilled import Distilled
@@ -12,10 +11,19 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
-from safelight.nn.towers import clip, t5
-from safelight.types import Condition, Prompt, Skippable, Tokens
+from safelight.layouts.text_families import joined
+from safelight.nn.text_models import clip, t5
+from safelight.types.networks import Condition, Prompt, Skippable, Tokens
 
-SMALL = {"channels": 4, "width": 32, "axes": (4, 6, 6), "double": 2, "single": 2, "text_width": 8, "vector_width": 5}
+SMALL = {
+    "channels": 4,
+    "width": 32,
+    "axes": (4, 6, 6),
+    "double": 2,
+    "single": 2,
+    "text_width": 8,
+    "vector_width": 5,
+}
 SECOND = SMALL | {"axes": (4, 4, 4, 4), "vector_width": 0, "generation": 2, "patch": 1}
 
 
@@ -26,7 +34,12 @@ def skewed(**changes):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     mask = torch.tensor([[True] * 3, [True, True, False]])
-    return network, torch.randn(2, 4, 4, 6), 1000 * torch.rand(2), Condition(Tokens(torch.randn(2, 3, 8), mask))
+    return (
+        network,
+        torch.randn(2, 4, 4, 6),
+        1000 * torch.rand(2),
+        Condition(Tokens(torch.randn(2, 3, 8), mask)),
+    )
 
 
 @pytest.mark.parametrize("config", [SMALL, SECOND])
@@ -45,7 +58,9 @@ def test_latents_are_packed_channel_first():
     network = Config(**SMALL).build()
     latents = torch.arange(4 * 4 * 6).view(1, 4, 4, 6).float()
     packed = network.pack(latents)
-    assert packed[0, 1].tolist() == [start + step for start in (2, 26, 50, 74) for step in (0, 1, 6, 7)]
+    assert packed[0, 1].tolist() == [
+        start + step for start in (2, 26, 50, 74) for step in (0, 1, 6, 7)
+    ]
     assert torch.equal(network.unpack(packed, (2, 3)), latents)
 
 
@@ -86,7 +101,9 @@ def test_left_out_guidance_is_a_scale_of_one():
 def test_schnell_refuses_guidance_before_the_first_step():
     network, _, _, told = skewed(guidance=False)
     with pytest.raises(BadInput, match="wants a network that hears 'guidance'"):
-        guided(Process(Linear(), Flow()), {"main": network}, Distilled(3.5), told, lambda only: told)
+        guided(
+            Process(Linear(), Flow()), {"main": network}, Distilled(3.5), told, lambda only: told
+        )
     with pytest.raises(BadInput, match="scalars"):
         network.prepare(Condition(scalars={"guidance": torch.ones(2)}))
     with pytest.raises(BadInput, match=r"hears \['guidance'\], not \['scale'\]"):
@@ -108,7 +125,9 @@ def test_patches_that_see_only_themselves_know_nothing_of_the_others():
     alone = network.without((), range(4))
     other = noisy.clone()
     other[..., 2:] = 7
-    assert torch.equal(alone(noisy, time, Condition())[..., :2], alone(other, time, Condition())[..., :2])
+    assert torch.equal(
+        alone(noisy, time, Condition())[..., :2], alone(other, time, Condition())[..., :2]
+    )
     assert not torch.allclose(alone(noisy, time, told), network(noisy, time, told), atol=1e-3)
 
 
@@ -122,7 +141,10 @@ def test_blocks_that_are_not_there_are_refused(blocks):
     ("noisy", "message"),
     [
         (torch.zeros(1, 4, 4, 5), "4×5 cannot be cut into patches of 2"),
-        (torch.zeros(1, 3, 4, 4), r"takes 4 channels on 2 spatial axes, not latents of shape \(1, 3, 4, 4\)"),
+        (
+            torch.zeros(1, 3, 4, 4),
+            r"takes 4 channels on 2 spatial axes, not latents of shape \(1, 3, 4, 4\)",
+        ),
         (torch.zeros(1, 4, 4), "takes 4 channels on 2 spatial axes"),
     ],
 )

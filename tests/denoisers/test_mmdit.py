@@ -5,9 +5,17 @@ import torch
 
 from safelight.denoisers.mmdit import Config
 from safelight.errors import BadInput
-from safelight.types import Condition, Skippable, Tokens
+from safelight.types.networks import Condition, Skippable, Tokens
 
-SMALL = {"channels": 4, "width": 24, "depth": 3, "heads": 2, "text_width": 8, "vector_width": 5, "side": 6}
+SMALL = {
+    "channels": 4,
+    "width": 24,
+    "depth": 3,
+    "heads": 2,
+    "text_width": 8,
+    "vector_width": 5,
+    "side": 6,
+}
 
 
 def skewed(**changes):
@@ -52,9 +60,15 @@ def test_patches_that_see_only_themselves_and_the_text_know_nothing_of_the_other
     alone = network.without((), (0, 1, 2))
     other = noisy.clone()
     other[..., 2:] = 7
-    assert torch.equal(alone(noisy, time, Condition())[..., :2], alone(other, time, Condition())[..., :2])
-    assert not torch.allclose(network(noisy, time, Condition())[..., :2], network(other, time, Condition())[..., :2])
-    assert not torch.allclose(alone(noisy, time, given)[..., :2], alone(other, time, given)[..., :2])
+    assert torch.equal(
+        alone(noisy, time, Condition())[..., :2], alone(other, time, Condition())[..., :2]
+    )
+    assert not torch.allclose(
+        network(noisy, time, Condition())[..., :2], network(other, time, Condition())[..., :2]
+    )
+    assert not torch.allclose(
+        alone(noisy, time, given)[..., :2], alone(other, time, given)[..., :2]
+    )
     assert not torch.allclose(alone(noisy, time, given), network(noisy, time, given), atol=1e-3)
 
 
@@ -78,7 +92,9 @@ def test_few_residuals_serve_several_blocks_and_the_last_none():
     one, each = (Condition(residuals=given) for given in (residuals[:1], (residuals[0],) * 3))
     assert torch.equal(network(noisy, time, one), network(noisy, time, each))
     unused = Condition(residuals=(*residuals[:2], residuals[0]))
-    assert torch.equal(network(noisy, time, Condition(residuals=residuals)), network(noisy, time, unused))
+    assert torch.equal(
+        network(noisy, time, Condition(residuals=residuals)), network(noisy, time, unused)
+    )
 
 
 @pytest.mark.parametrize(

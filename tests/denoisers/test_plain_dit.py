@@ -11,7 +11,7 @@ from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import LinearBeta
 from safelight.errors import BadInput
-from safelight.types import Condition, Prompt, Skippable
+from safelight.types.networks import Condition, Prompt, Skippable
 
 SMALL = {"width": 24, "depth": 3, "heads": 2, "side": 3, "classes": 5}
 
@@ -22,7 +22,12 @@ def skewed(**changes):
     network = Config(**SMALL | changes).build()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return network, torch.randn(2, 4, 4, 6), 1000 * torch.rand(2), Condition(scalars={"label": torch.tensor([0, 4])})
+    return (
+        network,
+        torch.randn(2, 4, 4, 6),
+        1000 * torch.rand(2),
+        Condition(scalars={"label": torch.tensor([0, 4])}),
+    )
 
 
 @pytest.mark.parametrize("embedders", ["published", "each"])
@@ -40,7 +45,9 @@ def test_it_starts_at_zero_and_its_blocks_as_the_identity(embedders):
 def test_nothing_said_is_the_class_after_the_last():
     network, noisy, time, _ = skewed()
     teller = label.Config(classes=5, width=0, numbered=True).build()
-    assert torch.equal(network(noisy, time, teller([Prompt()] * 2)), network(noisy, time, Condition()))
+    assert torch.equal(
+        network(noisy, time, teller([Prompt()] * 2)), network(noisy, time, Condition())
+    )
     told = teller([Prompt("0"), Prompt(given={"label": 4})])
     assert torch.equal(network(noisy, time, told), network(noisy, time, skewed()[3]))
 
@@ -71,10 +78,14 @@ def test_a_learned_variance_is_read_and_taught():
     level = process.schedule(torch.tensor(0.5))
     estimate = process.denoise(network, noisy, level, given)
     assert estimate.variance.shape == noisy.shape
-    assert torch.equal(estimate.clean, Process(LinearBeta(), Noise()).denoise(plain, noisy, level, given).clean)
+    assert torch.equal(
+        estimate.clean, Process(LinearBeta(), Noise()).denoise(plain, noisy, level, given).clean
+    )
     loss = process.loss(network, noisy, torch.randn_like(noisy), torch.tensor([0.2, 0.7]), given)
     loss.sum().backward()
-    rows = network.final.linear.weight.grad.view(4, 8, 24)  # (p q) c: the last four channels of each are variance
+    rows = network.final.linear.weight.grad.view(
+        4, 8, 24
+    )  # (p q) c: the last four channels of each are variance
     assert (rows.abs().amax(dim=(0, 2)) > 0).all()
 
 

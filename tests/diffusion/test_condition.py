@@ -7,14 +7,18 @@ import torch
 
 from safelight.diffusion.condition import choose, refuse, repeat, stack, ways
 from safelight.errors import BadInput
-from safelight.types import Condition, Tokens
+from safelight.types.networks import Condition, Tokens
 
 NAMES = {"tokens", "streams", "vector", "scalars", "channels", "references", "residuals"}
 
 
 def tokens(b, n, start, projected=True):
     values = start + torch.arange(b * n * 2.0).reshape(b, n, 2)
-    return Tokens(values, torch.ones(b, n, dtype=torch.bool), (values * 10, values.sum(-1)) if projected else ())
+    return Tokens(
+        values,
+        torch.ones(b, n, dtype=torch.bool),
+        (values * 10, values.sum(-1)) if projected else (),
+    )
 
 
 def full(b, start):
@@ -40,7 +44,9 @@ def leaves(condition):
 
 def same(condition, tensors):
     found = leaves(condition)
-    return len(found) == len(tensors) and all(torch.equal(a, b) for a, b in zip(found, tensors, strict=True))
+    return len(found) == len(tensors) and all(
+        torch.equal(a, b) for a, b in zip(found, tensors, strict=True)
+    )
 
 
 FIRST, SECOND = full(2, 0.0), full(3, 100.0)
@@ -99,7 +105,9 @@ def test_refuse_lets_pass_what_is_taken():
 def test_different_ways_cannot_be_joined(other):
     for one in (Condition(vector=torch.zeros(1, 1)), Condition(scalars={"scale": torch.zeros(1)})):
         for join in (lambda a, b: stack([a, b]), lambda a, b: choose(torch.tensor([True]), a, b)):
-            with pytest.raises(BadInput, match=r"must have the same ways in open, got .*: open the same in each"):
+            with pytest.raises(
+                BadInput, match=r"must have the same ways in open, got .*: open the same in each"
+            ):
                 join(one, other)
 
 

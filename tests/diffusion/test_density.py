@@ -29,11 +29,17 @@ def test_logit_normal_has_normal_logits():
 def test_strata_take_turns_by_position(density):
     """Whatever the draw, the samples at positions k mod 4 stay within the k-th quarter of the distribution."""
     whole = type(density)()
-    edges = whole(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), torch.zeros(3, dtype=torch.long))
+    edges = whole(
+        torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+    )
     for position in range(4, 12):
         t = density(U, torch.full((1000,), position))
         assert (torch.bucketize(t, edges) == position % 4).all()
-    rounds = torch.cat([density(U, torch.full((1000,), position)) for position in range(4)]).sort().values
+    rounds = (
+        torch.cat([density(U, torch.full((1000,), position)) for position in range(4)])
+        .sort()
+        .values
+    )
     fine = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     torch.testing.assert_close(rounds, whole(fine, torch.zeros(4000, dtype=torch.long)))
 

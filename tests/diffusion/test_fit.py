@@ -8,7 +8,7 @@ import torch
 from making import tiny_model
 from safelight import Settings, TextToImage
 from safelight.config import Slot
-from safelight.diffusion.fit import demand_fit
+from safelight.diffusion.compatibility import demand_fit
 from safelight.diffusion.guidance.cfg_plus_plus import CFGPlusPlus
 from safelight.diffusion.guidance.interval import Interval
 from safelight.diffusion.guidance.none import Unguided
@@ -17,8 +17,8 @@ from safelight.diffusion.prediction import Flow, NoiseAndVariance
 from safelight.diffusion.samplers.ddpm import DDPM
 from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
-from safelight.generate import steps
-from safelight.types import Estimate
+from safelight.pipeline import steps
+from safelight.types.diffusion import Estimate
 
 SAMPLERS = Slot("diffusion.samplers.*")
 FORMS = ["single:form=clean", "unipc:form=noise"]
@@ -44,14 +44,18 @@ def test_cfg_plus_plus_goes_with_the_samplers_in_which_found_noise_counts(spelle
         demand_fit(sampler, Flow(), Interval(CFGPlusPlus()))
     else:
         demand_fit(sampler, Flow(), Unguided())
-        with pytest.raises(BadInput, match=r"wants a sampler that puts back the noise .*, .* does not"):
+        with pytest.raises(
+            BadInput, match=r"wants a sampler that puts back the noise .*, .* does not"
+        ):
             demand_fit(sampler, Flow(), Interval(CFGPlusPlus()))
 
 
 def test_learned_variance_wants_a_model_that_learned_one():
     demand_fit(DDPM("learned"), NoiseAndVariance(), Unguided())
     demand_fit(DDPM("large"), Flow(), Unguided())
-    with pytest.raises(BadInput, match=r"learned variance wants a model that learned one.*take variance=small"):
+    with pytest.raises(
+        BadInput, match=r"learned variance wants a model that learned one.*take variance=small"
+    ):
         demand_fit(DDPM("learned"), Flow(), Unguided())
 
 
@@ -59,7 +63,10 @@ def test_learned_variance_wants_a_model_that_learned_one():
     ("settings", "message"),
     [
         (Settings(sampler="ddpm:variance=learned"), "learned variance"),
-        (Settings(guidance="interval:of=cfg-plus-plus", sampler="dpmpp2m"), r"DPM-Solver\+\+ 2M does not"),
+        (
+            Settings(guidance="interval:of=cfg-plus-plus", sampler="dpmpp2m"),
+            r"DPM-Solver\+\+ 2M does not",
+        ),
         (Settings(guidance="distilled:scale=3"), "wants a network that hears 'guidance'"),
     ],
 )

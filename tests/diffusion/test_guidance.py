@@ -19,7 +19,8 @@ from safelight.diffusion.prediction import Clean, Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear, ScaledLinear
 from safelight.errors import BadInput
-from safelight.types import Condition, Estimate, Pass, Question
+from safelight.types.diffusion import Estimate, Pass, Question
+from safelight.types.networks import Condition
 
 PROCESS = Process(Linear(), Flow())
 NOISY = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -73,11 +74,15 @@ def test_scale_one_is_no_guidance_and_one_pass():
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 4.0])
 def test_one_batch_of_two_equals_two_passes(scale):
     clean, batches = run(ClassifierFree(scale))
-    torch.testing.assert_close(clean, (1 - scale) * alone(NO) + scale * alone(YES), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        clean, (1 - scale) * alone(NO) + scale * alone(YES), rtol=1e-13, atol=1e-13
+    )
     assert batches == [4]
 
 
-@pytest.mark.parametrize("rule", [ClassifierFree(4.0), Interval(ClassifierFree(3.0)), APG(5.0), TwoScale()])
+@pytest.mark.parametrize(
+    "rule", [ClassifierFree(4.0), Interval(ClassifierFree(3.0)), APG(5.0), TwoScale()]
+)
 def test_two_passes_in_less_memory_give_the_same(rule):
     answers, batches = [], []
     for one_batch in (True, False):
@@ -93,16 +98,24 @@ def test_two_passes_in_less_memory_give_the_same(rule):
 def test_each_sample_keeps_a_level_of_its_own():
     level = at([[[0.2]], [[0.7]]])
     clean, _ = run(ClassifierFree(3.0), level)
-    torch.testing.assert_close(clean, 3 * alone(YES, level) - 2 * alone(NO, level), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        clean, 3 * alone(YES, level) - 2 * alone(NO, level), rtol=1e-13, atol=1e-13
+    )
 
 
 def test_guidance_is_the_same_in_the_space_of_the_answers():
     level = at(0.3)
-    answer = 4 * Recorder()(NOISY, level.time.expand(2), YES) - 3 * Recorder()(NOISY, level.time.expand(2), NO)
-    torch.testing.assert_close(run(ClassifierFree(4.0), level)[0], Flow().read(answer, NOISY, level).clean)
+    answer = 4 * Recorder()(NOISY, level.time.expand(2), YES) - 3 * Recorder()(
+        NOISY, level.time.expand(2), NO
+    )
+    torch.testing.assert_close(
+        run(ClassifierFree(4.0), level)[0], Flow().read(answer, NOISY, level).clean
+    )
 
 
-@pytest.mark.parametrize(("t", "inside"), [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.81, False)])
+@pytest.mark.parametrize(
+    ("t", "inside"), [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.81, False)]
+)
 def test_interval_guides_within(t, inside):
     clean, batches = run(Interval(ClassifierFree(4.0), low=0.2, high=0.8), at(t))
     wanted = run(ClassifierFree(4.0) if inside else Unguided(), at(t))
@@ -113,8 +126,12 @@ def test_interval_guides_within(t, inside):
 def test_interval_means_the_same_noise_on_every_schedule():
     schedule = ScaledLinear()
     for t, guide in [(0.31, True), (0.29, False)]:
-        level = at(float(schedule.when(torch.tensor(math.log((1 - t) / t), dtype=torch.float64))), schedule)
-        assert run(Interval(low=0.3, high=0.9), level, Process(schedule, Clean()))[1] == [4 if guide else 2]
+        level = at(
+            float(schedule.when(torch.tensor(math.log((1 - t) / t), dtype=torch.float64))), schedule
+        )
+        assert run(Interval(low=0.3, high=0.9), level, Process(schedule, Clean()))[1] == [
+            4 if guide else 2
+        ]
 
 
 class Both:
@@ -157,7 +174,9 @@ def test_weighted_conditions_are_blended_before_they_are_guided():
     other = Condition(vector=torch.tensor([[0.3], [-1.0]], dtype=torch.float64))
     parts = [Part(YES, 3.0), Part(other, 1.0)]
     network = Recorder()
-    found = guided(PROCESS, {"main": network}, ClassifierFree(4.0), YES, negative, parts=parts)(NOISY, at(0.5)).clean
+    found = guided(PROCESS, {"main": network}, ClassifierFree(4.0), YES, negative, parts=parts)(
+        NOISY, at(0.5)
+    ).clean
     no = alone(NO)
     torch.testing.assert_close(found, no + 3.0 * (alone(YES) - no) + 1.0 * (alone(other) - no))
     assert network.batches == [6]
@@ -166,18 +185,24 @@ def test_weighted_conditions_are_blended_before_they_are_guided():
 def test_each_region_follows_its_own_condition():
     left = torch.tensor([1.0, 1, 0, 0])
     parts = [Part(YES, where=left), Part(NO, 5.0, where=1 - left)]
-    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(NOISY, at(0.5)).clean
+    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(
+        NOISY, at(0.5)
+    ).clean
     assert torch.equal(found[..., :2], alone(YES)[..., :2])
     assert torch.equal(found[..., 2:], alone(NO)[..., 2:])
     soft = [Part(YES, where=torch.tensor(0.25)), Part(NO, where=torch.tensor(0.75))]
-    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=soft)(NOISY, at(0.5)).clean
+    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=soft)(
+        NOISY, at(0.5)
+    ).clean
     torch.testing.assert_close(found, 0.25 * alone(YES) + 0.75 * alone(NO))
 
 
 def test_what_an_answer_carries_is_blended_with_it():
     process = Process(Linear(), Learned())
     parts = [Part(YES), Part(NO)]
-    found = guided(process, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(NOISY, at(0.5))
+    found = guided(process, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(
+        NOISY, at(0.5)
+    )
     torch.testing.assert_close(found.noise, found.clean + 1)
     torch.testing.assert_close(found.variance, found.clean + 2)
 
@@ -217,7 +242,9 @@ class Learned:
 
 def test_what_an_answer_carries_is_split_with_it():
     process = Process(Linear(), Learned())
-    estimate = guided(process, {"main": Recorder()}, ClassifierFree(2.0), YES, negative)(NOISY, at(0.5))
+    estimate = guided(process, {"main": Recorder()}, ClassifierFree(2.0), YES, negative)(
+        NOISY, at(0.5)
+    )
     assert estimate.noise is None
     torch.testing.assert_close(estimate.variance, alone(YES, process=process) + 2)
     plain = guided(process, {"main": Recorder()}, Unguided(), YES, negative)(NOISY, at(0.5))
@@ -232,8 +259,14 @@ def test_what_an_answer_carries_is_split_with_it():
         (lambda: Interval(low=0.8, high=0.8), r"must rise within 0 to 1, got \(0.8, 0.8\)"),
         (lambda: Interval(low=-0.1), "must rise within 0 to 1"),
         (lambda: Interval(high=1.1), "must rise within 0 to 1"),
-        (lambda: guided(PROCESS, {"main": Recorder()}, Both(), YES, negative)(NOISY, at(0.5)), "network 'weak'"),
-        (lambda: guided(PROCESS, {"main": Recorder()}, Autoguidance(), YES, negative), "network 'weak', .* has main"),
+        (
+            lambda: guided(PROCESS, {"main": Recorder()}, Both(), YES, negative)(NOISY, at(0.5)),
+            "network 'weak'",
+        ),
+        (
+            lambda: guided(PROCESS, {"main": Recorder()}, Autoguidance(), YES, negative),
+            "network 'weak', .* has main",
+        ),
         (
             lambda: guided(PROCESS, {"main": Recorder()}, Interval(SkipLayers()), YES, negative),
             "leaves out blocks, which Recorder cannot",
@@ -244,11 +277,15 @@ def test_what_an_answer_carries_is_split_with_it():
         ),
         (lambda: Part(YES, math.nan), "a weight must be a number, got nan"),
         (
-            lambda: guided(PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES), Part(NO, -1.0)]),
+            lambda: guided(
+                PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES), Part(NO, -1.0)]
+            ),
             "weights must sum to more than 0 at every place, got 0.0",
         ),
         (
-            lambda: guided(PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES, where=torch.eye(2))]),
+            lambda: guided(
+                PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES, where=torch.eye(2))]
+            ),
             "weights must sum to more than 0 at every place",
         ),
     ],

@@ -16,7 +16,8 @@ from safelight.diffusion.guided import guided
 from safelight.diffusion.prediction import Noise, noise_of
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import ScaledLinear
-from safelight.types import Condition, Estimate, NoiseLevel
+from safelight.types.diffusion import Estimate, NoiseLevel
+from safelight.types.networks import Condition
 
 NULL, HEADS = 1000, 2
 
@@ -34,29 +35,48 @@ class Recorded:
         return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
     def attend(self, x, block):
-        q, k, v = rearrange(self.linear(x, f"{block}.qkv"), "b n (three h d) -> three b h n d", three=3, h=HEADS)
-        return self.linear(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"), f"{block}.proj")
+        q, k, v = rearrange(
+            self.linear(x, f"{block}.qkv"), "b n (three h d) -> three b h n d", three=3, h=HEADS
+        )
+        return self.linear(
+            rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"),
+            f"{block}.proj",
+        )
 
     def __call__(self, noisy, time, condition):
-        angles = time[:, None] * torch.exp(-torch.arange(128) * torch.log(torch.tensor(10000.0)) / 128)
+        angles = time[:, None] * torch.exp(
+            -torch.arange(128) * torch.log(torch.tensor(10000.0)) / 128
+        )
         heard = self.linear(torch.cat([angles.cos(), angles.sin()], dim=1), "t_embedder.mlp.0")
         heard = F.silu(self.linear(F.silu(heard), "t_embedder.mlp.2") + condition.vector)[:, None]
-        patches = F.conv2d(noisy, self.weights["x_embedder.proj.weight"], self.weights["x_embedder.proj.bias"], 2)
+        patches = F.conv2d(
+            noisy, self.weights["x_embedder.proj.weight"], self.weights["x_embedder.proj.bias"], 2
+        )
         x = rearrange(patches, "b c h w -> b (h w) c") + self.weights["pos_embed"]
         for block in ("blocks.0", "blocks.1"):
             modulation = self.linear(heard, f"{block}.adaLN_modulation.1").chunk(6, dim=-1)
             x = x + modulation[2] * self.attend(self.norm(x, *modulation[:2]), f"{block}.attn")
-            inner = F.gelu(self.linear(self.norm(x, *modulation[3:5]), f"{block}.mlp.fc1"), approximate="tanh")
+            inner = F.gelu(
+                self.linear(self.norm(x, *modulation[3:5]), f"{block}.mlp.fc1"), approximate="tanh"
+            )
             x = x + modulation[5] * self.linear(inner, f"{block}.mlp.fc2")
         x = self.norm(x, *self.linear(heard, "final_layer.adaLN_modulation.1").chunk(2, dim=-1))
-        return rearrange(self.linear(x, "final_layer.linear"), "b (h w) (p q c) -> b c (h p) (w q)", h=4, p=2, q=2)
+        return rearrange(
+            self.linear(x, "final_layer.linear"),
+            "b (h w) (p q c) -> b c (h p) (w q)",
+            h=4,
+            p=2,
+            q=2,
+        )
 
 
 class LearnedNoise(Noise):
     """Noise, and a variance that rules hand on."""
 
     def read(self, answer, noisy, level):
-        return Estimate(super().read(answer[:, :4], noisy, level).clean, variance=(answer[:, 4:] + 1) / 2)
+        return Estimate(
+            super().read(answer[:, :4], noisy, level).clean, variance=(answer[:, 4:] + 1) / 2
+        )
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +103,18 @@ def test_the_network_is_the_recorded_one(golden):
 
 @pytest.mark.parametrize(
     ("case", "rule"),
-    [("none", Unguided()), ("all", ClassifierFree(4.0)), ("three", Channels(ClassifierFree(4.0), first=3))],
+    [
+        ("none", Unguided()),
+        ("all", ClassifierFree(4.0)),
+        ("three", Channels(ClassifierFree(4.0), first=3)),
+    ],
 )
 def test_guided_trajectories(golden, case, rule):
     weights, inputs, outputs = golden
     table = weights["y_embedder.embedding_table.weight"]
     condition, nothing = (
-        Condition(vector=table[labels]) for labels in (inputs["labels"], torch.full_like(inputs["labels"], NULL))
+        Condition(vector=table[labels])
+        for labels in (inputs["labels"], torch.full_like(inputs["labels"], NULL))
     )
     process = Process(ScaledLinear(), LearnedNoise())
     waist = guided(process, {"main": Recorded(weights)}, rule, condition, lambda only: nothing)

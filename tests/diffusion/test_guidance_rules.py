@@ -29,10 +29,13 @@ from safelight.diffusion.prediction import SPACES, noise_of, read, write
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine, Linear, ScaledLinear
 from safelight.errors import BadInput
-from safelight.types import Condition, Estimate, Pass
+from safelight.types.diffusion import Estimate, Pass
+from safelight.types.networks import Condition
 
 DRAW = torch.Generator().manual_seed(0)
-NOISY, YES, NO, OTHER = (torch.randn(3, 4, 5, 6, generator=DRAW, dtype=torch.float64) for _ in range(4))
+NOISY, YES, NO, OTHER = (
+    torch.randn(3, 4, 5, 6, generator=DRAW, dtype=torch.float64) for _ in range(4)
+)
 SCHEDULES = [Linear(), ScaledLinear(), Cosine()]
 
 
@@ -90,7 +93,9 @@ class Telling:
     def __call__(self, noisy, time, condition):
         self.asked += 1
         estimate = gaussian(condition, noisy, self.level)
-        return self.process.prediction.target(estimate.clean, noise_of(estimate, noisy, self.level), self.level)
+        return self.process.prediction.target(
+            estimate.clean, noise_of(estimate, noisy, self.level), self.level
+        )
 
 
 def about(mean, spread):
@@ -101,7 +106,9 @@ def run(rule, process, level, yes, no, weak=None):
     """The waist's answer where network and weak network are exact for Gaussians."""
     networks = {"main": Telling(process, level), "weak": Telling(process, level)}
     told = (
-        (lambda name, condition: weak if name == "weak" else condition) if weak else lambda name, condition: condition
+        (lambda name, condition: weak if name == "weak" else condition)
+        if weak
+        else lambda name, condition: condition
     )
     return guided(process, networks, rule, yes, lambda only: no, told)(NOISY, level).clean
 
@@ -128,7 +135,9 @@ def test_the_guided_score_is_that_of_the_tilted_gaussian(t):
     pulled = w * level.alpha * 0.5 / variances[0] + (1 - w) * level.alpha * -1.0 / variances[1]
     score = pulled - precision * NOISY
     for rule, weak in ((ClassifierFree(w), None), (Autoguidance(w), about(-1.0, 1.3))):
-        found = run(rule, Process(schedule, SPACES["noise"]), level, about(0.5, 0.7), about(-1.0, 1.3), weak)
+        found = run(
+            rule, Process(schedule, SPACES["noise"]), level, about(0.5, 0.7), about(-1.0, 1.3), weak
+        )
         torch.testing.assert_close(found, (NOISY + level.sigma**2 * score) / level.alpha)
 
 
@@ -144,7 +153,9 @@ def test_a_guided_run_ends_in_the_gaussian_beyond():
 def run_at(rule, noisy, level):
     process = Process(Linear(), SPACES["flow"])
     network = {"main": Telling(process, level)}
-    return guided(process, network, rule, about(0.5, 0.7), lambda only: about(-1.0, 0.7))(noisy, level)
+    return guided(process, network, rule, about(0.5, 0.7), lambda only: about(-1.0, 0.7))(
+        noisy, level
+    )
 
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 1.0])
@@ -152,7 +163,10 @@ def run_at(rule, noisy, level):
 def test_affine_rules_are_the_same_in_the_space_of_the_answers(prediction, t):
     schedule = ScaledLinear() if prediction == "noise" else Cosine()
     level, space = at(t, schedule), SPACES[prediction]
-    answers = [space.target(clean, noise_of(Estimate(clean), NOISY, level), level) for clean in (YES, NO, OTHER)]
+    answers = [
+        space.target(clean, noise_of(Estimate(clean), NOISY, level), level)
+        for clean in (YES, NO, OTHER)
+    ]
     rules = [
         (ClassifierFree(3.5), (3.5, -2.5)),
         (Autoguidance(1.7), (1.7, -0.7)),
@@ -162,8 +176,12 @@ def test_affine_rules_are_the_same_in_the_space_of_the_answers(prediction, t):
     for rule, weights in rules:
         assert math.isclose(sum(weights), 1)
         given = answers[: len(weights)]
-        in_space = space.read(sum(w * a for w, a in zip(weights, given, strict=True)), NOISY, level).clean
-        read_first = combine(rule, *(space.read(a, NOISY, level).clean for a in given), level=level).clean
+        in_space = space.read(
+            sum(w * a for w, a in zip(weights, given, strict=True)), NOISY, level
+        ).clean
+        read_first = combine(
+            rule, *(space.read(a, NOISY, level).clean for a in given), level=level
+        ).clean
         torch.testing.assert_close(read_first, in_space, rtol=1e-8, atol=1e-8)
 
 
@@ -178,7 +196,9 @@ def test_spaces_are_left_as_they_were_entered(space, schedule):
 def test_a_noise_that_tells_nothing_is_not_read():
     level = at(1.0)
     assert torch.equal(read("noise", YES, NOISY, level, blind=NO), NO)
-    torch.testing.assert_close(combine(Rescale(space="noise", phi=1.0), YES, NO, level=level).clean, cfg(4))
+    torch.testing.assert_close(
+        combine(Rescale(space="noise", phi=1.0), YES, NO, level=level).clean, cfg(4)
+    )
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -192,7 +212,10 @@ def test_rescaling_gives_back_the_spread_of_the_conditional_answer(space):
     torch.testing.assert_close(found, wanted)
     part = combine(replace(rule, phi=0.7), YES, NO, level=level).clean
     torch.testing.assert_close(
-        deviation(write(space, Estimate(part), NOISY, level)), 0.7 * wanted + 0.3 * wide, rtol=1e-9, atol=1e-9
+        deviation(write(space, Estimate(part), NOISY, level)),
+        0.7 * wanted + 0.3 * wide,
+        rtol=1e-9,
+        atol=1e-9,
     )
     assert torch.equal(combine(replace(rule, phi=0.0), YES, NO, level=level).clean, cfg(7))
 
@@ -216,17 +239,24 @@ def test_thresholding_cuts_and_scales_each_sample_for_itself(quantile):
 
 
 def test_apg_with_all_of_it_and_no_memory_is_classifier_free():
-    torch.testing.assert_close(combine(APG(5.0, eta=1, threshold=0, momentum=0), YES, NO).clean, cfg(5))
-    torch.testing.assert_close(combine(APG(5.0, eta=1, threshold=1e9, momentum=0), YES, NO).clean, cfg(5))
+    torch.testing.assert_close(
+        combine(APG(5.0, eta=1, threshold=0, momentum=0), YES, NO).clean, cfg(5)
+    )
+    torch.testing.assert_close(
+        combine(APG(5.0, eta=1, threshold=1e9, momentum=0), YES, NO).clean, cfg(5)
+    )
     assert torch.equal(combine(APG(1.0), YES).clean, YES)
 
 
 def test_apg_projects_cuts_and_remembers():
     moved = combine(APG(5.0, eta=0, threshold=0, momentum=0), YES, NO).clean - YES
-    torch.testing.assert_close((moved * YES).sum(dim=(1, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        (moved * YES).sum(dim=(1, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-9, rtol=0
+    )
     along = (YES - NO) - moved / 4
     torch.testing.assert_close(
-        along / YES, ((YES - NO) * YES).sum((1, 2, 3), True) / norm(YES)[:, None, None, None] ** 2 + 0 * YES
+        along / YES,
+        ((YES - NO) * YES).sum((1, 2, 3), True) / norm(YES)[:, None, None, None] ** 2 + 0 * YES,
     )
     cut = combine(APG(5.0, eta=1, threshold=2.0, momentum=0), YES, NO).clean - YES
     torch.testing.assert_close(norm(cut), torch.full((3,), 8.0, dtype=torch.float64))
@@ -236,7 +266,9 @@ def test_apg_projects_cuts_and_remembers():
         total = (YES - no) - 0.5 * total
         found = running.combine([Estimate(YES), Estimate(no)], NOISY, at(0.5)).clean
         torch.testing.assert_close(found, YES + 2 * total)
-    assert torch.equal(combine(rule, YES, NO).clean, YES + 2 * (YES - NO)), "a new run remembers nothing"
+    assert torch.equal(combine(rule, YES, NO).clean, YES + 2 * (YES - NO)), (
+        "a new run remembers nothing"
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: type(one).__name__)
@@ -256,7 +288,13 @@ def test_cfg_zero_scales_the_negative_in_velocity_space(schedule):
 def test_cfg_zero_stands_still_and_asks_nothing_at_first():
     process = Process(Linear(), SPACES["flow"])
     network = Telling(process, at(0.5))
-    waist = guided(process, {"main": network}, CFGZero(3.0, zero=2), about(0.5, 1.0), lambda only: about(0.0, 1.0))
+    waist = guided(
+        process,
+        {"main": network},
+        CFGZero(3.0, zero=2),
+        about(0.5, 1.0),
+        lambda only: about(0.0, 1.0),
+    )
     steps = list(walk(waist, [1, 0.75, 0.5, 0.25, 0]))
     torch.testing.assert_close(steps[1], NOISY)
     assert not torch.allclose(steps[2], NOISY)
@@ -289,11 +327,15 @@ def test_a_classifier_turns_the_data_into_the_class(t):
     prior, level = IdealGaussian(number(m), number(s)), at(t)
 
     def log_probability(noisy, level):
-        left = (s * level.sigma) ** 2 / (level.alpha**2 * s**2 + level.sigma**2)  # the variance of x given noisy
+        left = (s * level.sigma) ** 2 / (
+            level.alpha**2 * s**2 + level.sigma**2
+        )  # the variance of x given noisy
         return -((y - prior(noisy, level).clean) ** 2).flatten(1).sum(1) / (2 * (r**2 + left))
 
     spread = (s**-2 + r**-2) ** -0.5
-    wanted = IdealGaussian(number((m / s**2 + y / r**2) * spread**2), number(spread))(NOISY, level).clean
+    wanted = IdealGaussian(number((m / s**2 + y / r**2) * spread**2), number(spread))(
+        NOISY, level
+    ).clean
     with torch.inference_mode():
         found = combine(Classifier(log_probability), prior(NOISY, level).clean, level=level).clean
     torch.testing.assert_close(found, wanted)
@@ -323,22 +365,37 @@ def test_a_distilled_network_hears_the_scale_in_one_pass():
             heard.append((len(noisy), condition.scalars))
             return noisy
 
-    network, condition = Network(), Condition(vector=torch.zeros(3, 1), scalars={"second": torch.ones(3)})
-    guided(Process(Linear(), SPACES["clean"]), {"main": network}, Distilled(2.5), condition, nothing)(NOISY, at(0.5))
+    network, condition = (
+        Network(),
+        Condition(vector=torch.zeros(3, 1), scalars={"second": torch.ones(3)}),
+    )
+    guided(
+        Process(Linear(), SPACES["clean"]), {"main": network}, Distilled(2.5), condition, nothing
+    )(NOISY, at(0.5))
     ((count, scalars),) = heard
     assert count == 3
     assert scalars["guidance"].tolist() == [2.5] * 3
     assert scalars["second"].tolist() == [1] * 3
     parts = [Part(condition), Part(Condition(vector=torch.ones(3, 1), scalars=condition.scalars))]
     process = Process(Linear(), SPACES["clean"])
-    guided(process, {"main": network}, Distilled(2.5), condition, nothing, parts=parts)(NOISY, at(0.5))
+    guided(process, {"main": network}, Distilled(2.5), condition, nothing, parts=parts)(
+        NOISY, at(0.5)
+    )
     assert heard[1][1]["guidance"].tolist() == [2.5] * 6
 
 
 def test_a_scale_that_the_network_does_not_hear_is_refused_when_the_run_is_made():
     process, condition = Process(Linear(), SPACES["clean"]), Condition(vector=torch.zeros(3, 1))
-    with pytest.raises(BadInput, match="wants a network that hears 'guidance', this one hears no scalars"):
-        guided(process, {"main": lambda noisy, time, condition: noisy}, Interval(Distilled(2.5)), condition, nothing)
+    with pytest.raises(
+        BadInput, match="wants a network that hears 'guidance', this one hears no scalars"
+    ):
+        guided(
+            process,
+            {"main": lambda noisy, time, condition: noisy},
+            Interval(Distilled(2.5)),
+            condition,
+            nothing,
+        )
 
 
 def test_weakened_networks_are_asked_within_their_levels_only():
@@ -348,15 +405,24 @@ def test_weakened_networks_are_asked_within_their_levels_only():
     assert [question.by for question in inside] == [Pass(), Pass(), Pass(skip=(0, 2))]
     assert [question.by for question in outside] == [Pass(), Pass()]
     assert torch.equal(combine(rule, YES, NO, level=at(0.7)).clean, cfg(3))
-    torch.testing.assert_close(combine(rule, YES, NO, OTHER, level=at(0.5)).clean, cfg(3) + 2 * (YES - OTHER))
+    torch.testing.assert_close(
+        combine(rule, YES, NO, OTHER, level=at(0.5)).clean, cfg(3) + 2 * (YES - OTHER)
+    )
     silent = SkipLayers(CFGZero(zero=1)).begin(lambda by: None)
     assert silent.ask(Condition(), nothing, at(0.9)) == ()
-    assert torch.equal(silent.combine([], NOISY, at(0.9)).clean, SPACES["flow"].read(0 * NOISY, NOISY, at(0.9)).clean)
+    assert torch.equal(
+        silent.combine([], NOISY, at(0.9)).clean,
+        SPACES["flow"].read(0 * NOISY, NOISY, at(0.9)).clean,
+    )
 
 
-@pytest.mark.parametrize("kind", [k for k in Slot("diffusion.guidance").kinds() if k not in ("classifier", "cfg-zero")])
+@pytest.mark.parametrize(
+    "kind", [k for k in Slot("diffusion.guidance").kinds() if k not in ("classifier", "cfg-zero")]
+)
 def test_the_conditional_answer_gives_the_variance_and_comes_first(kind):
-    rule = Slot("diffusion.guidance").read(kind).begin(lambda by: SimpleNamespace(hears=("guidance",)))
+    rule = (
+        Slot("diffusion.guidance").read(kind).begin(lambda by: SimpleNamespace(hears=("guidance",)))
+    )
     condition = Condition()
     asked = rule.ask(condition, nothing, at(0.5))
     assert asked[0].condition is condition

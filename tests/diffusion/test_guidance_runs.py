@@ -11,11 +11,15 @@ from safelight.diffusion.ideal import IdealGaussian
 from safelight.diffusion.prediction import Clean, Flow, noise_of
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
-from safelight.types import Condition
+from safelight.types.networks import Condition
 
 SLOT = Slot("diffusion.guidance")
 KINDS = [kind for kind in SLOT.kinds() if kind != "classifier"]
-KINDS += ["rescale:of=apg,scale=5", "interval:of=cfg-zero,high=0.9", "threshold:quantile=0.8,bound=0.5"]
+KINDS += [
+    "rescale:of=apg,scale=5",
+    "interval:of=cfg-zero,high=0.9",
+    "threshold:quantile=0.8,bound=0.5",
+]
 MEANS = torch.linspace(-1, 1, 8)
 NOISE = torch.randn(8, 4, 6, 7, generator=torch.Generator().manual_seed(3))
 TIMES = torch.linspace(1, 0, 8, dtype=torch.float64)
@@ -79,7 +83,10 @@ def test_guidances_differ():
     ends["none"] = walk(SLOT.read("none"), slice(0, 8))
     for one in ends:
         for other in ends:
-            assert one == other or not torch.allclose(ends[one], ends[other], atol=1e-4), (one, other)
+            assert one == other or not torch.allclose(ends[one], ends[other], atol=1e-4), (
+                one,
+                other,
+            )
 
 
 CLEAN = Clean()
@@ -103,25 +110,35 @@ def guiders():
 def test_as_in_diffusers_classifier_free_and_rescaled(guiders):
     """Theirs rescales in whatever space the network answers; ours in a named one: the same where they are the same."""
     theirs = guiders.ClassifierFreeGuidance(guidance_scale=4.0)
-    torch.testing.assert_close(combined("classifier-free:scale=4", YES, NO), theirs.forward(YES, NO).pred)
+    torch.testing.assert_close(
+        combined("classifier-free:scale=4", YES, NO), theirs.forward(YES, NO).pred
+    )
     theirs = guiders.ClassifierFreeGuidance(guidance_scale=4.0, guidance_rescale=0.7)
     for space, name in ((Clean(), "clean"), (Flow(), "flow")):
         found = combined(f"rescale:phi=0.7,scale=4,space={name}", YES, NO, space=space)
         torch.testing.assert_close(found, theirs.forward(YES, NO).pred, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("eta", "threshold", "momentum"), [(1.0, 0.0, 0.0), (0.0, 5.0, 0.0), (0.3, 6.0, -0.5)])
+@pytest.mark.parametrize(
+    ("eta", "threshold", "momentum"), [(1.0, 0.0, 0.0), (0.0, 5.0, 0.0), (0.3, 6.0, -0.5)]
+)
 def test_as_in_diffusers_adaptive_projected(guiders, eta, threshold, momentum):
     """Theirs starts at the negative unless asked for the paper's form, whose scale is ours less 1; and it works in the
     space of the network's answers, ours in the paper's, which is clean: so they are compared there."""
     from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
     memory = MomentumBuffer(momentum)
-    rule = SLOT.read(f"apg:scale=5,eta={eta},threshold={threshold},momentum={momentum}").begin(lambda by: None)
+    rule = SLOT.read(f"apg:scale=5,eta={eta},threshold={threshold},momentum={momentum}").begin(
+        lambda by: None
+    )
     level = Linear()(torch.tensor(0.4))
     for no in (NO, WEAK, NO):
-        theirs = normalized_guidance(YES, no, 4.0, memory, eta, threshold, use_original_formulation=True)
-        ours = rule.combine([Clean().read(YES, YES, level), Clean().read(no, YES, level)], YES, level).clean
+        theirs = normalized_guidance(
+            YES, no, 4.0, memory, eta, threshold, use_original_formulation=True
+        )
+        ours = rule.combine(
+            [Clean().read(YES, YES, level), Clean().read(no, YES, level)], YES, level
+        ).clean
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -136,24 +153,35 @@ def test_as_in_diffusers_cfg_zero(guiders):
 def test_as_in_diffusers_skip_layers_and_perturbed_attention(guiders):
     """Theirs counts the levels in steps; without classifier-free guidance it starts from the weakened answer unless
     asked for the paper's form."""
-    options = {"guidance_scale": 4.0, "skip_layer_guidance_scale": 2.5, "skip_layer_guidance_layers": [1]}
-    theirs = guiders.SkipLayerGuidance(**options, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0)
+    options = {
+        "guidance_scale": 4.0,
+        "skip_layer_guidance_scale": 2.5,
+        "skip_layer_guidance_layers": [1],
+    }
+    theirs = guiders.SkipLayerGuidance(
+        **options, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0
+    )
     theirs._step, theirs._num_inference_steps = 5, 10
     for kind in ("skip-layers", "perturbed-attention"):
         found = combined(f"{kind}:scale=4,strength=2.5", YES, NO, WEAK)
         torch.testing.assert_close(found, theirs.forward(YES, NO, WEAK).pred)
     options = {**options, "guidance_scale": 0.0, "use_original_formulation": True}
-    theirs = guiders.SkipLayerGuidance(**options, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0)
+    theirs = guiders.SkipLayerGuidance(
+        **options, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0
+    )
     theirs._step, theirs._num_inference_steps = 5, 10
     torch.testing.assert_close(
-        combined("skip-layers:of=none,strength=2.5", YES, WEAK), theirs.forward(YES, None, WEAK).pred
+        combined("skip-layers:of=none,strength=2.5", YES, WEAK),
+        theirs.forward(YES, None, WEAK).pred,
     )
 
 
 def test_as_in_diffusers_thresholded():
     """Theirs bounds s from above as well (by the bound, which leaves a plain cut unless it is raised)."""
     schedulers = pytest.importorskip("diffusers.schedulers")
-    theirs = schedulers.DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=100.0)
+    theirs = schedulers.DDIMScheduler(
+        thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=100.0
+    )
     guided = NO + 4 * (YES - NO)
     found = combined("threshold:scale=4,quantile=0.9,bound=1", YES, NO)
     torch.testing.assert_close(found, theirs._threshold_sample(guided), rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.single import Adaptive
 from safelight.diffusion.schedule import Linear
 from safelight.diffusion.spacing import Uniform
-from safelight.types import Condition
+from safelight.types.networks import Condition
 
 SAMPLERS = Slot("diffusion.samplers.*")
 LABELS = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
@@ -23,7 +23,9 @@ PROCESS = Process(Linear(), Flow())
 @pytest.fixture(scope="module")
 def network():
     """A small transformer that says something: no weight of it is zero."""
-    built = Config(channels=4, width=32, depth=2, heads=2, text="none", vector_width=5).build().eval()
+    built = (
+        Config(channels=4, width=32, depth=2, heads=2, text="none", vector_width=5).build().eval()
+    )
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in built.parameters():
@@ -50,8 +52,12 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(network, kind):
     sampler = SAMPLERS.read("adaptive:relative=0.1,absolute=0.1" if kind == "adaptive" else kind)
     four = sampled(network, sampler, slice(0, 4))
     alone = torch.cat([sampled(network, sampler, slice(i, i + 1)) for i in range(4)])
-    parts = torch.cat([sampled(network, sampler, slice(0, 3)), sampled(network, sampler, slice(3, 4))])
+    parts = torch.cat(
+        [sampled(network, sampler, slice(0, 3)), sampled(network, sampler, slice(3, 4))]
+    )
     assert len({round(float(one.std()), 4) for one in four}) == 4
-    bound = sampler.relative if isinstance(sampler, Adaptive) else 1e-5  # its pace follows differences of rounding
+    bound = (
+        sampler.relative if isinstance(sampler, Adaptive) else 1e-5
+    )  # its pace follows differences of rounding
     for other in (alone, parts):
         assert float((four - other).norm() / four.norm()) < bound

@@ -6,7 +6,13 @@ import math
 import pytest
 import torch
 
-from safelight.diffusion.noise import BrownianNoise, RecordedNoise, SeededNoise, sample_noise, sample_uniform
+from safelight.diffusion.noise import (
+    BrownianNoise,
+    RecordedNoise,
+    SeededNoise,
+    sample_noise,
+    sample_uniform,
+)
 from safelight.errors import BadInput
 
 SEEDS = [3, 1, 4, 15, 92, 65, 2**40 + 1, 2**64 - 1]
@@ -24,7 +30,10 @@ def test_draws_are_the_same_bits_in_any_batch(source, shape):
     def draws(sizes):
         parts = [source(seeds) for seeds in split(SEEDS, sizes)]
         steps = [(0.9, 0.6), (0.6, 0.25)]
-        return [torch.cat([part((n, *shape), step) for part, n in zip(parts, sizes, strict=True)]) for step in steps]
+        return [
+            torch.cat([part((n, *shape), step) for part, n in zip(parts, sizes, strict=True)])
+            for step in steps
+        ]
 
     whole, *others = [draws(sizes) for sizes in SPLITS]
     assert not torch.equal(whole[0], whole[1])
@@ -85,18 +94,25 @@ def test_recorded_noise_replays():
         RecordedNoise(list(draws))((3, 5))
 
 
-@pytest.mark.parametrize("draw", [lambda at: sample_noise(9, at, (len(at), 4, 8)), lambda at: sample_uniform(9, at)])
+@pytest.mark.parametrize(
+    "draw", [lambda at: sample_noise(9, at, (len(at), 4, 8)), lambda at: sample_uniform(9, at)]
+)
 def test_training_draws_follow_the_position_alone(draw):
     positions = [0, 1, 5, 10**9, 2**33, 3, 2, 7]
     whole = draw(positions)
     assert len({row.sum().item() for row in whole}) == 8
     for sizes in SPLITS[1:]:
-        assert torch.equal(whole, torch.cat([draw(torch.tensor(part)) for part in split(positions, sizes)]))
+        assert torch.equal(
+            whole, torch.cat([draw(torch.tensor(part)) for part in split(positions, sizes)])
+        )
 
 
 @pytest.mark.parametrize(
     "draw",
-    [lambda seed, stream: sample_noise(seed, [1], (1, 9), stream), lambda *key: sample_uniform(key[0], [1], key[1])],
+    [
+        lambda seed, stream: sample_noise(seed, [1], (1, 9), stream),
+        lambda *key: sample_uniform(key[0], [1], key[1]),
+    ],
 )
 def test_seeds_and_streams_differ(draw):
     assert torch.equal(draw(1, "a"), draw(1, "a"))
@@ -119,12 +135,21 @@ def test_training_draws_are_standard_over_positions():
     [
         (lambda: SeededNoise([-1]), r"seeds must be from 0 to 2⁶⁴ - 1, got \(-1,\)"),
         (lambda: BrownianNoise([2**64]), "seeds must be from 0 to 2⁶⁴ - 1"),
-        (lambda: SeededNoise([1, 2])((3, 4)), r"noise for 2 samples must have that batch, got \(3, 4\)"),
-        (lambda: BrownianNoise([1])((2, 4), (1.0, 0.5)), "noise for 1 samples must have that batch"),
+        (
+            lambda: SeededNoise([1, 2])((3, 4)),
+            r"noise for 2 samples must have that batch, got \(3, 4\)",
+        ),
+        (
+            lambda: BrownianNoise([1])((2, 4), (1.0, 0.5)),
+            "noise for 1 samples must have that batch",
+        ),
         (lambda: BrownianNoise([1])((1, 4)), "must join two times in 0 to 1, some .* got None"),
         (lambda: BrownianNoise([1])((1, 4), (0.5, 0.5)), "must join two times in 0 to 1"),
         (lambda: BrownianNoise([1])((1, 4), (1.5, 0.5)), "must join two times in 0 to 1"),
-        (lambda: BrownianNoise([1])((1, 4), (0.9, 0.899999)), "must join two times .* some 1/30000 of them apart"),
+        (
+            lambda: BrownianNoise([1])((1, 4), (0.9, 0.899999)),
+            "must join two times .* some 1/30000 of them apart",
+        ),
         (lambda: sample_noise(0, [1, 2], (3, 4)), "noise for 2 samples must have that batch"),
     ],
 )

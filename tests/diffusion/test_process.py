@@ -12,12 +12,15 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import EDM as Exploding
 from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear, Sigmoid
 from safelight.errors import BadInput
-from safelight.types import Condition, Estimate
+from safelight.types.diffusion import Estimate
+from safelight.types.networks import Condition
 
 SIGNAL = [ScaledLinear(), LinearBeta(), Exploding()]  # they end with some signal left
 SCHEDULES = [Linear(), Cosine(), Sigmoid(), ScaledLinear(zero_terminal=True), *SIGNAL]
 PREDICTIONS = [Noise(), Clean(), V(), Flow(), EDM(), EDM(deviation=1.3)]
-CLEAN, NOISE = torch.randn(2, 3, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+CLEAN, NOISE = torch.randn(
+    2, 3, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+)
 # A noise prediction cannot be read where there is no signal, as at the end of the others.
 PAIRS = [(s, p) for s in SCHEDULES for p in PREDICTIONS if s in SIGNAL or not p.needs_signal]
 T = torch.tensor([0.1305, 0.4005, 0.9805], dtype=torch.float64)
@@ -48,7 +51,9 @@ def test_hybrid_loss_is_its_closed_form():
     """Against torch's divergence of two normal distributions, in bits; it teaches the variance and not the mean."""
     process = Process(LinearBeta(), NoiseAndVariance())
     level, noisy = noisy_at(process.schedule, T)
-    answer = torch.cat([NOISE + 0.1, torch.linspace(-1, 1, NOISE.numel()).reshape(NOISE.shape)], 1).requires_grad_()
+    answer = torch.cat(
+        [NOISE + 0.1, torch.linspace(-1, 1, NOISE.numel()).reshape(NOISE.shape)], 1
+    ).requires_grad_()
     loss = process.loss(lambda *_: answer, CLEAN, NOISE, T, Condition())
     after = process.schedule((T - 0.001).reshape(-1, 1, 1, 1))
     beta = 1 - (level.alpha / after.alpha) ** 2
@@ -94,8 +99,12 @@ def test_loss_and_denoise_agree(schedule, prediction):
     def off(shown, time, condition):
         return prediction.target(CLEAN, NOISE, level) + 2
 
-    assert torch.equal(process.loss(network, CLEAN, NOISE, T, Condition()), torch.zeros(3, dtype=torch.float64))
-    torch.testing.assert_close(process.denoise(network, noisy, level, Condition()).clean, CLEAN, rtol=1e-9, atol=1e-11)
+    assert torch.equal(
+        process.loss(network, CLEAN, NOISE, T, Condition()), torch.zeros(3, dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        process.denoise(network, noisy, level, Condition()).clean, CLEAN, rtol=1e-9, atol=1e-11
+    )
     torch.testing.assert_close(
         process.loss(off, CLEAN, NOISE, T, Condition()), torch.full((3,), 4.0, dtype=torch.float64)
     )
@@ -136,5 +145,7 @@ def test_one_level_is_heard_by_every_sample_in_full_precision():
 
 def test_noise_cannot_be_predicted_where_there_is_no_signal():
     for schedule in (Linear(), Cosine()):
-        with pytest.raises(BadInput, match=r"pure noise .* got Noise\(\) with .*: predict v or flow"):
+        with pytest.raises(
+            BadInput, match=r"pure noise .* got Noise\(\) with .*: predict v or flow"
+        ):
             Process(schedule, Noise())

@@ -35,7 +35,8 @@ from safelight.diffusion.spacing import (
     ShiftedTwice,
     Uniform,
 )
-from safelight.types import Condition, NoiseLevel
+from safelight.types.diffusion import NoiseLevel
+from safelight.types.networks import Condition
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,9 @@ class Exploding:
 
 def ideal(inputs, data):
     return (
-        IdealPoints(inputs["points"]) if data == "points" else IdealGaussian(inputs["gauss_mean"], inputs["gauss_std"])
+        IdealPoints(inputs["points"])
+        if data == "points"
+        else IdealGaussian(inputs["gauss_mean"], inputs["gauss_std"])
     )
 
 
@@ -85,7 +88,12 @@ SIGMA_SPACE = {
 
 @pytest.mark.parametrize(
     ("data", "spacing"),
-    [("points", "karras"), ("gauss", "karras"), ("gauss", "exponential"), ("gauss", "polyexponential")],
+    [
+        ("points", "karras"),
+        ("gauss", "karras"),
+        ("gauss", "exponential"),
+        ("gauss", "polyexponential"),
+    ],
 )
 @pytest.mark.parametrize("case", SIGMA_SPACE)
 def test_sigma_space(golden, case, data, spacing):
@@ -114,7 +122,10 @@ def test_sigma_space(golden, case, data, spacing):
 @pytest.mark.parametrize("data", ["points", "gauss"])
 @pytest.mark.parametrize(
     ("case", "sampler"),
-    [("dpm_adaptive", Adaptive(together=True)), ("dpm_adaptive_order2_eta0.5", Adaptive(2, eta=0.5, together=True))],
+    [
+        ("dpm_adaptive", Adaptive(together=True)),
+        ("dpm_adaptive_order2_eta0.5", Adaptive(2, eta=0.5, together=True)),
+    ],
 )
 def test_adaptive(golden, case, sampler, data):
     """With one pace for the batch. k-diffusion draws also where it adds nothing, which eta = 0 does not."""
@@ -130,11 +141,15 @@ def test_adaptive(golden, case, sampler, data):
 
     found = list(sampler(denoise, inputs["start_unit"] * 14.6, times, Exploding(), noise))[-1].noisy
     torch.testing.assert_close(found, outputs[f"{name}.result"], rtol=1e-7, atol=1e-8)
-    torch.testing.assert_close(torch.tensor(passes, dtype=torch.float64), outputs[f"{name}.model_sigmas"])
+    torch.testing.assert_close(
+        torch.tensor(passes, dtype=torch.float64), outputs[f"{name}.model_sigmas"]
+    )
 
 
 @pytest.mark.parametrize("data", ["points", "gauss"])
-@pytest.mark.parametrize(("case", "eta", "orders"), [("n11", 0.0, (3, 3, 3, 2)), ("n7_eta0.4", 0.4, (3, 3, 1))])
+@pytest.mark.parametrize(
+    ("case", "eta", "orders"), [("n11", 0.0, (3, 3, 3, 2)), ("n7_eta0.4", 0.4, (3, 3, 1))]
+)
 def test_single_steps_of_several_orders(golden, case, eta, orders, data):
     """DPM-Solver-fast: even steps in half-log-SNR, of the orders that its passes allow."""
     inputs, outputs, _ = golden
@@ -145,9 +160,13 @@ def test_single_steps_of_several_orders(golden, case, eta, orders, data):
     noisy = inputs["start_unit"] * 14.6
     for index, order in enumerate(orders):
         leg = times[index : index + 2]
-        at_end = index == len(orders) - 1  # k-diffusion adds no noise that would have to be taken out beyond its end
+        at_end = (
+            index == len(orders) - 1
+        )  # k-diffusion adds no noise that would have to be taken out beyond its end
         noisy = next(
-            Single(order, eta=0.0 if at_end else eta)(ideal(inputs, data), noisy, leg, Exploding(), noise)
+            Single(order, eta=0.0 if at_end else eta)(
+                ideal(inputs, data), noisy, leg, Exploding(), noise
+            )
         ).noisy
     torch.testing.assert_close(noisy, outputs[f"{name}.result"], rtol=1e-6, atol=1e-7)
 
@@ -158,7 +177,9 @@ def model(process, schedule, recorded):
     It looks at the recorded times: some were rounded down to whole numbers.
     """
     recorded = iter(recorded)
-    gauss = IdealGaussian(torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64))
+    gauss = IdealGaussian(
+        torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+    )
 
     def network(noisy, time, condition):
         heard = next(recorded)
@@ -174,7 +195,12 @@ TABLE, LAST = ScaledLinear(), torch.tensor([0.001], dtype=torch.float64)
 
 
 def heard(outputs, name):
-    return torch.cat([(outputs[f"{name}.timesteps"].unique().flip(0) + 1) / 1000, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat(
+        [
+            (outputs[f"{name}.timesteps"].unique().flip(0) + 1) / 1000,
+            torch.zeros(1, dtype=torch.float64),
+        ]
+    )
 
 
 def ratios(outputs, name):
@@ -219,7 +245,11 @@ CASES = {
     "df.flow_euler_dynamic": (Euler(), Flow(), flow),
     "df.flow_euler_karras": (Euler(), Flow(), flow),
     "df.flow_euler_terminal": (Euler(), Flow(), flow),
-    "df.flow_heun": (Heun(), Flow(), lambda outputs, name: torch.cat([flow(outputs, name)[:-1:2], torch.zeros(1)])),
+    "df.flow_heun": (
+        Heun(),
+        Flow(),
+        lambda outputs, name: torch.cat([flow(outputs, name)[:-1:2], torch.zeros(1)]),
+    ),
     "df.dpm_multi_flow": (DPMpp2M(), Flow(), flow),
     "df.unipc_flow": (UniPC(2, lower_last=True), Flow(), flow),
 }
@@ -256,7 +286,10 @@ SCALED = {
     "df.euler_leading": (Euler(), Noise()),
     "df.euler_v": (Euler(), V()),
     "df.euler_exp": (Euler(), Noise()),
-    "df.euler_beta": (Euler(), Noise()),  # spaced by Beta in sigma, where the paper and Safelight do it in t
+    "df.euler_beta": (
+        Euler(),
+        Noise(),
+    ),  # spaced by Beta in sigma, where the paper and Safelight do it in t
     "df.euler_ancestral": (Euler(eta=1.0), Noise()),
     "df.lms": (LMS(), Noise()),
     "df.heun": (Heun("sigma"), Noise()),
@@ -281,12 +314,16 @@ def test_table_in_sigma_space(golden, name):
     def denoise(noisy, level):
         return process.denoise(network, noisy, level, Condition())
 
-    found = torch.stack([start, *(step.noisy for step in sampler(denoise, start, times, TABLE, noise))])
+    found = torch.stack(
+        [start, *(step.noisy for step in sampler(denoise, start, times, TABLE, noise))]
+    )
     found = found / levels.alpha.reshape(-1, 1, 1, 1, 1).float()
     wanted = outputs[f"{name}.x"]
     if len(wanted) == 20:  # recorded between the two passes of a step as well
         wanted = torch.cat([wanted[::2], wanted[-1:]])
-    torch.testing.assert_close(found, wanted, **{key: tolerance["df"][key] for key in ("atol", "rtol")})
+    torch.testing.assert_close(
+        found, wanted, **{key: tolerance["df"][key] for key in ("atol", "rtol")}
+    )
 
 
 PLMS = {"df.pndm_plms": (PNDM(), Noise()), "df.pndm_prk": (PNDM(runge_kutta=True), Noise())}
@@ -300,7 +337,9 @@ def test_plms(golden, name):
     times = torch.cat([heard(outputs, name)[:-1], LAST])  # it ends at the first entry of the table
     rows = [0, *range(2, 12)]
     if name == "df.pndm_prk":
-        times = torch.cat([times[:6:2], times[6:-1]])  # whose last step goes from the first entry to itself
+        times = torch.cat(
+            [times[:6:2], times[6:-1]]
+        )  # whose last step goes from the first entry to itself
         rows = [0, 4, 8, *range(12, 19)]
     process = Process(TABLE, prediction)
     network = model(process, TABLE, outputs[f"{name}.timesteps"])
@@ -309,7 +348,9 @@ def test_plms(golden, name):
     def denoise(noisy, level):
         return process.denoise(network, noisy, level, Condition())
 
-    found = torch.stack([start, *(step.noisy for step in sampler(denoise, start, times, TABLE, RecordedNoise([])))])
+    found = torch.stack(
+        [start, *(step.noisy for step in sampler(denoise, start, times, TABLE, RecordedNoise([])))]
+    )
     limits = {key: tolerance["df"][key] for key in ("atol", "rtol")}
     torch.testing.assert_close(found, outputs[f"{name}.x"][rows], **limits)
 
@@ -345,12 +386,18 @@ def test_spacings(golden, steps):
         torch.testing.assert_close(found, wanted, rtol=0, atol=rounding)
     for shift in (1.0, 3.0, 5.0):
         found = Shifted(shift)(steps, Linear())
-        torch.testing.assert_close(found.float(), outputs[f"flow.shift{shift}.single.n{steps}"], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            found.float(), outputs[f"flow.shift{shift}.single.n{steps}"], rtol=1e-6, atol=1e-7
+        )
     found = ShiftedTwice()(steps, Linear())
-    torch.testing.assert_close(found.float(), outputs[f"flow.shift3.twice.n{steps}"], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        found.float(), outputs[f"flow.shift3.twice.n{steps}"], rtol=1e-5, atol=1e-7
+    )
     for tokens in (256, 1024, 4096):
         found = ShiftedByTokens(tokens)(steps, Linear())
-        torch.testing.assert_close(found.float(), outputs[f"flow.mu.tokens{tokens}.n{steps}"], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            found.float(), outputs[f"flow.mu.tokens{tokens}.n{steps}"], rtol=1e-6, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize(
@@ -359,20 +406,28 @@ def test_spacings(golden, steps):
 )
 def test_even_in_sigma(golden, spacing, name):
     ends = TABLE(spacing(sigma_min=0.03, sigma_max=14.6)(10, TABLE))
-    torch.testing.assert_close(ends.sigma / ends.alpha, golden[1][f"sigmas.{name}"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        ends.sigma / ends.alpha, golden[1][f"sigmas.{name}"], rtol=1e-9, atol=0
+    )
 
 
 def test_karras(golden):
     level = TABLE(Karras()(10, TABLE))
     torch.testing.assert_close(
-        level.sigma / level.alpha, golden[1]["df.dpm_multi_karras.sigmas"], rtol=2e-5, atol=0, check_dtype=False
+        level.sigma / level.alpha,
+        golden[1]["df.dpm_multi_karras.sigmas"],
+        rtol=2e-5,
+        atol=0,
+        check_dtype=False,
     )
 
 
 def test_edm_preconditioning(golden):
     _, outputs, _ = golden
     sigma = outputs["edm.sigma"][:, None]
-    level = NoiseLevel(sigma, torch.ones_like(sigma), sigma, torch.zeros_like(sigma), torch.ones_like(sigma))
+    level = NoiseLevel(
+        sigma, torch.ones_like(sigma), sigma, torch.zeros_like(sigma), torch.ones_like(sigma)
+    )
     one, none = torch.ones_like(sigma), torch.zeros_like(sigma)
     torch.testing.assert_close(EDM().show(one, level), outputs["edm.c_in"][:, None])
     torch.testing.assert_close(EDM().read(none, one, level).clean, outputs["edm.c_skip"][:, None])

@@ -13,11 +13,13 @@ from safelight.diffusion.samplers.consistency import LCM, TCD, Consistency
 from safelight.diffusion.samplers.ddpm import DDPM
 from safelight.diffusion.samplers.predictor_corrector import SASolver
 from safelight.diffusion.schedule import Linear, ScaledLinear
-from safelight.types import Estimate
+from safelight.types.diffusion import Estimate
 
 diffusers = pytest.importorskip("diffusers")
 
-GAUSSIAN = IdealGaussian(torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64))
+GAUSSIAN = IdealGaussian(
+    torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+)
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SHAPE = (2, 3, 4, 4)
 DRAWS = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -42,7 +44,9 @@ def noise_at(noisy, t):
 
 
 def ours(sampler, times, schedule=None, denoise=GAUSSIAN):
-    steps = sampler(denoise, DRAWS[0], times, schedule or ScaledLinear(), RecordedNoise(list(DRAWS[1:])))
+    steps = sampler(
+        denoise, DRAWS[0], times, schedule or ScaledLinear(), RecordedNoise(list(DRAWS[1:]))
+    )
     return [step.noisy for step in steps]
 
 
@@ -58,7 +62,9 @@ def table_times(timesteps, last=0.0):
 
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm(variance, monkeypatch):
-    scheduler = diffusers.DDPMScheduler(**TABLE, variance_type=f"fixed_{variance}", clip_sample=False)
+    scheduler = diffusers.DDPMScheduler(
+        **TABLE, variance_type=f"fixed_{variance}", clip_sample=False
+    )
     timesteps, wanted = peer(scheduler, 10, monkeypatch, noise_at)
     compare(ours(DDPM(variance), table_times(timesteps)), wanted)
 
@@ -67,7 +73,9 @@ def test_ddpm_with_learned_variance(monkeypatch):
     """The variance that a network answers, from -1 at the lower bound to 1 at the upper, between the two of a step."""
     place = torch.linspace(-1, 1, 3 * 4 * 4, dtype=torch.float64).reshape(1, 3, 4, 4).expand(SHAPE)
     scheduler = diffusers.DDPMScheduler(**TABLE, variance_type="learned_range", clip_sample=False)
-    timesteps, wanted = peer(scheduler, 10, monkeypatch, lambda noisy, t: torch.cat([noise_at(noisy, t), place], 1))
+    timesteps, wanted = peer(
+        scheduler, 10, monkeypatch, lambda noisy, t: torch.cat([noise_at(noisy, t), place], 1)
+    )
 
     def denoise(noisy, level):
         return Estimate(GAUSSIAN(noisy, level).clean, variance=(place + 1) / 2)
@@ -102,12 +110,18 @@ def test_flow_consistency(monkeypatch):
     compare(ours(Consistency(), scheduler.sigmas.double(), Linear()), wanted)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers makes numpy sigmas
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # diffusers makes numpy sigmas
 @pytest.mark.parametrize("order", [1, 2])
 def test_sa_solver(order, monkeypatch):
     """diffusers falls to lower orders at the end below 15 steps, and ends at the first entry of the table."""
     scheduler = diffusers.SASolverScheduler(
-        **TABLE, predictor_order=order, corrector_order=order, lower_order_final=False, tau_func=lambda t: 1.0
+        **TABLE,
+        predictor_order=order,
+        corrector_order=order,
+        lower_order_final=False,
+        tau_func=lambda t: 1.0,
     )
     timesteps, wanted = peer(scheduler, 10, monkeypatch, noise_at)
     times = table_times(timesteps, 0.001)

@@ -21,42 +21,95 @@ from safelight.diffusion.samplers.restart import Restart
 from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
 from safelight.diffusion.schedule import EDM, Cosine, Linear, LinearBeta, ScaledLinear
 from safelight.diffusion.spacing import Karras, Leading, Shifted, Uniform
-from safelight.diffusion.walk import partway
+from safelight.diffusion.trajectory import partway
 from safelight.errors import BadInput
-from safelight.types import Estimate
+from safelight.types.diffusion import Estimate
 
 SCHEDULES = [Linear(), ScaledLinear(), Cosine(), EDM()]
 DETERMINISTIC = [
-    *(Euler(), DDIM(), Heun(), Heun("sigma"), DPM2(), DPMpp2S(), DPMpp2M(), DPMpp2M(rule="heun"), DPMpp3M()),
-    *(DPMpp3M(published=False), LMS(), PNDM(), PNDM(runge_kutta=True), DEIS(), Adaptive(), Adaptive(order=2)),
+    *(
+        Euler(),
+        DDIM(),
+        Heun(),
+        Heun("sigma"),
+        DPM2(),
+        DPMpp2S(),
+        DPMpp2M(),
+        DPMpp2M(rule="heun"),
+        DPMpp3M(),
+    ),
+    *(
+        DPMpp3M(published=False),
+        LMS(),
+        PNDM(),
+        PNDM(runge_kutta=True),
+        DEIS(),
+        Adaptive(),
+        Adaptive(order=2),
+    ),
     *(Single(order, form) for order in (1, 2, 3) for form in ("noise", "clean")),
     *(UniPC(order, variant) for order in (1, 2, 3) for variant in ("bh1", "bh2")),
     *(UniPC(form="noise"), UniPC(3, lower_last=True), SASolver(tau=0.0), TCD(eta=0.0)),
 ]
 STOCHASTIC = [
-    *(Euler(0.5), EulerAncestral(), DDIM(0.3), DDPM(), DDPM("large"), Heun(churn=3.0), DPM2(0.5), DPM2Ancestral()),
-    *(DPMpp2S(1.0), DPMpp2M(0.5), DPMpp2MSDE(), DPMpp2MSDE(rule="heun"), DPMpp3M(0.5), DPMpp3MSDE(), DPMppSDE()),
-    *(DPMpp3M(1.0, published=False), Single(3, eta=0.5), Adaptive(eta=1.0), SASolver(), SASolver(3, 4, 0.8)),
+    *(
+        Euler(0.5),
+        EulerAncestral(),
+        DDIM(0.3),
+        DDPM(),
+        DDPM("large"),
+        Heun(churn=3.0),
+        DPM2(0.5),
+        DPM2Ancestral(),
+    ),
+    *(
+        DPMpp2S(1.0),
+        DPMpp2M(0.5),
+        DPMpp2MSDE(),
+        DPMpp2MSDE(rule="heun"),
+        DPMpp3M(0.5),
+        DPMpp3MSDE(),
+        DPMppSDE(),
+    ),
+    *(
+        DPMpp3M(1.0, published=False),
+        Single(3, eta=0.5),
+        Adaptive(eta=1.0),
+        SASolver(),
+        SASolver(3, 4, 0.8),
+    ),
     *(SASolver(corrector=0), Restart(), Consistency(), LCM(), TCD()),
 ]
 SAMPLERS = [*DETERMINISTIC, *STOCHASTIC]
 # The order that is measured: below what the steps promise where a start at lower order dominates.
 ORDERS = {
     **dict.fromkeys([Euler(), DDIM(), Single(1), Single(1, "clean"), LMS(order=1), DEIS(1)], 1),
-    **dict.fromkeys([Heun(), Heun("sigma"), DPM2(), DPMpp2S(), DPMpp2M(), DPMpp2M(rule="heun"), DPMpp3M()], 2),
-    **dict.fromkeys([Single(2), Single(2, "clean"), PNDM(), PNDM(runge_kutta=True), DEIS(2), LMS(order=2)], 2),
-    **dict.fromkeys([UniPC(1, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 2),
-    **dict.fromkeys([UniPC(2, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 3),
+    **dict.fromkeys(
+        [Heun(), Heun("sigma"), DPM2(), DPMpp2S(), DPMpp2M(), DPMpp2M(rule="heun"), DPMpp3M()], 2
+    ),
+    **dict.fromkeys(
+        [Single(2), Single(2, "clean"), PNDM(), PNDM(runge_kutta=True), DEIS(2), LMS(order=2)], 2
+    ),
+    **dict.fromkeys(
+        [UniPC(1, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 2
+    ),
+    **dict.fromkeys(
+        [UniPC(2, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 3
+    ),
     **dict.fromkeys([Single(3), Single(3, "clean")], 3),
 }
 # At least so, not yet settled at these steps: the error of a higher order still shows beside that of the start.
 AT_LEAST = {
-    **dict.fromkeys([UniPC(3, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 3),
+    **dict.fromkeys(
+        [UniPC(3, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 3
+    ),
     DPMpp3M(published=False): 3,
     LMS(): 2,
     DEIS(3): 2,
 }
-GAUSSIAN = IdealGaussian(torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64))
+GAUSSIAN = IdealGaussian(
+    torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+)
 GAUSSIAN32 = IdealGaussian(torch.tensor(0.3), torch.tensor(0.6))
 POINTS = torch.randn(5, 2, 3, 3, generator=torch.Generator().manual_seed(1))
 
@@ -92,7 +145,10 @@ def errors(sampler, schedule):
     for steps in (40, 80, 160):
         times = schedule.when(torch.linspace(begin, 3, steps + 1, dtype=torch.float64))
         level = schedule(times[0])
-        noisy = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None] * (level.alpha**2 + level.sigma**2).sqrt()
+        noisy = (
+            torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+            * (level.alpha**2 + level.sigma**2).sqrt()
+        )
         exact = GAUSSIAN.transport(noisy, level, schedule(times[-1]))
         yield (last(sampler, GAUSSIAN, noisy, times, schedule) - exact).abs().max()
 
@@ -103,7 +159,9 @@ def test_transport_is_the_probability_flow(schedule):
     noisy = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     t = torch.tensor(0.4005, dtype=torch.float64)  # off the nodes of the table
     level, ahead, behind = schedule(t), schedule(t + 1e-5), schedule(t - 1e-5)
-    slope = (GAUSSIAN.transport(noisy, level, ahead) - GAUSSIAN.transport(noisy, level, behind)) / 2e-5
+    slope = (
+        GAUSSIAN.transport(noisy, level, ahead) - GAUSSIAN.transport(noisy, level, behind)
+    ) / 2e-5
     clean = GAUSSIAN(noisy, level).clean
     velocity = level.d_alpha * clean + level.d_sigma * (noisy - level.alpha * clean) / level.sigma
     torch.testing.assert_close(slope, velocity, rtol=1e-7, atol=1e-7)
@@ -125,17 +183,26 @@ def test_euler_is_the_exact_discrete_recursion(schedule, eta):
         level, after = schedule(here), schedule(there)
         clean = GAUSSIAN(noisy, level).clean
         ratio = level.alpha / after.alpha
-        forward = level.sigma**2 - ratio**2 * after.sigma**2  # variance that the forward process adds on the way
+        forward = (
+            level.sigma**2 - ratio**2 * after.sigma**2
+        )  # variance that the forward process adds on the way
         variance = eta**2 * after.sigma**2 * forward / level.sigma**2
         noise = (noisy - level.alpha * clean) / level.sigma
-        noisy = after.alpha * clean + (after.sigma**2 - variance).sqrt() * noise + variance.sqrt() * fresh
+        noisy = (
+            after.alpha * clean
+            + (after.sigma**2 - variance).sqrt() * noise
+            + variance.sqrt() * fresh
+        )
         torch.testing.assert_close(reached, noisy, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_ancestral_sampling_is_the_posterior_of_ddpm(schedule):
     """With eta 1 a known clean sample is noised back exactly: mean and variance of q(next | noisy, clean)."""
-    clean, noisy = torch.tensor([[0.8]], dtype=torch.float64), torch.tensor([[-1.1]], dtype=torch.float64)
+    clean, noisy = (
+        torch.tensor([[0.8]], dtype=torch.float64),
+        torch.tensor([[-1.1]], dtype=torch.float64),
+    )
     times = torch.tensor([0.7, 0.4], dtype=torch.float64)
     level, after = schedule(times[0]), schedule(times[1])
     ratio = level.alpha / after.alpha
@@ -147,7 +214,14 @@ def test_ancestral_sampling_is_the_posterior_of_ddpm(schedule):
         return Estimate(clean)
 
     for draw in (0.0, 1.0):
-        reached = last(Euler(1.0), known, noisy, times, schedule, lambda *_: torch.full((1, 1), draw))  # noqa: B023
+        reached = last(
+            Euler(1.0),
+            known,
+            noisy,
+            times,
+            schedule,
+            lambda *_: torch.full((1, 1), draw),  # noqa: B023
+        )
         torch.testing.assert_close(reached, mean + draw * deviation)
 
 
@@ -157,17 +231,25 @@ def test_variance_of_ancestral_sampling():
     variance = torch.ones((), dtype=torch.float64)
     for here, there in itertools.pairwise(times):
         level, after = schedule(here), schedule(there)
-        fresh = after.sigma**2 * (1 - (after.sigma * level.alpha / (after.alpha * level.sigma)) ** 2)
+        fresh = after.sigma**2 * (
+            1 - (after.sigma * level.alpha / (after.alpha * level.sigma)) ** 2
+        )
         kept = (after.sigma**2 - fresh).sqrt() / level.sigma
         posterior = 0.36 * level.alpha / (0.36 * level.alpha**2 + level.sigma**2)
         variance = ((after.alpha - kept * level.alpha) * posterior + kept) ** 2 * variance + fresh
-    reached = last(Euler(1.0), GAUSSIAN, SeededNoise([0])((1, 20_000)), times, schedule, SeededNoise([1]))
+    reached = last(
+        Euler(1.0), GAUSSIAN, SeededNoise([0])((1, 20_000)), times, schedule, SeededNoise([1])
+    )
     assert float(reached.var()) == pytest.approx(float(variance), rel=0.04)
     assert float(reached.mean()) == pytest.approx(0.3, abs=0.02)
 
 
 # Each of these from N(0.3, 0.6²) noised to half-log-SNR -3 makes it again at 3 as its steps grow.
-FAITHFUL = [one for one in STOCHASTIC if type(one) not in (Adaptive, Consistency, LCM, TCD) and one != Heun(churn=3.0)]
+FAITHFUL = [
+    one
+    for one in STOCHASTIC
+    if type(one) not in (Adaptive, Consistency, LCM, TCD) and one != Heun(churn=3.0)
+]
 
 
 def moments(sampler, schedule, times, start):
@@ -213,12 +295,18 @@ def test_ddpm_is_its_recursion(variance):
     bars = schedule(times).alpha ** 2
     noisy = torch.tensor([[0.7]], dtype=torch.float64)
     found = [
-        step.noisy for step in DDPM(variance)(GAUSSIAN, noisy, times, schedule, lambda *_: torch.full((1, 1), 1.5))
+        step.noisy
+        for step in DDPM(variance)(
+            GAUSSIAN, noisy, times, schedule, lambda *_: torch.full((1, 1), 1.5)
+        )
     ]
     for (bar, after), here, reached in zip(itertools.pairwise(bars), times, found, strict=False):
         beta = 1 - bar / after
         clean = GAUSSIAN(noisy, schedule(here)).clean
-        mean = after.sqrt() * beta / (1 - bar) * clean + (1 - beta).sqrt() * (1 - after) / (1 - bar) * noisy
+        mean = (
+            after.sqrt() * beta / (1 - bar) * clean
+            + (1 - beta).sqrt() * (1 - after) / (1 - bar) * noisy
+        )
         spread = beta * (1 - after) / (1 - bar) if variance == "small" else beta
         noisy = mean + 1.5 * spread.sqrt()
         torch.testing.assert_close(reached, noisy, rtol=1e-10, atol=0)
@@ -227,10 +315,17 @@ def test_ddpm_is_its_recursion(variance):
 def test_learned_variance_lies_between_the_bounds():
     def reached(sampler, place):
         def denoise(noisy, level):
-            return Estimate(noisy * 0, variance=None if place is None else torch.full_like(noisy, place))
+            return Estimate(
+                noisy * 0, variance=None if place is None else torch.full_like(noisy, place)
+            )
 
         return last(
-            sampler, denoise, torch.zeros(1, 1), torch.tensor([0.7, 0.5]), Cosine(), lambda *_: torch.ones(1, 1)
+            sampler,
+            denoise,
+            torch.zeros(1, 1),
+            torch.tensor([0.7, 0.5]),
+            Cosine(),
+            lambda *_: torch.ones(1, 1),
         )
 
     low, high = reached(DDPM(), None), reached(DDPM("large"), None)
@@ -280,7 +375,9 @@ def test_steps_are_those_of_the_times(sampler, schedule, spacing):
 
 
 def test_every_sampler_is_tested_here():
-    assert {type(one) for one in (*SAMPLERS, DDIMInversion())} == set(Slot("diffusion.samplers.*").all())
+    assert {type(one) for one in (*SAMPLERS, DDIMInversion())} == set(
+        Slot("diffusion.samplers.*").all()
+    )
     for one in Slot("diffusion.samplers.*").all():
         assert all((one.about.name, one.about.order, one.about.passes, one.about.paper))
 
@@ -297,7 +394,9 @@ def test_inversion_finds_the_noise(schedule):
             times = schedule.when(torch.cat([lam, torch.tensor(end, dtype=torch.float64)]))
             run = list(DDIMInversion()(GAUSSIAN, clean, times, schedule, silence))
             assert run[-1].level.sigma == schedule(times[0]).sigma
-            off.append((last(Euler(), GAUSSIAN, run[-1].noisy, times, schedule) - clean).abs().max())
+            off.append(
+                (last(Euler(), GAUSSIAN, run[-1].noisy, times, schedule) - clean).abs().max()
+            )
         assert off[1] < 0.6 * off[0] < 0.1
 
 
@@ -313,7 +412,18 @@ def test_a_run_goes_on_from_a_kept_step(sampler):
     steps = list(sampler(GAUSSIAN32, SeededNoise(range(4))((4, 2, 3, 3)), times, schedule, noise))
     kept = steps[len(steps) // 2]
     again = list(sampler(GAUSSIAN32, kept.noisy, kept.left, schedule, noise))
-    if type(sampler) in (Euler, DDIM, EulerAncestral, Heun, DPM2, DPM2Ancestral, Single, DPMpp2S, DPMppSDE, DDPM):
+    if type(sampler) in (
+        Euler,
+        DDIM,
+        EulerAncestral,
+        Heun,
+        DPM2,
+        DPM2Ancestral,
+        Single,
+        DPMpp2S,
+        DPMppSDE,
+        DDPM,
+    ):
         assert torch.equal(again[-1].noisy, steps[-1].noisy)
     torch.testing.assert_close(again[-1].noisy, steps[-1].noisy, rtol=0, atol=0.15)
 
@@ -324,8 +434,12 @@ def test_a_picture_is_noised_partway():
     assert torch.equal(left, times[6:])
     torch.testing.assert_close(noisy, torch.full((1, 1), 0.6 * 0.5 + 0.4 * 2.0))
     assert partway(clean, 0.59, times, Linear(), SeededNoise([0]))[1].tolist() == times[5:].tolist()
-    assert len(partway(clean, 0.7, times, Linear(), SeededNoise([0]))[1]) == 8  # though 0.7 · 10 is below 7 in binary
-    assert torch.equal(partway(clean, 1.0, times, Linear(), SeededNoise([0]))[0], SeededNoise([0])((1, 1)))
+    assert (
+        len(partway(clean, 0.7, times, Linear(), SeededNoise([0]))[1]) == 8
+    )  # though 0.7 · 10 is below 7 in binary
+    assert torch.equal(
+        partway(clean, 1.0, times, Linear(), SeededNoise([0]))[0], SeededNoise([0])((1, 1))
+    )
     same, none = partway(clean, 0.0, times, Linear(), silence)
     assert same is clean
     assert list(Euler()(silence, same, none, Linear(), silence)) == []
@@ -341,7 +455,9 @@ def test_many_runs_at_once(sampler):
 
     def run(seed):
         noise = SeededNoise([seed])
-        return last(sampler, GAUSSIAN32, noise((1, 2, 3, 3)), Uniform()(6, Cosine()), Cosine(), noise)
+        return last(
+            sampler, GAUSSIAN32, noise((1, 2, 3, 3)), Uniform()(6, Cosine()), Cosine(), noise
+        )
 
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(run, range(8)))
@@ -361,7 +477,9 @@ def test_times_out_of_order_are_refused_before_any_pass(sampler, times):
 def test_a_seed_is_a_sample_whatever_the_batch(sampler, ideal):
     def samples(seeds):
         noise = SeededNoise(seeds)
-        return last(sampler, ideal, noise((len(seeds), 2, 3, 3)), Uniform()(6, Cosine()), Cosine(), noise)
+        return last(
+            sampler, ideal, noise((len(seeds), 2, 3, 3)), Uniform()(6, Cosine()), Cosine(), noise
+        )
 
     whole = samples(range(8))
     assert len({sample.sum().item() for sample in whole}) > 1
@@ -369,8 +487,23 @@ def test_a_seed_is_a_sample_whatever_the_batch(sampler, ideal):
     assert torch.equal(whole, torch.cat([samples([seed]) for seed in range(8)]))
 
 
-CALLS = [(Euler(), 6), (Heun(), 11), (DPM2(), 10), (DPMpp2M(), 6), (DPMpp3M(), 6), (UniPC(3), 6), (LMS(), 6)]
-CALLS += [(DEIS(), 6), (PNDM(), 7), (Single(2), 10), (Single(3), 14), (DPMpp2S(), 10), (TCD(eta=0.0), 6)]
+CALLS = [
+    (Euler(), 6),
+    (Heun(), 11),
+    (DPM2(), 10),
+    (DPMpp2M(), 6),
+    (DPMpp3M(), 6),
+    (UniPC(3), 6),
+    (LMS(), 6),
+]
+CALLS += [
+    (DEIS(), 6),
+    (PNDM(), 7),
+    (Single(2), 10),
+    (Single(3), 14),
+    (DPMpp2S(), 10),
+    (TCD(eta=0.0), 6),
+]
 
 
 @pytest.mark.parametrize(("sampler", "calls"), CALLS, ids=repr)
@@ -391,7 +524,13 @@ def test_passes_a_run(sampler, calls):
 def test_noise_that_an_estimate_brings_is_used(sampler):
     own = torch.full((1, 1), 5.0)
     times = torch.tensor([0.8, 0.3], dtype=torch.float64)
-    reached = last(sampler, lambda noisy, level: Estimate(noisy * 0 + 2, noise=own), torch.ones(1, 1), times, Linear())
+    reached = last(
+        sampler,
+        lambda noisy, level: Estimate(noisy * 0 + 2, noise=own),
+        torch.ones(1, 1),
+        times,
+        Linear(),
+    )
     torch.testing.assert_close(reached, 0.7 * torch.full((1, 1), 2.0) + 0.3 * own)
 
 
@@ -402,7 +541,14 @@ def test_interval_of_a_draw_is_that_of_the_step():
         intervals.append(interval)
         return torch.zeros(shape)
 
-    last(Euler(1.0), GAUSSIAN, torch.zeros(1, 1), torch.tensor([1.0, 0.5, 0.25, 0.0]), Linear(), noise)
+    last(
+        Euler(1.0),
+        GAUSSIAN,
+        torch.zeros(1, 1),
+        torch.tensor([1.0, 0.5, 0.25, 0.0]),
+        Linear(),
+        noise,
+    )
     assert intervals == [(1.0, 0.5), (0.5, 0.25)]
 
 
@@ -413,7 +559,9 @@ def test_ideal_points_is_the_posterior_mean():
     for row, alpha, sigma, clean in zip(
         noisy, level.alpha, level.sigma, IdealPoints(points)(noisy, level).clean, strict=True
     ):
-        densities = [math.exp(-float(((row - alpha * p) ** 2).sum() / (2 * sigma**2))) for p in points]
+        densities = [
+            math.exp(-float(((row - alpha * p) ** 2).sum() / (2 * sigma**2))) for p in points
+        ]
         wanted = sum(d * p for d, p in zip(densities, points, strict=True)) / sum(densities)
         torch.testing.assert_close(clean, wanted)
     single = IdealPoints(points)(noisy[:1], Linear()(torch.tensor(0.4, dtype=torch.float64))).clean
@@ -422,12 +570,17 @@ def test_ideal_points_is_the_posterior_mean():
 
 def test_ideal_gaussian_is_the_limit_of_many_points():
     grid = torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
-    noisy, level = torch.tensor([[-1.0], [0.4], [2.0]], dtype=torch.float64), Cosine()(torch.tensor(0.5))
+    noisy, level = (
+        torch.tensor([[-1.0], [0.4], [2.0]], dtype=torch.float64),
+        Cosine()(torch.tensor(0.5)),
+    )
     many = IdealPoints(0.3 + 0.6 * grid[:, None])(noisy, level).clean
     torch.testing.assert_close(many, GAUSSIAN(noisy, level).clean, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", [Euler, DDIM, EulerAncestral, DPM2, DPMpp2M, DPMpp3MSDE, Adaptive, TCD])
+@pytest.mark.parametrize(
+    "kind", [Euler, DDIM, EulerAncestral, DPM2, DPMpp2M, DPMpp3MSDE, Adaptive, TCD]
+)
 @pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
 def test_eta_is_refused(kind, eta):
     with pytest.raises(BadInput, match=f"eta must be from 0 to 1, got {eta}"):
@@ -439,7 +592,10 @@ def test_eta_is_refused(kind, eta):
     [
         (lambda: Euler(swell=0.0), "swell must be above 0, got 0.0"),
         (lambda: Heun(churn=math.nan), "churn must be 0 or more, got nan"),
-        (lambda: Heun(churn_from=2.0, churn_to=1.0), "churn_from must be within 0 and churn_to, got"),
+        (
+            lambda: Heun(churn_from=2.0, churn_to=1.0),
+            "churn_from must be within 0 and churn_to, got",
+        ),
         (lambda: Single(4), "order must be from 1 to 3, got 4"),
         (lambda: Adaptive(order=1), "order must be 2 or 3, got 1"),
         (lambda: Adaptive(relative=0.0), "tolerances must be above 0, got"),

@@ -5,11 +5,27 @@ import math
 import pytest
 import torch
 
-from safelight.diffusion.schedule import EDM, Cosine, Linear, LinearBeta, ScaledLinear, Sigmoid, Table
+from safelight.diffusion.schedule import (
+    EDM,
+    Cosine,
+    Linear,
+    LinearBeta,
+    ScaledLinear,
+    Sigmoid,
+    Table,
+)
 from safelight.errors import BadInput
 
 ZERO = ScaledLinear(zero_terminal=True)
-PRESERVING = [ScaledLinear(), ZERO, LinearBeta(), Table((0.9, 0.5, 0.2, 0.01)), Cosine(), Sigmoid(), Sigmoid(0, 4, 0.7)]
+PRESERVING = [
+    ScaledLinear(),
+    ZERO,
+    LinearBeta(),
+    Table((0.9, 0.5, 0.2, 0.01)),
+    Cosine(),
+    Sigmoid(),
+    Sigmoid(0, 4, 0.7),
+]
 SCHEDULES = [Linear(), *PRESERVING, EDM()]
 # Off the nodes of the table, where the slope of ScaledLinear jumps.
 TIMES = torch.arange(0.5, 1000, 7, dtype=torch.float64) / 1000
@@ -27,7 +43,9 @@ def test_scaled_linear_is_the_table_of_stable_diffusion():
     table = (1 - betas).cumprod(0)
     level = ScaledLinear()(torch.arange(1, 1001, dtype=torch.float64) / 1000)
     torch.testing.assert_close(level.alpha**2, table, rtol=1e-12, atol=0)
-    torch.testing.assert_close(level.time, torch.arange(1000, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        level.time, torch.arange(1000, dtype=torch.float64), rtol=0, atol=1e-9
+    )
     assert level.alpha[-1] ** 2 == pytest.approx(0.0046601, abs=5e-8)
     assert level.sigma[0] / level.alpha[0] == pytest.approx((0.00085 / 0.99915) ** 0.5, rel=1e-9)
     assert ScaledLinear()(torch.tensor(0.0005)).time == 0
@@ -63,7 +81,9 @@ def test_zero_terminal_ends_in_pure_noise_and_begins_as_before(schedule):
 
 def test_a_table_is_read_at_its_entries():
     level = Table((0.9, 0.5, 0.2, 0.01))(torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(level.alpha**2, torch.tensor([0.9, 0.5, 0.2, 0.01], dtype=torch.float64))
+    torch.testing.assert_close(
+        level.alpha**2, torch.tensor([0.9, 0.5, 0.2, 0.01], dtype=torch.float64)
+    )
     assert level.time.tolist() == [0, 1, 2, 3]
 
 
@@ -86,7 +106,9 @@ def test_edm_explodes():
 @pytest.mark.parametrize("schedule", PRESERVING, ids=repr)
 def test_variance_is_preserved(schedule):
     level = schedule(TIMES)
-    torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        level.alpha**2 + level.sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -101,13 +123,17 @@ def test_slopes_are_the_derivatives(schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_when_is_the_inverse(schedule):
     times = torch.cat([torch.tensor([1e-7, 1e-5, 1e-3], dtype=torch.float64), TIMES])
-    torch.testing.assert_close(schedule.when(schedule(times).half_logsnr), times, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(
+        schedule.when(schedule(times).half_logsnr), times, rtol=1e-9, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_when_knows_both_ends(schedule):
     ends = schedule.when(torch.tensor([math.inf, -math.inf], dtype=torch.float64))
-    torch.testing.assert_close(ends, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        ends, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)

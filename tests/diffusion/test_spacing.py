@@ -23,11 +23,21 @@ from safelight.diffusion.spacing import (
     Uniform,
 )
 from safelight.errors import BadInput
-from safelight.types import Sized
+from safelight.types.diffusion import Sized
 
 TABLES = [Leading(), Linspace(), ShiftedTwice()]
 RATIOS = [Karras(), Exponential(), Polyexponential()]
-SPACINGS = [Uniform(), Quadratic(), Beta(), Shifted(), ShiftedByTokens(), AYS(), AYS("svd"), *TABLES, *RATIOS]
+SPACINGS = [
+    Uniform(),
+    Quadratic(),
+    Beta(),
+    Shifted(),
+    ShiftedByTokens(),
+    AYS(),
+    AYS("svd"),
+    *TABLES,
+    *RATIOS,
+]
 SCHEDULES = [Linear(), ScaledLinear(), Cosine(), Sigmoid()]
 
 
@@ -77,7 +87,9 @@ def test_karras_is_even_in_the_seventh_root():
 
 def test_karras_takes_ends_of_its_own():
     level = Linear()(Karras(sigma_min=0.1, sigma_max=80.0)(5, Linear())[:-1])
-    torch.testing.assert_close((level.sigma / level.alpha)[[0, -1]], torch.tensor([80.0, 0.1], dtype=torch.float64))
+    torch.testing.assert_close(
+        (level.sigma / level.alpha)[[0, -1]], torch.tensor([80.0, 0.1], dtype=torch.float64)
+    )
 
 
 def test_karras_stops_short_of_pure_noise():
@@ -117,18 +129,34 @@ def test_exponential_is_even_in_half_logsnr():
 )
 def test_flux_shifts_by_tokens(tokens, wanted):
     found = ShiftedByTokens(tokens)(4, Linear())
-    torch.testing.assert_close(found, torch.tensor([1, *wanted, 0], dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found, torch.tensor([1, *wanted, 0], dtype=torch.float64), rtol=0, atol=1e-6
+    )
 
 
 def test_sd3_shifts_twice():
     """The reference's sigmas at 4, 10 and 28 steps; shifting once ends in 0.195652, 0.105948, 0.002994 at 28."""
     for steps, wanted in {
         4: [1, 0.857692, 0.602151, 0.008929, 0],
-        10: [1, 0.960129, 0.913349, 0.857692, 0.790368, 0.707278, 0.602151, 0.464876, 0.278049, 0.008929, 0],
+        10: [
+            1,
+            0.960129,
+            0.913349,
+            0.857692,
+            0.790368,
+            0.707278,
+            0.602151,
+            0.464876,
+            0.278049,
+            0.008929,
+            0,
+        ],
         28: [0.199827, 0.110906, 0.008929, 0],
     }.items():
         found = ShiftedTwice()(steps, Linear())[-len(wanted) :]
-        torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            found, torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.6, 0.6), (2.0, 5.0), (1.3, 0.9)])
@@ -138,16 +166,22 @@ def test_beta_is_the_quantile(a, b):
     middle = (grid[1:] + grid[:-1]) / 2
     mass = (middle ** (a - 1) * (1 - middle) ** (b - 1)).cumsum(0)
     found = mass[(share[1:-1] * 2_000_000).long()] / mass[-1]
-    torch.testing.assert_close(found, torch.arange(1, 9, dtype=torch.float64) / 9, rtol=0, atol=3e-4)
+    torch.testing.assert_close(
+        found, torch.arange(1, 9, dtype=torch.float64) / 9, rtol=0, atol=3e-4
+    )
     close(Beta(1.0, 1.0)(4, Linear()), [1.0, 0.75, 0.5, 0.25, 0.0])
 
 
 def test_ays_is_its_table_at_ten_steps():
     level = ScaledLinear()(AYS()(10, ScaledLinear()))
     wanted = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.0]
-    torch.testing.assert_close(level.sigma / level.alpha, torch.tensor(wanted, dtype=torch.float64), rtol=3e-5, atol=0)
+    torch.testing.assert_close(
+        level.sigma / level.alpha, torch.tensor(wanted, dtype=torch.float64), rtol=3e-5, atol=0
+    )
     between = ScaledLinear()(AYS()(20, ScaledLinear()))
-    assert float(between.sigma[1] / between.alpha[1]) == pytest.approx((14.6146 * 6.475) ** 0.5, rel=1e-5)
+    assert float(between.sigma[1] / between.alpha[1]) == pytest.approx(
+        (14.6146 * 6.475) ** 0.5, rel=1e-5
+    )
 
 
 def test_explicit_times_and_sigmas():
@@ -180,21 +214,33 @@ def test_every_spacing_refuses(spacing, steps, begin, message):
         (lambda: Karras(rho=0.0), "rho must be above 0, got 0.0"),
         (lambda: Karras(sigma_min=0.0), "sigmas must be above 0, got"),
         (lambda: Karras(sigma_max=math.inf), "sigmas must be above 0, got"),
-        (lambda: Karras(sigma_min=2.0, sigma_max=1.0)(5, Linear()), "below where the steps begin, 1, got 2.0"),
+        (
+            lambda: Karras(sigma_min=2.0, sigma_max=1.0)(5, Linear()),
+            "below where the steps begin, 1, got 2.0",
+        ),
         (lambda: Linspace(table=1), "table must have 2 entries or more, got 1"),
-        (lambda: Linspace()(5, Linear(), 0.0005), "begin must be above the first entry, 0.001, got 0.0005"),
+        (
+            lambda: Linspace()(5, Linear(), 0.0005),
+            "begin must be above the first entry, 0.001, got 0.0005",
+        ),
         (lambda: Beta(alpha=0.0), r"alpha and beta must be within 0 and 100, got \(0.0, 0.6\)"),
         (lambda: Polyexponential(rho=math.nan), "rho must be above 0, got nan"),
         (lambda: Exponential(sigma_min=-1.0), "sigmas must be above 0, got"),
         (lambda: AYS("sd9"), "family must be one of sd1, sdxl, svd, got 'sd9'"),
-        (lambda: AYS()(5, Linear(), 0.01), "begin must lie above the last level of the table, got 0.01"),
+        (
+            lambda: AYS()(5, Linear(), 0.01),
+            "begin must lie above the last level of the table, got 0.01",
+        ),
         (lambda: Times((1.0,)), "times must have two ends or more, got"),
         (lambda: Times((1.0, 0.2, 0.4, 0.0)), "times must fall to 0 or above, got"),
         (lambda: Sigmas((1.0, math.nan, 0.0)), "sigmas must fall to 0 or above, got"),
         (lambda: Times((1.2, 0.0)), "times must be at most 1, got"),
         (lambda: Times((1.0, 0.0))(3, Linear()), "2 given levels are 1 steps, got 3"),
         (lambda: Times((1.0, 0.0))(1, Linear(), 0.5), "must not pass begin = 0.5, got 1.0"),
-        (lambda: Sigmas((99.0, 80.0, 0.0))(2, EDM(sigma_max=70.0)), "sigmas must lie within the schedule"),
+        (
+            lambda: Sigmas((99.0, 80.0, 0.0))(2, EDM(sigma_max=70.0)),
+            "sigmas must lie within the schedule",
+        ),
         (lambda: ShiftedByTokens(-1), "tokens must be 0 or more, got -1"),
         (lambda: ShiftedByTokens(low_tokens=5000), "low_tokens must be below high_tokens, got"),
         (lambda: ShiftedTwice(shift=math.nan), "shift must be above 0, got nan"),

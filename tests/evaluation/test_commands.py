@@ -29,7 +29,9 @@ def safelight(monkeypatch, capsys, tmp_path):
 
 
 def test_evaluate_prints_a_table_and_writes_a_report(safelight, tiny_folder, pictures, tmp_path):
-    code, out, err = safelight("evaluate", tiny_folder, pictures, "--count", 5, "--out", "sub/r.md", "--device", "cpu")
+    code, out, err = safelight(
+        "evaluate", tiny_folder, pictures, "--count", 5, "--out", "sub/r.md", "--device", "cpu"
+    )
     assert (code, err) == (0, "")
     assert "PSNR" in out
     assert "tiny (kl) on 5 of shapes" in out
@@ -52,7 +54,9 @@ def test_evaluate_prints_a_table_and_writes_a_report(safelight, tiny_folder, pic
 def test_evaluate_prints_json_and_knows_codebooks(safelight, pictures, tmp_path):
     part = VQ(width=8, multipliers=(1, 2), blocks=1, groups=4).build()
     save(LatentDiffusion(autoencoder=part, card=Card(name="vq", size=(32, 32))), tmp_path / "vq")
-    code, out, _ = safelight("evaluate", tmp_path / "vq", pictures, "--count", 2, "--size", 36, "--json")
+    code, out, _ = safelight(
+        "evaluate", tmp_path / "vq", pictures, "--count", 2, "--size", 36, "--json"
+    )
     measured = json.loads(out)["measured"]
     assert code == 0
     assert any(name.startswith("codebook usage (of ") for name in measured)
@@ -64,7 +68,9 @@ def test_evaluate_prints_json_and_knows_codebooks(safelight, pictures, tmp_path)
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (33, 47)])
 def test_reconstruct_keeps_the_size(safelight, tiny_folder, tmp_path, size, tile):
     making.shape("red").resize(size).save("in.png")
-    code, out, _ = safelight("reconstruct", "in.png", "out.png", "--model", tiny_folder, "--tile", tile, "--json")
+    code, out, _ = safelight(
+        "reconstruct", "in.png", "out.png", "--model", tiny_folder, "--tile", tile, "--json"
+    )
     assert (code, json.loads(out)["file"]) == (0, "out.png")
     with Image.open("out.png") as picture:
         assert picture.size == size
@@ -90,7 +96,9 @@ def test_what_is_no_picture_is_named(safelight, tiny_folder, tmp_path):
 def test_pixels_that_are_no_numbers_are_refused(safelight, tiny_folder):
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save("in.tiff")
     line = refused(safelight("reconstruct", "in.tiff", "out.png", "--model", tiny_folder))
-    assert "in.tiff: not a picture that can be read (it has pixels that are NaN or infinite)" in line
+    assert (
+        "in.tiff: not a picture that can be read (it has pixels that are NaN or infinite)" in line
+    )
 
 
 def test_another_number_of_channels_is_refused(safelight, tmp_path):
@@ -112,7 +120,9 @@ def test_sizes_that_cannot_be_judged_are_refused(safelight, tiny_folder, picture
     assert said in refused(safelight("evaluate", tiny_folder, pictures, "--count", 2, *words))
 
 
-def test_a_broken_file_is_named_and_left_out_only_if_told_so(safelight, tiny_folder, pictures, tmp_path):
+def test_a_broken_file_is_named_and_left_out_only_if_told_so(
+    safelight, tiny_folder, pictures, tmp_path
+):
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data" / "red" / "broken.png").write_bytes(b"\x89PNG not")
     line = refused(safelight("evaluate", tiny_folder, "data"))

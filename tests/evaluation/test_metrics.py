@@ -33,7 +33,13 @@ def only(metric) -> float:
 
 
 def test_the_folder_is_the_registry():
-    assert Slot("evaluation.metrics").kinds() == ["codebook", "frechet", "perceptual", "psnr", "ssim"]
+    assert Slot("evaluation.metrics").kinds() == [
+        "codebook",
+        "frechet",
+        "perceptual",
+        "psnr",
+        "ssim",
+    ]
 
 
 def test_psnr_of_a_known_error_and_of_none():
@@ -59,7 +65,9 @@ def plain_ssim(x: Tensor, y: Tensor) -> float:
             va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
             both = (window * (a - ma) * (b - mb)).sum()
             c1, c2 = 2.55**2, 7.65**2
-            found.append((2 * ma * mb + c1) * (2 * both + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+            found.append(
+                (2 * ma * mb + c1) * (2 * both + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+            )
     return float(torch.stack(found).mean())
 
 
@@ -73,8 +81,12 @@ def test_ssim_is_the_plain_loop():
 def test_ssim_closed_forms():
     assert ssim(pictures(), pictures()).tolist() == pytest.approx([1, 1])
     a, b, c1 = 100.0, 120.0, 2.55**2  # without contrast only the means count
-    assert ssim(flat(100), flat(120)).item() == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1))
-    with pytest.raises(BadInput, match="SSIM: wanted pictures of at least 11 pixels a side, got 15×10"):
+    assert ssim(flat(100), flat(120)).item() == pytest.approx(
+        (2 * a * b + c1) / (a * a + b * b + c1)
+    )
+    with pytest.raises(
+        BadInput, match="SSIM: wanted pictures of at least 11 pixels a side, got 15×10"
+    ):
         ssim(pictures(height=10), pictures(height=10))
 
 
@@ -99,14 +111,18 @@ def test_frechet_of_gaussians_is_the_closed_form():
     assert frechet(moments(vectors), moved) == pytest.approx(25)
     # N(m, s²C) from N(m, C): (s - 1)² tr C, about a mean of zero
     centred = vectors - vectors.mean(0)
-    assert frechet(moments(centred), moments(3 * centred)) == pytest.approx(4 * torch.cov(vectors.T).trace().item())
+    assert frechet(moments(centred), moments(3 * centred)) == pytest.approx(
+        4 * torch.cov(vectors.T).trace().item()
+    )
     assert frechet(moments(vectors), moments(vectors)) == pytest.approx(0, abs=1e-6)
 
 
 def test_frechet_of_gaussians_that_do_not_commute_takes_the_root_of_their_product():
     one, other = draw(300, 4).double() @ draw(4, 4, seed=1).double(), draw(300, 4, seed=2).double()
     a, b = torch.cov(one.T), torch.cov(other.T)
-    root = torch.linalg.eigvals(a @ b).real.sqrt().sum()  # the trace of the root: similar matrices share eigenvalues
+    root = (
+        torch.linalg.eigvals(a @ b).real.sqrt().sum()
+    )  # the trace of the root: similar matrices share eigenvalues
     wanted = (one.mean(0) - other.mean(0)).square().sum() + a.trace() + b.trace() - 2 * root
     assert frechet(moments(one), moments(other)) == pytest.approx(wanted.item())
 

@@ -1,4 +1,4 @@
-"""Measurement, classifiers, retrieval, memorisation and diversity against SciPy and scikit-learn."""
+"""Measurement, classifiers, retrieval, memorisation, diversity: as SciPy and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -121,8 +121,8 @@ def test_the_nearest_mean_is_the_plain_loop():
         rows = {
             name: [
                 u
-                for p, (u, l) in enumerate(zip(unit, labels, strict=True))
-                if l == name and p != left_out
+                for p, (u, label) in enumerate(zip(unit, labels, strict=True))
+                if label == name and p != left_out
             ]
             for name in "abc"
         }

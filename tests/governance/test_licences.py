@@ -21,7 +21,9 @@ from safelight.governance.licences import (
 )
 
 FREE = Licensed("autoencoder", "ae.safetensors", "Apache-2.0")
-BOUND = Licensed("denoiser", "dev.safetensors", usual="FLUX.1 dev: FLUX.1 [dev] Non-Commercial License")
+BOUND = Licensed(
+    "denoiser", "dev.safetensors", usual="FLUX.1 dev: FLUX.1 [dev] Non-Commercial License"
+)
 
 
 def test_what_all_share_is_one_line_and_what_differs_is_told_by_part():
@@ -76,8 +78,14 @@ def test_a_file_states_it_in_its_metadata_else_its_folder_on_the_hub_does(tmp_pa
         folder.mkdir(parents=True)
     for folder in (plain, kept):
         (folder / "README.md").write_text("---\nlicense: openrail++\n---\n", encoding="utf-8")
-    assert stated({}, kept / "x.safetensors") == stated({}, kept / "unet" / "x.safetensors") == "openrail++"
-    assert stated({}, plain / "x.safetensors") == ""  # a card that lies about may be of any of the files there
+    assert (
+        stated({}, kept / "x.safetensors")
+        == stated({}, kept / "unet" / "x.safetensors")
+        == "openrail++"
+    )
+    assert (
+        stated({}, plain / "x.safetensors") == ""
+    )  # a card that lies about may be of any of the files there
     assert stated({}, plain) == "openrail++"
     (plain / ".cache" / "huggingface").mkdir(parents=True)  # what `hf download --local-dir` leaves
     assert stated({}, plain / "x.safetensors") == "openrail++"
@@ -104,7 +112,10 @@ def test_what_forbids_commerce_is_said(licence, is_said):
         say_restricted([FREE, Licensed("denoiser", "dev.safetensors", licence)])
         say_restricted([Licensed("denoiser", "dev.safetensors", usual=f"a family: {licence}")])
     assert len(said) == (2 if is_said else 0)
-    assert all(f"licence of dev.safetensors restricts commercial use: {licence}." in str(said[0].message) for _ in said)
+    assert all(
+        f"licence of dev.safetensors restricts commercial use: {licence}." in str(said[0].message)
+        for _ in said
+    )
 
 
 def test_what_nobody_stated_is_said_in_one_sentence_for_all_parts():
@@ -131,6 +142,8 @@ def test_notes_are_handed_on_once_and_other_warnings_are_left_alone():
 
 
 def test_no_torch_is_imported():
-    code = "import sys, json, safelight.governance.licences; print(json.dumps('torch' in sys.modules))"
+    code = (
+        "import sys, json, safelight.governance.licences; print(json.dumps('torch' in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) is False

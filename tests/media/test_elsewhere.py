@@ -12,8 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 from recorded import DATA
 from safelight.errors import BadInput
 from safelight.inspection import inspect
-from safelight.media.comfy import facts
-from safelight.media.elsewhere import SAMPLERS, SPACINGS, made
+from safelight.media.comfyui import facts
+from safelight.media.foreign_metadata import SAMPLERS, SPACINGS, made
 from safelight.settings import SAMPLER, SPACING, Settings
 
 PICTURES = DATA / "sd-artifacts" / "png"
@@ -40,11 +40,15 @@ def node(kind, **inputs):
 
 GRAPH = {
     "1": node("CheckpointLoaderSimple", ckpt_name="base.safetensors"),
-    "2": node("LoraLoader", lora_name="ink.safetensors", strength_model=0.5, model=["1", 0], clip=["1", 1]),
+    "2": node(
+        "LoraLoader", lora_name="ink.safetensors", strength_model=0.5, model=["1", 0], clip=["1", 1]
+    ),
     "3": node("CLIPTextEncode", text="a fox", clip=["2", 1]),
     "4": node("CLIPTextEncode", text="blurry", clip=["2", 1]),
     "5": node("EmptyLatentImage", width=640, height=512, batch_size=1),
-    "6": node("ControlNetApplyAdvanced", positive=["3", 0], negative=["4", 0], control_net=["9", 0]),
+    "6": node(
+        "ControlNetApplyAdvanced", positive=["3", 0], negative=["4", 0], control_net=["9", 0]
+    ),
     "8": node(
         "KSampler",
         seed=7,
@@ -57,7 +61,9 @@ GRAPH = {
         negative=["6", 1],
         latent_image=["5", 0],
     ),
-    "10": node("KSampler", seed=9, steps=3, positive=["4", 0], negative=["4", 0], latent_image=["8", 0]),
+    "10": node(
+        "KSampler", seed=9, steps=3, positive=["4", 0], negative=["4", 0], latent_image=["8", 0]
+    ),
 }
 FOOOCUS = {
     "prompt": "a fox",
@@ -82,7 +88,15 @@ INVOKE = {
     "height": 512,
     "model": {"model_name": "tiny"},
 }
-NOVEL = {"steps": 25, "sampler": "k_dpmpp_2m_sde", "seed": 7, "scale": 6.5, "uc": "blurry", "width": 640, "height": 512}
+NOVEL = {
+    "steps": 25,
+    "sampler": "k_dpmpp_2m_sde",
+    "seed": 7,
+    "scale": 6.5,
+    "uc": "blurry",
+    "width": 640,
+    "height": 512,
+}
 WHOLE = {"steps": 25, "seed": 7, "guidance": 6.5, "sampler": "dpmpp2m-sde", "spacing": "karras"}
 
 
@@ -102,7 +116,9 @@ def test_each_program_is_told_in_our_words(tmp_path, by, chunks):
     assert told["prompt"].startswith("a fox")
     assert told["negative"].startswith("blurry")
     assert "a fox" not in told["negative"]
-    assert told["settings"] == (WHOLE if by != "NovelAI" else {k: v for k, v in WHOLE.items() if k != "spacing"})
+    assert told["settings"] == (
+        WHOLE if by != "NovelAI" else {k: v for k, v in WHOLE.items() if k != "spacing"}
+    )
     assert told["size"] == "640x512"
     Settings(**told["settings"])
 
@@ -130,10 +146,14 @@ def test_exif_tells_in_either_order(tmp_path, order):
     assert made(saved(tmp_path / "a.jpg", exif=exif))["settings"] == WHOLE
 
 
-@pytest.mark.parametrize(("mark", "pack"), [(b"stealth_pnginfo", bytes), (b"stealth_pngcomp", gzip.compress)])
+@pytest.mark.parametrize(
+    ("mark", "pack"), [(b"stealth_pnginfo", bytes), (b"stealth_pngcomp", gzip.compress)]
+)
 def test_what_alpha_hides_is_found(tmp_path, mark, pack):
     data = pack(INFOTEXT.encode())
-    bits = np.unpackbits(np.frombuffer(mark + (8 * len(data)).to_bytes(4, "big") + data, dtype=np.uint8))
+    bits = np.unpackbits(
+        np.frombuffer(mark + (8 * len(data)).to_bytes(4, "big") + data, dtype=np.uint8)
+    )
     pixels = np.full((64, 64, 4), 254, dtype=np.uint8)
     pixels[..., 3].T.flat[: len(bits)] |= bits
     assert made(saved(tmp_path / "a.png", picture=Image.fromarray(pixels)))["settings"] == WHOLE
@@ -165,7 +185,14 @@ def test_what_says_nothing_is_refused(tmp_path, chunks):
 
 def test_loops_and_nonsense_in_a_graph_are_walked_once():
     graph = {
-        "1": node("KSampler", seed=None, steps=[], latent_image=["1", 0], positive=["2", 0], model=["gone", 0]),
+        "1": node(
+            "KSampler",
+            seed=None,
+            steps=[],
+            latent_image=["1", 0],
+            positive=["2", 0],
+            model=["gone", 0],
+        ),
         "2": node("CLIPTextEncode", text=["2", 0], conditioning=["1", 0]),
     }
     said, loras = facts(graph)
@@ -194,12 +221,40 @@ REAL = {
     "a1111_duck_1x1.png": ("photo of a duck", 15, "unipc:variant=bh1", 5, 235284042, "512x400"),
     "a1111_exif_1x1.jpg": ("photo of a duck", 15, "unipc:variant=bh1", 5, 235284042, "512x400"),
     "a1111_stealth_64x64.png": ("a circle", 20, "euler", 7, 2015833630, "64x64"),
-    "fooocus_1x1.png": ("a smiling goldfish", 30, "dpmpp2m-sde", 4, 6952411511246973023, "768x1280"),
+    "fooocus_1x1.png": (
+        "a smiling goldfish",
+        30,
+        "dpmpp2m-sde",
+        4,
+        6952411511246973023,
+        "768x1280",
+    ),
     "invokeai_metadata_1x1.png": ("digital artwork", 35, "euler", 8, 3293022630, "1024x1024"),
     "novelai_1x1.png": ("masterpiece", 50, "euler-ancestral", 10, 2253955223, None),
-    "comfyui_flux_dev_example_thumb.png": ("cute anime girl", 20, "euler", 3.5, 219670278747233, "1024x1024"),
-    "comfyui_sdxlturbo_example_thumb.png": ("beautiful landscape", 1, "euler-ancestral", 1, 0, "512x512"),
-    "comfyui_hidream_e1_example_thumb.png": ("snow at sunset", 20, "euler", 5, 850933585641497, "768x768"),
+    "comfyui_flux_dev_example_thumb.png": (
+        "cute anime girl",
+        20,
+        "euler",
+        3.5,
+        219670278747233,
+        "1024x1024",
+    ),
+    "comfyui_sdxlturbo_example_thumb.png": (
+        "beautiful landscape",
+        1,
+        "euler-ancestral",
+        1,
+        0,
+        "512x512",
+    ),
+    "comfyui_hidream_e1_example_thumb.png": (
+        "snow at sunset",
+        20,
+        "euler",
+        5,
+        850933585641497,
+        "768x768",
+    ),
     "comfyui_lora_original.png": ("masterpiece best", 20, "euler", 8, 851616030078638, "512x512"),
 }
 

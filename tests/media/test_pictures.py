@@ -38,7 +38,9 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that says it is large."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
@@ -52,7 +54,9 @@ def test_every_byte_survives_becoming_a_tensor_and_a_picture_again():
     assert images.shape == (2, 3, 16, 16)
     assert images.dtype == torch.float32
     assert (images.min(), images.max()) == (-1, 1)
-    assert [np.asarray(one).tolist() for one in to_pictures(images)] == [np.asarray(one).tolist() for one in pictures]
+    assert [np.asarray(one).tolist() for one in to_pictures(images)] == [
+        np.asarray(one).tolist() for one in pictures
+    ]
 
 
 def test_a_tensor_has_rows_before_columns_and_channels_first():
@@ -155,12 +159,19 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, 
     assert side**2 > MOST_PIXELS
     (tmp_path / "bomb.png").write_bytes(bomb(side, side))
     for source in (bomb(side, side), tmp_path / "bomb.png"):
-        with pytest.raises(BadInput, match=r"fox: .*(pixels are too many; at most 100,000,000|exceeds limit)"):
+        with pytest.raises(
+            BadInput, match=r"fox: .*(pixels are too many; at most 100,000,000|exceeds limit)"
+        ):
             read_picture(source, "fox")
 
 
 def test_the_recipe_in_a_png_comes_back_whole(tmp_path):
-    recipe = {"prompt": "füchse 🦊 狐, “flat”\n\0", "seed": 2**62, "scale": 4.5, "nested": {"a": [1, None, True]}}
+    recipe = {
+        "prompt": "füchse 🦊 狐, “flat”\n\0",
+        "seed": 2**62,
+        "scale": 4.5,
+        "nested": {"a": [1, None, True]},
+    }
     picture = Image.fromarray(noise())
     write_png(picture, tmp_path / "a.png", recipe)
     assert read_recipe(tmp_path / "a.png") == recipe
@@ -198,7 +209,12 @@ def test_a_sheet_lays_pictures_in_rows_with_gaps_of_white():
     red, tall = Image.new("RGB", (3, 2), "red"), Image.new("RGB", (1, 4), "blue")
     page = sheet([[red, tall], [tall]], gap=2)
     assert page.size == (3 + 2 + 3, 4 + 2 + 4)
-    where = {(x, y) for x in range(page.width) for y in range(page.height) if page.getpixel((x, y)) != (255, 255, 255)}
+    where = {
+        (x, y)
+        for x in range(page.width)
+        for y in range(page.height)
+        if page.getpixel((x, y)) != (255, 255, 255)
+    }
     reds = {(x, y) for x in range(3) for y in range(2)}
     blues = {(5, y) for y in range(4)} | {(0, 6 + y) for y in range(4)}
     assert where == reds | blues

@@ -11,9 +11,13 @@ from safelight.nn.attention import CrossAttention, SelfAttention
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_plain_way_equals_the_fused_one(masked):
     q, k, v = torch.randn(3, 2, 4, 7, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
-    allowed = torch.tensor([[True] * 5 + [False] * 2, [True] * 7])[:, None, None] if masked else None
+    allowed = (
+        torch.tensor([[True] * 5 + [False] * 2, [True] * 7])[:, None, None] if masked else None
+    )
     fused = F.scaled_dot_product_attention(q, k, v, allowed)
-    torch.testing.assert_close(attention.attend_plainly(q, k, v, allowed), fused, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        attention.attend_plainly(q, k, v, allowed), fused, atol=1e-6, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safelight.autoencoders.tiny import Config as Tiny
 from safelight.conditioners.text import Config as Text
 from safelight.denoisers.dit import Config as DiT
 from safelight.nn.blocks import blocks, recompute
-from safelight.types import Condition, Prompt
+from safelight.types.networks import Condition, Prompt
 
 NETWORKS = {
     "kl": (KL(width=8, multipliers=(1, 2), groups=4), 18),
@@ -76,7 +76,9 @@ def test_blocks_are_found_and_lie_in_no_other(name):
     network = config.build()
     found = list(blocks(network))
     assert len(found) == count
-    assert not any(inner is not outer and inner in list(outer.modules()) for inner in found for outer in found)
+    assert not any(
+        inner is not outer and inner in list(outer.modules()) for inner in found for outer in found
+    )
     inside = sum(p.numel() for block in found for p in block.parameters())
     assert inside > 0.4 * sum(p.numel() for p in network.parameters())
 
@@ -95,7 +97,9 @@ def test_gradients_are_the_same_to_the_bit_and_less_is_kept(pair):
     gradients = {key: p.grad for key, p in network.named_parameters()}
     assert sum(g is not None and bool(g.any()) for g in gradients.values()) > 0.9 * len(gradients)
     for key, p in again.named_parameters():
-        assert (p.grad is None and gradients[key] is None) or torch.equal(p.grad, gradients[key]), key
+        assert (p.grad is None and gradients[key] is None) or torch.equal(p.grad, gradients[key]), (
+            key
+        )
 
 
 def test_names_stay_and_a_copy_stands_alone(pair):

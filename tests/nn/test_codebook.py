@@ -55,10 +55,15 @@ def test_running_means_are_those_of_the_latents_that_chose_the_code():
     book, reference = made(decay=0.8), made(decay=0.8)
     count, total, codes = torch.zeros(16), torch.zeros(16, 3), reference.codes.clone()
     for update in range(3):
-        for part in (latents(seed=update), latents(seed=10 + update, height=3)):  # two micro-batches
+        for part in (
+            latents(seed=update),
+            latents(seed=10 + update, height=3),
+        ):  # two micro-batches
             book.distances(part)
         flat = torch.cat([rows(latents(seed=update)), rows(latents(seed=10 + update, height=3))])
-        chosen = torch.nn.functional.one_hot((flat[:, None] - codes).square().sum(-1).argmin(1), 16).float()
+        chosen = torch.nn.functional.one_hot(
+            (flat[:, None] - codes).square().sum(-1).argmin(1), 16
+        ).float()
         count, total = 0.8 * count + 0.2 * chosen.sum(0), 0.8 * total + 0.2 * chosen.T @ flat
         codes = torch.where(chosen.sum(0)[:, None] > 0, total / count[:, None], codes)
         book.settle(0, update)
@@ -72,7 +77,9 @@ def test_two_processes_settle_as_one():
     one.distances(latents(seed=1))
     for book, part in zip(others, parts, strict=True):
         book.distances(part)
-    sums = iter([[getattr(book, name).clone() for book in others] for name in ("chosen", "sums", "squares")])
+    sums = iter(
+        [[getattr(book, name).clone() for book in others] for name in ("chosen", "sums", "squares")]
+    )
     one.settle(5, 7)
     for book in others[:1]:
         book.settle(5, 7, lambda _: torch.stack(next(sums)).sum(0))

@@ -16,7 +16,9 @@ def test_cosines_come_first_at_frequencies_that_fall_geometrically():
 def test_the_slowest_frequency_is_the_end_itself_where_that_is_included():
     got = sinusoidal(torch.tensor([700.0]), 8, inclusive=True)
     angles = [700 * math.exp(-math.log(10_000) * i / 3) for i in range(4)]
-    torch.testing.assert_close(got[0, :4], torch.tensor([math.cos(a) for a in angles]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        got[0, :4], torch.tensor([math.cos(a) for a in angles]), atol=1e-4, rtol=0
+    )
 
 
 def test_neighbouring_times_stay_apart_under_autocast():

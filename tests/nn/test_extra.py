@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from safelight.nn.extra import pack, unpack
+from safelight.nn.text_state import pack, unpack
 
 
 @pytest.mark.parametrize("text", ["", "plain", "näïve 🦊"])

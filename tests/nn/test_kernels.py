@@ -39,20 +39,32 @@ def distance(a: torch.Tensor, truth: torch.Tensor) -> float:
 def test_the_products_of_a_tile_are_the_convolution(twice):
     """In fp64, without the kernel: y = Aᵀ[(G g Gᵀ) ∘ (Bᵀ d B)]A, eq. 8 of arXiv 1509.09308."""
     filter, small = torch.randn(3, 3, dtype=torch.double), torch.randn(3, 3, dtype=torch.double)
-    tile = small.repeat_interleave(2, 0).repeat_interleave(2, 1)[1:5, 1:5] if twice else torch.randn(4, 4).double()
+    tile = (
+        small.repeat_interleave(2, 0).repeat_interleave(2, 1)[1:5, 1:5]
+        if twice
+        else torch.randn(4, 4).double()
+    )
     seen = small if twice else tile
     g = torch.tensor(TWICE if twice else PLAIN, dtype=torch.double)
-    b = [[1, -1, 0], [0, 1, 0], [0, 1, -1]] if twice else [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
+    b = (
+        [[1, -1, 0], [0, 1, 0], [0, 1, -1]]
+        if twice
+        else [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
+    )
     a = [[1, 1, 0], [0, 1, -1]] if twice else [[1, 1, 1, 0], [0, 1, -1, -1]]
     b, a = torch.tensor(b, dtype=torch.double), torch.tensor(a, dtype=torch.double)
     result = a @ ((g @ filter @ g.T) * (b @ seen @ b.T)) @ a.T
-    torch.testing.assert_close(result, F.conv2d(tile[None, None], filter[None, None])[0, 0], rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        result, F.conv2d(tile[None, None], filter[None, None])[0, 0], rtol=0, atol=1e-13
+    )
 
 
 @compiled
 @PRECISIONS
 @pytest.mark.parametrize("twice", [False, True])
-@pytest.mark.parametrize(("before", "width", "size"), [(16, 64, (7, 9)), (64, 128, (20, 33)), (32, 64, (1, 1))])
+@pytest.mark.parametrize(
+    ("before", "width", "size"), [(16, 64, (7, 9)), (64, 128, (20, 33)), (32, 64, (1, 1))]
+)
 @torch.no_grad()
 def test_the_convolution_equals_its_twin(before, width, size, twice, dtype):
     """fp32 within 1e-5 of the largest value; in bf16 the error against fp64 is at most twice the twin's."""
@@ -66,7 +78,9 @@ def test_the_convolution_equals_its_twin(before, width, size, twice, dtype):
     if dtype == torch.float32:
         assert (fast - plain).abs().max() < 1e-5 * plain.abs().max()
     assert torch.equal(convolution(x[1:], y[1:]), fast[1:])  # of the batch only its own
-    torch.testing.assert_close(convolution(x), fast - y, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.05)
+    torch.testing.assert_close(
+        convolution(x), fast - y, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.05
+    )
 
 
 @compiled
@@ -96,8 +110,15 @@ def test_norm_and_silu_equal_their_twin(dtype, silu):
 @PRECISIONS
 @torch.no_grad()
 def test_large_and_constant_inputs_stay_finite(dtype):
-    norm, convolution = quick(GroupNorm(2, 64, 1e-6, True).to(dtype)), quick(Convolution3(64, 64).to(dtype))
-    for x in (1e15 * torch.randn(1, 64, 8, 8), torch.full((1, 64, 8, 8), 1e4), torch.zeros(1, 64, 8, 8)):
+    norm, convolution = (
+        quick(GroupNorm(2, 64, 1e-6, True).to(dtype)),
+        quick(Convolution3(64, 64).to(dtype)),
+    )
+    for x in (
+        1e15 * torch.randn(1, 64, 8, 8),
+        torch.full((1, 64, 8, 8), 1e4),
+        torch.zeros(1, 64, 8, 8),
+    ):
         assert norm(x.to(dtype)).isfinite().all()
         assert convolution(x.to(dtype)).isfinite().all()
 
@@ -133,7 +154,9 @@ def test_what_is_derived_follows_the_weights_and_never_meets_gradients():
     convolution.weight.mul_(2)
     convolution.bias.zero_()
     with torch.no_grad():
-        torch.testing.assert_close(convolution(x), F.conv2d(x, convolution.weight, padding=1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            convolution(x), F.conv2d(x, convolution.weight, padding=1), rtol=0, atol=1e-5
+        )
         assert convolution.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
     convolution.float().requires_grad_(True)
     assert convolution(x).requires_grad
@@ -147,14 +170,20 @@ def test_they_begin_as_torchs_own():
     torch.manual_seed(0)
     ours = Convolution3(8, 16)
     assert list(ours.state_dict()) == list(plain.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True)
+    )
 
 
 @compiled
 @torch.no_grad()
 def test_threads_change_nothing(monkeypatch):
     torch.manual_seed(0)
-    norm, convolution, x = quick(GroupNorm(2, 64, 1e-6, True)), quick(Convolution3(64, 128)), torch.randn(2, 64, 30, 30)
+    norm, convolution, x = (
+        quick(GroupNorm(2, 64, 1e-6, True)),
+        quick(Convolution3(64, 128)),
+        torch.randn(2, 64, 30, 30),
+    )
     alone = convolution(norm(x))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(convolution(norm(x)), alone)
@@ -162,7 +191,8 @@ def test_threads_change_nothing(monkeypatch):
 
 @compiled
 @pytest.mark.parametrize(
-    ("queries", "keys", "heads", "width"), [(100, 64, 3, 40), (7, 192, 2, 2), (64, 256, 1, 160), (50, 128, 2, 66)]
+    ("queries", "keys", "heads", "width"),
+    [(100, 64, 3, 40), (7, 192, 2, 2), (64, 256, 1, 160), (50, 128, 2, 66)],
 )
 @torch.no_grad()
 def test_attention_equals_its_twin(queries, keys, heads, width, monkeypatch):

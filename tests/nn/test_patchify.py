@@ -15,7 +15,12 @@ def test_unpatchify_is_the_inverse(space):
 
 def test_a_token_holds_one_patch():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert patchify(x, 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert patchify(x, 2)[0].tolist() == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+        [8, 9, 12, 13],
+        [10, 11, 14, 15],
+    ]
 
 
 def test_a_size_that_the_patch_does_not_divide_is_refused():

@@ -37,7 +37,9 @@ def test_grid_positions_follow_the_order_of_flattening():
 
 def test_pairs_are_shared_out_evenly_and_never_to_none():
     assert split(32, 3) == (11, 11, 10)
-    with pytest.raises(BadInput, match="heads of 4 channels are too narrow for positions on 3 axes"):
+    with pytest.raises(
+        BadInput, match="heads of 4 channels are too narrow for positions on 3 axes"
+    ):
         split(2, 3)
 
 

@@ -22,7 +22,9 @@ def test_auto_is_the_first_gpu_if_there_is_one(monkeypatch, there):
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cpu:", "CPU"])
 def test_a_device_that_has_no_such_name_is_refused(name):
-    with pytest.raises(BadInput, match=rf"device: wanted auto, cpu, cuda, cuda:1 or mps, got '{name}'"):
+    with pytest.raises(
+        BadInput, match=rf"device: wanted auto, cpu, cuda, cuda:1 or mps, got '{name}'"
+    ):
         device_of(name)
 
 
@@ -30,7 +32,10 @@ def test_a_device_that_has_no_such_name_is_refused(name):
 def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(BadInput, match=rf"device: '{name}' was asked for, but no such device can be used here; take"):
+    with pytest.raises(
+        BadInput,
+        match=rf"device: '{name}' was asked for, but no such device can be used here; take",
+    ):
         device_of(name)
     assert device_of("cuda:0") == torch.device("cuda:0")
 

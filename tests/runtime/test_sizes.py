@@ -18,7 +18,9 @@ def test_padding_is_a_multiple_and_cropping_undoes_it(height, width):
     given = images(height, width)
     padded = pad(given, 8)
     assert [side % 8 for side in padded.shape[-2:]] == [0, 0]
-    assert all(0 <= more - side < 8 for more, side in zip(padded.shape[-2:], (height, width), strict=True))
+    assert all(
+        0 <= more - side < 8 for more, side in zip(padded.shape[-2:], (height, width), strict=True)
+    )
     assert torch.equal(crop(padded, height, width), given)
 
 
@@ -26,11 +28,16 @@ def test_padding_mirrors_back_and_forth():
     row = torch.arange(3.0).expand(1, 1, 1, 3)
     assert pad(row, 8)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
     assert pad(row, 8)[0, 0, 7].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]  # one row, repeated
-    assert torch.equal(pad(images(5, 4), 8)[..., :4], torch.nn.functional.pad(images(5, 4), (0, 0, 0, 3), "reflect"))
+    assert torch.equal(
+        pad(images(5, 4), 8)[..., :4],
+        torch.nn.functional.pad(images(5, 4), (0, 0, 0, 3), "reflect"),
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (13, 7), (16, 24)])
-@pytest.mark.parametrize("config", [Config(width=8, multipliers=(1, 1, 1), blocks=1, groups=4), Tiny(width=8)])
+@pytest.mark.parametrize(
+    "config", [Config(width=8, multipliers=(1, 1, 1), blocks=1, groups=4), Tiny(width=8)]
+)
 def test_any_size_is_reconstructed(config, height, width):
     torch.manual_seed(0)
     autoencoder, given = config.build(), images(height, width)

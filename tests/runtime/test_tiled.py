@@ -16,10 +16,10 @@ from safelight.checkpoints import load
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
 from safelight.nn.codebook import Codes
-from safelight.nn.near import Divided
+from safelight.nn.local_layers import Divided
 from safelight.runtime import prepare
 from safelight.runtime.tiled import Kept, Tiled, Way, through
-from safelight.types import Autoencoder
+from safelight.types.networks import Autoencoder
 
 PYRAMID = {"width": 16, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4}
 DEEP = {"widths": (8, 16, 16), "head": 8, "latent_channels": 4}
@@ -80,7 +80,14 @@ def test_tiles_are_the_whole(kind):
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("height", "width", "tile", "hold"),
-    [(8, 12, 1, 0), (4, 60, 7, 2_000), (36, 28, 16, 0), (36, 28, 16, 2**30), (16, 16, 16, 0), (16, 16, 99, 0)],
+    [
+        (8, 12, 1, 0),
+        (4, 60, 7, 2_000),
+        (36, 28, 16, 0),
+        (36, 28, 16, 2**30),
+        (16, 16, 16, 0),
+        (16, 16, 99, 0),
+    ],
 )
 def test_tiles_of_any_size_and_however_little_is_held_are_the_whole(height, width, tile, hold):
     part = lively(KL(**PYRAMID | {"multipliers": (1, 2), "groups": 2}))

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 
 import safelight.training.discriminators
 from safelight.errors import BadInput
-from safelight.training.adversarial import Adversarial, Opponent, balance, penalty, separation, through
+from safelight.training.adversarial import (
+    Adversarial,
+    Opponent,
+    balance,
+    penalty,
+    separation,
+    through,
+)
 from safelight.training.discriminators.patch import ActNorm, Config
 
 NORMS = ["spectral", "actnorm", "group", "none"]
@@ -38,7 +45,12 @@ def patch(norm="group", mean=same, **options):
 def test_the_discriminator_s_losses_by_hand():
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 0.5])
     assert number(separation("hinge", real, fake)) == pytest.approx((0.5 + 0.75) / 2)
-    wanted = [math.log1p(math.exp(-2)), math.log(2), math.log1p(math.exp(-3)), math.log1p(math.exp(0.5))]
+    wanted = [
+        math.log1p(math.exp(-2)),
+        math.log(2),
+        math.log1p(math.exp(-3)),
+        math.log1p(math.exp(0.5)),
+    ]
     assert number(separation("non-saturating", real, fake)) == pytest.approx(sum(wanted) / 4)
 
 
@@ -67,8 +79,12 @@ def test_r1_of_a_linear_discriminator_is_the_square_of_its_weights():
     assert number(found) == pytest.approx(number(weight.square().sum()))
     (gradient,) = torch.autograd.grad(found, weight)
     torch.testing.assert_close(gradient, 2 * weight)
-    halves = penalty(lambda x: torch.stack([(x * weight).sum((1, 2, 3)), x.new_zeros(len(x))], 1), images(3, 5))
-    assert number(halves) == pytest.approx(number(found) / 4)  # the mean of two logits, one of them constant
+    halves = penalty(
+        lambda x: torch.stack([(x * weight).sum((1, 2, 3)), x.new_zeros(len(x))], 1), images(3, 5)
+    )
+    assert number(halves) == pytest.approx(
+        number(found) / 4
+    )  # the mean of two logits, one of them constant
 
 
 def test_the_balance_by_hand():
@@ -88,7 +104,12 @@ def test_processes_are_averaged_before_the_norms_are_taken():
     last = torch.tensor([2.0], requires_grad=True)
     others = iter([torch.tensor([-2.0]), torch.tensor([1.0])])
     found = balance(
-        last * torch.ones(1, 1), last, torch.full((1, 1), 4.0), torch.ones(1, 1), 1e4, lambda g: (g + next(others)) / 2
+        last * torch.ones(1, 1),
+        last,
+        torch.full((1, 1), 4.0),
+        torch.ones(1, 1),
+        1e4,
+        lambda g: (g + next(others)) / 2,
     )
     assert number(found) == pytest.approx(1.0, rel=1e-5)
 
@@ -115,9 +136,15 @@ def test_a_patch_discriminator_gives_a_logit_a_patch(norm):
     network.eval()
     together = network(images(4))
     for row in range(4):  # no statistics of the batch
-        torch.testing.assert_close(network(images(4)[row : row + 1])[0], together[row], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            network(images(4)[row : row + 1])[0], together[row], rtol=1e-4, atol=1e-5
+        )
     network(images()).square().sum().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 0
+    ] == []
 
 
 def test_the_defaults_are_those_of_the_paper():
@@ -137,7 +164,9 @@ def test_spectral_norm_keeps_every_layer_at_gain_one():
     for _ in range(30):
         network(images())
     for layer in [one for one in network.layers if isinstance(one, torch.nn.Conv2d)]:
-        assert number(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1, abs=0.02)
+        assert number(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(
+            1, abs=0.02
+        )
 
 
 def test_actnorm_begins_with_its_first_batch_of_training_and_only_then():
@@ -182,7 +211,11 @@ def test_only_its_own_step_changes_an_opponent(norm):
     assert opponent.begun
     before = {name: value.clone() for name, value in opponent.state_dict().items()}
     opponent.against(images(seed=2))
-    assert [name for name, value in opponent.state_dict().items() if not torch.equal(value, before[name])] == []
+    assert [
+        name
+        for name, value in opponent.state_dict().items()
+        if not torch.equal(value, before[name])
+    ] == []
 
 
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
@@ -200,9 +233,13 @@ def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
     assert measured["real"] > measured["fake"]
 
 
-@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"most": float("inf")}, {"begins": -1}, {"r1": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"weight": -1.0}, {"most": float("inf")}, {"begins": -1}, {"r1": float("nan")}]
+)
 def test_numbers_that_cannot_be_are_refused(wrong):
-    with pytest.raises(BadInput, match="adversarial: wanted weight, begins, most, r1 and rate of at least 0"):
+    with pytest.raises(
+        BadInput, match="adversarial: wanted weight, begins, most, r1 and rate of at least 0"
+    ):
         Adversarial(**wrong)
     with pytest.raises(BadInput, match="patch: every number wants to be at least 1"):
         Config(layers=0)

@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 import safelight
 from making import go, metrics, recipe, tables
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of torch's compiler about torch
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]  # of torch's compiler about torch
 
 
 def state(run):
@@ -18,7 +21,9 @@ def state(run):
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("stage", ["reconstruction", "denoising"])
-def test_compiled_blocks_train_alike_and_go_on_to_the_bit(stage, recompute, pictures, tiny_folder, tmp_path):
+def test_compiled_blocks_train_alike_and_go_on_to_the_bit(
+    stage, recompute, pictures, tiny_folder, tmp_path
+):
     torch.compiler.reset()
     tree = tables(stage, pictures, tiny_folder, loop__updates=6, watch__save=3, watch__check=2)
     tree["optimiser"] = {"kind": "adamw", "eps": 0.1}  # so that rounding stays small
@@ -31,7 +36,9 @@ def test_compiled_blocks_train_alike_and_go_on_to_the_bit(stage, recompute, pict
     assert list(ours) == list(theirs)
     for name, value in theirs.items():
         if name.startswith("weights/"):
-            assert (ours[name].float() - value.float()).abs().max() <= 1e-5 * value.float().abs().max() + 1e-7, name
+            assert (
+                ours[name].float() - value.float()
+            ).abs().max() <= 1e-5 * value.float().abs().max() + 1e-7, name
     torch.compiler.reset()
     cut = go(tmp_path / "cut", recipe(tree))
     shutil.rmtree(cut.checkpoints[-1])

@@ -19,8 +19,8 @@ from safelight.errors import BadInput
 from safelight.media.pictures import to_images
 from safelight.model import Card, preview
 from safelight.nn.latent_scale import LatentScale
-from safelight.training.finish import finish, fit
-from safelight.types import Encoding
+from safelight.training.calibration import finish, fit
+from safelight.types.networks import Encoding
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "emoji"
 
@@ -47,13 +47,18 @@ def test_a_linear_autoencoder_is_previewed_exactly():
     mixer = Mixer(7 * torch.randn(5, 3, generator=noise), torch.randn(5, generator=noise))
     card = Card(preview=finish(mixer, colourful().split(4)))
     shown = colourful(2, side=24)
-    torch.testing.assert_close(preview(card, mixer.encode(shown).mode()), F.avg_pool2d(shown, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        preview(card, mixer.encode(shown).mode()), F.avg_pool2d(shown, 4), atol=1e-5, rtol=0
+    )
 
 
 def test_it_is_the_nearest_map_and_a_constant_channel_says_nothing():
     """Against another solver, on latents that no affine map turns into these colours."""
     noise = torch.Generator().manual_seed(2)
-    latents, small = torch.randn(3, 4, 5, 6, generator=noise), torch.randn(3, 3, 5, 6, generator=noise)
+    latents, small = (
+        torch.randn(3, 4, 5, 6, generator=noise),
+        torch.randn(3, 3, 5, 6, generator=noise),
+    )
     latents[:, 2] = 0.0
     found = torch.tensor(fit(latents.split(2), small.split(2)), dtype=torch.float64)
     rows = F.pad(latents.double().movedim(1, -1).reshape(-1, 4), (0, 1), value=1.0)
@@ -62,18 +67,24 @@ def test_it_is_the_nearest_map_and_a_constant_channel_says_nothing():
     assert found[:, 2].abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("config", [read(KL, AUTOENCODER), Tiny(width=8, blocks=1, levels=1)], ids=["spread", "none"])
+@pytest.mark.parametrize(
+    "config", [read(KL, AUTOENCODER), Tiny(width=8, blocks=1, levels=1)], ids=["spread", "none"]
+)
 def test_each_channel_is_standard_afterwards_however_often(config):
     torch.manual_seed(0)
     autoencoder = config.build()
     with torch.no_grad():
-        autoencoder.encoder.get_parameter(list(dict(autoencoder.encoder.named_parameters()))[-1]).add_(3.0)
+        autoencoder.encoder.get_parameter(
+            list(dict(autoencoder.encoder.named_parameters()))[-1]
+        ).add_(3.0)
     shown = colourful(8, 32)
     first = finish(autoencoder, shown.split(3))
     for _ in range(2):
         with torch.no_grad():
             encoding = autoencoder.encode(shown)
-        second = encoding.mean.square() + (0 if encoding.deviation is None else encoding.deviation.square())
+        second = encoding.mean.square() + (
+            0 if encoding.deviation is None else encoding.deviation.square()
+        )
         assert encoding.mean.mean((0, 2, 3)) == pytest.approx([0.0] * 4, abs=1e-4)
         assert second.mean((0, 2, 3)) == pytest.approx([1.0] * 4, rel=1e-4)
         again = finish(autoencoder, shown.split(3))
@@ -84,7 +95,11 @@ def test_what_was_fitted_travels_from_stage_one_to_the_whole_model(pictures, tmp
     first = go(tmp_path / "first", recipe(tables("reconstruction", pictures, loop__updates=1)))
     second = go(
         tmp_path / "second",
-        recipe(tables("denoising", pictures, first.folder, loop__updates=1, objective__denoiser__width=32)),
+        recipe(
+            tables(
+                "denoising", pictures, first.folder, loop__updates=1, objective__denoiser__width=32
+            )
+        ),
     )
     model = safelight.load(second.folder, device="cpu", precision="fp32")
     assert model.card.preview == safelight.load(first.folder).card.preview

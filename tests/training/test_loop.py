@@ -49,7 +49,10 @@ class Game:
 
     def loss(self, group, batch):
         self.config.seen.append(
-            (group, {n: all(p.requires_grad for p in one.parameters()) for n, one in self.net.items()})
+            (
+                group,
+                {n: all(p.requires_grad for p in one.parameters()) for n, one in self.net.items()},
+            )
         )
         x = torch.tensor([[1.0, place % 5] for place in batch])
         first, second = (self.net[name](x) for name in ("first", "second"))
@@ -57,7 +60,9 @@ class Game:
         total = ((self.net[group](x) - goal) ** 2).mean() + 0.1 * (first * second).mean()
         if max(batch) >= self.config.breaks:
             total = total * float("nan")
-        others = [p.grad for name, one in self.net.items() if name != group for p in one.parameters()]
+        others = [
+            p.grad for name, one in self.net.items() if name != group for p in one.parameters()
+        ]
         self.config.seen.append(("others' gradients", [g for g in others if g is not None]))
         return Loss(total, {"mean": x.mean()})
 
@@ -79,7 +84,9 @@ def toy(pictures, objective=None, **loop):
         objective=objective or Toy(),
         data=Folder((str(pictures),)),
         rate=Rate(0.05, warmup=0),
-        loop=Loop(**{"updates": 6, "batch": 8, "precision": "fp32", "device": "cpu", "ema": 0.5} | loop),
+        loop=Loop(
+            **{"updates": 6, "batch": 8, "precision": "fp32", "device": "cpu", "ema": 0.5} | loop
+        ),
         watch=Watch(write=1, check=0, sheet=0, save=2),
     )
 
@@ -106,7 +113,10 @@ def test_a_group_takes_no_gradient_in_anothers_step(pictures, tmp_path):
         assert wants == {"first": group == "first", "second": group == "second"}
     assert all(not gradients for what, gradients in objective.seen if what == "others' gradients")
     moved = weights(both)
-    assert {name.split("/")[1] for name in moved if name.startswith("optimiser/")} == {"first", "second"}
+    assert {name.split("/")[1] for name in moved if name.startswith("optimiser/")} == {
+        "first",
+        "second",
+    }
 
 
 @pytest.mark.usefixtures("no_record")
@@ -136,12 +146,22 @@ def test_accumulated_micro_batches_equal_one_batch(pictures, tmp_path):
 
 
 def test_accumulation_in_a_real_stage(pictures, tmp_path):
-    made = recipe(tables("reconstruction", pictures, loop__batch=8, loop__updates=1, objective__costs={"kl": 0.01}))
+    made = recipe(
+        tables(
+            "reconstruction",
+            pictures,
+            loop__batch=8,
+            loop__updates=1,
+            objective__costs={"kl": 0.01},
+        )
+    )
     once = weights(go(tmp_path / "once", made))
     parts = weights(go(tmp_path / "parts", replace(made, loop=replace(made.loop, accumulate=4))))
     first = [name for name in once if name.endswith("exp_avg")]
     assert len(first) > 20
-    for name in first:  # the mean of the gradients: weights after one step of Adam hold little but its sign
+    for name in (
+        first
+    ):  # the mean of the gradients: weights after one step of Adam hold little but its sign
         torch.testing.assert_close(parts[name], once[name], atol=1e-6, rtol=1e-4)
 
 
@@ -149,7 +169,10 @@ def test_accumulation_in_a_real_stage(pictures, tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_stands(pictures, tmp_path):
     made = toy(pictures, Toy(breaks=4 * 8))
     run = Run(tmp_path / "run", made)
-    with run.claim(), pytest.raises(SafelightError, match="first/loss is nan at update 5; the last checkpoint"):
+    with (
+        run.claim(),
+        pytest.raises(SafelightError, match="first/loss is nan at update 5; the last checkpoint"),
+    ):
         list(train(run, tmp_path, lambda *told: None))
     assert [path.name for path in run.checkpoints] == ["0000002", "0000004"]
     assert all(value.isfinite().all() for value in weights(run).values())
@@ -158,7 +181,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_stands(picture
 
 @pytest.mark.usefixtures("no_record")
 def test_a_loss_that_is_no_number_between_two_lines_is_never_saved(pictures, tmp_path):
-    made = replace(toy(pictures, Toy(breaks=2 * 8)), watch=Watch(write=100, check=0, sheet=0, save=1))
+    made = replace(
+        toy(pictures, Toy(breaks=2 * 8)), watch=Watch(write=100, check=0, sheet=0, save=1)
+    )
     run = Run(tmp_path / "run", made)
     with run.claim(), pytest.raises(SafelightError, match="at update 3"):
         list(train(run, tmp_path, lambda *told: None))
@@ -188,19 +213,29 @@ def test_asked_to_stop_while_it_prepares_it_stops_at_once_and_leaves_nothing(pic
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("stage", "precision"), [("reconstruction", "bf16"), ("denoising", "fp32")])
-def test_activations_computed_anew_give_the_same_run(stage, precision, pictures, tiny_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "precision"), [("reconstruction", "bf16"), ("denoising", "fp32")]
+)
+def test_activations_computed_anew_give_the_same_run(
+    stage, precision, pictures, tiny_folder, tmp_path
+):
     made = recipe(tables(stage, pictures, tiny_folder, loop__updates=3, loop__precision=precision))
     once = go(tmp_path / "once", made)
     anew = go(tmp_path / "anew", replace(made, loop=replace(made.loop, recompute=True)))
     ours = weights(anew)
-    assert [name for name, value in weights(once).items() if not torch.equal(value, ours[name])] == []
+    assert [
+        name for name, value in weights(once).items() if not torch.equal(value, ours[name])
+    ] == []
     assert metrics(anew.folder) == metrics(once.folder)
 
 
 @pytest.mark.parametrize("stage", ["reconstruction", "denoising"])
 def test_the_same_recipe_twice_is_the_same_run(stage, pictures, tiny_folder, tmp_path):
-    made = recipe(tables(stage, pictures, tiny_folder, loop__updates=3, framing__mirror=stage == "reconstruction"))
+    made = recipe(
+        tables(
+            stage, pictures, tiny_folder, loop__updates=3, framing__mirror=stage == "reconstruction"
+        )
+    )
     first, second = (go(tmp_path / name, made) for name in ("first", "second"))
     assert metrics(first.folder) == metrics(second.folder)
     assert len(metrics(first.folder)) == 3  # at 2, at 3, and the check
@@ -215,10 +250,14 @@ def test_progress_tells_each_update_and_its_measures(pictures, tmp_path):
     run = Run(tmp_path / "run", recipe(tables("reconstruction", pictures, loop__updates=2)))
     reported = []
     with run.claim():
-        told = list(train(run, tmp_path, lambda what, done, total: reported.append((what, done, total))))
+        told = list(
+            train(run, tmp_path, lambda what, done, total: reported.append((what, done, total)))
+        )
     assert [(one.update, one.updates) for one in told] == [(0, 2), (1, 2), (2, 2)]
     assert reported[-1] == ("reading data", 12, 12)
-    assert set(told[1].measured) == {f"autoencoder/{name}" for name in ("l1", "kl", "loss", "gradient")}
+    assert set(told[1].measured) == {
+        f"autoencoder/{name}" for name in ("l1", "kl", "loss", "gradient")
+    }
     assert told[1].pictures_a_second > 0
 
 

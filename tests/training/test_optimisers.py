@@ -11,7 +11,10 @@ from safelight.training.recipe import Loop, Rate, Watch
 
 def weights(*shapes, seed=0):
     draw = torch.Generator().manual_seed(seed)
-    return {f"layer{i}": nn.Parameter(torch.randn(shape, generator=draw)) for i, shape in enumerate(shapes)}
+    return {
+        f"layer{i}": nn.Parameter(torch.randn(shape, generator=draw))
+        for i, shape in enumerate(shapes)
+    }
 
 
 def push(optimiser, parameters, updates=5, rate=1e-2):

@@ -31,7 +31,12 @@ def port():
 
 def pair(*words, cache):
     """The command line twice, as ``torchrun`` starts it."""
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "SAFELIGHT_CACHE": str(cache)}
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port()),
+        "SAFELIGHT_CACHE": str(cache),
+    }
     return [forked(*words, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
 
@@ -39,7 +44,9 @@ def ended(processes):
     """The exit codes, and what all have said."""
     said = [process.communicate(timeout=120) for process in processes]
     assert not any(out for out, _ in said)
-    return [process.returncode for process in processes], "".join(told for _, told in said).splitlines()
+    return [process.returncode for process in processes], "".join(
+        told for _, told in said
+    ).splitlines()
 
 
 def state(folder):
@@ -61,7 +68,9 @@ def assert_equal(ours, theirs):
 
 ADVERSARIAL = {  # what a micro-batch decides by itself is the same only if it is the batch: accumulate is 1
     "loop__accumulate": 1,
-    "objective__adversarial": {"discriminator": {"kind": "patch", "width": 8, "layers": 1, "norm": "actnorm"}},
+    "objective__adversarial": {
+        "discriminator": {"kind": "patch", "width": 8, "layers": 1, "norm": "actnorm"}
+    },
 }
 CODES = {
     "kind": "vq",
@@ -109,11 +118,17 @@ def assert_two_are_one(tree, tmp_path):
     tree["loop"]["updates"] = reached
     one = go(tmp_path / "one", recipe(tree))
     for updates in (reached, reached + 5):
-        runs = [open_run(tmp_path / name, changes=(f"loop.updates={updates}",)) for name in ("two", "one")]
+        runs = [
+            open_run(tmp_path / name, changes=(f"loop.updates={updates}",))
+            for name in ("two", "one")
+        ]
         if updates > reached:
             runs = [go(run.folder, run.recipe) for run in runs]
         assert_equal(*(state(run.folder) for run in runs))
-    lines = [{line["update"]: line for line in metrics(run.folder) if "rate" in line} for run in (runs[0], one)]
+    lines = [
+        {line["update"]: line for line in metrics(run.folder) if "rate" in line}
+        for run in (runs[0], one)
+    ]
     assert max(lines[0]) == reached + 5
     for update in lines[0].keys() & lines[1].keys():
         assert lines[0][update] == pytest.approx(lines[1][update], rel=1e-4)
@@ -137,7 +152,9 @@ def test_one_that_is_killed_ends_the_other_with_a_sentence_and_they_were_as_one(
     processes[1].kill()
     codes, told = ended(processes)
     assert codes == [1, -signal.SIGKILL]
-    assert told == ["error: another process of this run has ended, so this one ends too; the last checkpoint stands."]
+    assert told == [
+        "error: another process of this run has ended, so this one ends too; the last checkpoint stands."
+    ]
     assert_two_are_one(tree, tmp_path)
 
 
@@ -148,7 +165,9 @@ def test_the_first_to_fail_speaks():
 
 def test_a_batch_that_cannot_be_divided_is_refused():
     Processes(world=2).share(8, 4)
-    with pytest.raises(BadInput, match=r"6 pictures cannot be divided among 2 processes of 2 .* a multiple of 4"):
+    with pytest.raises(
+        BadInput, match=r"6 pictures cannot be divided among 2 processes of 2 .* a multiple of 4"
+    ):
         Processes(world=2).share(6, 2)
 
 
@@ -167,12 +186,23 @@ def test_gradients_are_averaged_in_buckets_and_what_only_one_has_counts_half(mon
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,), (1,), (5,))]
     parameters[0].grad = torch.full((2, 3), 2.0)
     parameters[1].grad = torch.full((4,), 1.0)
-    theirs = [torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.cat([torch.full((6,), 4.0), torch.zeros(4)]), torch.ones(5)]
+    theirs = [
+        torch.tensor([1.0, 0.0, 0.0, 1.0]),
+        torch.cat([torch.full((6,), 4.0), torch.zeros(4)]),
+        torch.ones(5),
+    ]
     monkeypatch.setattr("safelight.training.parallel.BUCKET", 10)
-    monkeypatch.setattr("safelight.training.parallel.dist.all_reduce", lambda tensor: tensor.add_(theirs.pop(0)))
+    monkeypatch.setattr(
+        "safelight.training.parallel.dist.all_reduce", lambda tensor: tensor.add_(theirs.pop(0))
+    )
     Processes(world=2).average(parameters)
     assert not theirs
-    assert [None if p.grad is None else p.grad.unique().tolist() for p in parameters] == [[3.0], [0.5], None, [0.5]]
+    assert [None if p.grad is None else p.grad.unique().tolist() for p in parameters] == [
+        [3.0],
+        [0.5],
+        None,
+        [0.5],
+    ]
 
 
 def test_alone_nothing_is_exchanged():
@@ -187,7 +217,10 @@ def test_alone_nothing_is_exchanged():
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [({"WORLD_SIZE": "two"}, "WORLD_SIZE: wanted a number"), ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER")],
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: wanted a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER"),
+    ],
 )
 def test_half_an_environment_is_refused(given, told, monkeypatch):
     for name, value in given.items():

@@ -43,7 +43,9 @@ def shown(batch=4, seed=0):
 
 
 def gradients(part):
-    return [name for name, p in part.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
+    return [
+        name for name, p in part.named_parameters() if p.grad is not None and p.grad.abs().max() > 0
+    ]
 
 
 def values(part):
@@ -51,14 +53,19 @@ def values(part):
 
 
 def changed(part, before):
-    return [name for name, value in part.state_dict().items() if not torch.equal(value, before[name])]
+    return [
+        name for name, value in part.state_dict().items() if not torch.equal(value, before[name])
+    ]
 
 
 @pytest.mark.parametrize("norm", ["spectral", "actnorm", "group", "none"])
 def test_neither_step_leaks_into_the_other(norm, tmp_path):
     """Without the loop's guard: gradients end at the picture, and states stay as they are."""
     stage = objective(
-        tmp_path, perceptual=Perceptual(), adversarial=Adversarial(replace(SMALL, norm=norm), r1=1.0), log_variance=0.0
+        tmp_path,
+        perceptual=Perceptual(),
+        adversarial=Adversarial(replace(SMALL, norm=norm), r1=1.0),
+        log_variance=0.0,
     )
     batch = shown()
     stage.loss("autoencoder", batch)
@@ -98,7 +105,13 @@ def test_the_discriminator_judges_what_the_autoencoder_s_step_made(tmp_path):
 def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
     """Against the whole formula in one graph, with the factor found as its paper writes it."""
     adversarial = Adversarial(SMALL, weight=0.7)
-    stage = objective(tmp_path, l2=0.5, perceptual=Perceptual(weight=0.3), adversarial=adversarial, log_variance=-0.4)
+    stage = objective(
+        tmp_path,
+        l2=0.5,
+        perceptual=Perceptual(weight=0.3),
+        adversarial=adversarial,
+        log_variance=-0.4,
+    )
     batch = shown()
     stage.loss("autoencoder", batch)
     stage.loss("discriminator", batch)
@@ -115,11 +128,15 @@ def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
     s = stage.parts["log_variance"].value
     error = error * torch.exp(-s) + s
     push = -stage.opponent.network(again).mean()
-    norms = [torch.autograd.grad(x, autoencoder.last, retain_graph=True)[0].norm() for x in (error, push)]
+    norms = [
+        torch.autograd.grad(x, autoencoder.last, retain_graph=True)[0].norm() for x in (error, push)
+    ]
     total = error + 0.7 * (norms[0] / (norms[1] + 1e-6)).detach() * push
     total = total + 1e-6 * autoencoder.costs(encoding)["kl"].mean()
     theirs = torch.autograd.grad(total, list(stage.groups[0].parameters.values()))
-    assert number(found.measured["adaptive"]) == pytest.approx(number(norms[0] / norms[1]), rel=1e-4)
+    assert number(found.measured["adaptive"]) == pytest.approx(
+        number(norms[0] / norms[1]), rel=1e-4
+    )
     assert number(found.total) == pytest.approx(number(total), rel=1e-5)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * number(other.abs().max()))
@@ -143,7 +160,9 @@ def test_by_default_there_is_no_more_than_l1_and_the_autoencoder_s_own_costs(tmp
     batch = shown()
     loss = stage.loss("autoencoder", batch)
     assert set(loss.measured) == {"l1", "kl"}
-    assert number(loss.total) == pytest.approx(number(loss.measured["l1"] + 1e-6 * loss.measured["kl"]))
+    assert number(loss.total) == pytest.approx(
+        number(loss.measured["l1"] + 1e-6 * loss.measured["kl"])
+    )
     assert set(stage.parts) == {"autoencoder"}
     assert [group.name for group in stage.groups] == ["autoencoder"]
     assert set(stage.judge(batch)) == {"l1", "psnr"}
@@ -162,11 +181,19 @@ def test_equivariance_compares_halves_and_trains_both_ways(tmp_path):
     batch = shown()
     loss = stage.loss("autoencoder", batch)
     off = objective(tmp_path).loss("autoencoder", batch)
-    assert number(loss.total - off.total) == pytest.approx(2 * number(loss.measured["equivariance"]), rel=1e-4)
-    torch.autograd.grad(loss.measured["equivariance"], [stage.autoencoder.encoder.enter.weight], retain_graph=True)
+    assert number(loss.total - off.total) == pytest.approx(
+        2 * number(loss.measured["equivariance"]), rel=1e-4
+    )
+    torch.autograd.grad(
+        loss.measured["equivariance"], [stage.autoencoder.encoder.enter.weight], retain_graph=True
+    )
     stage.autoencoder.encode = lambda images: None
-    stage.autoencoder.decode = lambda latents: latents[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    flat = torch.full((1, 3, 16, 16), 0.5)  # equivariant: the images' own means, decoded by repetition
+    stage.autoencoder.decode = lambda latents: (
+        latents[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
+    flat = torch.full(
+        (1, 3, 16, 16), 0.5
+    )  # equivariant: the images' own means, decoded by repetition
     assert number(stage._unequal(flat, torch.full((1, 3, 32, 32), 0.5))) == 0
     assert number(stage._unequal(flat, torch.full((1, 3, 32, 32), 0.25))) == pytest.approx(0.25)
 
@@ -176,7 +203,9 @@ def test_robust_adds_noise_to_what_is_decoded_each_picture_s_own(tmp_path):
     latents = 10 * torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     added = stage._troubled(latents, range(64)) - latents
     levels = added.flatten(1).std(1) / latents.flatten(1).std(1)
-    assert number(levels.mean()) == pytest.approx(0.5 * math.sqrt(2 / math.pi), rel=0.25)  # of |N(0, 0.5²)|
+    assert number(levels.mean()) == pytest.approx(
+        0.5 * math.sqrt(2 / math.pi), rel=0.25
+    )  # of |N(0, 0.5²)|
     assert number(levels.std()) > 0.1
     torch.testing.assert_close(stage._troubled(latents[7:9], [7, 8]) - latents[7:9], added[7:9])
     assert quiet._troubled(latents, range(64)) is latents
@@ -195,15 +224,21 @@ class Blank:
 
 
 def test_an_autoencoder_without_a_last_layer_is_refused_only_where_it_matters(tmp_path):
-    with pytest.raises(BadInput, match=r"the blank autoencoder has no last layer.*set adaptive = false"):
+    with pytest.raises(
+        BadInput, match=r"the blank autoencoder has no last layer.*set adaptive = false"
+    ):
         objective(tmp_path, autoencoder=Blank(), adversarial=Adversarial(SMALL))
-    stage = objective(tmp_path, autoencoder=Blank(), adversarial=Adversarial(SMALL, adaptive=False, weight=0.1))
+    stage = objective(
+        tmp_path, autoencoder=Blank(), adversarial=Adversarial(SMALL, adaptive=False, weight=0.1)
+    )
     batch = shown()
     alone = stage.loss("autoencoder", batch).total
     stage.loss("discriminator", batch)
     both = stage.loss("autoencoder", batch)
     assert "adaptive" not in both.measured
-    assert number(both.total - alone) == pytest.approx(0.1 * number(both.measured["adversarial"]), abs=1e-5)
+    assert number(both.total - alone) == pytest.approx(
+        0.1 * number(both.measured["adversarial"]), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,10 +249,16 @@ def test_an_autoencoder_without_a_last_layer_is_refused_only_where_it_matters(tm
             16,
             "objective.adversarial: wanted a framing.size of at least 24, got 16",
         ),
-        ({"perceptual": Perceptual()}, 12, "objective.perceptual: wanted a framing.size of at least 16, got 12"),
+        (
+            {"perceptual": Perceptual()},
+            12,
+            "objective.perceptual: wanted a framing.size of at least 16, got 12",
+        ),
     ],
 )
-def test_pictures_too_small_to_be_judged_are_refused_before_training(options, size, message, tmp_path):
+def test_pictures_too_small_to_be_judged_are_refused_before_training(
+    options, size, message, tmp_path
+):
     class Small:
         framing = Framing(size=size)
 
@@ -225,7 +266,9 @@ def test_pictures_too_small_to_be_judged_are_refused_before_training(options, si
         objective(tmp_path, **options).prepare([Small()], lambda *told: None)
 
 
-@pytest.mark.parametrize("wrong", [{"l1": -1.0}, {"robust": float("nan")}, {"perceptual": Perceptual(weight=-1.0)}])
+@pytest.mark.parametrize(
+    "wrong", [{"l1": -1.0}, {"robust": float("nan")}, {"perceptual": Perceptual(weight=-1.0)}]
+)
 def test_weights_that_cannot_be_are_refused(wrong):
     with pytest.raises(BadInput, match="reconstruction: wanted weights of at least 0"):
         Config(**wrong)
@@ -247,10 +290,18 @@ def test_the_discriminator_begins_when_told_and_counts_its_own_updates(pictures,
     run = go(tmp_path / "run", recipe(tree))
     lines = [line for line in metrics(run.folder) if "rate" in line]
     assert ["discriminator/loss" in line for line in lines] == [False, False, True, True, True]
-    assert ["autoencoder/adversarial" in line for line in lines] == [False, False, False, True, True]
+    assert ["autoencoder/adversarial" in line for line in lines] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert all(math.isfinite(value) for line in lines for value in line.values())
     state = load_file(run.checkpoints[-1] / "state.safetensors")
-    steps = {name.split("/")[1]: number(value) for name, value in state.items() if name.endswith("/step")}
+    steps = {
+        name.split("/")[1]: number(value) for name, value in state.items() if name.endswith("/step")
+    }
     assert steps == {"autoencoder": 5, "discriminator": 3}
     checked = [line for line in metrics(run.folder) if "check/psnr" in line][-1]
     assert {"check/l1", "check/psnr", "check/tiny-darknet"} < set(checked)
@@ -275,18 +326,33 @@ def test_accumulated_micro_batches_equal_one_batch_with_an_adversary(pictures, t
 @pytest.mark.slow
 def test_on_photographs_an_adversary_costs_no_psnr(tmp_path):
     """100 updates of all terms on 32 photographs, with the adversary from the 50th on."""
-    archive = Path(__file__).parents[3] / "shared" / "data" / "caltech101-128" / "caltech101-128.zip"
+    archive = (
+        Path(__file__).parents[3] / "shared" / "data" / "caltech101-128" / "caltech101-128.zip"
+    )
     if not archive.exists():
         pytest.skip("the reference data is not here")
     (tmp_path / "data").mkdir()
     with zipfile.ZipFile(archive) as file:
-        for name in [name for name in file.namelist() if re.match("images/(flamingo|dalmatian)/", name)][:32]:
+        for name in [
+            name for name in file.namelist() if re.match("images/(flamingo|dalmatian)/", name)
+        ][:32]:
             (tmp_path / "data" / Path(name).name).write_bytes(file.read(name))
-    tree = tables("reconstruction", tmp_path / "data", loop__updates=100, loop__batch=8, rate__peak=2e-3)
+    tree = tables(
+        "reconstruction", tmp_path / "data", loop__updates=100, loop__batch=8, rate__peak=2e-3
+    )
     tree["objective"] |= {
-        "autoencoder": {"kind": "kl", "width": 16, "multipliers": [1, 2, 2], "blocks": 1, "groups": 4},
+        "autoencoder": {
+            "kind": "kl",
+            "width": 16,
+            "multipliers": [1, 2, 2],
+            "blocks": 1,
+            "groups": 4,
+        },
         "perceptual": {"weight": 0.1},
-        "adversarial": {"begins": 50, "discriminator": {"kind": "patch", "width": 16, "layers": 2, "norm": "spectral"}},
+        "adversarial": {
+            "begins": 50,
+            "discriminator": {"kind": "patch", "width": 16, "layers": 2, "norm": "spectral"},
+        },
     }
     tree |= {"framing": {"size": 64, "short_side": 64, "mirror": True}}
     tree["watch"] = {"write": 1, "check": 50, "sheet": 0, "save": 0, "pictures": 16}

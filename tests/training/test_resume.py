@@ -54,10 +54,17 @@ def started(tree, tmp_path):
     """The command line at work on the recipe, past its first checkpoint."""
     write_recipe(tmp_path / "shapes.toml", tree)
     process = forked(
-        "train", tmp_path / "shapes.toml", "--run", tmp_path / "cut", SAFELIGHT_CACHE=str(tmp_path / "its-cache")
+        "train",
+        tmp_path / "shapes.toml",
+        "--run",
+        tmp_path / "cut",
+        SAFELIGHT_CACHE=str(tmp_path / "its-cache"),
     )
     until = time.monotonic() + 120
-    while not (tmp_path / "cut" / "checkpoints" / "0000005").exists() or len(metrics(tmp_path / "cut")) < 3:
+    while (
+        not (tmp_path / "cut" / "checkpoints" / "0000005").exists()
+        or len(metrics(tmp_path / "cut")) < 3
+    ):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -67,7 +74,9 @@ def started(tree, tmp_path):
 def assert_same_from_one_go(tree, tmp_path, reached):
     """Five updates more, against as many in one go."""
     updates = reached + 5
-    on = go(tmp_path / "cut", open_run(tmp_path / "cut", changes=(f"loop.updates={updates}",)).recipe)
+    on = go(
+        tmp_path / "cut", open_run(tmp_path / "cut", changes=(f"loop.updates={updates}",)).recipe
+    )
     tree["loop"]["updates"] = updates
     straight = go(tmp_path / "straight", recipe(tree))
     ours, theirs = (load_file(run.checkpoints[-1] / "state.safetensors") for run in (on, straight))
@@ -102,7 +111,12 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_the_same_bits(tree
     assert stopping == "stopping; once more to stop at once without saving"
     assert saved == f"saved at update {reached}; go on with: safelight train {tmp_path / 'cut'}"
     assert not out
-    assert json.loads((tmp_path / "cut" / "model" / "config.json").read_text())["card"]["origin"]["updates"] == reached
+    assert (
+        json.loads((tmp_path / "cut" / "model" / "config.json").read_text())["card"]["origin"][
+            "updates"
+        ]
+        == reached
+    )
     assert_same_from_one_go(tree, tmp_path, reached)
 
 

@@ -21,7 +21,9 @@ def done(pictures, tiny_folder, tmp_path_factory):
     from unittest.mock import patch
 
     folder = tmp_path_factory.mktemp("runs")
-    made = recipe(tables("denoising", pictures, tiny_folder, title="shapes", loop__updates=4, watch__save=1))
+    made = recipe(
+        tables("denoising", pictures, tiny_folder, title="shapes", loop__updates=4, watch__save=1)
+    )
     with patch("safelight.training.loop.plot"):
         return go(folder / "done", made)
 
@@ -29,7 +31,11 @@ def done(pictures, tiny_folder, tmp_path_factory):
 def test_a_run_in_use_is_refused(tmp_path, pictures):
     run = Run(tmp_path / "run", recipe(tables("reconstruction", pictures)))
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / "lock"), pytest.raises(Busy, match="by another process") as caught, run.claim():
+    with (
+        FileLock(tmp_path / "run" / "lock"),
+        pytest.raises(Busy, match="by another process") as caught,
+        run.claim(),
+    ):
         pass
     assert caught.value.exit_code == 2
     with run.claim():
@@ -52,7 +58,10 @@ def test_another_recipe_is_refused_and_the_same_one_goes_on(tmp_path, pictures):
         open_run(path, tmp_path / "run", ("loop.batch=5",))
     longer = open_run(tmp_path / "run", changes=("loop.updates=2",))
     assert longer.recipe.loop.updates == 2
-    assert [path.name for path in go(tmp_path / "run", longer.recipe).checkpoints] == ["0000001", "0000002"]
+    assert [path.name for path in go(tmp_path / "run", longer.recipe).checkpoints] == [
+        "0000001",
+        "0000002",
+    ]
 
 
 def test_where_a_recipe_runs_unless_told(tmp_path, pictures, monkeypatch):
@@ -76,7 +85,10 @@ def test_other_data_is_refused(tmp_path, pictures):
     run = go(tmp_path / "run", made)
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     Image.new("RGB", (32, 32), "black").save(data / "red" / "square2.png")
-    with pytest.raises(BadInput, match=r"the data is not what .* began with \(12 pictures then, 12 now, or other ones"):
+    with pytest.raises(
+        BadInput,
+        match=r"the data is not what .* began with \(12 pictures then, 12 now, or other ones",
+    ):
         go(tmp_path / "run", recipe(tables("reconstruction", data, loop__updates=2)))
     (data / "red" / "square2.png").unlink()
     with pytest.raises(BadInput, match="12 pictures then, 11 now"):
@@ -85,12 +97,16 @@ def test_other_data_is_refused(tmp_path, pictures):
 
 
 def test_a_damaged_checkpoint_is_one_sentence_and_the_one_before_goes_on(tmp_path, pictures):
-    run = go(tmp_path / "run", recipe(tables("reconstruction", pictures, loop__updates=2, watch__save=1)))
+    run = go(
+        tmp_path / "run", recipe(tables("reconstruction", pictures, loop__updates=2, watch__save=1))
+    )
     newest = run.checkpoints[-1]
     file = newest / "state.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     longer = recipe(tables("reconstruction", pictures, loop__updates=3, watch__save=1))
-    with pytest.raises(BadInput, match=f"{newest.name}' cannot be read .*; remove it to go on from the one before"):
+    with pytest.raises(
+        BadInput, match=f"{newest.name}' cannot be read .*; remove it to go on from the one before"
+    ):
         go(run.folder, longer)
     shutil.rmtree(newest)
     assert [path.name for path in go(run.folder, longer).checkpoints] == ["0000002", "0000003"]
@@ -98,7 +114,12 @@ def test_a_damaged_checkpoint_is_one_sentence_and_the_one_before_goes_on(tmp_pat
 
 def test_as_many_checkpoints_are_kept_as_asked_and_leftovers_removed(tmp_path, pictures):
     made = recipe(tables("reconstruction", pictures, loop__updates=4, watch__save=1, watch__keep=3))
-    for left in ("checkpoints/.0000001.77.part", ".model.77.part", "checkpoints/.0000001.77.old", ".model.77.old"):
+    for left in (
+        "checkpoints/.0000001.77.part",
+        ".model.77.part",
+        "checkpoints/.0000001.77.old",
+        ".model.77.old",
+    ):
         (tmp_path / "run" / left).mkdir(parents=True)
         (tmp_path / "run" / left / "state.safetensors").write_bytes(b"half")
     for left in (".origin.json.77.part", "samples/.0000001.png.77.part"):
@@ -108,7 +129,16 @@ def test_as_many_checkpoints_are_kept_as_asked_and_leftovers_removed(tmp_path, p
     assert [path.name for path in run.checkpoints] == ["0000002", "0000003", "0000004"]
     assert not list(run.folder.rglob(".*"))
     assert {path.name for path in run.folder.iterdir()} == {
-        *("config.json", "origin.json", "data.json", "metrics.jsonl", "samples", "checkpoints", "model", "lock")
+        *(
+            "config.json",
+            "origin.json",
+            "data.json",
+            "metrics.jsonl",
+            "samples",
+            "checkpoints",
+            "model",
+            "lock",
+        )
     }
 
 
@@ -139,7 +169,9 @@ def test_a_zip_is_recorded_by_its_hash(tmp_path, pictures):
     tree = tables("reconstruction", pictures, loop__updates=1, data__paths=[archive])
     tree["validation"] = {"kind": "folder", "paths": [str(pictures / "red")], "licence": "MIT"}
     records = go(tmp_path / "run", recipe(tree)).recall("data")
-    assert records["data"]["sha256"] == {"shapes.zip": sha256((tmp_path / "shapes.zip").read_bytes()).hexdigest()}
+    assert records["data"]["sha256"] == {
+        "shapes.zip": sha256((tmp_path / "shapes.zip").read_bytes()).hexdigest()
+    }
     assert (records["validation"]["count"], records["validation"]["licence"]) == (4, "MIT")
 
 
@@ -196,5 +228,7 @@ def test_another_autoencoder_under_a_denoiser_is_refused(tmp_path, pictures, tin
     other = safelight.load(tmp_path / "autoencoder", precision="fp32")
     next(other.autoencoder.parameters()).add_(0.1)
     safelight.save(other, tmp_path / "autoencoder")
-    with pytest.raises(BadInput, match=r"began on \{'autoencoder': .* restore it, or begin a new run"):
+    with pytest.raises(
+        BadInput, match=r"began on \{'autoencoder': .* restore it, or begin a new run"
+    ):
         go(tmp_path / "run", made)

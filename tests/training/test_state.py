@@ -52,7 +52,10 @@ def state(config, seed=0):
     net.to(memory_format=torch.channels_last)
     parameters = dict(net.named_parameters())
     return net, State(
-        {"net": net}, [Group("all", parameters)], {"all": config.build(parameters)}, {"all": Ema(parameters, 0.9)}
+        {"net": net},
+        [Group("all", parameters)],
+        {"all": config.build(parameters)},
+        {"all": Ema(parameters, 0.9)},
     )
 
 

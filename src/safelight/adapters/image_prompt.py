@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from safelight.adapters.image_tokens import Each, Resampler, Seen, Sight, Single
 from safelight.errors import BadInput
-from safelight.nn.clip_vision import Eye
-from safelight.types import Bounded, Condition, Prompt, Tokens, Weighing, Wordy
+from safelight.nn.clip_vision import ImageEncoder
+from safelight.types.networks import Bounded, Condition, Prompt, Tokens, Weighing, Wordy
 
-GIVEN: Mapping[Sight, str] = {"vector": "image_vector", "states": "image_states", "face": "face_vector"}
+GIVEN: Mapping[Sight, str] = {
+    "vector": "image_vector",
+    "states": "image_states",
+    "face": "face_vector",
+}
 """What a prompt gives by which name, made of its pictures before."""
-EYES = {1024: "OpenCLIP ViT-H/14", 1280: "OpenCLIP ViT-bigG/14", 768: "CLIP ViT-L/14"}
+IMAGE_ENCODERS = {1024: "OpenCLIP ViT-H/14", 1280: "OpenCLIP ViT-bigG/14", 768: "CLIP ViT-L/14"}
 STATES = {1280: "OpenCLIP ViT-H/14", 1664: "OpenCLIP ViT-bigG/14", 1024: "CLIP ViT-L/14"}
 """Whose vectors, and whose states, are so wide."""
 
@@ -63,8 +67,13 @@ class ImagePrompt(nn.Module):
         values = self.project(seen).flatten(1, 2)  # (b, k · n, text_width)
         projected: list[Tensor] = []
         for place in places:
-            keys, answers = self.kv[place.number](values).unflatten(-1, (2, place.heads, -1)).unbind(2)
-            projected += [keys, answers * scale[:, None, None, None].to(answers)]  # (b, k · n, heads, d) each
+            keys, answers = (
+                self.kv[place.number](values).unflatten(-1, (2, place.heads, -1)).unbind(2)
+            )
+            projected += [
+                keys,
+                answers * scale[:, None, None, None].to(answers),
+            ]  # (b, k · n, heads, d) each
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         return Tokens(values, mask, tuple(projected))
 
@@ -84,24 +93,28 @@ class WithPictures(nn.Module):
         adapter: ImagePrompt,
         places: Sequence[Place],
         scale: float = 1.0,
-        eye: Eye | None = None,
+        image_encoder: ImageEncoder | None = None,
         shown: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.conditioner, self.adapter, self.places = conditioner, adapter, tuple(places)
-        self.scale, self.eye = scale, eye
+        self.scale, self.image_encoder = scale, image_encoder
         self.empty: Tensor | None = None
         self.shown = {GIVEN[sight]: one for sight, one in self.seen(shown).items()} if shown else {}
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         """What the conditioner says, and the pictures as one more stream; BadInput for what the adapter cannot read."""
-        return self.joined(self.conditioner(prompts), prompts, [self.read(prompt) for prompt in prompts])
+        return self.joined(
+            self.conditioner(prompts), prompts, [self.read(prompt) for prompt in prompts]
+        )
 
     def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
         """Without what is named: ``image`` is the pictures' name."""
         kept = only is not None and "image" not in only
         condition = self.conditioner.nothing(prompts, only)
-        return self.joined(condition, prompts, [self.read(one) if kept else self.nobody() for one in prompts])
+        return self.joined(
+            condition, prompts, [self.read(one) if kept else self.nobody() for one in prompts]
+        )
 
     def learn(self, prompts: Iterable[Prompt]) -> None:
         self.conditioner.learn(prompts)
@@ -154,9 +167,11 @@ class WithPictures(nn.Module):
         """What is seen where there is no picture."""
         reads = self.adapter.config.project.reads
         if "states" in reads and self.empty is None:
-            if self.eye is None:
-                raise BadInput(f"this image prompt is told of no picture by its eye, too: {_wanted('states', reads)}.")
-            self.empty = self.eye.blank()
+            if self.image_encoder is None:
+                raise BadInput(
+                    f"this image prompt is told of no picture by its eye, too: {_wanted('states', reads)}."
+                )
+            self.empty = self.image_encoder.blank()
         return {
             sight: torch.zeros(1, wide) if sight != "states" or self.empty is None else self.empty
             for sight, wide in reads.items()
@@ -164,18 +179,27 @@ class WithPictures(nn.Module):
 
     def look(self, sight: Sight, images: Any) -> Tensor:
         """What the eye sees of pictures; BadInput if there is no eye, or if they are none."""
-        if self.eye is None:
-            raise BadInput(f"this image prompt has no eye: {_wanted(sight, self.adapter.config.project.reads)}.")
+        if self.image_encoder is None:
+            raise BadInput(
+                f"this image prompt has no eye: {_wanted(sight, self.adapter.config.project.reads)}."
+            )
         if isinstance(images, list | tuple) and images:
             return torch.cat([self.look(sight, one) for one in images])
         if not isinstance(images, Tensor) or images.ndim not in (3, 4) or images.shape[-3] != 3:
             shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise BadInput(f"image: wanted a tensor (3, h, w) or (k, 3, h, w) in [-1, 1], got {shape}.")
-        images = (images if images.ndim == 4 else images[None]).to(self.eye.first.device)
-        return self.eye.states(images) if sight == "states" else self.eye(images)
+            raise BadInput(
+                f"image: wanted a tensor (3, h, w) or (k, 3, h, w) in [-1, 1], got {shape}."
+            )
+        images = (images if images.ndim == 4 else images[None]).to(self.image_encoder.first.device)
+        return (
+            self.image_encoder.states(images) if sight == "states" else self.image_encoder(images)
+        )
 
     def joined(
-        self, condition: Condition, prompts: Sequence[Prompt], seen: Sequence[Mapping[Sight, Tensor]]
+        self,
+        condition: Condition,
+        prompts: Sequence[Prompt],
+        seen: Sequence[Mapping[Sight, Tensor]],
     ) -> Condition:
         """The condition with the stream of what was seen for each prompt."""
         counts = [len(next(iter(one.values()))) for one in seen]
@@ -183,7 +207,9 @@ class WithPictures(nn.Module):
             raise BadInput(f"prompts of one batch want as many pictures each, got {counts}.")
         weight = self.adapter.kv[0].weight
         stacked = {sight: torch.stack([one[sight].to(weight) for one in seen]) for sight in seen[0]}
-        scales = torch.tensor([float(prompt.given.get("image_scale", self.scale)) for prompt in prompts])
+        scales = torch.tensor(
+            [float(prompt.given.get("image_scale", self.scale)) for prompt in prompts]
+        )
         stream = self.adapter(stacked, scales.to(weight.device), self.places)
         return replace(condition, streams=(*condition.streams, stream))
 
@@ -193,9 +219,9 @@ class WithPictures(nn.Module):
         return self.conditioner
 
 
-def fits(eye: Any, reads: Mapping[Sight, int]) -> bool:
+def fits(image_encoder: Any, reads: Mapping[Sight, int]) -> bool:
     """Whether an eye of this configuration sees what an adapter reads."""
-    return {"vector": eye.projection, "states": eye.width}.items() >= {
+    return {"vector": image_encoder.projection, "states": image_encoder.width}.items() >= {
         (sight, wide) for sight, wide in reads.items() if sight != "face"
     }
 
@@ -204,7 +230,9 @@ def _wanted(sight: Sight, reads: Mapping[Sight, int]) -> str:
     """Which eye is to be added, in words."""
     wide = reads[sight]
     made = "states" if sight == "states" else "a vector"
-    name = (STATES if sight == "states" else EYES).get(wide, f"one that makes {made} of {wide} numbers")
+    name = (STATES if sight == "states" else IMAGE_ENCODERS).get(
+        wide, f"one that makes {made} of {wide} numbers"
+    )
     return (
         f"add the image encoder that it was trained with ({name}), as one of the model's files (-m) or as the folder "
         "image_encoder beside the adapter"

@@ -130,7 +130,9 @@ class FromEach(nn.Module):
 
     def forward(self, seen: Seen) -> Tensor:
         made = self.leave(F.gelu(self.enter(seen[self.of]))).unflatten(-1, (self.tokens, -1))
-        tokens: Tensor = self.norm(made)  # (b, k, tokens, text_width), of states (b, k, n, tokens, text_width)
+        tokens: Tensor = self.norm(
+            made
+        )  # (b, k, tokens, text_width), of states (b, k, n, tokens, text_width)
         return tokens.flatten(2, -2)
 
 
@@ -141,7 +143,9 @@ class FromStates(nn.Module):
         super().__init__()
         self.tokens, self.shortcut = config.tokens, config.shortcut
         width = config.inner
-        self.queries = None if config.face else nn.Parameter(torch.randn(1, config.tokens, width) / width**0.5)
+        self.queries = (
+            None if config.face else nn.Parameter(torch.randn(1, config.tokens, width) / width**0.5)
+        )
         self.face = Queries(config) if config.face else None
         self.enter = nn.Linear(config.width, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -176,7 +180,9 @@ class Queries(nn.Module):
         self.norm = nn.LayerNorm(config.inner)
 
     def forward(self, face: Tensor) -> Tensor:
-        queries: Tensor = self.norm(self.leave(F.gelu(self.enter(face))).unflatten(-1, (self.tokens, -1)))
+        queries: Tensor = self.norm(
+            self.leave(F.gelu(self.enter(face))).unflatten(-1, (self.tokens, -1))
+        )
         return queries
 
 
@@ -199,7 +205,9 @@ class Block(nn.Module):
         asking = self.norm2(x)
         asked = torch.cat([self.norm1(source), asking], dim=1)
         q = self.q(asking).unflatten(-1, (self.heads, -1))  # (b, tokens, heads, d)
-        k, v = self.kv(asked).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (b, n + tokens, heads, d)
+        k, v = (
+            self.kv(asked).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        )  # (b, n + tokens, heads, d)
         x = x + self.out(attend(q, k, v))
         change: Tensor = self.leave(F.gelu(self.enter(self.norm3(x))))
         return x + change

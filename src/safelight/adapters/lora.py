@@ -15,7 +15,7 @@ from safelight.errors import BadInput
 
 
 class Place(Protocol):
-    """One tensor of ours and those of a foreign layout that it is made of: ``checkpoints.table.Rule``."""
+    """One tensor of ours and those of a foreign layout that it is made of: ``layouts.key_mapping.Rule``."""
 
     @property
     def ours(self) -> str: ...
@@ -97,16 +97,25 @@ class Adapter:
         for layer in self.layers:
             for spot, tensors in layer.spots:
                 ours = states[layer.part][spot.place.ours]
-                shape = tuple(spot.place.write(torch.empty_like(ours, device="meta"))[spot.number].shape)
+                shape = tuple(
+                    spot.place.write(torch.empty_like(ours, device="meta"))[spot.number].shape
+                )
                 if can_widen(parts[layer.part], spot.place.ours, columns(tensors)):
                     shape = (shape[0], columns(tensors))
                 try:
-                    change(torch.empty(shape, device="meta"), {name: one.to("meta") for name, one in tensors.items()})
+                    change(
+                        torch.empty(shape, device="meta"),
+                        {name: one.to("meta") for name, one in tensors.items()},
+                    )
                 except KeyError:
                     names = " and ".join(layer.tensors)
-                    raise BadInput(f"{self.name}: {layer.module} has only {names}; the file is not whole.") from None
+                    raise BadInput(
+                        f"{self.name}: {layer.module} has only {names}; the file is not whole."
+                    ) from None
                 except (RuntimeError, ValueError, IndexError):
-                    made = " and ".join(f"{name} {tuple(one.shape)}" for name, one in tensors.items() if one.dim())
+                    made = " and ".join(
+                        f"{name} {tuple(one.shape)}" for name, one in tensors.items() if one.dim()
+                    )
                     raise BadInput(
                         f"{self.name}: {layer.module} has {made}, which does not go with a weight of shape {shape}; "
                         "it is for a model of another size or family."
@@ -133,16 +142,26 @@ class Merged:
         for adapter, scale in chosen.items():
             for layer in adapter.layers if scale else ():
                 for spot, tensors in layer.spots:
-                    wanted.setdefault((layer.part, spot.place.ours), []).append((spot, tensors, scale))
+                    wanted.setdefault((layer.part, spot.place.ours), []).append(
+                        (spot, tensors, scale)
+                    )
         try:
             for part, name in [*self.kept]:
                 if (part, name) not in wanted:
                     self._restore(part, name)
             for (part, name), changes in wanted.items():
                 kept = self.kept.setdefault((part, name), self._weight(part, name).clone())
-                self._widen(part, name, max([kept.shape[-1], *(columns(tensors) for _, tensors, _ in changes)]))
+                self._widen(
+                    part,
+                    name,
+                    max([kept.shape[-1], *(columns(tensors) for _, tensors, _ in changes)]),
+                )
                 weight = self._weight(part, name)
-                base = kept if kept.shape == weight.shape else F.pad(kept, (0, weight.shape[1] - kept.shape[1]))
+                base = (
+                    kept
+                    if kept.shape == weight.shape
+                    else F.pad(kept, (0, weight.shape[1] - kept.shape[1]))
+                )
                 weight.copy_(changed(base, changes))
         except BaseException:
             self.clear()
@@ -178,7 +197,12 @@ def can_widen(part: nn.Module, name: str, wanted: int) -> bool:
 def columns(tensors: Mapping[str, Tensor]) -> int:
     """How many columns the change of a linear layer has, 0 if that is not seen at once."""
     return next(
-        (tensors[name].shape[1] for name in ("down", "diff") if name in tensors and tensors[name].dim() == 2), 0
+        (
+            tensors[name].shape[1]
+            for name in ("down", "diff")
+            if name in tensors and tensors[name].dim() == 2
+        ),
+        0,
     )
 
 
@@ -190,7 +214,9 @@ def changed(weight: Tensor, changes: Sequence[tuple[Spot, Mapping[str, Tensor], 
         differences = [torch.zeros_like(piece) for piece in pieces]
         here = {name: one.to(weight.device) for name, one in tensors.items()}
         piece = pieces[spot.number]
-        missing = piece.shape[1] - columns(here) if columns(here) else 0  # of one that is for a narrower layer
+        missing = (
+            piece.shape[1] - columns(here) if columns(here) else 0
+        )  # of one that is for a narrower layer
         narrow = change(piece[:, : columns(here)] if missing else piece, here)
         differences[spot.number] = scale * (F.pad(narrow, (0, missing)) if missing else narrow)
         total = total + spot.place.read(differences)
@@ -205,7 +231,9 @@ def change(weight: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """
     if "value" in tensors:
         return tensors["value"].float().view(weight.shape) - weight
-    difference = product({name: one.float() for name, one in tensors.items() if name not in ("alpha", "magnitude")})
+    difference = product(
+        {name: one.float() for name, one in tensors.items() if name not in ("alpha", "magnitude")}
+    )
     if difference.shape[0] != weight.shape[0]:
         raise ValueError(f"wanted {weight.shape[0]} rows, got {difference.shape[0]}")
     difference = (scaled(tensors) * difference).reshape(weight.shape)

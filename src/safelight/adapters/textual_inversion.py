@@ -16,7 +16,9 @@ TOWERS = ("clip_l", "clip_g", "t5xxl")
 PLAIN = ("emb_params", "embedding")
 
 
-def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) -> dict[str, list[Tensor]]:
+def read(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str
+) -> dict[str, list[Tensor]]:
     """The words of a file, each with its vectors (n, width), one tensor for each tower that it was learned for.
 
     ``tensors`` and ``metadata`` are the file's, names of nested ones joined by dots; ``name`` is the word where the
@@ -43,5 +45,7 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str) 
 def _vectors(key: str, tensor: Tensor) -> Tensor:
     vectors = tensor[None] if tensor.ndim == 1 else tensor
     if vectors.ndim != 2 or not vectors.is_floating_point() or 0 in vectors.shape:
-        raise BadInput(f"{key}: wanted vectors of shape (width) or (n, width), got {tuple(tensor.shape)}.")
+        raise BadInput(
+            f"{key}: wanted vectors of shape (width) or (n, width), got {tuple(tensor.shape)}."
+        )
     return vectors.float()

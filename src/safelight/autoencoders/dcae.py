@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.near import Layer, far, layer
+from safelight.nn.local_layers import Layer, far, layer
 from safelight.nn.sizes import reduced
-from safelight.types import Encoding, Images, Latents, Shape
+from safelight.types.networks import Encoding
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,28 @@ class Config:
         levels = len(self.widths)
         numbers = (*self.widths, *self.encoder_blocks[1:], *self.decoder_blocks[1:], *self.scales)
         if levels < 2 or min(*numbers, self.head, self.latent_channels, self.channels) < 1:
-            raise BadInput(f"dcae: every number wants to be at least 1, with two levels or more, got {self}.")
+            raise BadInput(
+                f"dcae: every number wants to be at least 1, with two levels or more, got {self}."
+            )
         if not levels == len(self.encoder_blocks) == len(self.decoder_blocks):
             raise BadInput(f"dcae: wanted blocks for each of {levels} levels, got {self}.")
-        if (self.encoder_blocks[0] == 0) != (self.decoder_blocks[0] == 0) or self.encoder_blocks[0] < 0:
-            raise BadInput(f"dcae: wanted a first level with blocks in both halves or in neither, got {self}.")
-        if any(a * 4 % b or b * 4 % a for a, b in pairwise(self.widths)) or self.widths[-1] % self.latent_channels:
+        if (self.encoder_blocks[0] == 0) != (self.decoder_blocks[0] == 0) or self.encoder_blocks[
+            0
+        ] < 0:
+            raise BadInput(
+                f"dcae: wanted a first level with blocks in both halves or in neither, got {self}."
+            )
+        if (
+            any(a * 4 % b or b * 4 % a for a, b in pairwise(self.widths))
+            or self.widths[-1] % self.latent_channels
+        ):
             raise BadInput(
                 "dcae: shortcuts want widths that divide four times their neighbours, and latent_channels that divide "
                 f"the last, got {self.widths} and {self.latent_channels}."
             )
-        if any(width % self.head for width in self.widths[self.attend_from :]) or any(w % 4 for w in self.widths):
+        if any(width % self.head for width in self.widths[self.attend_from :]) or any(
+            w % 4 for w in self.widths
+        ):
             raise BadInput(
                 f"dcae: wanted widths of whole heads of {self.head} from level {self.attend_from} on, and multiples of "
                 f"4, got {self.widths}."
@@ -119,7 +132,9 @@ class DCAE(nn.Module):
 
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → (b, c, h/f, w/f)."""
-        return reduced("dcae", image_shape, self.config.channels, self.config.latent_channels, self.factor)
+        return reduced(
+            "dcae", image_shape, self.config.channels, self.config.latent_channels, self.factor
+        )
 
 
 class Encoder(nn.Module):
@@ -219,7 +234,9 @@ class Down(nn.Module):
     def __init__(self, before: int, width: int, shuffled: bool, shortcut: bool = True) -> None:
         super().__init__()
         self.shuffled, self.shortcut, self.width = shuffled, shortcut, width
-        self.conv = nn.Conv2d(before, width // 4 if shuffled else width, 3, stride=1 if shuffled else 2, padding=1)
+        self.conv = nn.Conv2d(
+            before, width // 4 if shuffled else width, 3, stride=1 if shuffled else 2, padding=1
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
@@ -282,7 +299,9 @@ class LinearAttention(nn.Module):
         self.qkv = nn.Conv2d(width, 3 * width, 1, bias=False)
         self.scales = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(3 * width, 3 * width, side, padding=side // 2, groups=3 * width, bias=False),
+                nn.Conv2d(
+                    3 * width, 3 * width, side, padding=side // 2, groups=3 * width, bias=False
+                ),
                 nn.Conv2d(3 * width, 3 * width, 1, groups=3 * width // head, bias=False),
             )
             for side in scales

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.near import Layer
+from safelight.nn.local_layers import Layer
 from safelight.nn.sizes import reduced
-from safelight.types import Encoding, Images, Latents, Shape
+from safelight.types.networks import Encoding
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True)
@@ -65,4 +67,6 @@ class Identity(nn.Module):
 
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → the same."""
-        return reduced("identity", image_shape, self.config.channels, self.config.channels, self.factor)
+        return reduced(
+            "identity", image_shape, self.config.channels, self.config.channels, self.factor
+        )

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.nn.conv_autoencoder import Decoder, Encoder, Pyramid
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.near import Layer
-from safelight.nn.pyramid import Decoder, Encoder, Pyramid
+from safelight.nn.local_layers import Layer
 from safelight.nn.sizes import reduced
-from safelight.types import Encoding, Images, Latents, Shape
+from safelight.types.networks import Encoding
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,15 @@ class Config:
     latent_channels: int = 4
     channels: int = 3
     groups: int = 32  # of the group norms
-    attention: tuple[int, ...] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
-    quant: bool = True  # 1×1 convolutions beside the latents: SD 1, 2, XL have them, SD 3 and FLUX.1 do not
-    packed: int = 1  # so many latents a side become the channels of one, scaled by a batch norm: 2 in FLUX.2
+    attention: tuple[
+        int, ...
+    ] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
+    quant: bool = (
+        True  # 1×1 convolutions beside the latents: SD 1, 2, XL have them, SD 3 and FLUX.1 do not
+    )
+    packed: int = (
+        1  # so many latents a side become the channels of one, scaled by a batch norm: 2 in FLUX.2
+    )
 
     def __post_init__(self) -> None:
         self.pyramid.demand("kl", self.latent_channels, self.packed)
@@ -35,7 +43,9 @@ class Config:
     @property
     def pyramid(self) -> Pyramid:
         """The shape of both halves."""
-        return Pyramid(self.width, self.multipliers, self.blocks, self.channels, self.groups, self.attention)
+        return Pyramid(
+            self.width, self.multipliers, self.blocks, self.channels, self.groups, self.attention
+        )
 
     @property
     def packed_channels(self) -> int:
@@ -78,7 +88,9 @@ class KL(nn.Module):
         """The rest of ``encode``."""
         moments = self.quant(self.encoder.far(features))
         mean, log_variance = moments.float().chunk(2, dim=1)
-        mean, log_variance = (F.pixel_unshuffle(one, self.config.packed) for one in (mean, log_variance))
+        mean, log_variance = (
+            F.pixel_unshuffle(one, self.config.packed) for one in (mean, log_variance)
+        )
         return self.scale.standard(Encoding(mean, torch.exp(0.5 * log_variance.clamp(-30, 20))))
 
     def decode(self, latents: Latents) -> Images:
@@ -87,7 +99,9 @@ class KL(nn.Module):
 
     def decode_far(self, latents: Latents) -> Tensor:
         """The decoder's layers up to the last attention."""
-        raw = F.pixel_shuffle(self.scale.raw(latents), self.config.packed).to(self.decoder.enter.weight.dtype)
+        raw = F.pixel_shuffle(self.scale.raw(latents), self.config.packed).to(
+            self.decoder.enter.weight.dtype
+        )
         return self.decoder.far(self.post_quant(raw))
 
     def decode_near(self) -> Sequence[Layer]:
@@ -103,4 +117,6 @@ class KL(nn.Module):
 
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → (b, c, h/f, w/f)."""
-        return reduced("kl", image_shape, self.config.channels, self.config.packed_channels, self.factor)
+        return reduced(
+            "kl", image_shape, self.config.channels, self.config.packed_channels, self.factor
+        )

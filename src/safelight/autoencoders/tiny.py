@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.near import Layer, far, layer
+from safelight.nn.local_layers import Layer, far, layer
 from safelight.nn.sizes import reduced
-from safelight.types import Encoding, Images, Latents, Shape
+from safelight.types.networks import Encoding
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Config:
     width: int = 64
     blocks: int = 3  # a level
     levels: int = 3  # each halves the size
-    pool: bool = False  # the blocks at the lowest size also norm groups of channels over the image (taef2)
+    pool: bool = (
+        False  # the blocks at the lowest size also norm groups of channels over the image (taef2)
+    )
 
     def __post_init__(self) -> None:
         if min(self.latent_channels, self.width, self.blocks, self.levels) < 1:
@@ -108,7 +112,10 @@ def _decoder(config: Config) -> nn.Sequential:
     layers: list[nn.Module] = [_conv(config.latent_channels, config.width), nn.ReLU()]
     for number in range(config.levels):
         layers += [Block(config.width, config.pool and number == 0) for _ in range(config.blocks)]
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(config.width, config.width, 3, padding=1, bias=False)]
+        layers += [
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(config.width, config.width, 3, padding=1, bias=False),
+        ]
     return nn.Sequential(*layers, Block(config.width), _conv(config.width, 3))
 
 
@@ -125,7 +132,11 @@ def _described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
             yield layer(nn.Sequential(*modules[number : number + 2]), reach=1, up=2)
         elif not isinstance(before, nn.Upsample):
             reach = {Block: 3, nn.Conv2d: 1, nn.ReLU: 0}[type(module)]
-            yield layer(module, reach, down=2 if isinstance(module, nn.Conv2d) and module.stride[0] == 2 else 1)
+            yield layer(
+                module,
+                reach,
+                down=2 if isinstance(module, nn.Conv2d) and module.stride[0] == 2 else 1,
+            )
         before = module
 
 
@@ -138,7 +149,9 @@ class Block(nn.Module):
     def __init__(self, width: int, pool: bool = False) -> None:
         super().__init__()
         self.pool = _pool(width) if pool else None
-        self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
+        self.conv = nn.Sequential(
+            _conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.pool is None else x + self.pool(x)

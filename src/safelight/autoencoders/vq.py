@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.codebook import Codebook, Codes
+from safelight.nn.conv_autoencoder import Decoder, Encoder, Pyramid
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.near import Layer
-from safelight.nn.pyramid import Decoder, Encoder, Pyramid
+from safelight.nn.local_layers import Layer
 from safelight.nn.sizes import reduced
-from safelight.types import Encoding, Images, Latents, Shape
+from safelight.types.networks import Encoding
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,14 @@ class Config:
     multipliers: tuple[int, ...] = (1, 2, 4)
     blocks: int = 2  # a level in the encoder; the decoder has one more
     latent_channels: int = 3  # of a code
-    hidden_channels: int = 0  # what 1×1 convolutions project codes from and to (arXiv 2110.04627); 0: as of a code
+    hidden_channels: int = (
+        0  # what 1×1 convolutions project codes from and to (arXiv 2110.04627); 0: as of a code
+    )
     channels: int = 3
     groups: int = 32  # of the group norms
-    attention: tuple[int, ...] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
+    attention: tuple[
+        int, ...
+    ] = ()  # levels that attend after every block, by their factor (1, 2, 4, …)
     middle: bool = True  # attention in the middle
     codebook: Codes = field(default_factory=Codes)
     beta: float = 0.25
@@ -107,12 +113,16 @@ class VQ(nn.Module):
     def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """``quantisation`` (b,): mean squared distance of latents from their codes, once for each to learn by."""
         commitment, codebook = self.codebook.distances(self.scale.unscaled(encoding).mean)
-        latents_learn, codes_learn = (1.0, self.config.beta) if self.config.legacy else (self.config.beta, 1.0)
+        latents_learn, codes_learn = (
+            (1.0, self.config.beta) if self.config.legacy else (self.config.beta, 1.0)
+        )
         if self.config.codebook.decay:
             codes_learn = 0.0  # they are running means
         return {"quantisation": latents_learn * commitment + codes_learn * codebook}
 
-    def settle(self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+    def settle(
+        self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> None:
         """Once an update: running means of codes, and codes long idle drawn anew."""
         self.codebook.settle(seed, update, total)
 
@@ -123,4 +133,6 @@ class VQ(nn.Module):
 
     def latent_shape(self, image_shape: Shape) -> Shape:
         """(b, 3, h, w) → (b, c, h/f, w/f)."""
-        return reduced("vq", image_shape, self.config.channels, self.config.latent_channels, self.factor)
+        return reduced(
+            "vq", image_shape, self.config.channels, self.config.latent_channels, self.factor
+        )

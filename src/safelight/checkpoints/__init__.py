@@ -9,9 +9,9 @@ from safelight.errors import BadInput, unknown
 from safelight.governance.licences import restated, say_restricted, say_unstated
 
 if TYPE_CHECKING:
-    from safelight.checkpoints.counted import Report
-    from safelight.checkpoints.reading.memory import Reading
     from safelight.model import Card, LatentDiffusion
+    from safelight.weights.memory import Reading
+    from safelight.weights.progress import Report
 
 EMBEDDED = Path(__file__).parent.parent / "models"
 
@@ -31,11 +31,17 @@ def locate(source: str | Path) -> Path:
             return folder
     if path.is_dir():
         hint = "; its run has not saved a model yet" if (path / "metrics.jsonl").exists() else ""
-        raise BadInput(f"{str(path)!r} holds no model: wanted config.json and manifest.json in it{hint}.")
+        raise BadInput(
+            f"{str(path)!r} holds no model: wanted config.json and manifest.json in it{hint}."
+        )
     if path.is_file():
-        raise BadInput(f"{str(path)!r} is a single file; wanted a model folder, a run folder or an embedded name.")
+        raise BadInput(
+            f"{str(path)!r} is a single file; wanted a model folder, a run folder or an embedded name."
+        )
     if path.suffix or len(path.parts) > 1:
-        raise BadInput(f"there is no file or folder {str(path)!r}; wanted one, or an embedded model: {embedded()[0]}.")
+        raise BadInput(
+            f"there is no file or folder {str(path)!r}; wanted one, or an embedded model: {embedded()[0]}."
+        )
     raise unknown("model", str(source), embedded())
 
 
@@ -54,8 +60,8 @@ def load(
     told to ``report``: what, megabytes done, of how many, how fast. Raises BadInput if there is no such model, if a
     file is not whole, or fits no family.
     """
-    from safelight.checkpoints.reading.memory import Reading
     from safelight.runtime import device_of, dtype_of, prepare
+    from safelight.weights.memory import Reading
 
     where = device_of(device)
     reading = Reading(dtype_of(precision, where), channels_last=where.type == "cpu")
@@ -71,10 +77,10 @@ def read(
     reading: "Reading | None" = None,
 ) -> "LatentDiffusion":
     """The model as it is in its files, in their precision or as ``reading`` says; as ``load``, but not prepared."""
-    from safelight.checkpoints.counted import unheard
     from safelight.checkpoints.native import read_model
-    from safelight.checkpoints.reading.memory import AS_STORED
     from safelight.model import licensed
+    from safelight.weights.memory import AS_STORED
+    from safelight.weights.progress import unheard
 
     how = (reading or AS_STORED, report or unheard)
     sources = [_fetched(one) for one in ([source] if isinstance(source, str | Path) else source)]
@@ -82,19 +88,27 @@ def read(
     ours = [read_model(locate(one), *how) for one in sources if Path(one) not in others]
     licences = {key: value for key, value in (hints or {}).items() if key.startswith("licence")}
     if licences:
-        ours = [replace(one, card=licensed(one.card, restated(one.licences, licences))) for one in ours]
+        ours = [
+            replace(one, card=licensed(one.card, restated(one.licences, licences))) for one in ours
+        ]
     models = ours + ([_read_foreign(others, hints or {}, *how)] if others else [])
     if hints and not others and len(licences) < len(hints):
-        raise BadInput(f"hints are for the files of other programs, got {', '.join(hints)} for {sources[0]}.")
+        raise BadInput(
+            f"hints are for the files of other programs, got {', '.join(hints)} for {sources[0]}."
+        )
     if not models:
         raise BadInput("wanted at least one model or file, got none.")
     whole = models[0]
     for one in models[1:]:  # a later source's parts stand in for those of an earlier one
-        parts = ("autoencoder", "conditioner", "denoiser", "process", "eye")
+        parts = ("autoencoder", "conditioner", "denoiser", "process", "image_encoder")
         replaced = {name: part for name in parts if (part := vars(one)[name]) is not None}
         kept = [each for each in whole.licences if each.part not in replaced]
         whole = replace(whole, **replaced, card=licensed(whole.card, [*kept, *one.licences]))
-    return whole if len(models) == 1 else replace(whole, card=_joined(whole.card, [one.card for one in models]))
+    return (
+        whole
+        if len(models) == 1
+        else replace(whole, card=_joined(whole.card, [one.card for one in models]))
+    )
 
 
 def _joined(card: "Card", cards: Sequence["Card"]) -> "Card":
@@ -103,7 +117,9 @@ def _joined(card: "Card", cards: Sequence["Card"]) -> "Card":
 
     known = [one.hash or one.origin.get("fingerprint", "") for one in cards]
     files = [file for one in cards for file in one.origin.get("files", [one.name])]
-    return replace(card, hash="", origin={**card.origin, "files": files, "fingerprint": digest(known)})
+    return replace(
+        card, hash="", origin={**card.origin, "files": files, "fingerprint": digest(known)}
+    )
 
 
 def is_foreign(path: Path) -> bool:
@@ -137,10 +153,15 @@ def _fetched(source: str | Path) -> str | Path:
     return fetch(str(source)) if is_identifier(str(source)) else source
 
 
-DIALECTS = ("native", "single-file", "diffusers")
+LAYOUTS = ("native", "single-file", "diffusers")
 
 
-def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native", report: "Report | None" = None) -> None:
+def save(
+    model: "LatentDiffusion",
+    folder: str | Path,
+    layout: str = "native",
+    report: "Report | None" = None,
+) -> None:
     """Write a model: a native folder, one safetensors file of its family's layout, or a folder of diffusers' layout.
 
     The licences of its parts go with it; one that nobody stated is said aloud. What takes more than a second is told to
@@ -149,14 +170,14 @@ def save(model: "LatentDiffusion", folder: str | Path, dialect: str = "native", 
     Raises BadInput if the dialect is unknown, cannot hold the model or what stands around it (control, image prompts),
     or something else is in the way.
     """
-    from safelight.checkpoints.counted import unheard
+    from safelight.checkpoints.detach import demand_plain
     from safelight.checkpoints.native import write_model
-    from safelight.checkpoints.plain import demand_plain
     from safelight.checkpoints.writing import write_folder, write_single
+    from safelight.weights.progress import unheard
 
-    writers = dict(zip(DIALECTS, (write_model, write_single, write_folder), strict=True))
-    if dialect not in writers:
-        raise unknown("dialect", dialect, DIALECTS)
+    writers = dict(zip(LAYOUTS, (write_model, write_single, write_folder), strict=True))
+    if layout not in writers:
+        raise unknown("layout", layout, LAYOUTS)
     demand_plain(model)
     say_unstated(model.licences)
-    writers[dialect](model, Path(folder), report or unheard)
+    writers[layout](model, Path(folder), report or unheard)

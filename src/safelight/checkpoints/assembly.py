@@ -8,23 +8,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from safelight.checkpoints import texts
-from safelight.checkpoints.families import Family, families, family_of
-from safelight.checkpoints.hollow import hollow
-from safelight.checkpoints.marks import Marks
 from safelight.checkpoints.native import load_strictly
-from safelight.checkpoints.pieces import Piece
-from safelight.checkpoints.reading.memory import Reading
-from safelight.checkpoints.said import checked
-from safelight.conditioners.reading.reader import Reader
+from safelight.conditioners._encoder import Reader
 from safelight.config import Slot
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, Note, unknown
 from safelight.files import digest
 from safelight.governance.licences import Licensed, restated
+from safelight.layouts import text_families
+from safelight.layouts.config_values import checked
+from safelight.layouts.detection import Piece
+from safelight.layouts.families import Family, families, family_of
+from safelight.layouts.training_metadata import Marks
 from safelight.model import Card, LatentDiffusion, licensed
 from safelight.settings import Settings
+from safelight.weights.memory import Reading
+from safelight.weights.meta import hollow
 
 HINTS = {
     "family": "which family the weights are of",
@@ -38,8 +38,8 @@ HINTS = {
     "head_width": "how wide a head of a U-Net is, where widths are unusual",
     "text_head_width": "how wide a head of CLIP's text towers is, where widths are unusual",
     "embedders": "each: every block of a DiT has embedders of its own, as where diffusers trained it",
-    "eye_heads": "how many heads an image encoder has, where its width is unusual",
-    "eye_activation": "what is in an image encoder's MLPs: gelu or quick_gelu",
+    "image_encoder_heads": "how many heads an image encoder has, where its width is unusual",
+    "image_encoder_activation": "what is in an image encoder's MLPs: gelu or quick_gelu",
     "shortcut": "yes: an image prompt of FaceID Plus is of the second version",
     "licence": "the licence of the weights",
     "licence.autoencoder": "that of the autoencoder, where it is another",
@@ -49,7 +49,7 @@ HINTS = {
 """What the user may know better than a file."""
 
 
-SINGLE = ("autoencoder", "conditioner", "denoiser", "control", "eye", "image prompt")
+SINGLE = ("autoencoder", "conditioner", "denoiser", "control", "image_encoder", "image prompt")
 """The parts of which files hold one at most."""
 
 
@@ -86,7 +86,9 @@ class Outline:
     def read_as(self, reading: Reading) -> "Outline":
         """The same, to be read so."""
         pieces = {part: one.read_as(reading) for part, one in self.pieces.items()}
-        return replace(self, pieces=pieces, towers=tuple(one.read_as(reading) for one in self.towers))
+        return replace(
+            self, pieces=pieces, towers=tuple(one.read_as(reading) for one in self.towers)
+        )
 
 
 def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -> Outline:
@@ -95,7 +97,9 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     Raises BadInput if two files hold the same part, or if the family has no such prediction.
     """
     single = {part: one for part in SINGLE if (one := _single(part, pieces))}
-    family = _family(single.get("denoiser"), hints, {*beside.marks.names, *(piece.kind for piece in pieces)})
+    family = _family(
+        single.get("denoiser"), hints, {*beside.marks.names, *(piece.kind for piece in pieces)}
+    )
     assumed: dict[str, Any] = {}
     process = beside.process
     if family is not None and (process is None or "prediction" in hints):
@@ -106,7 +110,11 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
         schedule = beside.marks.schedule(process.schedule)
         process = replace(process, schedule=schedule or process.schedule)
         assumed |= {} if schedule else {"schedule": family.schedule}
-    if process is not None and process.prediction == Noise() and _learns_variance(single.get("denoiser")):
+    if (
+        process is not None
+        and process.prediction == Noise()
+        and _learns_variance(single.get("denoiser"))
+    ):
         process = replace(process, prediction=NoiseAndVariance())
     assumed |= {"ema": "no"} if beside.marks.means and "ema" not in hints else {}
     scale, shift = _scale(single.get("autoencoder"), family, hints, beside, assumed)
@@ -117,12 +125,16 @@ def outline(pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside) -
     if lacking := _lacking(family, single, towers):
         card = replace(card, origin={**card.origin, "lacking": lacking})
     mean, spread = beside.marks.mean or (shift,), beside.marks.spread or (1.0,)
-    channels = single["autoencoder"].config.latent_channels if "autoencoder" in single else len(mean)
+    channels = (
+        single["autoencoder"].config.latent_channels if "autoencoder" in single else len(mean)
+    )
     if not {len(mean), len(spread)} <= {1, channels} or not all(one > 0 for one in spread):
         raise BadInput(
             f"wanted a mean and a spread above 0 for each of {channels} latent channels, got {mean}, {spread}."
         )
-    return Outline(single, towers, family, process, card, mean, tuple(one / scale for one in spread))
+    return Outline(
+        single, towers, family, process, card, mean, tuple(one / scale for one in spread)
+    )
 
 
 def assemble(plan: Outline) -> LatentDiffusion:
@@ -130,7 +142,11 @@ def assemble(plan: Outline) -> LatentDiffusion:
     parts: dict[str, Any] = {}
     if "control" in plan.pieces:
         where = plan.pieces["control"].where
-        warnings.warn(f"{where} is left out: it controls by a picture, which --control names.", Note, stacklevel=2)
+        warnings.warn(
+            f"{where} is left out: it controls by a picture, which --control names.",
+            Note,
+            stacklevel=2,
+        )
     if "image prompt" in plan.pieces:
         raise BadInput(
             f"{plan.pieces['image prompt'].where} is an image prompt, no part of a model: give it beside one, with a "
@@ -140,17 +156,22 @@ def assemble(plan: Outline) -> LatentDiffusion:
         parts["denoiser"] = build(plan.pieces["denoiser"])
     if "autoencoder" in plan.pieces:
         piece = plan.pieces["autoencoder"]
-        kept = {"scale.mean": torch.tensor(plan.mean), "scale.deviation": torch.tensor(plan.deviation)}
+        kept = {
+            "scale.mean": torch.tensor(plan.mean),
+            "scale.deviation": torch.tensor(plan.deviation),
+        }
         like = (piece.config.latent_channels,)
-        parts["autoencoder"] = build(piece, {name: one.expand(like).clone() for name, one in kept.items()})
+        parts["autoencoder"] = build(
+            piece, {name: one.expand(like).clone() for name, one in kept.items()}
+        )
     if "conditioner" in plan.pieces:
         parts["conditioner"] = build(plan.pieces["conditioner"])
     elif plan.towers and plan.family and plan.family.text:
         parts["conditioner"] = reading(plan.family, plan.towers, plan.pieces.get("denoiser"))
     elif "denoiser" in plan.pieces and plan.family and plan.family.conditioner:
         parts["conditioner"] = _weightless(plan.family.conditioner, plan.pieces["denoiser"].config)
-    if "eye" in plan.pieces:
-        parts["eye"] = build(plan.pieces["eye"])
+    if "image_encoder" in plan.pieces:
+        parts["image_encoder"] = build(plan.pieces["image_encoder"])
     return LatentDiffusion(**parts, process=plan.process, card=plan.card)
 
 
@@ -161,9 +182,11 @@ def build(piece: Piece, given: Mapping[str, Tensor] | None = None) -> nn.Module:
     """
     for name in piece.again:
         if not piece.again[name].equal(piece.weights[name]):
-            raise BadInput(f"{piece.where} stands in its file twice, and {name} is not the same; take the other out.")
+            raise BadInput(
+                f"{piece.where} stands in its file twice, and {name} is not the same; take the other out."
+            )
     module: nn.Module = hollow(piece.config.build)
-    table = piece.dialect.table(piece.config)
+    table = piece.layout.table(piece.config)
     wanted = module.state_dict()
     state = _made(wanted) | {name: one for name, one in (given or {}).items() if name in wanted}
     state |= table.read(piece.weights, wanted, piece.where)
@@ -182,20 +205,28 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
     A T5 may be missing where other towers give tokens as well. Where a family has two of CLIP's towers, the narrower
     comes first.
     """
-    kinds = texts.kinds(family.text)
+    kinds = text_families.kinds(family.text)
     narrow = sorted(towers, key=lambda one: int(one.config.width))
     named = {kind: NETWORKS.get(kind, kind) for kind in kinds}
-    by_kind = {kind: [one for one in narrow if one.kind == kind] for kind in (one.kind for one in towers)}
+    by_kind = {
+        kind: [one for one in narrow if one.kind == kind] for kind in (one.kind for one in towers)
+    }
     found = [left.pop(0) if (left := by_kind.get(named[kind])) else None for kind in kinds]
     if unread := [one for left in by_kind.values() for one in left]:
-        raise BadInput(f"{unread[0].where} is a text tower that {family.title} does not read; leave it out.")
+        raise BadInput(
+            f"{unread[0].where} is a text tower that {family.title} does not read; leave it out."
+        )
     if any(one is None and kind != "t5" for one, kind in zip(found, kinds, strict=True)):
         return None
     wide = 4096 if denoiser is None else denoiser.config.text_width
-    config = texts.joined(family.text, [None if one is None else one.config for one in found], wide)
+    config = text_families.joined(
+        family.text, [None if one is None else one.config for one in found], wide
+    )
     if all(tower.absent for tower in config.towers if tower.row is not None):
         return None
-    if config.sizes and denoiser is not None:  # the denoiser takes in what the pooled vectors leave of its width
+    if (
+        config.sizes and denoiser is not None
+    ):  # the denoiser takes in what the pooled vectors leave of its width
         pooled = sum(one.network.projection for one in config.towers if one.pooled == "projected")
         numbers = sum(1 if one == "aesthetic_score" else 2 for one in config.sizes)
         config = replace(config, frequencies=(denoiser.config.vector_width - pooled) // numbers)
@@ -208,10 +239,14 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
             assert reader.network is not None
             if one.tokenizer and reader.tower.words != "ids":
                 reader.words.give(one.tokenizer, one.where)
-            table = one.dialect.table(one.config).read(one.weights, reader.network.state_dict(), one.where)
+            table = one.layout.table(one.config).read(
+                one.weights, reader.network.state_dict(), one.where
+            )
             state |= {f"towers.{number}.network.{name}": tensor for name, tensor in table}
             state[f"towers.{number}.words._extra_state"] = reader.words.get_extra_state()
-    load_strictly(module, state, " and ".join(one.where for one in found if one is not None), assign=True)
+    load_strictly(
+        module, state, " and ".join(one.where for one in found if one is not None), assign=True
+    )
     return module
 
 
@@ -241,12 +276,19 @@ def fingerprint(pieces: Sequence[Piece]) -> str:
 def _single(part: str, pieces: Sequence[Piece]) -> Piece | None:
     found = [piece for piece in pieces if piece.part == part]
     if len(found) > 1:
-        files, article = " and ".join(one.where for one in found), "an" if part[0] in "aeiou" else "a"
-        raise BadInput(f"{files} both hold {article} {part}; give one of them, or a lone autoencoder last.")
+        files, article = (
+            " and ".join(one.where for one in found),
+            "an" if part[0] in "aeiou" else "a",
+        )
+        raise BadInput(
+            f"{files} both hold {article} {part}; give one of them, or a lone autoencoder last."
+        )
     return found[0] if found else None
 
 
-def _family(denoiser: Piece | None, hints: Mapping[str, Any], beside: Collection[str]) -> Family | None:
+def _family(
+    denoiser: Piece | None, hints: Mapping[str, Any], beside: Collection[str]
+) -> Family | None:
     if "family" in hints:
         family = families()[str(hints["family"])]
         if denoiser is not None and denoiser.kind != family.fits["kind"]:
@@ -268,12 +310,17 @@ NETWORKS = {"mistral": "decoder", "qwen": "decoder"}
 """By the words that a tower reads, its kind, where that is another."""
 
 
-def _lacking(family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]) -> dict[str, str]:
+def _lacking(
+    family: Family | None, single: Mapping[str, Piece], towers: Sequence[Piece]
+) -> dict[str, str]:
     """The parts that the denoiser's family has besides, and the files that usually hold them."""
     if family is None or "denoiser" not in single:
         return {}
     lacking = {} if "autoencoder" in single else {"autoencoder": str(family.files["autoencoder"])}
-    wanted = [NETWORKS.get(words, words) for words in (texts.kinds(family.text) if family.text else ())]
+    wanted = [
+        NETWORKS.get(words, words)
+        for words in (text_families.kinds(family.text) if family.text else ())
+    ]
     held = [one.kind for one in towers]
     names = [
         str(name)
@@ -302,12 +349,20 @@ SCALES = {(4, True): "sd1", (16, False): "flux-dev"}
 
 
 def _scale(
-    piece: Piece | None, family: Family | None, hints: Mapping[str, Any], beside: Beside, assumed: dict[str, Any]
+    piece: Piece | None,
+    family: Family | None,
+    hints: Mapping[str, Any],
+    beside: Beside,
+    assumed: dict[str, Any],
 ) -> tuple[float, float]:
     """Scale and shift of the latents: as the user says, else a folder, else the family, else the likeliest one."""
     if piece is not None and family is None and "quant" in vars(piece.config):
         family = families().get(SCALES.get((piece.config.latent_channels, piece.config.quant), ""))
-        assumed |= {"latents of": family.name} if family and beside.scale is None and "scale" not in hints else {}
+        assumed |= (
+            {"latents of": family.name}
+            if family and beside.scale is None and "scale" not in hints
+            else {}
+        )
     known = (family.scale, family.shift) if family else (1.0, 0.0)
     said = (hints.get("scale", beside.scale), hints.get("shift", beside.shift))
     scale, shift = (ours if one is None else one for one, ours in zip(said, known, strict=True))
@@ -315,18 +370,29 @@ def _scale(
 
 
 def _card(
-    family: Family | None, pieces: Sequence[Piece], hints: Mapping[str, Any], beside: Beside, assumed: dict[str, Any]
+    family: Family | None,
+    pieces: Sequence[Piece],
+    hints: Mapping[str, Any],
+    beside: Beside,
+    assumed: dict[str, Any],
 ) -> Card:
     """What is known of the model, and in ``origin`` what was only taken to be so."""
     metadata = {key: value for piece in pieces for key, value in piece.weights.metadata.items()}
-    files, names = [piece.where for piece in pieces], sorted({piece.dialect.name for piece in pieces})
-    origin: dict[str, Any] = {"files": files, "fingerprint": fingerprint(pieces), "dialect": names}
+    files, names = (
+        [piece.where for piece in pieces],
+        sorted({piece.layout.name for piece in pieces}),
+    )
+    origin: dict[str, Any] = {"files": files, "fingerprint": fingerprint(pieces), "layout": names}
     origin |= {"family": family.name} if family else {}
     origin |= {"hints": dict(hints)} if hints else {}
     origin |= {"assumed": assumed} if assumed else {}
     settings = beside.settings.over(family.settings) if family else beside.settings
     size = family.size if family else 512
-    name = metadata.get("modelspec.title") or beside.name or (family.title if family else pieces[0].where)
+    name = (
+        metadata.get("modelspec.title")
+        or beside.name
+        or (family.title if family else pieces[0].where)
+    )
     card = Card(name=name, size=(size, size), settings=settings, origin=origin)
     return licensed(card, _licences(family, pieces, hints))
 
@@ -340,13 +406,19 @@ TOWERS = {
 """Towers, and eyes, in files of their own, by kind: whose they are, and the licence of those."""
 
 
-def _licences(family: Family | None, pieces: Sequence[Piece], hints: Mapping[str, Any]) -> list[Licensed]:
+def _licences(
+    family: Family | None, pieces: Sequence[Piece], hints: Mapping[str, Any]
+) -> list[Licensed]:
     """The licence of each part: as the user says, else its file; else what it usually is."""
     found = []
     denoiser = next((one.source for one in pieces if one.part == "denoiser"), "")
     for one in pieces:
         usual = f"{family.title}: {family.licence}" if family else ""
-        if one.part == "eye" or (one.part == "tower" and one.source != denoiser):
+        if one.part == "image_encoder" or (one.part == "tower" and one.source != denoiser):
             usual = TOWERS.get(one.kind, "")
-        found.append(Licensed("conditioner" if one.part == "tower" else one.part, one.source, one.licence, usual))
+        found.append(
+            Licensed(
+                "conditioner" if one.part == "tower" else one.part, one.source, one.licence, usual
+            )
+        )
     return restated(found, hints)

@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safelight.checkpoints import schedulers
 from safelight.checkpoints.assembly import Beside
-from safelight.checkpoints.marks import LATENTS, Marks
 from safelight.checkpoints.native import read_json
-from safelight.checkpoints.pieces import Piece, piece
-from safelight.checkpoints.weights import Weights, open_weights
 from safelight.errors import BadInput
 from safelight.files import within
+from safelight.layouts import schedulers
+from safelight.layouts.detection import Piece, piece
+from safelight.layouts.training_metadata import LATENTS, Marks
 from safelight.settings import Settings
+from safelight.weights.files import Weights, open_weights
 
 PARTS = {  # folder → part; towers in this order
     "unet": "denoiser",
@@ -52,7 +52,9 @@ def read_folder(folder: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], Be
     if "scheduler" in listed:
         said = _said(folder / "scheduler" / "scheduler_config.json", folder)
         process, settings = schedulers.read(said, f"{folder.name}/scheduler/scheduler_config.json")
-    if read_json(within(folder / "model_index.json", folder)).get("is_distilled") is False:  # FLUX.2 klein's base
+    if (
+        read_json(within(folder / "model_index.json", folder)).get("is_distilled") is False
+    ):  # FLUX.2 klein's base
         settings = Settings(steps=50, guidance=4.0).over(settings)
     return found, Beside(
         process=process,
@@ -87,10 +89,16 @@ def _listed(folder: Path) -> dict[str, str]:
     """The parts that ``model_index.json`` names, with their classes; BadInput if it names none, or not as it should."""
     where, found = f"{folder.name}/model_index.json", dict[str, str]()
     for name, value in read_json(within(folder / "model_index.json", folder)).items():
-        if isinstance(value, list) and len(value) == 2 and all(one is None or isinstance(one, str) for one in value):
+        if (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(one is None or isinstance(one, str) for one in value)
+        ):
             found |= {name: value[1]} if None not in value else {}
         elif name in PARTS:
-            raise BadInput(f"{where}: {name[:100]!r} wants a library and a class, got {str(value)[:100]}.")
+            raise BadInput(
+                f"{where}: {name[:100]!r} wants a library and a class, got {str(value)[:100]}."
+            )
     if not found.keys() & PARTS.keys():
         raise BadInput(f"{where} names no part of a model; known are {', '.join(PARTS)}.")
     return found
@@ -105,7 +113,9 @@ def _part(root: Path, name: str, hints: Mapping[str, Any], part: str | None) -> 
 def _said(path: Path, root: Path) -> dict[str, Any]:
     """The configuration of a part, which is to be there."""
     if not path.is_file():
-        raise BadInput(f"{path.parent} is missing, or has no {path.name}: get this part of the model too.")
+        raise BadInput(
+            f"{path.parent} is missing, or has no {path.name}: get this part of the model too."
+        )
     return read_json(within(path, root))
 
 
@@ -114,10 +124,16 @@ def weights_in(folder: Path, root: Path) -> Weights:
     for variant in VARIANTS:
         for suffix in SUFFIXES:
             for stem in STEMS:
-                name = f"{stem}{variant}{suffix}" if "index" not in suffix else _index_name(stem, variant, suffix)
+                name = (
+                    f"{stem}{variant}{suffix}"
+                    if "index" not in suffix
+                    else _index_name(stem, variant, suffix)
+                )
                 if (folder / name).is_file():
                     return open_weights(within(folder / name, root))
-    raise BadInput(f"{folder} holds no weights: wanted {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it.")
+    raise BadInput(
+        f"{folder} holds no weights: wanted {STEMS[0]}.safetensors or {STEMS[1]}.safetensors in it."
+    )
 
 
 def tokenizer(tower: str) -> str:
@@ -127,7 +143,9 @@ def tokenizer(tower: str) -> str:
 
 def words_in(root: Path, folder: str) -> dict[str, bytes]:
     """The files of a tokenizer in a folder of this root."""
-    there = {name: within(path, root) for name in TOKENIZER if (path := root / folder / name).is_file()}
+    there = {
+        name: within(path, root) for name in TOKENIZER if (path := root / folder / name).is_file()
+    }
     for path in there.values():
         if path.stat().st_size > LONGEST:
             raise BadInput(f"{path} is longer than {LONGEST:,} bytes; wanted a tokenizer.")

@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safelight.checkpoints import marks
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
-from safelight.checkpoints.counted import Counted, Report, unheard
 from safelight.checkpoints.diffusers_folder import read_folder, read_part, spread, words_in
-from safelight.checkpoints.marks import Marks
-from safelight.checkpoints.pieces import Piece, pieces, unwrapped
-from safelight.checkpoints.reading.memory import AS_STORED, Reading
-from safelight.checkpoints.weights import open_weights
 from safelight.errors import BadInput
 from safelight.governance.licences import stated
+from safelight.layouts import training_metadata
+from safelight.layouts.detection import Piece, pieces, unwrapped
+from safelight.layouts.training_metadata import Marks
 from safelight.model import LatentDiffusion
+from safelight.weights.files import open_weights
+from safelight.weights.memory import AS_STORED, Reading
+from safelight.weights.progress import Counted, Report, unheard
 
 YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
@@ -29,11 +29,16 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
     beside = Beside()
     for path in paths:
         if not path.exists():
-            raise BadInput(f"{str(path)!r} is not there; wanted a file of weights, or the folder of a model or a part.")
+            raise BadInput(
+                f"{str(path)!r} is not there; wanted a file of weights, or the folder of a model or a part."
+            )
         if path.is_file():
             weights = unwrapped(open_weights(path), _ema(hints))
-            parts = [_with_words(one, path.parent) for one in pieces(weights, path.name, hints, _ema(hints))]
-            told = marks.read(weights, path.name)
+            parts = [
+                _with_words(one, path.parent)
+                for one in pieces(weights, path.name, hints, _ema(hints))
+            ]
+            told = training_metadata.read(weights, path.name)
             if told != Marks():
                 beside = replace(beside, marks=told, scale=told.scale or beside.scale)
         elif (path / "model_index.json").is_file():
@@ -43,7 +48,10 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
             if (part := parts[0]).part == "autoencoder":
                 scale, shift = part.said.get("scaling_factor"), part.said.get("shift_factor")
                 beside = replace(beside, scale=scale, shift=shift, marks=spread(part.said))
-        licensed = [replace(one, source=path.name, licence=stated(one.weights.metadata, path)) for one in parts]
+        licensed = [
+            replace(one, source=path.name, licence=stated(one.weights.metadata, path))
+            for one in parts
+        ]
         found = _with(found, licensed)
     return found, beside
 
@@ -60,11 +68,18 @@ def _with(found: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
 
 def _with_words(one: Piece, folder: Path) -> Piece:
     """A tower whose words do not ship, with the list of them that lies beside its file."""
-    return replace(one, tokenizer=words_in(folder, ".")) if one.part == "tower" and one.kind == "bert" else one
+    return (
+        replace(one, tokenizer=words_in(folder, "."))
+        if one.part == "tower" and one.kind == "bert"
+        else one
+    )
 
 
 def read_foreign(
-    paths: Sequence[Path], hints: Mapping[str, Any], reading: Reading = AS_STORED, report: Report = unheard
+    paths: Sequence[Path],
+    hints: Mapping[str, Any],
+    reading: Reading = AS_STORED,
+    report: Report = unheard,
 ) -> LatentDiffusion:
     """The model that these files and folders hold together."""
     found = plan(paths, hints)

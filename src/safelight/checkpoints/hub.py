@@ -12,7 +12,9 @@ from pathlib import Path
 
 from safelight.errors import BadInput, CannotSave, unknown
 
-IDENTIFIER = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<file>[^:\\]+))?")
+IDENTIFIER = re.compile(
+    r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<file>[^:\\]+))?"
+)
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin")
 WORDS = (".json", ".txt", ".model", ".md")  # configurations, tokenizers, the card
 VARIANT = re.compile(r"\.(fp16|bf16|fp32|ema|non_ema)\b|openvino")
@@ -30,7 +32,10 @@ class Place:
     file: str | None = None
 
     def __str__(self) -> str:
-        revision, file = f"@{self.revision}" if self.revision else "", f":{self.file}" if self.file else ""
+        revision, file = (
+            f"@{self.revision}" if self.revision else "",
+            f":{self.file}" if self.file else "",
+        )
         return f"{self.repo}{revision}{file}"
 
 
@@ -49,26 +54,38 @@ def fetch(identifier: str) -> Path:
     """
     found = IDENTIFIER.fullmatch(identifier)
     if not found:
-        raise BadInput(f"{identifier!r} names no model on the hub; wanted owner/name, owner/name@revision or :file.")
+        raise BadInput(
+            f"{identifier!r} names no model on the hub; wanted owner/name, owner/name@revision or :file."
+        )
     place = Place(found["repo"], found["revision"], found["file"])
     try:
         from huggingface_hub import errors
     except ImportError:
-        raise BadInput(f"{identifier!r} would come from the hub; pip install safelight[hub].") from None
+        raise BadInput(
+            f"{identifier!r} would come from the hub; pip install safelight[hub]."
+        ) from None
     try:
         return _online(place)
     except BadInput:
         raise
     except errors.GatedRepoError:
         address = f"{PAGE}/{place.repo}"
-        raise BadInput(f"{place.repo} wants its terms accepted: do so at {address}, then `hf auth login`.") from None
+        raise BadInput(
+            f"{place.repo} wants its terms accepted: do so at {address}, then `hf auth login`."
+        ) from None
     except errors.RepositoryNotFoundError:
-        raise BadInput(f"the hub has no {place.repo}, or it is private: if so, `hf auth login`.") from None
+        raise BadInput(
+            f"the hub has no {place.repo}, or it is private: if so, `hf auth login`."
+        ) from None
     except errors.RevisionNotFoundError:
-        raise BadInput(f"{place.repo} has no revision {place.revision!r}; see {PAGE}/{place.repo}/tree.") from None
+        raise BadInput(
+            f"{place.repo} has no revision {place.revision!r}; see {PAGE}/{place.repo}/tree."
+        ) from None
     except Exception as error:  # without a network each version of the library raises another
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise CannotSave(f"{place} cannot be kept: {error.strerror}; make room or set HF_HOME.") from None
+            raise CannotSave(
+                f"{place} cannot be kept: {error.strerror}; make room or set HF_HOME."
+            ) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:120]
     try:
         return _cached(place)
@@ -90,7 +107,9 @@ def choose(place: Place, files: Iterable[str]) -> tuple[str, list[str]]:
     if "model_index.json" in names:
         return "", _parts(names)
     if "manifest.json" in names and "config.json" in names:
-        return "", [name for name in names if "/" not in name and name.endswith((".safetensors", *WORDS))]
+        return "", [
+            name for name in names if "/" not in name and name.endswith((".safetensors", *WORDS))
+        ]
     weights = [name for name in names if name.endswith(WEIGHTS)]
     best = [name for name in weights if name.endswith(".safetensors")] or weights
     if len(best) != 1:
@@ -111,7 +130,9 @@ def _parts(names: list[str]) -> list[str]:
         plain = [name for name in safe if not VARIANT.search(name)] or safe
         chosen += plain
         for name in here:
-            if name.endswith(WORDS) and (not name.endswith(".index.json") or any(_shard(one, name) for one in plain)):
+            if name.endswith(WORDS) and (
+                not name.endswith(".index.json") or any(_shard(one, name) for one in plain)
+            ):
                 chosen.append(name)
     return chosen
 
@@ -129,14 +150,19 @@ def _online(place: Place) -> Path:
     there = hub.HfApi().model_info(place.repo, revision=place.revision).siblings or ()
     entry, names = choose(place, [one.rfilename for one in there])
     patterns = [glob.escape(name) for name in names]
-    return Path(hub.snapshot_download(place.repo, revision=place.revision, allow_patterns=patterns)) / entry
+    return (
+        Path(hub.snapshot_download(place.repo, revision=place.revision, allow_patterns=patterns))
+        / entry
+    )
 
 
 def _cached(place: Place) -> Path:
     import huggingface_hub as hub
 
     nothing: list[str] = []  # is asked for: only where it would be
-    kept = hub.snapshot_download(place.repo, revision=place.revision, allow_patterns=nothing, local_files_only=True)
+    kept = hub.snapshot_download(
+        place.repo, revision=place.revision, allow_patterns=nothing, local_files_only=True
+    )
     there = [path.relative_to(kept).as_posix() for path in Path(kept).rglob("*") if path.is_file()]
     return Path(kept) / choose(place, there)[0]
 

@@ -8,21 +8,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from safelight.checkpoints.counted import Counted, Report, unheard
-from safelight.checkpoints.hollow import hollow
-from safelight.checkpoints.reading.memory import AS_STORED, Reading, at_once
-from safelight.checkpoints.streamed import size, write_tensors
-from safelight.checkpoints.weights import Weights, open_weights
 from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
 from safelight.files import digest, sha256, writing_folder
 from safelight.governance.licences import listed
 from safelight.model import Card, LatentDiffusion
+from safelight.weights.files import Weights, open_weights
+from safelight.weights.memory import AS_STORED, Reading, at_once
+from safelight.weights.meta import hollow
+from safelight.weights.progress import Counted, Report, unheard
+from safelight.weights.writing import size, write_tensors
 
 FORMAT = 1
 LONGEST = 16 << 20  # bytes of JSON
-PARTS = {"autoencoder": Slot("autoencoders"), "conditioner": Slot("conditioners"), "denoiser": Slot("denoisers")}
+PARTS = {
+    "autoencoder": Slot("autoencoders"),
+    "conditioner": Slot("conditioners"),
+    "denoiser": Slot("denoisers"),
+}
 PROCESS = {"schedule": Slot("diffusion.schedule"), "prediction": Slot("diffusion.prediction")}
 
 
@@ -31,8 +35,10 @@ def write_model(model: LatentDiffusion, folder: Path, report: Report = unheard) 
 
     Raises BadInput if something else is in the way: what a folder holds besides a model would be lost.
     """
-    if model.eye is not None:
-        raise BadInput("an image encoder has no layout of ours: write it as diffusers or single-file.")
+    if model.image_encoder is not None:
+        raise BadInput(
+            "an image encoder has no layout of ours: write it as diffusers or single-file."
+        )
     _check_free(folder)
     parts = {name: part for name in PARTS if (part := vars(model)[name]) is not None}
     config: dict[str, Any] = {"format": FORMAT}
@@ -50,20 +56,37 @@ def write_model(model: LatentDiffusion, folder: Path, report: Report = unheard) 
         write_json(aside / "manifest.json", {"sha256": hashes})
 
 
-def read_model(folder: Path, reading: Reading = AS_STORED, report: Report = unheard) -> LatentDiffusion:
+def read_model(
+    folder: Path, reading: Reading = AS_STORED, report: Report = unheard
+) -> LatentDiffusion:
     """The model in a native folder. Every file is checked against the manifest."""
     config = read_config(folder)
-    _check_whole(folder, ["config.json", *(f"{name}.safetensors" for name in PARTS if name in config)], report)
-    weights = {name: open_weights(folder / f"{name}.safetensors") for name in PARTS if name in config}
-    reading = replace(reading, count=Counted("reading", sum(one.bytes for one in weights.values()), report))
+    _check_whole(
+        folder,
+        ["config.json", *(f"{name}.safetensors" for name in PARTS if name in config)],
+        report,
+    )
+    weights = {
+        name: open_weights(folder / f"{name}.safetensors") for name in PARTS if name in config
+    }
+    reading = replace(
+        reading, count=Counted("reading", sum(one.bytes for one in weights.values()), report)
+    )
     parts: dict[str, Any] = {
-        name: _part(PARTS[name], config[name], replace(one, reading=reading), f"{folder.name}/{name}.safetensors")
+        name: _part(
+            PARTS[name],
+            config[name],
+            replace(one, reading=reading),
+            f"{folder.name}/{name}.safetensors",
+        )
         for name, one in weights.items()
     }
     process = None
     if all(name in config for name in PROCESS):
         process = Process(**{name: slot.read(config[name]) for name, slot in PROCESS.items()})
-    card = replace(read(Card, config.get("card", {}), "card"), hash=sha256(folder / "manifest.json"))
+    card = replace(
+        read(Card, config.get("card", {}), "card"), hash=sha256(folder / "manifest.json")
+    )
     return LatentDiffusion(**parts, process=process, card=card)
 
 
@@ -88,11 +111,17 @@ def fingerprint(part: nn.Module) -> str:
     return digest(
         piece
         for name in sorted(state)
-        for piece in (name, str(tuple(state[name].shape)), state[name].float().cpu().contiguous().numpy().tobytes())
+        for piece in (
+            name,
+            str(tuple(state[name].shape)),
+            state[name].float().cpu().contiguous().numpy().tobytes(),
+        )
     )
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False) -> None:
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False
+) -> None:
     """Load a whole state dict; BadInput lists missing, unexpected and misshapen names.
 
     ``assign``: the module takes the tensors themselves, in their memory and precision, instead of their values.
@@ -120,7 +149,10 @@ def describe(card: Card, parts: Mapping[str, nn.Module]) -> str:
         kind = PARTS[name].write(vars(part)["config"])["kind"]
         lines.append(f"| {name} | {kind} | {sum(p.numel() for p in part.parameters()):,} |")
     lines += ["", f"Native size: {card.size[1]}×{card.size[0]} pixels.", "", "## Training data", ""]
-    lines += [f"- {'; '.join(f'{key}: {_listed(value)}' for key, value in one.items() if value)}" for one in card.data]
+    lines += [
+        f"- {'; '.join(f'{key}: {_listed(value)}' for key, value in one.items() if value)}"
+        for one in card.data
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -132,7 +164,9 @@ def _listed(value: object) -> str:
 
 def _part(slot: Slot, config: Any, weights: Weights, where: str) -> nn.Module:
     module: nn.Module = hollow(slot.read(config).build)
-    load_strictly(module, dict(at_once(lambda name: (name, weights[name]), weights)), where, assign=True)
+    load_strictly(
+        module, dict(at_once(lambda name: (name, weights[name]), weights)), where, assign=True
+    )
     return module
 
 
@@ -165,13 +199,17 @@ def _check_whole(folder: Path, needed: Sequence[str], report: Report) -> None:
     hashes = _hashes(folder)
     for name in needed:
         if name not in hashes:
-            raise BadInput(f"{folder.name}/manifest.json has no hash of {name}; get the folder again.")
+            raise BadInput(
+                f"{folder.name}/manifest.json has no hash of {name}; get the folder again."
+            )
     for name in hashes:
         if not (folder / name).is_file():
             raise BadInput(f"{folder.name} is not whole: {name} is missing; get the folder again.")
     for name, found in _hashed([folder / name for name in hashes], report).items():
         if found != hashes[name]:
-            raise BadInput(f"{folder.name}/{name} is corrupt: its hash is not the manifest's; get the folder again.")
+            raise BadInput(
+                f"{folder.name}/{name} is corrupt: its hash is not the manifest's; get the folder again."
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:

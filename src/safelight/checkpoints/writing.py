@@ -10,16 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from safelight.autoencoders import kl
-from safelight.checkpoints import marks, schedulers
-from safelight.checkpoints.counted import Counted, Report, unheard
 from safelight.checkpoints.diffusers_folder import tokenizer
-from safelight.checkpoints.families import Family, families, family_of
 from safelight.checkpoints.native import write_json
-from safelight.checkpoints.pieces import dialects
-from safelight.checkpoints.streamed import size, write_tensors
-from safelight.checkpoints.table import Dialect
-from safelight.checkpoints.texts import cut
-from safelight.conditioners.reading.pieces import BERT
 from safelight.config import kind_of
 from safelight.diffusion.prediction import Noise, NoiseAndVariance, V
 from safelight.diffusion.process import Process
@@ -27,9 +19,17 @@ from safelight.diffusion.schedule import EDM
 from safelight.errors import BadInput, Note
 from safelight.files import writing, writing_folder
 from safelight.governance.licences import listed
+from safelight.layouts import schedulers, training_metadata
+from safelight.layouts.detection import all_layouts
+from safelight.layouts.families import Family, families, family_of
+from safelight.layouts.key_mapping import Layout
+from safelight.layouts.text_families import cut
 from safelight.model import Card, LatentDiffusion, module
-from safelight.nn.towers import decoder
-from safelight.types import Prediction
+from safelight.nn.text_models import decoder
+from safelight.tokenization.tokenizers import BERT
+from safelight.types.diffusion import Prediction
+from safelight.weights.progress import Counted, Report, unheard
+from safelight.weights.writing import size, write_tensors
 
 TAUGHT: Mapping[Prediction, str] = {Noise(): "epsilon", NoiseAndVariance(): "epsilon", V(): "v"}
 """How metadata calls what a network was taught (the modelspec of single files)."""
@@ -59,17 +59,26 @@ def write_single(model: LatentDiffusion, path: Path, report: Report = unheard) -
     bare = family is not None and family.bare and len(parts) == 1
     for one in parts:
         if family is None:
-            prefix, dialect = "", _dialect("transformers" if one.part == "eye" else "ldm", one)
+            prefix, layout = (
+                "",
+                _layout("transformers" if one.part == "image_encoder" else "ldm", one),
+            )
         else:
             places = family.single[one.part]
             prefix, name = places[one.number] if one.part == "towers" else places
-            prefix, dialect = "" if bare else prefix, _dialect(name, one)
+            prefix, layout = "" if bare else prefix, _layout(name, one)
             tensors |= _latents_told(family, one) if one.part == "autoencoder" else {}
-        theirs = dict(dialect.table(one.config).write(one.state))
+        theirs = dict(layout.table(one.config).write(one.state))
         tensors |= {prefix + name: tensor for name, tensor in theirs.items()}
         if family is not None and one.part == "autoencoder" and "again" in family.single:
-            tensors |= {family.single["again"] + name: tensor.clone() for name, tensor in theirs.items()}
-    metadata = {"format": "pt", "modelspec.title": model.card.name, "modelspec.license": model.card.licence}
+            tensors |= {
+                family.single["again"] + name: tensor.clone() for name, tensor in theirs.items()
+            }
+    metadata = {
+        "format": "pt",
+        "modelspec.title": model.card.name,
+        "modelspec.license": model.card.licence,
+    }
     if family is not None and model.process is not None:
         table, taught = _process(model.process, family, not bare)
         tensors, metadata = tensors | table, metadata | taught
@@ -81,7 +90,10 @@ def _latents_told(family: Family, one: Written) -> dict[str, Tensor]:
     """What a single file says of the autoencoder's latents; BadInput if they have a scale that it cannot say."""
     if "latents_mean" in one.scale:
         both = one.state["scale.mean"], one.state["scale.deviation"] * family.scale
-        return {name: kept.reshape(1, -1, 1, 1) for name, kept in zip(marks.LATENTS, both, strict=True)}
+        return {
+            name: kept.reshape(1, -1, 1, 1)
+            for name, kept in zip(training_metadata.LATENTS, both, strict=True)
+        }
     known = {"scaling_factor": family.scale, "shift_factor": family.shift}
     if all(abs(known[key] - value) < 1e-5 for key, value in one.scale.items() if key in known):
         return {}
@@ -103,21 +115,29 @@ def write_folder(model: LatentDiffusion, folder: Path, report: Report = unheard)
         raise BadInput(f"{str(folder)!r} is not empty; write to a folder that is new.")
     family, parts = _parts(model)
     if family is not None and not family.folder:
-        raise BadInput(f"diffusers has no folder of {family.title}; write a single file (--to single-file), or native.")
+        raise BadInput(
+            f"diffusers has no folder of {family.title}; write a single file (--to single-file), or native."
+        )
     count = Counted("writing", sum(size(one.state) for one in parts), report)
     with writing_folder(folder) as aside:
         if family is None:
             (only,) = parts
             _write_part(only, aside, count)
             return
-        index: dict[str, Any] = {"_class_name": family.folder["pipeline"], "_diffusers_version": VERSION}
+        index: dict[str, Any] = {
+            "_class_name": family.folder["pipeline"],
+            "_diffusers_version": VERSION,
+        }
         for one in parts:
             name, library, kind = _place(one, family)
             _write_part(_to_the_last(model, one), aside / name, count)
             index[name] = [library, kind]
             if one.part == "towers":
                 words = tokenizer(name)
-                index[words] = ["transformers", _write_words(module(model.conditioner), one.number, aside / words)]
+                index[words] = [
+                    "transformers",
+                    _write_words(module(model.conditioner), one.number, aside / words),
+                ]
         if model.process is not None:
             scheduler = schedulers.write(model.process, model.card.settings)
             _write_scheduler(scheduler, aside / "scheduler")
@@ -137,17 +157,31 @@ def _parts(model: LatentDiffusion) -> tuple[Family | None, list[Written]]:
         config = vars(module(model.denoiser))["config"]
         family = _family(model, kind_of(config), config)
         if family is None:
-            raise BadInput(f"no public layout holds a denoiser like this ({kind_of(config)}); save it as native.")
-        parts.append(Written("denoiser", 0, config, module(model.denoiser).state_dict(), _sizes(model)))
+            raise BadInput(
+                f"no public layout holds a denoiser like this ({kind_of(config)}); save it as native."
+            )
+        parts.append(
+            Written("denoiser", 0, config, module(model.denoiser).state_dict(), _sizes(model))
+        )
     if model.autoencoder is not None:
         parts.append(_latents(module(model.autoencoder), family))
     if model.conditioner is not None and family is not None and "conditioner" in family.single:
         conditioner = module(model.conditioner)
-        parts.append(Written("conditioner", 0, vars(conditioner)["config"], conditioner.state_dict(), {}))
+        parts.append(
+            Written("conditioner", 0, vars(conditioner)["config"], conditioner.state_dict(), {})
+        )
     elif model.conditioner is not None and family is not None and not family.conditioner:
         parts += _towers(module(model.conditioner), family)
-    if model.eye is not None:
-        parts.append(Written("eye", 0, vars(model.eye)["config"], model.eye.state_dict(), {}))
+    if model.image_encoder is not None:
+        parts.append(
+            Written(
+                "image_encoder",
+                0,
+                vars(model.image_encoder)["config"],
+                model.image_encoder.state_dict(),
+                {},
+            )
+        )
     if not parts:
         raise BadInput("the model has no part that could be written.")
     return family, parts
@@ -159,7 +193,9 @@ def _sizes(model: LatentDiffusion) -> dict[str, int]:
         return {}
     factor = 8 if model.autoencoder is None else model.autoencoder.factor
     found = {"sample_size": model.card.size[0] // factor}
-    if model.conditioner is not None and "frequencies" in (config := vars(vars(module(model.conditioner))["config"])):
+    if model.conditioner is not None and "frequencies" in (
+        config := vars(vars(module(model.conditioner))["config"])
+    ):
         found["addition_time_embed_dim"] = config["frequencies"]
     return found
 
@@ -169,12 +205,23 @@ def _family(model: LatentDiffusion, kind: str, config: Any) -> Family | None:
     beside: set[str] = set()
     if model.conditioner is not None:
         told = vars(module(model.conditioner))["config"]
-        beside = {kind_of(told), *(kind_of(tower.network) for tower in vars(told).get("towers", ()))}
+        beside = {
+            kind_of(told),
+            *(kind_of(tower.network) for tower in vars(told).get("towers", ())),
+        }
     family = families().get(str(model.card.origin.get("family"))) or family_of(kind, config, beside)
     if family is None or model.process in (None, family.process()):
         return family
-    marked = [one for one in families().values() if one.fits.get("beside") in marks.NAMES and one.text == family.text]
-    heirs = [one for one in marked if one.knows(kind, config, marks.NAMES) and one.process() == model.process]
+    marked = [
+        one
+        for one in families().values()
+        if one.fits.get("beside") in training_metadata.NAMES and one.text == family.text
+    ]
+    heirs = [
+        one
+        for one in marked
+        if one.knows(kind, config, training_metadata.NAMES) and one.process() == model.process
+    ]
     return heirs[-1] if heirs else family
 
 
@@ -190,17 +237,25 @@ def _latents(autoencoder: nn.Module, family: Family | None) -> Written:
         return Written("autoencoder", 0, config, state, {})
     if bool((mean == mean[0]).all() and (deviation == deviation[0]).all()):
         scale = {"scaling_factor": 1 / float(deviation[0]), "shift_factor": float(mean[0])}
-        return Written("autoencoder", 0, config, state, {key: round(value, 6) for key, value in scale.items()})
-    if family is not None and marks.LATENTS[0] in family.single.get("marks", ()):
+        return Written(
+            "autoencoder", 0, config, state, {key: round(value, 6) for key, value in scale.items()}
+        )
+    if family is not None and training_metadata.LATENTS[0] in family.single.get("marks", ()):
         both = {"latents_mean": mean, "latents_std": deviation * family.scale}
         told = {name: [round(value, 6) for value in one.tolist()] for name, one in both.items()}
         return Written("autoencoder", 0, config, state, {"scaling_factor": family.scale, **told})
     if not isinstance(config, kl.Config) or not config.quant:
-        raise BadInput("latents with a scale for each channel can be written for kl with quant convolutions only.")
-    return Written("autoencoder", 0, config, folded(state), {"scaling_factor": 1.0, "shift_factor": 0.0})
+        raise BadInput(
+            "latents with a scale for each channel can be written for kl with quant convolutions only."
+        )
+    return Written(
+        "autoencoder", 0, config, folded(state), {"scaling_factor": 1.0, "shift_factor": 0.0}
+    )
 
 
-def _process(process: Process, family: Family, holds: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _process(
+    process: Process, family: Family, holds: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The marks of the family, and what tells a schedule that is not its usual one: its table, where the file ``holds``
     more than a network. And in its metadata, what the network was taught.
 
@@ -214,9 +269,15 @@ def _process(process: Process, family: Family, holds: bool) -> tuple[dict[str, T
             "or native."
         )
     metadata = {"modelspec.prediction_type": taught} if taught in TAUGHT.values() else {}
-    told = [name for name in family.single.get("marks", ()) if name not in (*marks.LATENTS, "scale_factor")]
-    marked = marks.write(told, process)
-    if process.schedule == usual.schedule or (isinstance(process.schedule, EDM) and marks.SIGMAS[0] in marked):
+    told = [
+        name
+        for name in family.single.get("marks", ())
+        if name not in (*training_metadata.LATENTS, "scale_factor")
+    ]
+    marked = training_metadata.write(told, process)
+    if process.schedule == usual.schedule or (
+        isinstance(process.schedule, EDM) and training_metadata.SIGMAS[0] in marked
+    ):
         return marked, metadata
     table = schedulers.table(process.schedule)
     if not holds or schedulers.of_table(table, usual.schedule) != process.schedule:
@@ -231,21 +292,27 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a ``kl`` with quant convolutions, with the latents' scale in them and that of none beside."""
     state = dict(state)
     mean, deviation = state["scale.mean"].double(), state["scale.deviation"].double()
-    rows = torch.cat([1 / deviation, torch.ones_like(deviation)])  # of the mean, then of the log-variance
+    rows = torch.cat(
+        [1 / deviation, torch.ones_like(deviation)]
+    )  # of the mean, then of the log-variance
     shift = torch.cat([-mean / deviation, -2 * deviation.log()])
     weight, kind = state["quant.weight"].double(), state["quant.weight"].dtype
     state["quant.weight"] = (weight * rows[:, None, None, None]).to(kind)
     state["quant.bias"] = (state["quant.bias"].double() * rows + shift).to(kind)
     weight = state["post_quant.weight"].double()
     state["post_quant.weight"] = (weight * deviation[None, :, None, None]).to(kind)
-    state["post_quant.bias"] = (state["post_quant.bias"].double() + weight[:, :, 0, 0] @ mean).to(kind)
+    state["post_quant.bias"] = (state["post_quant.bias"].double() + weight[:, :, 0, 0] @ mean).to(
+        kind
+    )
     return state
 
 
 def _towers(conditioner: nn.Module, family: Family) -> list[Written]:
-    if not family.text or kind_of(vars(conditioner)["config"]) != "towers":
+    if not family.text or kind_of(vars(conditioner)["config"]) != "text-encoders":
         kind = kind_of(vars(conditioner)["config"])
-        raise BadInput(f"files of {family.title} hold no conditioner of the kind {kind}; save the model as native.")
+        raise BadInput(
+            f"files of {family.title} hold no conditioner of the kind {kind}; save the model as native."
+        )
     found = []
     for number, reader in enumerate(vars(conditioner)["_modules"]["towers"]):
         if isinstance(reader.tower.network, decoder.Config):
@@ -266,13 +333,17 @@ def _to_the_last(model: LatentDiffusion, one: Written) -> Written:
     return one._replace(config=config, state=state)
 
 
-def _dialect(name: str, one: Written) -> Dialect:
+def _layout(name: str, one: Written) -> Layout:
     """The dialect of that name for a part of this kind."""
     part = "tower" if one.part == "towers" else one.part
-    for dialect in dialects():
-        if (dialect.name, dialect.part) == (name, part) and kind_of(dialect.example) == kind_of(one.config):
-            return dialect
-    raise BadInput(f"the layout {name} has no {part} of the kind {kind_of(one.config)}; save the model as native.")
+    for layout in all_layouts():
+        if (layout.name, layout.part) == (name, part) and kind_of(layout.example) == kind_of(
+            one.config
+        ):
+            return layout
+    raise BadInput(
+        f"the layout {name} has no {part} of the kind {kind_of(one.config)}; save the model as native."
+    )
 
 
 def _place(one: Written, family: Family) -> tuple[str, str, str]:
@@ -289,16 +360,18 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
     kind = kind_of(one.config)
     if isinstance(one.config, kl.Config) and one.config.packed > 1:
         return "vae", "diffusers", "AutoencoderKLFlux2"
-    return ("vqvae", "diffusers", "VQModel") if kind == "vq" else ("vae", "diffusers", "AutoencoderKL")
+    return (
+        ("vqvae", "diffusers", "VQModel") if kind == "vq" else ("vae", "diffusers", "AutoencoderKL")
+    )
 
 
 def _write_part(one: Written, folder: Path, count: Counted) -> None:
     """The configuration and the weights of a part, in several files where they are large."""
-    reads = one.part in ("towers", "eye")  # by transformers
-    dialect = _dialect("transformers" if reads else "diffusers", one)
-    assert dialect.describe is not None
+    reads = one.part in ("towers", "image_encoder")  # by transformers
+    layout = _layout("transformers" if reads else "diffusers", one)
+    assert layout.describe is not None
     folder.mkdir(parents=True, exist_ok=True)
-    told = dialect.describe(one.config)
+    told = layout.describe(one.config)
     free = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
     more = {
         key: value
@@ -306,11 +379,15 @@ def _write_part(one: Written, folder: Path, count: Counted) -> None:
         if key in told or key in free[: 4 if kind_of(one.config) == "kl" else 1]
     }
     write_json(folder / "config.json", {**told, **more})
-    tensors = dict(dialect.table(one.config).write(one.state))
+    tensors = dict(layout.table(one.config).write(one.state))
     stem = "model" if reads else "diffusion_pytorch_model"
     shards = _shards(tensors)
     for number, shard in enumerate(shards, 1):
-        name = f"{stem}-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"
+        name = (
+            f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+            if len(shards) > 1
+            else f"{stem}.safetensors"
+        )
         write_tensors({key: tensors[key] for key in shard}, folder / name, count=count)
     if len(shards) > 1:
         places = {
@@ -319,7 +396,10 @@ def _write_part(one: Written, folder: Path, count: Counted) -> None:
             for key in shard
         }
         total = sum(tensor.nbytes for tensor in tensors.values())
-        write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(
+            folder / f"{stem}.safetensors.index.json",
+            {"metadata": {"total_size": total}, "weight_map": places},
+        )
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
@@ -345,7 +425,9 @@ def _write_words(conditioner: nn.Module, number: int, folder: Path) -> str:
     folder.mkdir()
     (folder / "tokenizer.json").write_text(reader.words.tokenizer.to_str(), encoding="utf-8")
     length = {"model_max_length": reader.tower.length}
-    kind = {"t5": "T5TokenizerFast", "bert": "BertTokenizer"}.get(reader.tower.words, "CLIPTokenizer")
+    kind = {"t5": "T5TokenizerFast", "bert": "BertTokenizer"}.get(
+        reader.tower.words, "CLIPTokenizer"
+    )
     markers = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     if reader.tower.words == "clip":
         begin, end = "<|startoftext|>", "<|endoftext|>"
@@ -354,16 +436,32 @@ def _write_words(conditioner: nn.Module, number: int, folder: Path) -> str:
         model = json.loads(reader.words.tokenizer.to_str())["model"]
         write_json(folder / "vocab.json", model["vocab"])
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
+        (folder / "merges.txt").write_text(
+            "#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8"
+        )
     if reader.tower.words == "bert":
-        markers = dict(zip(("unk_token", "cls_token", "sep_token", "pad_token", "mask_token"), BERT, strict=True))
+        markers = dict(
+            zip(
+                ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token"),
+                BERT,
+                strict=True,
+            )
+        )
         ids = reader.words.tokenizer.get_vocab()
-        (folder / "vocab.txt").write_text("\n".join(sorted(ids, key=ids.__getitem__)) + "\n", encoding="utf-8")
+        (folder / "vocab.txt").write_text(
+            "\n".join(sorted(ids, key=ids.__getitem__)) + "\n", encoding="utf-8"
+        )
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind, **length, **markers})
     return kind
 
 
 def _card(card: Card) -> str:
     """The model card, with its licence where the hub looks for it."""
-    head = ["---", "license: other", f"license_name: {json.dumps(card.licence, ensure_ascii=False)}", "---", ""]
+    head = [
+        "---",
+        "license: other",
+        f"license_name: {json.dumps(card.licence, ensure_ascii=False)}",
+        "---",
+        "",
+    ]
     return "\n".join([*head, f"# {card.name}", "", card.summary, "", *listed(card.licences)])

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.judge import evaluate, reconstruct
+from safelight.cli.evaluate import evaluate, reconstruct
+from safelight.cli.files import convert, inspect
 from safelight.cli.lists import samplers
 from safelight.cli.options import err
 from safelight.cli.tasks import verb
 from safelight.cli.train import train
-from safelight.cli.weights import convert, inspect
 from safelight.config import Slot
 from safelight.errors import SafelightError, notes
 
@@ -40,8 +40,12 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an unexpected error arose.")
+    ] = False,
 ) -> None:
     pass
 

@@ -21,7 +21,11 @@ def samplers(as_json: JSON = False) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    table = Table("kind", "name", "order", "passes a step", "draws noise", "options", "paper", box=None)
+    table = Table(
+        "kind", "name", "order", "passes a step", "draws noise", "options", "paper", box=None
+    )
     for one in found:
-        table.add_row(*(one[key] for key in ("kind", "name", "order", "passes", "draws", "options", "paper")))
+        table.add_row(
+            *(one[key] for key in ("kind", "name", "order", "passes", "draws", "options", "paper"))
+        )
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)

@@ -14,11 +14,20 @@ JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines on s
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 MODEL = Annotated[
     list[str] | None,
-    typer.Option("--model", "-m", help="A name, folder or file of weights; or several parts.", show_default="stickers"),
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name, folder or file of weights; or several parts.",
+        show_default="stickers",
+    ),
 ]
 HINT = Annotated[
     list[str] | None,
-    typer.Option("--hint", metavar="KEY=VALUE", help="What a file cannot tell: prediction=v, ema=yes, scale=0.13025."),
+    typer.Option(
+        "--hint",
+        metavar="KEY=VALUE",
+        help="What a file cannot tell: prediction=v, ema=yes, scale=0.13025.",
+    ),
 ]
 
 

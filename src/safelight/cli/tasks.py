@@ -20,18 +20,41 @@ def verb(task: type[Any]) -> type:
     sized = {"width", "height"} <= {one.name for one in fields(task)}
     own = [one for one in fields(task) if one.name not in ("width", "height")]
     options = [_option(task, one, argument=number == 0) for number, one in enumerate(own)]
-    size = Annotated[str | None, typer.Option(metavar="N or WxH", help="In pixels. Default: the model's own size.")]
+    size = Annotated[
+        str | None,
+        typer.Option(metavar="N or WxH", help="In pixels. Default: the model's own size."),
+    ]
     options += [("size", size, field(default=None))] if sized else []
     options += [_option(Settings, one) for one in fields(Settings)]
     options += [
-        ("out", Annotated[Path, typer.Option("--out", "-o", help="A PNG; more get -1, -2, …")], Path("out.png")),
+        (
+            "out",
+            Annotated[Path, typer.Option("--out", "-o", help="A PNG; more get -1, -2, …")],
+            Path("out.png"),
+        ),
         ("model", MODEL, None),
         ("hint", HINT, None),
-        ("lora", _several("--lora", "FILE[:SCALE]", "A low-rank adapter to merge, at this scale."), None),
+        (
+            "lora",
+            _several("--lora", "FILE[:SCALE]", "A low-rank adapter to merge, at this scale."),
+            None,
+        ),
         ("word", _several("--word", "FILE[:NAME]", "A learned word (textual inversion)."), None),
-        ("image_prompt", _several("--image-prompt", PICTURES, "An IP-Adapter, and what it is shown."), None),
-        ("control", _several("--control", "FILE=PICTURE[:KIND][:SCALE]", "A ControlNet or T2I-adapter."), None),
-        ("weak", Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")], None),
+        (
+            "image_prompt",
+            _several("--image-prompt", PICTURES, "An IP-Adapter, and what it is shown."),
+            None,
+        ),
+        (
+            "control",
+            _several("--control", "FILE=PICTURE[:KIND][:SCALE]", "A ControlNet or T2I-adapter."),
+            None,
+        ),
+        (
+            "weak",
+            Annotated[str | None, typer.Option(help="A weaker model beside it, for autoguidance.")],
+            None,
+        ),
         ("device", Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")], "auto"),
         ("precision", Annotated[str, typer.Option(help="auto, fp32 or bf16.")], "auto"),
         ("as_json", JSON, False),
@@ -46,19 +69,27 @@ def verb(task: type[Any]) -> type:
         settings = Settings(**{one.name: given[one.name] for one in fields(Settings)})
         _make(asked, settings, self)
 
-    command = make_dataclass(f"Command{task.__name__}", options, namespace={"__post_init__": perform})
+    command = make_dataclass(
+        f"Command{task.__name__}", options, namespace={"__post_init__": perform}
+    )
     command.__doc__ = f"{task.__doc__}\n\nExample: safelight {task.verb} {task.example}"
     return command
 
 
 def _several(flag: str, metavar: str, meaning: str) -> Any:
-    return Annotated[list[str] | None, typer.Option(flag, metavar=metavar, help=f"{meaning} May be given again.")]
+    return Annotated[
+        list[str] | None, typer.Option(flag, metavar=metavar, help=f"{meaning} May be given again.")
+    ]
 
 
 def _option(cls: type[Any], one: Field[Any], argument: bool = False) -> tuple[str, Any, Any]:
     """A field as a command's option, or as its argument; what a slot reads is given as text."""
     hint = get_type_hints(cls)[one.name]
-    kind = hint if hint in (str, bool, int, float, int | None, float | None, bool | None) else str | None
+    kind = (
+        hint
+        if hint in (str, bool, int, float, int | None, float | None, bool | None)
+        else str | None
+    )
     meaning = one.metadata["help"]
     how = typer.Argument(help=meaning) if argument else typer.Option(help=meaning)
     return one.name, Annotated[kind, how], one.default
@@ -76,11 +107,11 @@ def _sides(size: str | None) -> tuple[int | None, int | None]:
 def _make(task: Any, settings: Settings, options: Any) -> None:
     """Carry out a task, with a bar; save its pictures with their recipes, and say where they are."""
     demand_png(options.out)
+    from safelight.attachments.apply import adapted, controlled, prompted
     from safelight.checkpoints import load
-    from safelight.checkpoints.adapting import adapted, controlled, prompted
     from safelight.files import check_writable
-    from safelight.generate import generate, recipe, resolve
     from safelight.media.pictures import write_png
+    from safelight.pipeline import generate, recipe, resolve
     from safelight.progress import Bars
 
     check_writable(options.out)
@@ -96,10 +127,16 @@ def _make(task: Any, settings: Settings, options: Any) -> None:
         model = controlled(model, one, *_sides(vars(options).get("size")))
     settings = resolve(model, settings)
     with Bars(err, options.quiet) as bars:
-        pictures = generate(model, task, settings, lambda step: bars.report("sampling", step.index + 1, step.total))
+        pictures = generate(
+            model, task, settings, lambda step: bars.report("sampling", step.index + 1, step.total)
+        )
     made: list[dict[str, Any]] = []
     for index, picture in enumerate(pictures):
-        path = options.out if len(pictures) == 1 else options.out.with_stem(f"{options.out.stem}-{index + 1}")
+        path = (
+            options.out
+            if len(pictures) == 1
+            else options.out.with_stem(f"{options.out.stem}-{index + 1}")
+        )
         how = recipe(model, task, settings, index)
         write_png(picture, path, how)
         made.append({"file": str(path), "recipe": how})

@@ -13,10 +13,15 @@ from safelight.cli.options import HINT, QUIET, err, hints
 
 
 def train(
-    target: Annotated[Path, typer.Argument(help="A recipe.toml to begin, or a run folder to go on with.")],
-    run: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/NAME-OF-THE-RECIPE.")] = None,
+    target: Annotated[
+        Path, typer.Argument(help="A recipe.toml to begin, or a run folder to go on with.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option(help="The run folder. Default: runs/NAME-OF-THE-RECIPE.")
+    ] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set loop.updates=2000")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set loop.updates=2000"),
     ] = None,
     hint: HINT = None,
     quiet: QUIET = False,
@@ -39,12 +44,23 @@ def train(
     with joined() as processes, opened.claim() if processes.first else nullcontext():
         with _stopping(processes.first) as stop, Bars(err, quiet or not processes.first) as bars:
             for last in training(opened, cache_folder(), bars.report, stop, processes):
-                losses = [f"{value:.4f}" for name, value in last.measured.items() if name.endswith("/loss")]
-                note = f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s" if losses else ""
+                losses = [
+                    f"{value:.4f}"
+                    for name, value in last.measured.items()
+                    if name.endswith("/loss")
+                ]
+                note = (
+                    f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s"
+                    if losses
+                    else ""
+                )
                 bars.report("training", last.update, last.updates, note)
         if processes.first:
             go_on = f"saved at update {last.update}; go on with: safelight train {opened.folder}"
-            err.print(go_on if last.update < last.updates else f"done: {opened.folder / 'model'}", soft_wrap=True)
+            err.print(
+                go_on if last.update < last.updates else f"done: {opened.folder / 'model'}",
+                soft_wrap=True,
+            )
     if last.update < last.updates:
         raise typer.Exit(130)
 
@@ -53,7 +69,9 @@ def train(
 def _stopping(tells: bool) -> Iterator["_Stop"]:
     """Within the block the first Ctrl-C or SIGTERM only asks to stop; the second stops at once."""
     stop = _Stop(tells)
-    earlier = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {
+        number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield stop
     finally:

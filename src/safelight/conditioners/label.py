@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput, unknown
-from safelight.nn.extra import pack, unpack
-from safelight.types import Condition, Prompt, Tokens
+from safelight.nn.text_state import pack, unpack
+from safelight.types.networks import Condition, Prompt, Tokens
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,13 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.classes < 1 or self.width < 0:
-            raise BadInput(f"there must be 1 class or more, of width 0 or more, not {self.classes} of {self.width}.")
+            raise BadInput(
+                f"there must be 1 class or more, of width 0 or more, not {self.classes} of {self.width}."
+            )
         if self.attended and not self.width:
-            raise BadInput("a class that is attended to needs a width; give one, or leave attended out.")
+            raise BadInput(
+                "a class that is attended to needs a width; give one, or leave attended out."
+            )
 
     def build(self) -> "Label":
         """The table, freshly initialised; it has to ``learn`` its names before it is called."""
@@ -47,7 +51,9 @@ class Label(nn.Module):
         super().__init__()
         self.config = config
         self.names = Names(tuple(map(str, range(config.classes))) if config.numbered else ())
-        self.table = nn.Embedding(config.classes + config.absence, config.width) if config.width else None
+        self.table = (
+            nn.Embedding(config.classes + config.absence, config.width) if config.width else None
+        )
         if self.table is not None:
             nn.init.normal_(self.table.weight, std=0.02)
 
@@ -60,16 +66,22 @@ class Label(nn.Module):
             for prompt in prompts:
                 self.row(str(prompt.given.get("label", "")))
             return
-        names = sorted({str(prompt.given["label"]) for prompt in prompts if "label" in prompt.given} - {""})
+        names = sorted(
+            {str(prompt.given["label"]) for prompt in prompts if "label" in prompt.given} - {""}
+        )
         if not names:
             raise BadInput("no picture has a label; a conditioner on labels has nothing to learn.")
         if len(names) > self.config.classes:
-            raise BadInput(f"the data has {len(names)} labels, but there are {self.config.classes} classes; set more.")
+            raise BadInput(
+                f"the data has {len(names)} labels, but there are {self.config.classes} classes; set more."
+            )
         self.names.known = tuple(names)
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         """The condition of ``prompts``; BadInput for a name that was never learned."""
-        return self.told([self.row(str(prompt.given.get("label", prompt.text))) for prompt in prompts])
+        return self.told(
+            [self.row(str(prompt.given.get("label", prompt.text))) for prompt in prompts]
+        )
 
     def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
         """No name for each prompt, or the prompts' own names if ``only`` leaves the label alone."""
@@ -81,17 +93,23 @@ class Label(nn.Module):
         """Where the vector of ``name`` lies in the table; BadInput for one that it does not know."""
         if name == "":
             if not self.config.absence:
-                raise BadInput("this model was taught a class in every picture: name one, and take guidance none.")
+                raise BadInput(
+                    "this model was taught a class in every picture: name one, and take guidance none."
+                )
             return self.config.classes
         if not self.names.known:
-            raise BadInput("this conditioner knows no labels yet; train it on labelled pictures or load its weights.")
+            raise BadInput(
+                "this conditioner knows no labels yet; train it on labelled pictures or load its weights."
+            )
         if name not in self.names.known:
             raise unknown("class", name, self.names.known)
         return self.names.known.index(name)
 
     def told(self, rows: Sequence[int]) -> Condition:
         """The condition of these rows of the table, the last of which is no name at all."""
-        return self.encode(torch.tensor(rows, device=None if self.table is None else self.table.weight.device))
+        return self.encode(
+            torch.tensor(rows, device=None if self.table is None else self.table.weight.device)
+        )
 
     def encode(self, rows: Tensor) -> Condition:
         """The tensor part, which can be compiled: ``rows`` (b,) → the condition."""
@@ -100,7 +118,9 @@ class Label(nn.Module):
         vector = self.table(rows)
         if not self.config.attended:
             return Condition(vector=vector)
-        return Condition(tokens=Tokens(vector[:, None], torch.ones_like(rows[:, None], dtype=torch.bool)))
+        return Condition(
+            tokens=Tokens(vector[:, None], torch.ones_like(rows[:, None], dtype=torch.bool))
+        )
 
 
 class Names(nn.Module):

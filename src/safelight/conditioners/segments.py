@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
-from safelight.types import Condition, Prompt
+from safelight.types.networks import Condition, Prompt
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.classes < 1 or self.channels < 1 or self.halvings < 0:
-            raise BadInput(f"segments: wanted classes and channels, and no fewer than 0 halvings, got {self}.")
+            raise BadInput(
+                f"segments: wanted classes and channels, and no fewer than 0 halvings, got {self}."
+            )
 
     def build(self) -> "Segments":
         """The map's way to the latents, freshly initialised."""
@@ -60,9 +62,14 @@ class Segments(nn.Module):
         """The channels of one prompt, (1, channels, h, w)."""
         weight = self.mapper.weight
         if "segments" not in prompt.given:
-            sides = [side >> self.config.halvings for side in prompt.given.get("picture_size", self.config.size)]
+            sides = [
+                side >> self.config.halvings
+                for side in prompt.given.get("picture_size", self.config.size)
+            ]
             return weight.new_zeros(1, self.config.channels, *sides)
-        parts = self.parts(torch.as_tensor(prompt.given["segments"]).to(weight.device)).to(weight.dtype)
+        parts = self.parts(torch.as_tensor(prompt.given["segments"]).to(weight.device)).to(
+            weight.dtype
+        )
         for _ in range(self.config.halvings):
             parts = F.interpolate(parts[None], scale_factor=0.5, mode="bilinear")[0]
         channels: Tensor = self.mapper(parts[None])
@@ -73,7 +80,12 @@ class Segments(nn.Module):
         classes = self.config.classes
         if given.ndim == 3 and len(given) == classes:
             return given
-        if given.ndim != 2 or given.is_floating_point() or given.min() < 0 or given.max() >= classes:
+        if (
+            given.ndim != 2
+            or given.is_floating_point()
+            or given.min() < 0
+            or given.max() >= classes
+        ):
             raise BadInput(
                 f"segments: wanted a map (h, w) of classes from 0 to {classes - 1}, or ({classes}, h, w) of parts, "
                 f"got {given.dtype} of shape {tuple(given.shape)}: number the classes so."

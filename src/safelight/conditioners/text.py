@@ -11,11 +11,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from safelight.conditioners.reading.page import shown
 from safelight.errors import BadInput
 from safelight.nn.attention import SelfAttention
-from safelight.nn.extra import pack, unpack
-from safelight.types import Condition, Prompt, Tokens
+from safelight.nn.text_state import pack, unpack
+from safelight.tokenization.chunks import shown
+from safelight.types.networks import Condition, Prompt, Tokens
 
 PAD, BEGIN, END = range(3)
 MARKERS = 3  # their ids come before the tokenizer's own, so that no text can spell them
@@ -39,7 +39,9 @@ class Config:
             if name in smallest and value < smallest[name]:
                 raise BadInput(f"{name} must be at least {smallest[name]}, not {value}.")
         if self.width % self.heads:
-            raise BadInput(f"a width of {self.width} cannot be shared out among {self.heads} heads.")
+            raise BadInput(
+                f"a width of {self.width} cannot be shared out among {self.heads} heads."
+            )
 
     def build(self) -> "TextEncoder":
         """The encoder, freshly initialised; it has to ``learn`` its tokens from captions before it is called."""
@@ -84,14 +86,18 @@ class TextEncoder(nn.Module):
         rows = [[BEGIN, *self.pieces(prompt.text), END] for prompt in prompts]
         longest = max(map(len, rows), default=2)
         n = min(-(-longest // MULTIPLE) * MULTIPLE, self.config.length)
-        ids = torch.tensor([row + [PAD] * (n - len(row)) for row in rows], dtype=torch.long).reshape(len(rows), n)
+        ids = torch.tensor(
+            [row + [PAD] * (n - len(row)) for row in rows], dtype=torch.long
+        ).reshape(len(rows), n)
         ids = ids.to(self.embedding.weight.device)
         return ids, ids != PAD
 
     def pieces(self, text: str) -> list[int]:
         """The ids of a text's tokens, cut to what fits between the markers; its tail is not even looked at."""
         looked_at = text[: self._longest]
-        return [MARKERS + piece for piece in self.vocabulary.pieces(looked_at)[: self.config.length - 2]]
+        return [
+            MARKERS + piece for piece in self.vocabulary.pieces(looked_at)[: self.config.length - 2]
+        ]
 
     @property
     def _longest(self) -> int:
@@ -102,7 +108,11 @@ class TextEncoder(nn.Module):
         """What of a prompt does not fit between the markers, as a sentence."""
         most, longest = self.config.length - 2, self._longest
         left = self.vocabulary.behind(prompt.text[:longest], most) + prompt.text[longest:]
-        return [f"this model reads {most} pieces of a prompt; not read: {shown(left)}"] if left.strip() else []
+        return (
+            [f"this model reads {most} pieces of a prompt; not read: {shown(left)}"]
+            if left.strip()
+            else []
+        )
 
     def encode(self, ids: Tensor, mask: Tensor) -> Condition:
         """The tensor part, which can be compiled: ``ids`` and ``mask`` (b, n) → the condition."""
@@ -125,7 +135,10 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = SelfAttention(width, heads, qk_norm=False)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.GELU("tanh"),
+            nn.Linear(4 * width, width),
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -149,14 +162,18 @@ class Vocabulary(nn.Module):
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=self.size, initial_alphabet=alphabet, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.size, initial_alphabet=alphabet, show_progress=False
+        )
         tokenizer.train_from_iterator(sorted({whole(text) for text in texts}), trainer)
         self.tokenizer = tokenizer
 
     def pieces(self, text: str) -> list[int]:
         """The ids of the text's tokens, from 0; BadInput if nothing was learned or loaded yet."""
         if self.tokenizer is None:
-            raise BadInput("this text encoder knows no tokens yet; train it on captions or load its weights first.")
+            raise BadInput(
+                "this text encoder knows no tokens yet; train it on captions or load its weights first."
+            )
         return self.tokenizer.encode(whole(text)).ids
 
     def behind(self, text: str, pieces: int) -> str:

@@ -8,7 +8,8 @@ import torch
 from safelight.data.examples import Examination, Source
 from safelight.data.framing import Framing
 from safelight.media.pictures import read_picture
-from safelight.types import Images, Prompt
+from safelight.types.networks import Prompt
+from safelight.types.tensors import Images
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,9 @@ def examine(source: Source, progress: Progress | None = None) -> Examination:
             f'{" …" if len(broken) > 3 else ""} Mend or remove them, or set broken = "skip" in the recipe.'
         )
     if not good:
-        raise BadInput(f"none of the {len(source)} pictures can be read; the first: {broken[0] if broken else '-'}")
+        raise BadInput(
+            f"none of the {len(source)} pictures can be read; the first: {broken[0] if broken else '-'}"
+        )
     hashes, captions, labels = zip(*examples, strict=True)
     return Examination(tuple(good), tuple(broken), hashes, captions, labels)
 

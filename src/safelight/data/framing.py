@@ -23,7 +23,9 @@ class Framing:
 
     def __post_init__(self) -> None:
         if self.size < 1 or (self.short_side and self.short_side < self.size):
-            raise BadInput(f"framing: wanted 0 < size ≤ short_side, got size {self.size} of {self.short_side}.")
+            raise BadInput(
+                f"framing: wanted 0 < size ≤ short_side, got size {self.size} of {self.short_side}."
+            )
 
     @property
     def fixed(self) -> bool:
@@ -41,7 +43,9 @@ class Framing:
         draws = _draws(seed, position) if not self.fixed else (0.5, 0.5, 1.0)
         if self.crop == "centre":
             draws = (0.5, 0.5, draws[2])
-        left, top = (min(side, int(draw * (side + 1))) for side, draw in zip(room, draws[:2], strict=True))
+        left, top = (
+            min(side, int(draw * (side + 1))) for side, draw in zip(room, draws[:2], strict=True)
+        )
         pixels = to_bytes(picture.crop((left, top, left + self.size, top + self.size)))
         return pixels.flip(-1) if self.mirror and draws[2] < 0.5 else pixels
 

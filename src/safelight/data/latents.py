@@ -18,7 +18,8 @@ from safelight.data.framing import Framing
 from safelight.errors import BadInput, CannotSave
 from safelight.files import digest
 from safelight.media.pictures import read_picture
-from safelight.types import Encoding, Images
+from safelight.types.networks import Encoding
+from safelight.types.tensors import Images
 
 Encode = Callable[[Images], Encoding]
 
@@ -28,7 +29,9 @@ class LatentCache:
 
     def __init__(self, path: Path, autoencoder: str, framing: Framing) -> None:
         if not framing.fixed:
-            raise BadInput('latents are kept only for fixed framing: set crop = "centre" and mirror = false.')
+            raise BadInput(
+                'latents are kept only for fixed framing: set crop = "centre" and mirror = false.'
+            )
         self._framing = framing
         self._prefix = f"{autoencoder} {sorted(asdict(framing).items())}"
         with _saving(path):
@@ -45,7 +48,12 @@ class LatentCache:
         self._file.close()
 
     def fill(
-        self, source: Source, found: Examination, encode: Encode, batch: int = 16, progress: Progress | None = None
+        self,
+        source: Source,
+        found: Examination,
+        encode: Encode,
+        batch: int = 16,
+        progress: Progress | None = None,
     ) -> None:
         """Encode every good picture that is not there yet; interrupted work is kept."""
         there = {key for (key,) in self._file.execute("select key from latents")}
@@ -54,7 +62,9 @@ class LatentCache:
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
             pictures = [read_picture(source[index].picture) for index, _ in part]
-            images = torch.stack([self._framing(picture) for picture in pictures]).float() / 127.5 - 1
+            images = (
+                torch.stack([self._framing(picture) for picture in pictures]).float() / 127.5 - 1
+            )
             self._keep([key for _, key in part], encode(images))
             if progress:
                 progress(min(start + batch, len(missing)), len(missing))
@@ -62,11 +72,15 @@ class LatentCache:
     def read(self, hashes: Sequence[str]) -> Encoding:
         """The encodings of these pictures, as one batch."""
         rows = [
-            self._file.execute("select shape, mean, deviation from latents where key = ?", (self._key(one),)).fetchone()
+            self._file.execute(
+                "select shape, mean, deviation from latents where key = ?", (self._key(one),)
+            ).fetchone()
             for one in hashes
         ]
         shape = (len(rows), *(int(side) for side in rows[0][0].split()))
-        mean = torch.from_numpy(np.frombuffer(b"".join(row[1] for row in rows), np.float32).copy()).view(shape)
+        mean = torch.from_numpy(
+            np.frombuffer(b"".join(row[1] for row in rows), np.float32).copy()
+        ).view(shape)
         if rows[0][2] is None:
             return Encoding(mean)
         spread = np.frombuffer(b"".join(row[2] for row in rows), np.float32).copy()
@@ -80,7 +94,9 @@ class LatentCache:
         shape = " ".join(map(str, mean.shape[1:]))
         deviations = [None] * len(keys)
         if encoding.deviation is not None:
-            deviations = [one.numpy().tobytes() for one in encoding.deviation.detach().float().cpu()]
+            deviations = [
+                one.numpy().tobytes() for one in encoding.deviation.detach().float().cpu()
+            ]
         rows = [
             (key, shape, one.numpy().tobytes(), deviation)
             for key, one, deviation in zip(keys, mean, deviations, strict=True)
@@ -94,4 +110,6 @@ def _saving(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        raise CannotSave(f"cannot save the latent cache {str(path)!r}: {error}; what was there is kept.") from error
+        raise CannotSave(
+            f"cannot save the latent cache {str(path)!r}: {error}; what was there is kept."
+        ) from error

@@ -23,7 +23,9 @@ from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
 from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
 from safelight.nn.positions import Rotation, grid_positions, rotation, split
-from safelight.types import Condition, Latents, Network, Shape, Tokens
+from safelight.types.networks import Condition, Network, Tokens
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Config:
             if name not in ("vector_width", "extra_channels", "text", "modulation") and value <= 0:
                 raise BadInput(f"{name} must be above 0, not {value}.")
         if self.width % (2 * self.heads):
-            raise BadInput(f"a width of {self.width} does not give {self.heads} heads an even number of channels each.")
+            raise BadInput(
+                f"a width of {self.width} does not give {self.heads} heads an even number of channels each."
+            )
         split(self.width // self.heads // 2, self.axes + (self.text == "joint"))
 
     def build(self) -> "DiT":
@@ -77,7 +81,11 @@ class DiT(nn.Module):
         self.modulation = Modulation(config.width, 6) if config.modulation == "shared" else None
         self.blocks = cast("list[Block]", nn.ModuleList(Block(config) for _ in range(config.depth)))
         self.final = Final(config.width, config.channels * volume)
-        ways = {"tokens": config.text != "none", "vector": config.vector_width, "channels": config.extra_channels}
+        ways = {
+            "tokens": config.text != "none",
+            "vector": config.vector_width,
+            "channels": config.extra_channels,
+        }
         self.hears: frozenset[str] = frozenset()
         self.takes = frozenset(name for name, is_open in ways.items() if is_open)
         self.initialise()
@@ -112,14 +120,18 @@ class DiT(nn.Module):
         """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
         return partial(self, less=Less.of(skip, alone, len(self.blocks)))
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
+    ) -> Tensor:
         """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, *space)."""
         demand_latents(noisy, self.config.channels, self.config.axes)
         grid = patch_grid(noisy.shape[2:], self.config.patch)
         condition = self.prepare(condition)
         tokens = condition.tokens
         heard = self.hear(time, condition.vector)
-        x = self.patches(patchify(self.join(noisy, condition.channels), self.config.patch))  # (b, n, width)
+        x = self.patches(
+            patchify(self.join(noisy, condition.channels), self.config.patch)
+        )  # (b, n, width)
         mask, ahead = None, 0
         if tokens is not None and self.text is not None:
             ahead = tokens.mask.shape[1]
@@ -130,7 +142,13 @@ class DiT(nn.Module):
         only_self = lonely(mask, x.shape[1], ahead, x.device) if less.alone else None
         for index, block in enumerate(self.blocks):
             if index not in less.skip:
-                x = block(x, shared, turn, only_self if index in less.alone else mask, self.asked(tokens, index))
+                x = block(
+                    x,
+                    shared,
+                    turn,
+                    only_self if index in less.alone else mask,
+                    self.asked(tokens, index),
+                )
         answer = self.final(x[:, ahead:], heard)  # (b, n, patch^axes · channels)
         return unpatchify(answer, self.config.patch, grid).to(noisy.dtype)
 
@@ -161,7 +179,9 @@ class DiT(nn.Module):
         places = grid_positions(grid, device)  # (n, axes)
         if self.text is not None:
             words = torch.arange(1, ahead + 1, device=device)[:, None]
-            places = torch.cat([F.pad(words, (0, len(grid))), F.pad(places, (1, 0))])  # (text + n, 1 + axes)
+            places = torch.cat(
+                [F.pad(words, (0, len(grid))), F.pad(places, (1, 0))]
+            )  # (text + n, 1 + axes)
         return rotation(places, self.config.width // self.config.heads)
 
 
@@ -181,12 +201,22 @@ class Block(nn.Module):
         width, hidden = config.width, int(config.width * config.mlp_ratio)
         self.modulation = Modulation(width, 6) if config.modulation == "block" else Table(width, 6)
         self.attention = SelfAttention(width, config.heads)
-        self.cross = CrossAttention(width, config.text_width, config.heads) if config.text == "cross" else None
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
+        self.cross = (
+            CrossAttention(width, config.text_width, config.heads)
+            if config.text == "cross"
+            else None
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width)
+        )
 
-    def forward(self, x: Tensor, heard: Tensor, turn: Rotation, mask: Tensor | None, text: Text | None) -> Tensor:
+    def forward(
+        self, x: Tensor, heard: Tensor, turn: Rotation, mask: Tensor | None, text: Text | None
+    ) -> Tensor:
         """``x`` (b, n, width), ``heard`` as its modulation takes it → (b, n, width)."""
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.modulation(heard).to(x.dtype).split(1, dim=1)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (
+            self.modulation(heard).to(x.dtype).split(1, dim=1)
+        )
         x = torch.addcmul(x, gate, self.attention(modulated(x, shift, scale), turn, mask))
         if self.cross is not None and text is not None:
             x = x + self.cross(x, *text)

@@ -24,7 +24,9 @@ from safelight.nn.embeddings import sinusoidal
 from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
 from safelight.nn.patchify import demand_latents, patch_grid
 from safelight.nn.positions import PairRotation, grid_positions, pair_rotation
-from safelight.types import Condition, Latents, Network, Shape
+from safelight.types.networks import Condition, Network
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Latents
 
 WAVES = 256
 """How many sinusoids time and guidance are heard by."""
@@ -40,7 +42,9 @@ class Config:
     """
 
     channels: int = 16
-    extra_channels: int = 0  # 80 in Fill (masked latents, mask), as many as channels in Canny and Depth
+    extra_channels: int = (
+        0  # 80 in Fill (masked latents, mask), as many as channels in Canny and Depth
+    )
     patch: int = 2
     width: int = 3072
     axes: tuple[int, ...] = (16, 56, 56)
@@ -55,12 +59,20 @@ class Config:
     def __post_init__(self) -> None:
         closable = ("extra_channels", "double", "single", "vector_width")
         for name, value in asdict(self).items():
-            if name not in ("axes", "guidance") and value < (least := 0 if name in closable else 1e-9):
-                raise BadInput(f"{name} must be {'0 or more' if least == 0 else 'above 0'}, not {value}.")
+            if name not in ("axes", "guidance") and value < (
+                least := 0 if name in closable else 1e-9
+            ):
+                raise BadInput(
+                    f"{name} must be {'0 or more' if least == 0 else 'above 0'}, not {value}."
+                )
         if len(self.axes) != self.generation + 2 or any(one < 2 or one % 2 for one in self.axes):
-            raise BadInput(f"axes wants {self.generation + 2} even numbers of channels, got {self.axes}.")
+            raise BadInput(
+                f"axes wants {self.generation + 2} even numbers of channels, got {self.axes}."
+            )
         if self.width % sum(self.axes):
-            raise BadInput(f"a width of {self.width} is no multiple of a head's {sum(self.axes)} channels.")
+            raise BadInput(
+                f"a width of {self.width} is no multiple of a head's {sum(self.axes)} channels."
+            )
 
     @property
     def heads(self) -> int:
@@ -106,22 +118,40 @@ class Flux(nn.Module):
         self.config = config
         self.grain = config.patch
         bias, area = config.generation == 1, config.patch**2
-        self.patches = nn.Linear((config.channels + config.extra_channels) * area, config.width, bias)
+        self.patches = nn.Linear(
+            (config.channels + config.extra_channels) * area, config.width, bias
+        )
         self.text = nn.Linear(config.text_width, config.width, bias)
         self.time = heard_by(WAVES, config.width, bias)
         self.guidance = heard_by(WAVES, config.width, bias) if config.guidance else None
-        self.vector = heard_by(config.vector_width, config.width, bias) if config.vector_width else None
+        self.vector = (
+            heard_by(config.vector_width, config.width, bias) if config.vector_width else None
+        )
         shared = config.generation == 2
         self.shared_image = Modulation(config.width, 6, bias) if shared else None
         self.shared_text = Modulation(config.width, 6, bias) if shared else None
         self.shared_single = Modulation(config.width, 3, bias) if shared else None
-        self.doubles = cast("list[Double]", nn.ModuleList(Double(config) for _ in range(config.double)))
-        self.singles = cast("list[Single]", nn.ModuleList(Single(config) for _ in range(config.single)))
+        self.doubles = cast(
+            "list[Double]", nn.ModuleList(Double(config) for _ in range(config.double))
+        )
+        self.singles = cast(
+            "list[Single]", nn.ModuleList(Single(config) for _ in range(config.single))
+        )
         self.final = Final(config.width, config.channels * area, bias) if ends else None
         self.hears = frozenset({"guidance"} if config.guidance else ())
-        ways = {"vector": config.vector_width, "channels": config.extra_channels, "scalars": self.hears}
+        ways = {
+            "vector": config.vector_width,
+            "channels": config.extra_channels,
+            "scalars": self.hears,
+        }
         self.takes = frozenset(
-            {"tokens", "references", "residuals", "streams", *(name for name, is_open in ways.items() if is_open)}
+            {
+                "tokens",
+                "references",
+                "residuals",
+                "streams",
+                *(name for name, is_open in ways.items() if is_open),
+            }
         )
         begin_at_rest(self)
 
@@ -130,13 +160,19 @@ class Flux(nn.Module):
         sequence. A condition that is prepared already is returned as it is."""
         refuse(condition, self.takes, "this FLUX")
         if unheard := sorted(set(condition.scalars) - self.hears):
-            raise BadInput(f"of scalars this FLUX hears {sorted(self.hears)}, not {unheard}: leave them out.")
+            raise BadInput(
+                f"of scalars this FLUX hears {sorted(self.hears)}, not {unheard}: leave them out."
+            )
         if any(len(one.projected) != 2 * len(self.doubles) for one in condition.streams):
-            raise BadInput("this FLUX takes streams with the keys and values that an adapter made for it: apply one.")
+            raise BadInput(
+                "this FLUX takes streams with the keys and values that an adapter made for it: apply one."
+            )
         tokens = condition.tokens
         if tokens is None or tokens.projected:
             return condition
-        return replace(condition, tokens=replace(tokens, projected=(self.text(self.cast(tokens.values)),)))
+        return replace(
+            condition, tokens=replace(tokens, projected=(self.text(self.cast(tokens.values)),))
+        )
 
     def sees(self, columns: int) -> bool:
         """Whether the first layer may have so many columns: those of the latents, and of whole channels beside them."""
@@ -151,7 +187,10 @@ class Flux(nn.Module):
         old = self.patches.weight
         if columns != old.shape[1]:
             wide = F.pad(old.detach(), (0, columns - old.shape[1]))  # or narrower
-            self.patches.weight, self.patches.in_features = nn.Parameter(wide, old.requires_grad), columns
+            self.patches.weight, self.patches.in_features = (
+                nn.Parameter(wide, old.requires_grad),
+                columns,
+            )
             further = columns // self.config.patch**2 - self.config.channels
             self.config = replace(self.config, extra_channels=further)
             self.takes = self.takes - {"channels"} | ({"channels"} if further else set())
@@ -161,19 +200,28 @@ class Flux(nn.Module):
         ``alone``; blocks are counted through, the double ones first."""
         return partial(self, less=Less.of(skip, alone, len(self.doubles) + len(self.singles)))
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
+    ) -> Tensor:
         """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
         assert self.final is not None
         condition = self.prepare(condition)
         image, text, heard, turn, mask, grid = self.begin(noisy, time, condition)
-        told = [heard if one is None else one(heard) for one in (self.shared_image, self.shared_text)]
+        told = [
+            heard if one is None else one(heard) for one in (self.shared_image, self.shared_text)
+        ]
         ahead, whole = text.shape[1], text.shape[1] + image.shape[1]
         only_self = lonely(mask, whole, ahead, image.device) if less.alone else None
         for index, block in enumerate(self.doubles):
             if index not in less.skip:
-                made = [(one.projected[2 * index : 2 * index + 2], one.mask) for one in condition.streams]
+                made = [
+                    (one.projected[2 * index : 2 * index + 2], one.mask)
+                    for one in condition.streams
+                ]
                 further = [Source(keys, values, seen) for (keys, values), seen in made]
-                image, text = block(image, text, *told, turn, only_self if index in less.alone else mask, further)
+                image, text = block(
+                    image, text, *told, turn, only_self if index in less.alone else mask, further
+                )
             image = controlled(image, condition.residuals[index : index + 1], 0)
         x = torch.cat([text, image], dim=1)  # (b, words + n, width)
         told_single = heard if self.shared_single is None else self.shared_single(heard)
@@ -190,13 +238,18 @@ class Flux(nn.Module):
         for one in pictures:
             demand_latents(one, self.config.channels)
         grids = [patch_grid(one.shape[2:], self.config.patch) for one in pictures]
-        joined = [self.join(noisy, condition.channels), *(self.join(one, None) for one in condition.references)]
+        joined = [
+            self.join(noisy, condition.channels),
+            *(self.join(one, None) for one in condition.references),
+        ]
         image = self.patches(torch.cat([self.pack(one) for one in joined], dim=1))
         text, mask = image[:, :0], None
         if condition.tokens is not None:
             text = condition.tokens.projected[0]
             mask = joint(condition.tokens.mask, image.shape[1])
-        turn = pair_rotation(self.places(text.shape[1], grids, image.device), self.config.axes, self.base)
+        turn = pair_rotation(
+            self.places(text.shape[1], grids, image.device), self.config.axes, self.base
+        )
         return Begun(image, text, self.hear(time, condition), turn, mask, grids[0])
 
     @property
@@ -213,7 +266,9 @@ class Flux(nn.Module):
         if self.config.extra_channels == 0:
             return self.cast(latents)
         if channels is None:
-            channels = latents.new_zeros(len(latents), self.config.extra_channels, *latents.shape[2:])
+            channels = latents.new_zeros(
+                len(latents), self.config.extra_channels, *latents.shape[2:]
+            )
         return self.cast(torch.cat([latents, channels.to(latents.dtype)], dim=1))
 
     def pack(self, x: Tensor) -> Tensor:
@@ -223,7 +278,9 @@ class Flux(nn.Module):
     def unpack(self, x: Tensor, grid: Shape) -> Tensor:
         """The inverse of ``pack``."""
         rows, columns = grid
-        return F.pixel_shuffle(rearrange(x, "b (h w) c -> b c h w", h=rows, w=columns), self.config.patch)
+        return F.pixel_shuffle(
+            rearrange(x, "b (h w) c -> b c h w", h=rows, w=columns), self.config.patch
+        )
 
     def hear(self, time: Tensor, condition: Condition) -> Tensor:
         """Time, guidance and vector as one embedding (b, width), ready for the modulations."""
@@ -313,10 +370,14 @@ class Stream(nn.Module):
         q, k, v = self.qkv(modulated(x, shift, scale)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         return self.q_norm(q), self.k_norm(k), v
 
-    def take(self, x: Tensor, mixed: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, last: Tensor) -> Tensor:
+    def take(
+        self, x: Tensor, mixed: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, last: Tensor
+    ) -> Tensor:
         """``x`` (b, n, width) with what attention gave, then the MLP."""
         x = torch.addcmul(x, gate, self.out(mixed))
-        return torch.addcmul(x, last, self.leave(self.activate(self.enter(modulated(x, shift, scale)))))
+        return torch.addcmul(
+            x, last, self.leave(self.activate(self.enter(modulated(x, shift, scale))))
+        )
 
 
 class Single(nn.Module):

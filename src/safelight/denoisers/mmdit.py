@@ -23,7 +23,8 @@ from safelight.nn.modulation import Final, begin_at_rest, modulated
 from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
-from safelight.types import Condition, Latents, Network
+from safelight.types.networks import Condition, Network
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Config:
             if name != "dual" and name != "qk_norm" and value <= 0:
                 raise BadInput(f"{name} must be above 0, not {value}.")
         if self.width % self.heads or self.width % 4:
-            raise BadInput(f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another.")
+            raise BadInput(
+                f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another."
+            )
         if any(not 0 <= block < self.depth for block in self.dual):
             raise BadInput(f"dual must name blocks from 0 to {self.depth - 1}, not {self.dual}.")
 
@@ -77,7 +80,9 @@ class MMDiT(nn.Module):
         self.patches = nn.Linear(volume, width)
         self.positions = PositionTable(config.side, width)
         self.time = TimeEmbedding(width)
-        self.vector = nn.Sequential(nn.Linear(config.vector_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.vector = nn.Sequential(
+            nn.Linear(config.vector_width, width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.text = nn.Linear(config.text_width, width)
         blocks = (Block(config, index, index == last) for index in range(config.depth))
         self.blocks = cast("list[Block]", nn.ModuleList(blocks))
@@ -93,12 +98,16 @@ class MMDiT(nn.Module):
         """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
         return partial(self, less=Less.of(skip, alone, len(self.blocks)))
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
+    ) -> Tensor:
         """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
         demand_latents(noisy, self.config.channels)
         grid = patch_grid(noisy.shape[2:], self.config.patch)
         condition = self.prepare(condition)
-        x = self.patches(patchify(noisy.to(self.patches.weight.dtype), self.config.patch))  # (b, n, width)
+        x = self.patches(
+            patchify(noisy.to(self.patches.weight.dtype), self.config.patch)
+        )  # (b, n, width)
         x = x + self.positions.middle(grid).to(x.dtype)
         text, mask, ahead = None, None, 0
         if condition.tokens is not None:
@@ -110,7 +119,9 @@ class MMDiT(nn.Module):
             if index not in less.skip:
                 x, text = block(x, text, heard, only_self if index in less.alone else mask)
             if condition.residuals and index < last:
-                x = x + condition.residuals[index * len(condition.residuals) // len(self.blocks)].to(x.dtype)
+                x = x + condition.residuals[
+                    index * len(condition.residuals) // len(self.blocks)
+                ].to(x.dtype)
         return unpatchify(self.final(x, heard), self.config.patch, grid).to(noisy.dtype)
 
     def hear(self, time: Tensor, vector: Tensor | None) -> Tensor:

@@ -22,7 +22,8 @@ from safelight.nn.modulation import Final, begin_at_rest
 from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
-from safelight.types import Condition, Latents, Network
+from safelight.types.networks import Condition, Network
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Config:
             if name not in ("classes", "variance", "to_clean", "embedders") and value <= 0:
                 raise BadInput(f"{name} must be above 0, not {value}.")
         if self.width % self.heads or self.width % 4:
-            raise BadInput(f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another.")
+            raise BadInput(
+                f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another."
+            )
         if self.to_clean and self.variance == "learned":
             raise BadInput(
                 "a velocity has no learned variance: take variance none, or ignored if a file has its place."
@@ -87,7 +90,9 @@ class PlainDiT(nn.Module):
         self.positions = PositionTable(config.side, width)
         number = config.depth if config.embedders == "each" else 1
         self.embedders = nn.ModuleList(Embedder(config) for _ in range(number))
-        blocks = [Stream(width, config.heads, hidden, eps=config.mlp_eps) for _ in range(config.depth)]
+        blocks = [
+            Stream(width, config.heads, hidden, eps=config.mlp_eps) for _ in range(config.depth)
+        ]
         self.blocks = cast("list[Stream]", nn.ModuleList(blocks))
         self.final = Final(width, volume if config.variance == "none" else 2 * volume)
         begin_at_rest(self)
@@ -96,14 +101,18 @@ class PlainDiT(nn.Module):
         """Nothing can be done ahead of time; BadInput for a way in that is closed, or another scalar."""
         refuse(condition, self.takes, "this transformer")
         if others := condition.scalars.keys() - self.hears:
-            raise BadInput(f"this transformer hears label, got {', '.join(sorted(others))}: leave that out.")
+            raise BadInput(
+                f"this transformer hears label, got {', '.join(sorted(others))}: leave that out."
+            )
         return condition
 
     def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
         """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
         return partial(self, less=Less.of(skip, alone, len(self.blocks)))
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE) -> Tensor:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
+    ) -> Tensor:
         """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels or twice, h, w)."""
         demand_latents(noisy, self.config.channels)
         grid, dtype = patch_grid(noisy.shape[2:], self.config.patch), self.patches.weight.dtype
@@ -135,6 +144,8 @@ class Embedder(nn.Module):
     def forward(self, time: Tensor, label: Tensor | None) -> Tensor:
         heard: Tensor = self.time(1 - time / 1000 if self.to_clean else time)
         if self.classes is not None:
-            label = time.new_full(time.shape, self.number) if label is None else label.to(time.device)
+            label = (
+                time.new_full(time.shape, self.number) if label is None else label.to(time.device)
+            )
             heard = heard + self.classes(label.long())
         return F.silu(heard)

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention, Source
+from safelight.nn.conv_autoencoder import Up
 from safelight.nn.embeddings import TimeEmbedding, sinusoidal
 from safelight.nn.norms import GroupNorm
-from safelight.nn.pyramid import Up
-from safelight.nn.residual import Down, Residual, Resize
-from safelight.nn.spatial import Asked, How, PlainAttention, Transformer
-from safelight.types import Condition, Latents, Network
+from safelight.nn.spatial_transformer import Asked, How, PlainAttention, Transformer
+from safelight.nn.unet_blocks import Down, Residual, Resize
+from safelight.types.networks import Condition, Network
+from safelight.types.tensors import Latents
 
 Layers = Collection[int]
 """Layers of attention by their numbers: see ``UNet.without``."""
@@ -83,21 +84,44 @@ class Config:
     residual_resize: bool = False
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.channels, self.blocks, *(one.width for one in self.levels)) < 1:
-            raise BadInput(f"a U-Net wants channels, blocks, and levels that each have a width, got {self}.")
-        ways = (self.extra_channels, self.text_width, self.vector_width, self.classes, self.guidance)
+        if (
+            not self.levels
+            or min(self.channels, self.blocks, *(one.width for one in self.levels)) < 1
+        ):
+            raise BadInput(
+                f"a U-Net wants channels, blocks, and levels that each have a width, got {self}."
+            )
+        ways = (
+            self.extra_channels,
+            self.text_width,
+            self.vector_width,
+            self.classes,
+            self.guidance,
+        )
         if min(self.middle + 1, *ways) < 0:
-            raise BadInput(f"a U-Net's extra_channels, middle, widths and classes are 0 or more, got {self}.")
+            raise BadInput(
+                f"a U-Net's extra_channels, middle, widths and classes are 0 or more, got {self}."
+            )
         for one in self.levels:
             if one.width % self.norm.groups:
-                raise BadInput(f"a level {one.width} wide cannot be normalised in {self.norm.groups} groups alike.")
+                raise BadInput(
+                    f"a level {one.width} wide cannot be normalised in {self.norm.groups} groups alike."
+                )
             if one.heads < 1 or (any((one.depth, *one.up)) and one.width % one.heads):
-                raise BadInput(f"a level {one.width} wide cannot be shared by {one.heads} heads alike.")
+                raise BadInput(
+                    f"a level {one.width} wide cannot be shared by {one.heads} heads alike."
+                )
             if one.up and (len(one.up) != self.blocks + 1 or min(one.up) < 0):
-                raise BadInput(f"wanted {self.blocks + 1} depths on the way up of each level, got {one.up}.")
-        deepest = max(self.middle, *(max(one.depth, *one.up, one.text_only * 2) for one in self.levels))
+                raise BadInput(
+                    f"wanted {self.blocks + 1} depths on the way up of each level, got {one.up}."
+                )
+        deepest = max(
+            self.middle, *(max(one.depth, *one.up, one.text_only * 2) for one in self.levels)
+        )
         if not self.text_width and deepest > 1:
-            raise BadInput("plain attention has a depth of 1 and no text: give a text_width, or levels of depth 1.")
+            raise BadInput(
+                "plain attention has a depth of 1 and no text: give a text_width, or levels of depth 1."
+            )
 
     @property
     def hearing(self) -> int:
@@ -136,7 +160,9 @@ class UNet(nn.Module):
                 parts.append(Block(config, before + left.pop(), level.rising(block)))
                 before = level.width
             if number:
-                parts.append(Block(config, before, level, "up") if config.residual_resize else Up(before))
+                parts.append(
+                    Block(config, before, level, "up") if config.residual_resize else Up(before)
+                )
         self.up = nn.ModuleList(parts)
         self.norm = GroupNorm(config.norm.groups, before, config.norm.eps, silu=True)
         self.leave = nn.Conv2d(before, config.channels, 3, padding=1)
@@ -165,18 +191,27 @@ class UNet(nn.Module):
         count = sum(block.attention is not None for block in blocks(self))
         for layer in (*skip, *alone):
             if not 0 <= layer < count:
-                raise BadInput(f"this U-Net has the attention layers 0 to {count - 1}, not {layer}: name these.")
+                raise BadInput(
+                    f"this U-Net has the attention layers 0 to {count - 1}, not {layer}: name these."
+                )
         return partial(self.answer, skip=frozenset(skip), alone=frozenset(alone))
 
     def answer(
-        self, noisy: Latents, time: Tensor, condition: Condition, skip: Layers = (), alone: Layers = ()
+        self,
+        noisy: Latents,
+        time: Tensor,
+        condition: Condition,
+        skip: Layers = (),
+        alone: Layers = (),
     ) -> Tensor:
         """``forward`` and, less some of its parts, what ``without`` gives."""
         condition = self.prepare(condition)
         plan = planned(self, condition, skip, alone)
         more = split(condition.residuals, len(self.encoder.left), len(self.config.levels))
         heard = self.encoder.hear(time, condition)
-        x, left = self.encoder(self.encoder.join(noisy, condition.channels, self.grain), heard, plan, more[2])
+        x, left = self.encoder(
+            self.encoder.join(noisy, condition.channels, self.grain), heard, plan, more[2]
+        )
         if more[0]:
             left = [one + added.to(one.dtype) for one, added in zip(left, more[0], strict=True)]
         x = x if more[1] is None else x + more[1].to(x.dtype)
@@ -199,7 +234,9 @@ class Encoder(nn.Module):
         before = config.levels[0].width
         self.enter = nn.Conv2d(config.channels + config.extra_channels, before, 3, padding=1)
         self.time = TimeEmbedding(config.hearing, frequencies=before)
-        self.vector = embedding(config.vector_width, config.hearing) if config.vector_width else None
+        self.vector = (
+            embedding(config.vector_width, config.hearing) if config.vector_width else None
+        )
         self.classes = nn.Embedding(config.classes, config.hearing) if config.classes else None
         self.guidance = nn.Linear(config.guidance, before, bias=False) if config.guidance else None
         left, parts = [before], list[nn.Module]()
@@ -209,12 +246,16 @@ class Encoder(nn.Module):
                 before = level.width
                 left.append(before)
             if number < len(config.levels) - 1:
-                parts.append(Block(config, before, level, "down") if config.residual_resize else Down(before))
+                parts.append(
+                    Block(config, before, level, "down") if config.residual_resize else Down(before)
+                )
                 left.append(before)
         self._left = tuple(left)
         self.down = nn.ModuleList(parts)
         last = config.levels[-1]
-        self.middle = Block(config, before, replace(last, depth=max(config.middle, 0), text_only=False))
+        self.middle = Block(
+            config, before, replace(last, depth=max(config.middle, 0), text_only=False)
+        )
         self.after = residual(config, before, before) if config.middle >= 0 else None
 
     @property
@@ -226,7 +267,11 @@ class Encoder(nn.Module):
         """The latents and whatever is concatenated to them, in the precision of the parameters; BadInput for latents
         that do not fit."""
         config, sides = self.config, noisy.shape[2:]
-        if noisy.ndim != 4 or noisy.shape[1] != config.channels or any(side % grain for side in sides):
+        if (
+            noisy.ndim != 4
+            or noisy.shape[1] != config.channels
+            or any(side % grain for side in sides)
+        ):
             raise BadInput(
                 f"this U-Net takes {config.channels} channels and sides that are multiples of {grain}, not latents of "
                 f"shape {tuple(noisy.shape)}."
@@ -240,7 +285,9 @@ class Encoder(nn.Module):
     def hear(self, time: Tensor, condition: Condition) -> Tensor:
         """Time, guidance, vector and noise level as one embedding, (b, hearing)."""
         beside = None
-        if self.guidance is not None:  # what is beyond no guidance, a thousandfold, as diffusers' pipelines tell it
+        if (
+            self.guidance is not None
+        ):  # what is beyond no guidance, a thousandfold, as diffusers' pipelines tell it
             scale = condition.scalars.get("guidance", torch.ones_like(time)).float() - 1
             waves = sinusoidal(1000 * scale, self.config.guidance, inclusive=True)
             beside = self.guidance(waves.to(self.guidance.weight.dtype))
@@ -269,7 +316,9 @@ class Encoder(nn.Module):
         for number, part in enumerate(self.down):
             resizes = not isinstance(part, Block) or bool(part.residual.resize)
             x = part(x, heard, *next(plan)) if isinstance(part, Block) else part(x)
-            final = (number + 1) % (self.config.blocks + 1) == self.config.blocks  # the level's last block
+            final = (number + 1) % (
+                self.config.blocks + 1
+            ) == self.config.blocks  # the level's last block
             if more and (final if levels[level].depth or level == len(levels) - 1 else resizes):
                 x = x + more.pop(0).to(x.dtype)
             level += resizes
@@ -300,7 +349,15 @@ class Block(nn.Module):
 
 
 def residual(config: Config, before: int, width: int, resize: Resize = "") -> Residual:
-    return Residual(before, width, config.hearing, config.norm.groups, config.norm.eps, config.norm.modulated, resize)
+    return Residual(
+        before,
+        width,
+        config.hearing,
+        config.norm.groups,
+        config.norm.eps,
+        config.norm.modulated,
+        resize,
+    )
 
 
 def embedding(before: int, width: int) -> nn.Sequential:
@@ -309,7 +366,11 @@ def embedding(before: int, width: int) -> nn.Sequential:
 
 def takes(config: Config) -> frozenset[str]:
     """The ways in that a U-Net of this shape has open."""
-    ways = {"tokens": config.text_width, "streams": config.text_width, "vector": config.vector_width}
+    ways = {
+        "tokens": config.text_width,
+        "streams": config.text_width,
+        "vector": config.vector_width,
+    }
     ways |= {"scalars": len(hears(config)), "channels": config.extra_channels}
     return frozenset(name for name, is_open in ways.items() if is_open)
 
@@ -325,20 +386,28 @@ def blocks(network: nn.Module) -> list[Block]:
     return [one for one in network.modules() if isinstance(one, Block)]
 
 
-def prepare(network: nn.Module, condition: Condition, ways: Collection[str], config: Config) -> Condition:
+def prepare(
+    network: nn.Module, condition: Condition, ways: Collection[str], config: Config
+) -> Condition:
     """See ``UNet.prepare``."""
     refuse(condition, ways, "this U-Net")
     if set(condition.scalars) - hears(config):
         known = " and ".join(sorted(hears(config)))
-        raise BadInput(f"this U-Net hears the scalar {known}, got {', '.join(sorted(condition.scalars))}.")
+        raise BadInput(
+            f"this U-Net hears the scalar {known}, got {', '.join(sorted(condition.scalars))}."
+        )
     crosses = [one for one in network.modules() if isinstance(one, CrossAttention)]
     if any(len(one.projected) != 2 * len(crosses) for one in condition.streams):
-        raise BadInput("this U-Net takes streams with the keys and values that an adapter made for it: apply one.")
+        raise BadInput(
+            "this U-Net takes streams with the keys and values that an adapter made for it: apply one."
+        )
     tokens = condition.tokens
     if tokens is None or tokens.projected:
         return condition
     if tokens.values.shape[-1] != config.text_width:
-        raise BadInput(f"this U-Net takes tokens {config.text_width} wide, got {tokens.values.shape[-1]}.")
+        raise BadInput(
+            f"this U-Net takes tokens {config.text_width} wide, got {tokens.values.shape[-1]}."
+        )
     values = tokens.values.to(crosses[0].kv.weight.dtype)
     projected = tuple(one for cross in crosses for one in cross.project(values))
     return replace(condition, tokens=replace(tokens, projected=projected))
@@ -349,15 +418,25 @@ def planned(
 ) -> Iterator[tuple[Asked, How]]:
     """What each block asks and how it attends, in the order in which they are passed; ``condition`` is prepared."""
     sequences = [one for one in (condition.tokens, *condition.streams) if one is not None]
-    pairs = [(tuple(zip(one.projected[::2], one.projected[1::2], strict=True)), one.mask) for one in sequences]
+    pairs = [
+        (tuple(zip(one.projected[::2], one.projected[1::2], strict=True)), one.mask)
+        for one in sequences
+    ]
     number, layer = 0, 0
     for block in blocks(network):
         count = sum(isinstance(one, CrossAttention) for one in block.modules())
         asked = tuple(
-            tuple(Source(*each[index], mask) for each, mask in pairs) for index in range(number, number + count)
+            tuple(Source(*each[index], mask) for each, mask in pairs)
+            for index in range(number, number + count)
         )
         attends = block.attention is not None
-        how: How = "skipped" if attends and layer in skip else "alone" if attends and layer in alone else "whole"
+        how: How = (
+            "skipped"
+            if attends and layer in skip
+            else "alone"
+            if attends and layer in alone
+            else "whole"
+        )
         number, layer = number + count, layer + attends
         yield asked, how
 

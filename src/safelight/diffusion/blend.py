@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.types import Condition, Estimate, Question
+from safelight.types.diffusion import Estimate, Question
+from safelight.types.networks import Condition
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,12 @@ class Part:
     where: Tensor | None = None
 
     def __post_init__(self) -> None:
-        demand(math.isfinite(self.weight), "a weight must be a number", self.weight, "1 is usual, below 0 is away from")
+        demand(
+            math.isfinite(self.weight),
+            "a weight must be a number",
+            self.weight,
+            "1 is usual, below 0 is away from",
+        )
 
     @property
     def say(self) -> Tensor:
@@ -36,7 +42,12 @@ class Part:
 def demand_say(parts: Sequence[Part]) -> None:
     """Raises BadInput unless the weights of ``parts`` sum to more than 0 at every place."""
     least = float(_total(parts).min()) if parts else 1.0
-    demand(least > 0, "weights must sum to more than 0 at every place", least, "add a part that holds everywhere")
+    demand(
+        least > 0,
+        "weights must sum to more than 0 at every place",
+        least,
+        "add a part that holds everywhere",
+    )
 
 
 def spread(question: Question, parts: Sequence[Part]) -> list[Question]:
@@ -56,7 +67,10 @@ def blend(answers: Sequence[Estimate], parts: Sequence[Part]) -> Estimate:
         present = [value for value in values if value is not None]
         if len(present) < len(parts):
             return None
-        terms = [part.say.to(value) / total.to(value) * value for part, value in zip(parts, present, strict=True)]
+        terms = [
+            part.say.to(value) / total.to(value) * value
+            for part, value in zip(parts, present, strict=True)
+        ]
         return sum(terms[1:], terms[0])
 
     clean = mean([answer.clean for answer in answers])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.errors import BadInput
-from safelight.types import Condition, Tokens
+from safelight.types.networks import Condition, Tokens
 
 _Join = Callable[[Sequence[Tensor]], Tensor]
 
@@ -20,7 +20,11 @@ def stack(conditions: Sequence[Condition]) -> Condition:
 
     Raises BadInput unless all have the same ways open.
     """
-    return conditions[0] if len(conditions) == 1 else _joined(conditions, lambda tensors: torch.cat(list(tensors)))
+    return (
+        conditions[0]
+        if len(conditions) == 1
+        else _joined(conditions, lambda tensors: torch.cat(list(tensors)))
+    )
 
 
 def repeat(condition: Condition, n: int) -> Condition:
@@ -36,29 +40,39 @@ def choose(mask: Bool[Tensor, " b"], yes: Condition, no: Condition) -> Condition
 
     def pick(tensors: Sequence[Tensor]) -> Tensor:
         first, second = tensors
-        return torch.where(mask.to(first.device).reshape(-1, *[1] * (first.ndim - 1)), first, second)
+        return torch.where(
+            mask.to(first.device).reshape(-1, *[1] * (first.ndim - 1)), first, second
+        )
 
     return _joined([yes, no], pick)
 
 
 def ways(condition: Condition) -> frozenset[str]:
     """The names of the ways in that are open."""
-    return frozenset(name for name, value in vars(condition).items() if isinstance(value, Tensor) or value)
+    return frozenset(
+        name for name, value in vars(condition).items() if isinstance(value, Tensor) or value
+    )
 
 
 def refuse(condition: Condition, takes: Collection[str], who: str) -> None:
     """Raises BadInput if a way in is open that is not among those that ``who`` ``takes``."""
     if extra := ways(condition) - set(takes):
         known = ", ".join(sorted(takes)) or "no condition"
-        raise BadInput(f"{who} takes {known}, got {', '.join(sorted(extra))}: leave that out, or use another network.")
+        raise BadInput(
+            f"{who} takes {known}, got {', '.join(sorted(extra))}: leave that out, or use another network."
+        )
 
 
 def _joined(conditions: Sequence[Condition], join: _Join) -> Condition:
     """The condition whose every tensor is ``join`` of the same tensor of each of ``conditions``."""
     first = conditions[0]
     if any(_layout(other) != _layout(first) for other in conditions):
-        seen = " and ".join(sorted({", ".join(map(str, _layout(each))) or "none" for each in conditions}))
-        raise BadInput(f"conditions of one batch must have the same ways in open, got {seen}: open the same in each.")
+        seen = " and ".join(
+            sorted({", ".join(map(str, _layout(each))) or "none" for each in conditions})
+        )
+        raise BadInput(
+            f"conditions of one batch must have the same ways in open, got {seen}: open the same in each."
+        )
 
     def one(same: Sequence[Tensor | None]) -> Tensor | None:
         present = [tensor for tensor in same if tensor is not None]
@@ -68,8 +82,12 @@ def _joined(conditions: Sequence[Condition], join: _Join) -> Condition:
         return tuple(join(tensors) for tensors in zip(*same, strict=True))
 
     return Condition(
-        tokens=_tokens([c.tokens for c in conditions if c.tokens is not None], join) if first.tokens else None,
-        streams=tuple(_tokens(same, join) for same in zip(*[c.streams for c in conditions], strict=True)),
+        tokens=_tokens([c.tokens for c in conditions if c.tokens is not None], join)
+        if first.tokens
+        else None,
+        streams=tuple(
+            _tokens(same, join) for same in zip(*[c.streams for c in conditions], strict=True)
+        ),
         vector=one([c.vector for c in conditions]),
         scalars={name: join([c.scalars[name] for c in conditions]) for name in first.scalars},
         channels=one([c.channels for c in conditions]),
@@ -80,9 +98,18 @@ def _joined(conditions: Sequence[Condition], join: _Join) -> Condition:
 
 def _layout(condition: Condition) -> tuple[str, ...]:
     """What is open, as finely as joining needs it: ways, counts, names."""
-    prepared = [len(tokens.projected) for tokens in (condition.tokens, *condition.streams) if tokens is not None]
+    prepared = [
+        len(tokens.projected)
+        for tokens in (condition.tokens, *condition.streams)
+        if tokens is not None
+    ]
     many = (condition.streams, condition.references, condition.residuals)
-    return (*sorted(ways(condition)), *sorted(condition.scalars), *(f"×{len(each)}" for each in many), f"{prepared}")
+    return (
+        *sorted(ways(condition)),
+        *sorted(condition.scalars),
+        *(f"×{len(each)}" for each in many),
+        f"{prepared}",
+    )
 
 
 def _tokens(same: Sequence[Tokens], join: _Join) -> Tokens:
@@ -94,7 +121,9 @@ def _tokens(same: Sequence[Tokens], join: _Join) -> Tokens:
     return Tokens(
         along([tokens.values for tokens in same]),
         along([tokens.mask for tokens in same]),
-        tuple(along(tensors) for tensors in zip(*[tokens.projected for tokens in same], strict=True)),
+        tuple(
+            along(tensors) for tensors in zip(*[tokens.projected for tokens in same], strict=True)
+        ),
     )
 
 

@@ -45,7 +45,9 @@ class LogitNormal:
         demand(0 < self.std < math.inf, "std must be above 0", self.std, "1 is usual")
 
     def __call__(self, u: Tensor, position: Tensor) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_stratified(u, position, self.strata)))
+        return torch.sigmoid(
+            self.mean + self.std * torch.special.ndtri(_stratified(u, position, self.strata))
+        )
 
 
 def _stratified(u: Tensor, position: Tensor, strata: int) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Literal
 from torch import Tensor
 
 from safelight.diffusion.prediction import noise_of
-from safelight.types import Estimate, Latents, NoiseLevel
+from safelight.types.diffusion import Estimate, NoiseLevel
+from safelight.types.tensors import Latents
 
 Form = Literal["clean", "noise"]
 """What the polynomial stands for."""
@@ -52,7 +53,9 @@ def advance(
     return mixed(there / here * noisy, gain, weights, [found for _, found in nodes]).to(noisy.dtype)
 
 
-def mixed(total: Tensor, gain: float | Tensor, weights: Sequence[float | Tensor], values: Sequence[Tensor]) -> Tensor:
+def mixed(
+    total: Tensor, gain: float | Tensor, weights: Sequence[float | Tensor], values: Sequence[Tensor]
+) -> Tensor:
     """``total`` and the weighted sum of ``values`` times ``gain``."""
     for weight, one in zip(weights, values, strict=True):
         total = total + gain * weight * one
@@ -70,7 +73,11 @@ def _each(places: Sequence[float], x: Tensor, rule: Rule) -> Sequence[float | Te
 def placed(history: History, level: NoiseLevel, after: NoiseLevel, most: int) -> Nodes:
     """The nodes of a step of at most ``most`` values of the past; one at pure noise lies nowhere and is left out."""
     begin, end = float(level.half_logsnr), float(after.half_logsnr)
-    return [((float(lam) - begin) / (end - begin), found) for lam, found in history[:most] if lam.isfinite()]
+    return [
+        ((float(lam) - begin) / (end - begin), found)
+        for lam, found in history[:most]
+        if lam.isfinite()
+    ]
 
 
 def lagrange(places: Sequence[float], moments: Sequence[float]) -> list[float]:

@@ -12,19 +12,17 @@ from safelight.diffusion.blend import Part, blend, demand_say, spread
 from safelight.diffusion.condition import stack
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
-from safelight.types import (
-    Condition,
+from safelight.types.diffusion import (
     Denoise,
     Estimate,
     Guidance,
-    Latents,
     Negative,
-    Network,
     NoiseLevel,
     Pass,
     Question,
-    Skippable,
 )
+from safelight.types.networks import Condition, Network, Skippable
+from safelight.types.tensors import Latents
 
 Told = Callable[[str, Condition], Condition]
 """What a network, by its name, is told in place of a condition that was prepared for the main one."""
@@ -69,10 +67,15 @@ def guided(
         answers: dict[Question, Estimate] = {}
         for batch in _batches([one for each in passed.values() for one in each], one_batch):
             by = batch[0].by
-            conditions = [_heard(told(by.network, one.condition), one.hears, noisy) for one in batch]
-            answers |= zip(batch, _answers(process, find(by), conditions, noisy, level), strict=True)
+            conditions = [
+                _heard(told(by.network, one.condition), one.hears, noisy) for one in batch
+            ]
+            answers |= zip(
+                batch, _answers(process, find(by), conditions, noisy, level), strict=True
+            )
         one = [
-            blend([answers[q] for q in each], parts) if len(each) > 1 else answers[each[0]] for each in passed.values()
+            blend([answers[q] for q in each], parts) if len(each) > 1 else answers[each[0]]
+            for each in passed.values()
         ]
         return rule.combine(one, noisy, level)
 
@@ -82,12 +85,16 @@ def guided(
 def _found(networks: Mapping[str, Network], by: Pass) -> Network:
     if by.network not in networks:
         known = ", ".join(sorted(networks))
-        raise BadInput(f"this guidance asks a network {by.network!r}, the model has {known}: put one beside it.")
+        raise BadInput(
+            f"this guidance asks a network {by.network!r}, the model has {known}: put one beside it."
+        )
     network = networks[by.network]
     if not by.skip and not by.alone:
         return network
     if not isinstance(network, Skippable):
-        raise BadInput(f"this guidance leaves out blocks, which {type(network).__name__} cannot: choose another one.")
+        raise BadInput(
+            f"this guidance leaves out blocks, which {type(network).__name__} cannot: choose another one."
+        )
     return network.without(by.skip, by.alone)
 
 
@@ -103,17 +110,28 @@ def _heard(condition: Condition, scalars: Mapping[str, float], noisy: Latents) -
     """The condition with further scalars, for every sample of ``noisy``."""
     if not scalars:
         return condition
-    more = {name: torch.full((len(noisy),), float(value), device=noisy.device) for name, value in scalars.items()}
+    more = {
+        name: torch.full((len(noisy),), float(value), device=noisy.device)
+        for name, value in scalars.items()
+    }
     return replace(condition, scalars={**condition.scalars, **more})
 
 
 def _answers(
-    process: Process, network: Network, conditions: Sequence[Condition], noisy: Latents, level: NoiseLevel
+    process: Process,
+    network: Network,
+    conditions: Sequence[Condition],
+    noisy: Latents,
+    level: NoiseLevel,
 ) -> list[Estimate]:
     count = len(conditions)
 
     def copies(value: Tensor) -> Tensor:
-        return torch.cat([value] * count) if count > 1 and value.ndim and len(value) == len(noisy) else value
+        return (
+            torch.cat([value] * count)
+            if count > 1 and value.ndim and len(value) == len(noisy)
+            else value
+        )
 
     def part(value: Tensor | None, index: int) -> Tensor | None:
         return None if value is None else value.chunk(count)[index]
@@ -121,4 +139,7 @@ def _answers(
     levels = NoiseLevel(**{name: copies(value) for name, value in vars(level).items()})
     whole = process.denoise(network, copies(noisy), levels, stack(conditions))
     cleans = whole.clean.chunk(count)
-    return [Estimate(clean, part(whole.noise, i), part(whole.variance, i)) for i, clean in enumerate(cleans)]
+    return [
+        Estimate(clean, part(whole.noise, i), part(whole.variance, i))
+        for i, clean in enumerate(cleans)
+    ]

@@ -9,7 +9,8 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from safelight.types import Estimate, Latents, NoiseLevel
+from safelight.types.diffusion import Estimate, NoiseLevel
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,11 @@ class IdealPoints:
 
     def __call__(self, noisy: Latents, level: NoiseLevel) -> Estimate:
         alpha, sigma = (_beside_points(value) for value in (level.alpha, level.sigma))
-        misfit = reduce((noisy[:, None] - alpha * self.points).square() / (2 * sigma**2), "b n ... -> b n", "sum")
+        misfit = reduce(
+            (noisy[:, None] - alpha * self.points).square() / (2 * sigma**2),
+            "b n ... -> b n",
+            "sum",
+        )
         weights = torch.softmax(-misfit, dim=1)  # (b, n)
         weights = weights.reshape(*weights.shape, *[1] * (noisy.ndim - 1))
         return Estimate((weights * self.points).sum(1))

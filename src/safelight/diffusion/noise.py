@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.types import Shape
+from safelight.types.shapes import Shape
 
 _MASK = 2**64 - 1
 _FINEST = 24
@@ -32,7 +32,9 @@ class SeededNoise:
     def __init__(self, seeds: Sequence[int]) -> None:
         _demand_seeds(seeds)
         # A generator hears the low 32 bits only: fold in the high ones, so that large seeds differ as well.
-        self._streams = [torch.Generator().manual_seed((seed ^ seed >> 32) & 0xFFFFFFFF) for seed in seeds]
+        self._streams = [
+            torch.Generator().manual_seed((seed ^ seed >> 32) & 0xFFFFFFFF) for seed in seeds
+        ]
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor:
         _demand_batch(shape, len(self._streams))
@@ -60,20 +62,31 @@ class BrownianNoise:
         _demand_batch(shape, len(self._seeds))
         first, last = sorted(_node(t) for t in interval or (0.0, 0.0))
         fits = 0 <= first < last <= _GRID
-        demand(fits, "an interval must join two times in 0 to 1, some 1/30000 of them apart", interval, "name its ends")
+        demand(
+            fits,
+            "an interval must join two times in 0 to 1, some 1/30000 of them apart",
+            interval,
+            "name its ends",
+        )
         shares = _hats(last)
         for node, share in _hats(first).items():
             shares[node] = shares.get(node, 0.0) - share
         kept = self._kept.get(shape, {})
-        self._kept[shape] = {node: kept[node] if node in kept else self._draw(node, shape[1:]) for node in shares}
+        self._kept[shape] = {
+            node: kept[node] if node in kept else self._draw(node, shape[1:]) for node in shares
+        }
         length, total = math.sqrt((last - first) / _GRID), torch.zeros(shape)
         for node, share in shares.items():
-            total += share / length * self._kept[shape][node]  # rounded twice: fused, the bits would hang on the batch
+            total += (
+                share / length * self._kept[shape][node]
+            )  # rounded twice: fused, the bits would hang on the batch
         return total
 
     def _draw(self, node: int, shape: Shape) -> Tensor:
         keys = [_key(seed, "brownian", node) for seed in self._seeds]
-        return torch.stack([torch.randn(shape, generator=self._stream.manual_seed(key)) for key in keys])
+        return torch.stack(
+            [torch.randn(shape, generator=self._stream.manual_seed(key)) for key in keys]
+        )
 
 
 def _node(t: float) -> int:
@@ -102,16 +115,26 @@ class RecordedNoise:
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor:
         count = len(self._draws)
-        demand(self._next < count, f"a recording of {count} draws was asked for more", self._next + 1, "record more")
+        demand(
+            self._next < count,
+            f"a recording of {count} draws was asked for more",
+            self._next + 1,
+            "record more",
+        )
         draw = self._draws[self._next]
         demand(
-            draw.shape == shape, f"recorded noise must be {tuple(shape)}", tuple(draw.shape), "replay what was asked"
+            draw.shape == shape,
+            f"recorded noise must be {tuple(shape)}",
+            tuple(draw.shape),
+            "replay what was asked",
         )
         self._next += 1
         return draw
 
 
-def sample_noise(seed: int, positions: Sequence[int] | Tensor, shape: Shape, stream: str = "noise") -> Tensor:
+def sample_noise(
+    seed: int, positions: Sequence[int] | Tensor, shape: Shape, stream: str = "noise"
+) -> Tensor:
     """Standard normal draws of ``shape`` (b, …) for the samples at ``positions`` (b,) of the data.
 
     Draws of different ``stream`` are independent. Raises BadInput if the two lengths differ.
@@ -119,7 +142,9 @@ def sample_noise(seed: int, positions: Sequence[int] | Tensor, shape: Shape, str
     _demand_batch(shape, len(positions))
     generator = torch.Generator()
     seeds = [_key(seed, stream, int(position)) for position in positions]
-    return torch.stack([torch.randn(shape[1:], generator=generator.manual_seed(key)) for key in seeds])
+    return torch.stack(
+        [torch.randn(shape[1:], generator=generator.manual_seed(key)) for key in seeds]
+    )
 
 
 def sample_uniform(seed: int, positions: Sequence[int] | Tensor, stream: str = "uniform") -> Tensor:
@@ -145,4 +170,9 @@ def _demand_seeds(seeds: Sequence[int]) -> None:
 
 
 def _demand_batch(shape: Shape, count: int) -> None:
-    demand(shape[0] == count, f"noise for {count} samples must have that batch", tuple(shape), "one seed a sample")
+    demand(
+        shape[0] == count,
+        f"noise for {count} samples must have that batch",
+        tuple(shape),
+        "one seed a sample",
+    )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.types import Estimate, Latents, NoiseLevel, Prediction
+from safelight.types.diffusion import Estimate, NoiseLevel, Prediction
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class V:
         return level.alpha * noise - level.sigma * clean
 
     def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
-        return Estimate((level.alpha * noisy - level.sigma * answer) / (level.alpha**2 + level.sigma**2))
+        return Estimate(
+            (level.alpha * noisy - level.sigma * answer) / (level.alpha**2 + level.sigma**2)
+        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,12 @@ class EDM:
     learns_variance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        demand(0 < self.deviation < math.inf, "deviation must be above 0", self.deviation, "0.5 is that of EDM")
+        demand(
+            0 < self.deviation < math.inf,
+            "deviation must be above 0",
+            self.deviation,
+            "0.5 is that of EDM",
+        )
 
     def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy / self._spread(level)
@@ -109,7 +117,11 @@ class EDM:
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         # (clean - c_skip · noisy) / c_out, multiplied out: nothing is divided by a sigma that may be 0.
         spread = self._spread(level)
-        return self._sign * (level.sigma / self.deviation * clean - level.alpha * self.deviation * noise) / spread
+        return (
+            self._sign
+            * (level.sigma / self.deviation * clean - level.alpha * self.deviation * noise)
+            / spread
+        )
 
     def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         spread = self._spread(level)
@@ -153,7 +165,11 @@ Space = Literal["clean", "noise", "v", "flow"]
 
 def noise_of(estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
     """The noise behind ``noisy``: the estimate's own, or what is left when the clean latents are taken out."""
-    return (noisy - level.alpha * estimate.clean) / level.sigma if estimate.noise is None else estimate.noise
+    return (
+        (noisy - level.alpha * estimate.clean) / level.sigma
+        if estimate.noise is None
+        else estimate.noise
+    )
 
 
 def write(space: Space, estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
@@ -161,7 +177,13 @@ def write(space: Space, estimate: Estimate, noisy: Latents, level: NoiseLevel) -
     return SPACES[space].target(estimate.clean, noise_of(estimate, noisy, level), level)
 
 
-def read(space: Space, answer: Latents, noisy: Latents, level: NoiseLevel, blind: Latents) -> Latents:
+def read(
+    space: Space, answer: Latents, noisy: Latents, level: NoiseLevel, blind: Latents
+) -> Latents:
     """The clean latents of an answer in that space; ``blind`` where it tells nothing of them (noise at alpha = 0)."""
     clean = SPACES[space].read(answer, noisy, level).clean
-    return torch.where(level.alpha.to(clean) > 0, clean, blind) if SPACES[space].needs_signal else clean
+    return (
+        torch.where(level.alpha.to(clean) > 0, clean, blind)
+        if SPACES[space].needs_signal
+        else clean
+    )

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from safelight.diffusion.variational import variational
 from safelight.errors import BadInput
-from safelight.types import Condition, Estimate, Latents, Network, NoiseLevel, Prediction, Schedule
+from safelight.types.diffusion import Estimate, NoiseLevel, Prediction, Schedule
+from safelight.types.networks import Condition, Network
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,19 @@ class Process:
                 f"with {self.schedule}: predict v or flow, or choose a schedule that keeps some signal."
             )
 
-    def denoise(self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition) -> Estimate:
+    def denoise(
+        self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition
+    ) -> Estimate:
         """The clean latents that ``network`` sees in ``noisy`` (b c *space); the level has one value, or one each."""
         return self.prediction.read(self._answer(network, noisy, level, condition), noisy, level)
 
     def loss(
-        self, network: Network, clean: Latents, noise: Latents, t: Float[Tensor, " b"], condition: Condition
+        self,
+        network: Network,
+        clean: Latents,
+        noise: Latents,
+        t: Float[Tensor, " b"],
+        condition: Condition,
     ) -> Float[Tensor, " b"]:
         """The mean square error of each sample at its ``t``, in the space of the network's own answers.
 
@@ -47,7 +56,10 @@ class Process:
         """
         level = self.schedule(t.reshape(-1, *[1] * (clean.ndim - 1)))
         noisy = level.alpha * clean + level.sigma * noise
-        answer, target = self._answer(network, noisy, level, condition), self.prediction.target(clean, noise, level)
+        answer, target = (
+            self._answer(network, noisy, level, condition),
+            self.prediction.target(clean, noise, level),
+        )
         loss = reduce((answer[:, : target.shape[1]] - target).square(), "b ... -> b", "mean")
         estimate = self.prediction.read(answer, noisy, level)
         if estimate.variance is None:
@@ -55,7 +67,9 @@ class Process:
         before = torch.maximum(t - 1 / 1000, t / 2).reshape(level.sigma.shape)
         return loss + 0.001 * variational(estimate, clean, noisy, level, self.schedule(before))
 
-    def _answer(self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition) -> Tensor:
+    def _answer(
+        self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition
+    ) -> Tensor:
         dtype = torch.promote_types(noisy.dtype, torch.float32)  # bfloat16 would round the time
         time = level.time.to(noisy.device, dtype).reshape(-1).expand(len(noisy))
         return network(self.prediction.show(noisy, level), time, condition)

@@ -21,6 +21,8 @@ def beta_quantile(share: Tensor, alpha: float, beta: float) -> Tensor:
     for _ in range(60):
         x = (low + high) / 2
         high_side = whole - below((1 - x).clamp(max=0.5), beta, alpha)
-        short = torch.where(x <= 0.5, below(x.clamp(max=0.5), alpha, beta), high_side) < share * whole
+        short = (
+            torch.where(x <= 0.5, below(x.clamp(max=0.5), alpha, beta), high_side) < share * whole
+        )
         low, high = torch.where(short, x, low), torch.where(short, high, x)
     return torch.where(share == 0, 0.0, torch.where(share == 1, 1.0, (low + high) / 2))

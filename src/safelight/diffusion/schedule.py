@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.diffusion.checks import demand
-from safelight.types import NoiseLevel
+from safelight.types.diffusion import NoiseLevel
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class ScaledLinear:
 
     @cached_property
     def _table(self) -> _Table:
-        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64, device="cpu")
+        roots = torch.linspace(
+            self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64, device="cpu"
+        )
         return _Table(torch.log1p(-roots.square()), self.zero_terminal)
 
 
@@ -88,7 +90,9 @@ class LinearBeta:
 
     @cached_property
     def _table(self) -> _Table:
-        betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64, device="cpu")
+        betas = torch.linspace(
+            self.beta_start, self.beta_end, self.steps, dtype=torch.float64, device="cpu"
+        )
         return _Table(torch.log1p(-betas), self.zero_terminal)
 
     def __call__(self, t: Tensor) -> NoiseLevel:
@@ -112,8 +116,17 @@ class Table:
 
     def __post_init__(self) -> None:
         falls = all(above > below for above, below in pairwise((1.0, *self.alphas_cumprod, 0.0)))
-        told = self.alphas_cumprod if len(self.alphas_cumprod) < 9 else f"{len(self.alphas_cumprod)} entries"
-        demand(falls and bool(self.alphas_cumprod), "alphas_cumprod must fall within 1 and 0", told, "sort them")
+        told = (
+            self.alphas_cumprod
+            if len(self.alphas_cumprod) < 9
+            else f"{len(self.alphas_cumprod)} entries"
+        )
+        demand(
+            falls and bool(self.alphas_cumprod),
+            "alphas_cumprod must fall within 1 and 0",
+            told,
+            "sort them",
+        )
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         return self._table.level(t)
@@ -141,7 +154,9 @@ class Cosine:
 
     def __post_init__(self) -> None:
         _demand_scale(self.time_scale)
-        demand(0 <= self.offset < math.inf, "offset must be 0 or more", self.offset, "0.008 is usual")
+        demand(
+            0 <= self.offset < math.inf, "offset must be 0 or more", self.offset, "0.008 is usual"
+        )
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         t = _fine(t)
@@ -152,7 +167,9 @@ class Cosine:
         alpha = torch.sin(pace * (1 - t)) / start
         sigma = (torch.sin(pace * t) * torch.sin(pace * (t + 2 * self.offset))).sqrt() / start
         d_alpha = -pace * torch.cos(pace * (1 - t)) / start
-        return NoiseLevel(t * self.time_scale, alpha, sigma, d_alpha, d_sigma=-alpha * d_alpha / sigma)
+        return NoiseLevel(
+            t * self.time_scale, alpha, sigma, d_alpha, d_sigma=-alpha * d_alpha / sigma
+        )
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR."""
@@ -180,9 +197,19 @@ class Sigmoid:
 
     def __post_init__(self) -> None:
         _demand_scale(self.time_scale)
-        demand(0 < self.temperature < math.inf, "temperature must be above 0", self.temperature, "1 is usual")
+        demand(
+            0 < self.temperature < math.inf,
+            "temperature must be above 0",
+            self.temperature,
+            "1 is usual",
+        )
         ends = (self.start, self.end)
-        demand(-math.inf < ends[0] < ends[1] < math.inf, "start must be below end", ends, "-3 to 3 is usual")
+        demand(
+            -math.inf < ends[0] < ends[1] < math.inf,
+            "start must be below end",
+            ends,
+            "-3 to 3 is usual",
+        )
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         t = _fine(t)
@@ -193,7 +220,13 @@ class Sigmoid:
         alpha = (torch.sinh(pace * (1 - t) / 2) * math.cosh(low / 2) / (whole * here)).sqrt()
         sigma = (torch.sinh(pace * t / 2) * math.cosh((low + pace) / 2) / (whole * here)).sqrt()
         fall = pace * math.cosh(low / 2) * math.cosh((low + pace) / 2) / (2 * whole * here.square())
-        return NoiseLevel(t * self.time_scale, alpha, sigma, d_alpha=-fall / (2 * alpha), d_sigma=fall / (2 * sigma))
+        return NoiseLevel(
+            t * self.time_scale,
+            alpha,
+            sigma,
+            d_alpha=-fall / (2 * alpha),
+            d_sigma=fall / (2 * sigma),
+        )
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR."""
@@ -217,7 +250,12 @@ class EDM:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        demand(0 < self.sigma_max < math.inf, "sigma_max must be above 0", self.sigma_max, "80 is usual")
+        demand(
+            0 < self.sigma_max < math.inf,
+            "sigma_max must be above 0",
+            self.sigma_max,
+            "80 is usual",
+        )
         demand(0 < self.rho < math.inf, "rho must be above 0", self.rho, "7 is usual")
 
     def __call__(self, t: Tensor) -> NoiseLevel:
@@ -240,7 +278,9 @@ class _Table:
     def __init__(self, rise: Tensor, zero_terminal: bool) -> None:
         self.rise, self.steps = rise, len(rise)
         self.nodes = torch.cat([rise.new_zeros(1), rise.cumsum(0)])
-        self.first, self.last = (float((node / 2).exp()) for node in (self.nodes[1], self.nodes[-1]))
+        self.first, self.last = (
+            float((node / 2).exp()) for node in (self.nodes[1], self.nodes[-1])
+        )
         if not zero_terminal:
             self.last = 0.0
         self.stretch = self.first / (self.first - self.last)
@@ -258,7 +298,9 @@ class _Table:
             alpha = torch.where(moved, ((alpha - self.last) * self.stretch).clamp(min=0), alpha)
             d_alpha = torch.where(moved, d_alpha * self.stretch, d_alpha)
             sigma = torch.where(moved, ((1 - alpha) * (1 + alpha)).sqrt(), sigma)
-        alpha = torch.where(t >= 1, alpha.where(alpha > 1e-12, 0.0), alpha)  # the last entry, rescaled, is exactly 0
+        alpha = torch.where(
+            t >= 1, alpha.where(alpha > 1e-12, 0.0), alpha
+        )  # the last entry, rescaled, is exactly 0
         heard = (t * self.steps - 1).clamp(min=0)
         values = (heard, alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
         return NoiseLevel(*(value.to(given.dtype) for value in values))
@@ -268,10 +310,16 @@ class _Table:
         log_alpha_bar = F.logsigmoid(2 * given.double())
         if self.last > 0:
             alpha = (log_alpha_bar / 2).exp()
-            log_alpha_bar = torch.where(alpha < self.first, 2 * (alpha / self.stretch + self.last).log(), log_alpha_bar)
+            log_alpha_bar = torch.where(
+                alpha < self.first, 2 * (alpha / self.stretch + self.last).log(), log_alpha_bar
+            )
         nodes, rise = self.nodes.to(given.device), self.rise.to(given.device)
         node = (torch.searchsorted(-nodes, -log_alpha_bar) - 1).clamp(0, self.steps - 1)
-        return ((node + (log_alpha_bar - nodes[node]) / rise[node]) / self.steps).clamp(max=1).to(given.dtype)
+        return (
+            ((node + (log_alpha_bar - nodes[node]) / rise[node]) / self.steps)
+            .clamp(max=1)
+            .to(given.dtype)
+        )
 
 
 def _fine(t: Tensor) -> Tensor:
@@ -285,4 +333,9 @@ def _demand_scale(time_scale: float) -> None:
 def _demand_betas(steps: int, beta_start: float, beta_end: float) -> None:
     demand(steps >= 1, "steps must be at least 1", steps, "1000 is usual")
     betas = (beta_start, beta_end)
-    demand(0 < betas[0] <= betas[1] < 1, "betas must rise within 0 and 1", betas, "0.00085 to 0.012 is usual")
+    demand(
+        0 < betas[0] <= betas[1] < 1,
+        "betas must rise within 0 and 1",
+        betas,
+        "0.00085 to 0.012 is usual",
+    )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from safelight.diffusion.checks import demand
 from safelight.diffusion.quantile import beta_quantile
-from safelight.types import Schedule, Spacing
+from safelight.types.diffusion import Schedule, Spacing
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,24 @@ class Leading:
 
     def __post_init__(self) -> None:
         demand(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
-        demand(0 <= self.offset < self.table, "offset must be an entry of the table", self.offset, "1 is usual")
+        demand(
+            0 <= self.offset < self.table,
+            "offset must be an entry of the table",
+            self.offset,
+            "1 is usual",
+        )
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         _demand_walk(steps, begin)
         reach = round(self.table * begin)
         stride = reach // steps
         fits = stride > 0 and self.offset + stride * (steps - 1) < reach
-        demand(fits, f"leading spacing must find its steps among {reach} entries", steps, "take fewer, or uniform")
+        demand(
+            fits,
+            f"leading spacing must find its steps among {reach} entries",
+            steps,
+            "take fewer, or uniform",
+        )
         nodes = self.offset + stride * torch.arange(steps - 1, -1, -1, dtype=torch.float64)
         if self.to_first and self.offset > 0:
             return torch.cat([nodes + 1, nodes.new_ones(1)]) / self.table
@@ -65,8 +75,15 @@ class Picked:
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         reach = int(self.among * begin)
-        demand(1 <= steps <= reach, f"picked spacing must find its steps among {reach} times", steps, "take fewer")
-        return _to_clean((reach - (torch.arange(steps).double() * (reach / steps)).floor()) / self.among)
+        demand(
+            1 <= steps <= reach,
+            f"picked spacing must find its steps among {reach} times",
+            steps,
+            "take fewer",
+        )
+        return _to_clean(
+            (reach - (torch.arange(steps).double() * (reach / steps)).floor()) / self.among
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,12 @@ class Linspace:
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         _demand_walk(steps, begin)
-        demand(begin > 1 / self.table, f"begin must be above the first entry, {1 / self.table}", begin, "begin earlier")
+        demand(
+            begin > 1 / self.table,
+            f"begin must be above the first entry, {1 / self.table}",
+            begin,
+            "begin earlier",
+        )
         times = torch.linspace(begin, 1 / self.table, steps, dtype=torch.float64)
         return _to_clean(times)
 
@@ -107,7 +129,12 @@ class Beta:
 
     def __post_init__(self) -> None:
         both = (self.alpha, self.beta)
-        demand(all(0 < one < 100 for one in both), "alpha and beta must be within 0 and 100", both, "0.6 is usual")
+        demand(
+            all(0 < one < 100 for one in both),
+            "alpha and beta must be within 0 and 100",
+            both,
+            "0.6 is usual",
+        )
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         return begin * beta_quantile(_falling(steps, begin), self.alpha, self.beta)
@@ -131,7 +158,9 @@ class Karras:
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         bottom, top = _ends(steps, schedule, begin, self.sigma_min, self.sigma_max)
-        ramp = torch.linspace(top ** (1 / self.rho), bottom ** (1 / self.rho), steps, dtype=torch.float64)
+        ramp = torch.linspace(
+            top ** (1 / self.rho), bottom ** (1 / self.rho), steps, dtype=torch.float64
+        )
         return _to_clean(schedule.when(-self.rho * ramp.log()))
 
 
@@ -191,13 +220,23 @@ class AYS:
 
     def __post_init__(self) -> None:
         known = ", ".join(self._RATIOS)
-        demand(self.family in self._RATIOS, f"family must be one of {known}", self.family, "take the nearest")
+        demand(
+            self.family in self._RATIOS,
+            f"family must be one of {known}",
+            self.family,
+            "take the nearest",
+        )
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         _demand_walk(steps, begin)
         levels = torch.tensor(self._RATIOS[self.family], dtype=torch.float64).log()
         top = math.log(min(_ratio(schedule, begin), float(levels[0].exp())))
-        demand(top > float(levels[-1]), "begin must lie above the last level of the table", begin, "begin earlier")
+        demand(
+            top > float(levels[-1]),
+            "begin must lie above the last level of the table",
+            begin,
+            "begin earlier",
+        )
         levels = torch.cat([levels.new_tensor([top]), levels[levels < top - 1e-9]])
         place = torch.linspace(0, len(levels) - 1, steps + 1, dtype=torch.float64)[:-1]
         node = place.long()
@@ -233,7 +272,12 @@ class Sigmas:
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         times = schedule.when(-torch.tensor(self.sigmas, dtype=torch.float64).log())
-        demand(bool((times.diff() < 0).all()), "sigmas must lie within the schedule", self.sigmas, "lower the first")
+        demand(
+            bool((times.diff() < 0).all()),
+            "sigmas must lie within the schedule",
+            self.sigmas,
+            "lower the first",
+        )
         return _given(times, steps, begin)
 
 
@@ -247,7 +291,12 @@ class Shifted:
     shift: float = 3.0
 
     def __post_init__(self) -> None:
-        demand(0 < self.shift < math.inf, "shift must be above 0", self.shift, "1 is uniform, 3 is usual")
+        demand(
+            0 < self.shift < math.inf,
+            "shift must be above 0",
+            self.shift,
+            "1 is uniform, 3 is usual",
+        )
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         falling = _falling(steps, begin)
@@ -271,7 +320,12 @@ class ShiftedByTokens:
     def __post_init__(self) -> None:
         _demand_tokens(self.tokens)
         ends = (self.low_tokens, self.high_tokens)
-        demand(0 < ends[0] < ends[1], "low_tokens must be below high_tokens", ends, "256 and 4096 are those of FLUX.1")
+        demand(
+            0 < ends[0] < ends[1],
+            "low_tokens must be below high_tokens",
+            ends,
+            "256 and 4096 are those of FLUX.1",
+        )
 
     def sized(self, tokens: int) -> Spacing:
         """This spacing for a picture of so many tokens, if it does not name another number itself."""
@@ -327,7 +381,9 @@ class ShiftedTwice:
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         _demand_walk(steps, begin)
         top, bottom = _unshift(self.shift, begin), _shift(self.shift, 1 / self.table)
-        demand(top > bottom, "begin must be above the last time of the table", begin, "begin earlier")
+        demand(
+            top > bottom, "begin must be above the last time of the table", begin, "begin earlier"
+        )
         times = _shift(self.shift, torch.linspace(top, bottom, steps, dtype=torch.float64))
         return _to_clean(times)
 
@@ -344,7 +400,12 @@ def _unshift(shift: float, t: float) -> float:
 
 
 def _demand_tokens(tokens: int) -> None:
-    demand(0 <= tokens <= 2**24, "tokens must be 0 or more", tokens, "4096 is 1024 x 1024 pixels, 0 is the picture's")
+    demand(
+        0 <= tokens <= 2**24,
+        "tokens must be 0 or more",
+        tokens,
+        "4096 is 1024 x 1024 pixels, 0 is the picture's",
+    )
 
 
 def _to_clean(times: Tensor) -> Tensor:
@@ -359,15 +420,25 @@ def _ends(
     top = _ratio(schedule, begin)
     top = min(top if top < math.inf else _ratio(schedule, 0.999 * begin), sigma_max or math.inf)
     bottom = sigma_min or _ratio(schedule, 0.001)
-    demand(bottom < top, f"sigma_min must be below where the steps begin, {top:.4g}", bottom, "lower it")
+    demand(
+        bottom < top,
+        f"sigma_min must be below where the steps begin, {top:.4g}",
+        bottom,
+        "lower it",
+    )
     return bottom, top
 
 
 def _demand_ratios(rho: float, sigma_min: float | None, sigma_max: float | None) -> None:
-    demand(0 < rho < math.inf, "rho must be above 0", rho, "7 is usual for Karras, 1 is exponential")
+    demand(
+        0 < rho < math.inf, "rho must be above 0", rho, "7 is usual for Karras, 1 is exponential"
+    )
     ends = (sigma_min, sigma_max)
     demand(
-        all(end is None or 0 < end < math.inf for end in ends), "sigmas must be above 0", ends, "None: the schedule's"
+        all(end is None or 0 < end < math.inf for end in ends),
+        "sigmas must be above 0",
+        ends,
+        "None: the schedule's",
     )
 
 
@@ -379,8 +450,18 @@ def _demand_fall(name: str, given: tuple[float, ...]) -> None:
 
 def _given(times: Tensor, steps: int, begin: float) -> Tensor:
     _demand_walk(steps, begin)
-    demand(len(times) == steps + 1, f"{len(times)} given levels are {len(times) - 1} steps", steps, "ask for those")
-    demand(float(times[0]) <= begin, f"given levels must not pass begin = {begin}", float(times[0]), "lower them")
+    demand(
+        len(times) == steps + 1,
+        f"{len(times)} given levels are {len(times) - 1} steps",
+        steps,
+        "ask for those",
+    )
+    demand(
+        float(times[0]) <= begin,
+        f"given levels must not pass begin = {begin}",
+        float(times[0]),
+        "lower them",
+    )
     return times
 
 

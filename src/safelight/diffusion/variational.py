@@ -9,7 +9,8 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from safelight.types import Estimate, Latents, NoiseLevel
+from safelight.types.diffusion import Estimate, NoiseLevel
+from safelight.types.tensors import Latents
 
 
 def variational(
@@ -24,7 +25,9 @@ def variational(
     ratio = level.alpha / after.alpha
     forward = level.sigma**2 - (ratio * after.sigma) ** 2
     lower = (after.sigma / level.sigma) ** 2 * forward
-    excess = estimate.variance * (forward / lower).log()  # log of the estimate's variance over the true one
+    excess = (
+        estimate.variance * (forward / lower).log()
+    )  # log of the estimate's variance over the true one
     shift = after.alpha * forward / level.sigma**2 * (clean - estimate.clean.detach())
     divergence = (excess + (1 + shift**2 / lower) * torch.exp(-excess) - 1) / 2
     return reduce(divergence, "b ... -> b", "mean") / math.log(2)

@@ -62,7 +62,7 @@ def logistic_regression(
         return total
 
     with torch.enable_grad():
-        optimiser.step(loss)
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
     return LogisticRegression(names, weight.detach(), bias.detach(), mean, deviation)
 
 

@@ -13,8 +13,10 @@ COLOURS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "pink"),
     *("brown", "black", "grey", "white"),
 )
-HUES = ((15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (255, "blue"))
-HUES += ((300, "purple"), (342, "pink"), (361, "red"))
+HUES = (
+    *((15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (255, "blue")),
+    *((300, "purple"), (342, "pink"), (361, "red")),
+)
 """Where each hue ends, in degrees."""
 
 POSITIONS = ("left", "right", "top", "bottom", "centre")
@@ -32,7 +34,8 @@ def foreground(images: Images, tolerance: float = 0.1) -> Tensor:
         [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=-1
     )
     ground = border.median(dim=-1).values[:, :, None, None]
-    return (images - ground).abs().amax(1) > 2 * tolerance
+    apart: Tensor = (images - ground).abs().amax(1)
+    return apart > 2 * tolerance
 
 
 def colours(images: Images) -> list[str]:
@@ -90,7 +93,8 @@ def components(mask: Tensor) -> Tensor:
             break
         numbers = spread
     labels = torch.unique(numbers, return_inverse=True)[1]
-    return labels if (~mask).any() else labels + 1
+    whole: Tensor = labels if (~mask).any() else labels + 1
+    return whole
 
 
 def _named(images: Images) -> Tensor:

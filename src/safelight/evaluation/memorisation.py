@@ -24,7 +24,7 @@ class Nearest:
 
 def nearest(vectors: Tensor, training: Tensor, chunk: int = 512) -> Nearest:
     """The nearest of ``training`` (m, d) to each of ``vectors`` (n, d)."""
-    found = [distances(part, training).min(1) for part in vectors.split(chunk)]
+    found = [distances(part, training).min(1) for part in torch.split(vectors, chunk)]
     return Nearest(
         torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from safelight.evaluation.metric import Metric, Pairs, rounded
 from safelight.media.pictures import sheet, to_pictures
 from safelight.model import module
 from safelight.runtime.sizes import crop, demand_numbers, pad
-from safelight.types import Autoencoder, Discrete, Images
+from safelight.types.networks import Autoencoder, Discrete
+from safelight.types.tensors import Images
 
 Told = Callable[[int, int], None]
 
@@ -49,7 +50,11 @@ def metrics() -> list[Metric]:
 
 @torch.no_grad()
 def judge(
-    autoencoder: Autoencoder, dataset: Dataset, measures: Sequence[Metric], told: Told, batch: int = 8
+    autoencoder: Autoencoder,
+    dataset: Dataset,
+    measures: Sequence[Metric],
+    told: Told,
+    batch: int = 8,
 ) -> dict[str, float]:
     """Every measure of every picture's likeliest reconstruction, by name; one batch is held at a time."""
     total = len(dataset)
@@ -79,7 +84,13 @@ def compared(autoencoder: Autoencoder, dataset: Dataset, rows: int = 8) -> Image
     """A sheet of up to ``rows`` pictures spread over the data: original | reconstruction | difference × 4 on grey."""
     count = min(rows, len(dataset))
     places = [number * len(dataset) // count for number in range(count)]
-    return sheet([row for place in places for row in _rows(pair(autoencoder, dataset.images([place], [place])))])
+    return sheet(
+        [
+            row
+            for place in places
+            for row in _rows(pair(autoencoder, dataset.images([place], [place])))
+        ]
+    )
 
 
 def _rows(pairs: Pairs) -> Iterator[list[Image.Image]]:

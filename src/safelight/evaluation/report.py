@@ -23,7 +23,7 @@ from safelight.media.pictures import to_images, to_pictures
 from safelight.model import LatentDiffusion, module
 from safelight.runtime.sizes import reconstruct
 from safelight.runtime.tiled import Tiled
-from safelight.types import Autoencoder
+from safelight.types.networks import Autoencoder
 
 Report = Callable[[str, int, int], None]
 
@@ -36,7 +36,9 @@ class Judged:
     sheet: Image.Image
 
 
-def reconstruction(model: LatentDiffusion, source: Source, size: int, count: int, report: Report) -> Judged:
+def reconstruction(
+    model: LatentDiffusion, source: Source, size: int, count: int, report: Report
+) -> Judged:
     """Judge the model's autoencoder on up to ``count`` pictures, as centre squares of ``size`` pixels."""
     autoencoder, some = _autoencoder(model), Some(source, count)
     measures: list[Metric] = metrics()
@@ -45,14 +47,21 @@ def reconstruction(model: LatentDiffusion, source: Source, size: int, count: int
     measured = judge(autoencoder, dataset, measures, partial(report, "judging"))
     facts = {
         "model": _about(model),
-        "data": {**some.origin(), "judged": len(dataset), "broken": list(found.broken), "digest": found.digest},
+        "data": {
+            **some.origin(),
+            "judged": len(dataset),
+            "broken": list(found.broken),
+            "digest": found.digest,
+        },
         "framing": f"centre square, its side scaled to {size} pixels (Lanczos)",
         "measured": measured,
     }
     return Judged(facts, compared(autoencoder, dataset))
 
 
-def one(model: LatentDiffusion, picture: Image.Image, tile: int = 0) -> tuple[Image.Image, dict[str, Any]]:
+def one(
+    model: LatentDiffusion, picture: Image.Image, tile: int = 0
+) -> tuple[Image.Image, dict[str, Any]]:
     """What comes back of a picture of any size, in tiles of ``tile`` pixels unless 0, and how it was made."""
     autoencoder = _autoencoder(model)
     images = to_images([picture])
@@ -67,7 +76,9 @@ def write(made: Judged, path: Path) -> None:
     """``path`` as Markdown, with the facts as .json and the sheet as .png beside it."""
     with writing(path.with_suffix(".png")) as aside:
         made.sheet.save(aside, format="PNG")
-    write_text(path.with_suffix(".json"), json.dumps(made.facts, indent=2, ensure_ascii=False) + "\n")
+    write_text(
+        path.with_suffix(".json"), json.dumps(made.facts, indent=2, ensure_ascii=False) + "\n"
+    )
     write_text(path.with_suffix(".md"), _page(made, path.with_suffix(".png").name))
 
 
@@ -81,7 +92,9 @@ def table(made: Judged) -> Table:
 
 def _autoencoder(model: LatentDiffusion) -> Autoencoder:
     if model.autoencoder is None:
-        raise BadInput(f"the model {model.card.name!r} has no autoencoder; load a model that holds one.")
+        raise BadInput(
+            f"the model {model.card.name!r} has no autoencoder; load a model that holds one."
+        )
     return model.autoencoder
 
 
@@ -101,7 +114,12 @@ def _title(facts: dict[str, Any]) -> str:
 
 def _page(made: Judged, sheet: str) -> str:
     facts = made.facts
-    lines = [f"# {_title(facts)}", "", f"Pictures: {facts['framing']}. Precision: {facts['model']['precision']}.", ""]
+    lines = [
+        f"# {_title(facts)}",
+        "",
+        f"Pictures: {facts['framing']}. Precision: {facts['model']['precision']}.",
+        "",
+    ]
     lines += [f"Licence of the autoencoder: {facts['model']['licence']}.", ""]
     lines += ["| measure | value |", "| --- | --- |"]
     lines += [f"| {name} | {value:.4g} |" for name, value in facts["measured"].items()]

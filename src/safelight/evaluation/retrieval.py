@@ -27,7 +27,7 @@ def ranks(samples: Tensor, real: Tensor, kinds: Sequence[str]) -> Tensor:
 def rank_figures(
     found: Tensor, kinds: Sequence[str], first: Sequence[int] = (1, 5)
 ) -> list[Figure]:
-    """The share of samples whose own picture is among the nearest 1 and 5, and what chance gives."""
+    """The share of samples whose own picture is among the nearest 1 and 5, with chance."""
     sizes = Counter(kinds)
     figures = []
     for most in first:
@@ -41,8 +41,7 @@ def nearest_captions(captions: Sequence[str], known: Sequence[str]) -> list[int]
     """For each caption the place of the most similar one among ``known``.
 
     Similarity is the cosine of the counts of words, weighted by how rare a word is in ``known``
-    (tf-idf: log((1 + n) / (1 + n_word)) + 1, Salton and Buckley 1988). The first of equals is
-    taken.
+    (tf-idf: log((1 + n) / (1 + n_word)) + 1, Salton and Buckley 1988). Ties go to the first.
     """
     words = {
         word: place for place, word in enumerate(sorted({w for one in known for w in _words(one)}))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn import clip_vision
-from safelight.nn.frozen import at_least, native, weights_of
-from safelight.nn.towers import clip as clip_text
+from safelight.nn.pretrained import at_least, native, weights_of
+from safelight.nn.text_models import clip as clip_text
 from safelight.types import Images
 
 HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
-from safelight.nn.frozen import at_least, native, weights_of
+from safelight.nn.pretrained import at_least, native, weights_of
 from safelight.types import Images
 
 SIDE = 224

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
-from safelight.nn.frozen import at_least, weights_of
+from safelight.nn.pretrained import at_least, weights_of
 from safelight.types import Images
 
 SIDE = 299

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
-from safelight.nn.frozen import at_least, native, weights_of
-from safelight.types import Images
+from safelight.nn.pretrained import at_least, native, weights_of
+from safelight.types.tensors import Images
 
 HEADS = Path(__file__).parent / "weights"
 LEAST = {"alex": 63, "vgg": 16, "squeeze": 17}  # pixels a side, so that the deepest map has a place
@@ -44,7 +44,9 @@ class LPIPS(nn.Module):
         self.least = LEAST[config.trunk]
         self.features = TRUNKS[config.trunk]()
         path = _found(config.weights)
-        tensors = {name: value for name, value in weights_of(path).items() if name.startswith("features.")}
+        tensors = {
+            name: value for name, value in weights_of(path).items() if name.startswith("features.")
+        }
         try:
             self.load_state_dict(tensors)
         except RuntimeError as error:
@@ -52,7 +54,9 @@ class LPIPS(nn.Module):
                 f"{str(path)!r} is no {config.trunk} with torchvision's names: {str(error).splitlines()[-1].strip()}"
             ) from None
         heads = weights_of(
-            Path(config.heads) if config.heads else HEADS / f"lpips_v0.1_{config.trunk}_heads.safetensors"
+            Path(config.heads)
+            if config.heads
+            else HEADS / f"lpips_v0.1_{config.trunk}_heads.safetensors"
         )
         self.count = len(SHOWN[config.trunk])
         for number in range(self.count):
@@ -93,12 +97,16 @@ def _found(weights: str) -> Path:
             from huggingface_hub import hf_hub_download
             from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
         except ImportError:
-            raise BadInput(f"lpips: {weights!r} would come from the hub; pip install huggingface_hub.") from None
+            raise BadInput(
+                f"lpips: {weights!r} would come from the hub; pip install huggingface_hub."
+            ) from None
         try:
             return Path(hf_hub_download(weights, "model.safetensors"))
         except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
             said = str(error).splitlines()[0]
-            raise BadInput(f"lpips: {weights!r} did not come from the hub ({said}); name a file of weights.") from None
+            raise BadInput(
+                f"lpips: {weights!r} did not come from the hub ({said}); name a file of weights."
+            ) from None
     raise BadInput(
         f"lpips: there is no file {weights!r}; name a safetensors file of the trunk with torchvision's names, or take "
         'the network that comes with the package, "tiny-darknet".'
@@ -110,14 +118,21 @@ def _alex() -> nn.Sequential:
         *[nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)],
         *[nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)],
         *[nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()],
-        *[nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()],
+        *[
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(),
+        ],
     )
 
 
 def _vgg() -> nn.Sequential:
     layers: list[nn.Module] = []
     before = 3
-    for number, (width, convolutions) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
+    for number, (width, convolutions) in enumerate(
+        [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
+    ):
         layers += [nn.MaxPool2d(2)] if number else []
         for _ in range(convolutions):
             layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
@@ -130,7 +145,14 @@ def _squeeze() -> nn.Sequential:
         return nn.MaxPool2d(3, 2, ceil_mode=True)
 
     return nn.Sequential(
-        *[nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool(), Fire(64, 16, 64), Fire(128, 16, 64), pool()],
+        *[
+            nn.Conv2d(3, 64, 3, stride=2),
+            nn.ReLU(),
+            pool(),
+            Fire(64, 16, 64),
+            Fire(128, 16, 64),
+            pool(),
+        ],
         *[Fire(128, 32, 128), Fire(256, 32, 128), pool()],
         *[Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256)],
     )

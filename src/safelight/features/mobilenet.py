@@ -7,8 +7,8 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safelight.nn.frozen import at_least, native, same, weights_of
-from safelight.types import Images
+from safelight.nn.pretrained import at_least, native, same, weights_of
+from safelight.types.tensors import Images
 
 WEIGHTS = Path(__file__).parent / "weights" / "mobilenet_v2_imagenet_u8.safetensors"
 
@@ -84,7 +84,9 @@ class Block(nn.Module):
 class Convolution(nn.Sequential):
     """Padded, filtered, cut off below 0 and above 6."""
 
-    def __init__(self, before: int, after: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, before: int, after: int, kernel: int = 3, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(nn.Conv2d(before, after, kernel, stride, groups=groups))
         self.kernel, self.stride = kernel, stride
 

@@ -7,14 +7,26 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safelight.nn.frozen import at_least, native, weights_of
-from safelight.types import Images
+from safelight.nn.pretrained import at_least, native, weights_of
+from safelight.types.tensors import Images
 
 WEIGHTS = Path(__file__).parent / "weights" / "tiny_darknet_imagenet_f16.safetensors"
 
 LAYERS = [  # width and kernel of convolutions; None: half the size
     *[(16, 3), None, (32, 3), None, (16, 1), (128, 3), (16, 1), (128, 3), None],
-    *[(32, 1), (256, 3), (32, 1), (256, 3), None, (64, 1), (512, 3), (64, 1), (512, 3), (128, 1), (1000, 1)],
+    *[
+        (32, 1),
+        (256, 3),
+        (32, 1),
+        (256, 3),
+        None,
+        (64, 1),
+        (512, 3),
+        (64, 1),
+        (512, 3),
+        (128, 1),
+        (1000, 1),
+    ],
 ]
 SHOWN = (1, 2, 6, 10, 14)  # the last convolution of each size
 
@@ -41,7 +53,9 @@ class TinyDarknet(nn.Module):
         for layer in LAYERS:
             if layer is not None:
                 number += 1
-                self.add_module(f"conv{number}", nn.Conv2d(before, layer[0], layer[1], padding=layer[1] // 2))
+                self.add_module(
+                    f"conv{number}", nn.Conv2d(before, layer[0], layer[1], padding=layer[1] // 2)
+                )
                 before = layer[0]
         self.load_state_dict(weights_of(WEIGHTS))
         self.requires_grad_(False)

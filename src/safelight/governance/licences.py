@@ -49,7 +49,9 @@ def whole(items: Sequence[Licensed]) -> str:
         parts.setdefault(str(one), []).append(name)
     if len(parts) < 2:
         return next(iter(parts), NOT_STATED)
-    return "; ".join(f"{', '.join(dict.fromkeys(names))}: {licence}" for licence, names in parts.items())
+    return "; ".join(
+        f"{', '.join(dict.fromkeys(names))}: {licence}" for licence, names in parts.items()
+    )
 
 
 def listed(items: Sequence[Licensed]) -> list[str]:
@@ -58,7 +60,9 @@ def listed(items: Sequence[Licensed]) -> list[str]:
     return ["| part | from | licence |", "| --- | --- | --- |", *rows, ""] if rows else []
 
 
-def known(items: Sequence[Licensed], licence: str, name: str, parts: Iterable[str]) -> tuple[Licensed, ...]:
+def known(
+    items: Sequence[Licensed], licence: str, name: str, parts: Iterable[str]
+) -> tuple[Licensed, ...]:
     """The licences of a model's ``parts``, and of all that stands on it: those that its card lists, else that one
     ``licence`` is stated for the model called ``name``."""
     stated = licence if NOT_STATED not in licence else ""
@@ -69,9 +73,13 @@ def known(items: Sequence[Licensed], licence: str, name: str, parts: Iterable[st
 
 def restated(items: Sequence[Licensed], hints: Mapping[str, Any]) -> list[Licensed]:
     """They, as the user says of all (``licence``) or of a part (``licence.denoiser``) instead."""
-    said = [hints.get(f"licence.{one.part}", hints.get("licence") if one.part in PARTS else None) for one in items]
+    said = [
+        hints.get(f"licence.{one.part}", hints.get("licence") if one.part in PARTS else None)
+        for one in items
+    ]
     return [
-        one if licence is None else replace(one, licence=str(licence)) for one, licence in zip(items, said, strict=True)
+        one if licence is None else replace(one, licence=str(licence))
+        for one, licence in zip(items, said, strict=True)
     ]
 
 
@@ -103,21 +111,28 @@ def say_restricted(items: Sequence[Licensed]) -> None:
     """Say aloud, each once, which licences forbid commerce, of weights that are about to be used."""
     for one, which in _named(items):
         if _RESTRICTED.search(str(one)):
-            warnings.warn(f"the licence of {which} restricts commercial use: {one}.", Note, stacklevel=3)
+            warnings.warn(
+                f"the licence of {which} restricts commercial use: {one}.", Note, stacklevel=3
+            )
 
 
 def say_unstated(items: Sequence[Licensed]) -> None:
     """Say aloud, each once, which licences nobody stated, of weights that others will be made of."""
     for one, which in _named(items):
         if not one.is_stated:
-            what = f"the licence of {which} is {one}: if you know it, state it with --hint licence=…"
+            what = (
+                f"the licence of {which} is {one}: if you know it, state it with --hint licence=…"
+            )
             warnings.warn(what, Note, stacklevel=3)
 
 
 def _named(items: Sequence[Licensed]) -> Iterator[tuple[Licensed, str]]:
     """One of each licence, and the files or parts that are under it."""
     for one in {str(one): one for one in items}.values():
-        yield one, ", ".join(dict.fromkeys(it.source or it.part for it in items if str(it) == str(one)))
+        yield (
+            one,
+            ", ".join(dict.fromkeys(it.source or it.part for it in items if str(it) == str(one))),
+        )
 
 
 def _cards(file: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safelight.errors import BadInput
 from safelight.files import writing
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 MOST_PIXELS = 100_000_000
 """Pictures larger than this are refused before they are decoded."""
@@ -23,7 +23,9 @@ MOST_PIXELS = 100_000_000
 _RECIPE = "safelight"
 
 
-def read_picture(data: bytes | Path, name: str = "picture", transparent: bool = False) -> Image.Image:
+def read_picture(
+    data: bytes | Path, name: str = "picture", transparent: bool = False
+) -> Image.Image:
     """A whole decoded picture in RGB, upright as its EXIF says; transparency lies on white, or is kept, in RGBA.
 
     BadInput names what is no picture.
@@ -44,11 +46,19 @@ def opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
         with opened as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 size = f"{picture.width}×{picture.height}"
-                raise BadInput(f"{name}: {size} pixels are too many; at most {MOST_PIXELS:,} are read.")
+                raise BadInput(
+                    f"{name}: {size} pixels are too many; at most {MOST_PIXELS:,} are read."
+                )
             yield picture
     except BadInput:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         raise BadInput(f"{name}: not a picture that can be read ({error}).") from None
 
 

@@ -36,7 +36,9 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False) if qk_norm else None
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """``mask`` is true for the tokens that may be looked at, (b, n), or looked at by each, (1 or b, n, n)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 × (b, n, heads, d)
         if self.q_norm is not None and self.k_norm is not None:
@@ -67,7 +69,9 @@ class CrossAttention(nn.Module):
         k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return k if self.k_norm is None else self.k_norm(k), v
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, further: Sequence[Source] = ()) -> Tensor:
+    def forward(
+        self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, further: Sequence[Source] = ()
+    ) -> Tensor:
         """``x`` (b, n, width), ``k`` and ``v`` as ``project`` made them, ``mask`` (b, m) → (b, n, width).
 
         What is asked of ``further`` sources is added, each attended to by itself (IP-Adapter, arXiv 2308.06721, eq. 5).
@@ -129,7 +133,9 @@ class Kept(nn.Module):
         return x
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, quick: bool = False) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, quick: bool = False
+) -> Tensor:
     """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) or (1 or b, n, m) is true →
     (b, n, heads · d). ``quick`` lets the compiled kernel do it where it can, without a mask."""
     if quick and mask is None and attends(q, k, v):
@@ -138,7 +144,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, quick: b
     allowed = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     # Under autocast q and k may still be float32 here; the values say in what the products will be.
     training_in_bf16 = q.device.type == "cpu" and q.requires_grad and v.dtype == torch.bfloat16
-    how = attend_plainly if training_in_bf16 and k.shape[2] < 1024 else F.scaled_dot_product_attention
+    how = (
+        attend_plainly if training_in_bf16 and k.shape[2] < 1024 else F.scaled_dot_product_attention
+    )
     mixed: Tensor = how(q, k, v, allowed)  # (b, heads, n, d)
     return mixed.transpose(1, 2).flatten(2)
 

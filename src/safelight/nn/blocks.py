@@ -26,7 +26,9 @@ class Less(NamedTuple):
         """BadInput if a block is named that a transformer of ``count`` blocks does not have."""
         for block in (*skip, *alone):
             if not 0 <= block < count:
-                raise BadInput(f"this transformer has the blocks 0 to {count - 1}, not {block}: name these.")
+                raise BadInput(
+                    f"this transformer has the blocks 0 to {count - 1}, not {block}: name these."
+                )
         return cls(frozenset(skip), frozenset(alone))
 
 
@@ -50,12 +52,16 @@ def recompute(network: nn.Module) -> None:
     1604.06174). What a network gives a block it gives by position.
     """
     for block in blocks(network):
-        block.forward = MethodType(_anew, block)  # a method, so that a copy of the block calls itself
+        block.forward = MethodType(
+            _anew, block
+        )  # a method, so that a copy of the block calls itself
 
 
 def compile_blocks(network: nn.Module) -> None:
     """From now on compile each block when it is first called, for the shapes that it is called with."""
-    torch._dynamo.config.recompile_limit = 256  # beyond the usual 8 kinds of blocks a pyramid's others would stay plain
+    torch._dynamo.config.recompile_limit = (
+        256  # beyond the usual 8 kinds of blocks a pyramid's others would stay plain
+    )
     for block in blocks(network):
         block.compile(dynamic=False)
 

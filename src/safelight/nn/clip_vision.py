@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput, unknown
-from safelight.nn.towers import clip
-from safelight.types import Images
+from safelight.nn.text_models import clip
+from safelight.types.tensors import Images
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -33,16 +33,18 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size % self.patch:
-            raise BadInput(f"an eye of {self.size} pixels cannot see whole patches of {self.patch}.")
+            raise BadInput(
+                f"an eye of {self.size} pixels cannot see whole patches of {self.patch}."
+            )
         if self.activation not in clip.ACTIVATIONS:
             raise unknown("activation of an eye:", self.activation, clip.ACTIVATIONS)
 
-    def build(self) -> "Eye":
+    def build(self) -> "ImageEncoder":
         """The eye, freshly initialised."""
-        return Eye(self)
+        return ImageEncoder(self)
 
 
-class Eye(nn.Module):
+class ImageEncoder(nn.Module):
     """Images (b, 3, h, w) of any size in [-1, 1] → vectors (b, projection); ``states`` gives what lies before them."""
 
     def __init__(self, config: Config) -> None:
@@ -50,18 +52,26 @@ class Eye(nn.Module):
         self.config = config
         side = config.size // config.patch
         self.patches = nn.Conv2d(3, config.width, config.patch, config.patch, bias=False)
-        self.first = nn.Parameter(0.02 * torch.randn(config.width))  # the token whose state is the picture's
+        self.first = nn.Parameter(
+            0.02 * torch.randn(config.width)
+        )  # the token whose state is the picture's
         self.positions = nn.Parameter(0.02 * torch.randn(side * side + 1, config.width))
         self.norm1 = nn.LayerNorm(config.width, eps=1e-5)
-        block = clip.Config(config.width, config.depth, config.heads, config.hidden, config.activation)
+        block = clip.Config(
+            config.width, config.depth, config.heads, config.hidden, config.activation
+        )
         self.blocks = nn.ModuleList(clip.Block(block) for _ in range(config.depth))
         self.norm2 = nn.LayerNorm(config.width, eps=1e-5)
-        self.projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
+        self.projection = (
+            nn.Linear(config.width, config.projection, bias=False) if config.projection else None
+        )
 
     def forward(self, images: Images) -> Tensor:
         """BadInput if its file held no projection into vectors."""
         if self.projection is None:
-            raise BadInput("this image encoder makes no vectors: its file holds no projection; take one that does.")
+            raise BadInput(
+                "this image encoder makes no vectors: its file holds no projection; take one that does."
+            )
         x = self.walk(seen(images, self.config.size), len(self.blocks))
         vectors: Tensor = self.projection(self.norm2(x[:, 0]))
         return vectors
@@ -97,10 +107,14 @@ def seen(images: Images, size: int) -> Tensor:
     short = min(height, width)
     wide, high = (size * side // short for side in (width, height))
     left, top = ((side - size) // 2 for side in (wide, high))
-    bits = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()  # (b, 3, h, w)
+    bits = (
+        ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    )  # (b, 3, h, w)
     pictures = [Image.fromarray(one.permute(1, 2, 0).contiguous().numpy()) for one in bits]
     scaled = [np.array(one.resize((wide, high), Image.Resampling.BICUBIC)) for one in pictures]
     squares = [torch.from_numpy(one[top : top + size, left : left + size].copy()) for one in scaled]
     square = torch.stack(squares).permute(0, 3, 1, 2).to(images.device).float() / 255
-    mean, deviation = (torch.tensor(one, device=images.device)[:, None, None] for one in (MEAN, DEVIATION))
+    mean, deviation = (
+        torch.tensor(one, device=images.device)[:, None, None] for one in (MEAN, DEVIATION)
+    )
     return (square - mean) / deviation

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
-from safelight.types import Latents
+from safelight.types.tensors import Latents
 
-_AT_ONCE = 2**22  # distances held at once, so that memory stays at 16 MB whatever the number of latents
+_AT_ONCE = (
+    2**22
+)  # distances held at once, so that memory stays at 16 MB whatever the number of latents
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,11 @@ class Codebook(nn.Module):
         super().__init__()
         self.options = options
         number = options.number
-        first = torch.randn(number, channels) if options.normalise else (2 * torch.rand(number, channels) - 1) / number
+        first = (
+            torch.randn(number, channels)
+            if options.normalise
+            else (2 * torch.rand(number, channels) - 1) / number
+        )
         first = self.placed(first)
         if options.decay:
             self.register_buffer("codes", first)
@@ -80,7 +86,9 @@ class Codebook(nn.Module):
         """The number of the nearest code in squared Euclidean distance (the first of equals), int64 (b, *space)."""
         rows = _rows(latents)  # (n, c)
         codes = self._vectors()
-        lengths = codes.square().sum(1)  # a latent's own length is the same for all codes, so it may be left out
+        lengths = codes.square().sum(
+            1
+        )  # a latent's own length is the same for all codes, so it may be left out
         with torch.autocast(rows.device.type, enabled=False):
             parts = torch.split(rows, max(1, _AT_ONCE // len(codes)))
             found = [torch.addmm(lengths, part, codes.T, alpha=-2).min(1).indices for part in parts]
@@ -88,10 +96,14 @@ class Codebook(nn.Module):
 
     def lookup(self, indices: Tensor) -> Latents:
         """The codes (b, c, *space) of numbers (b, *space). BadInput for a number that no code has."""
-        known = not indices.is_floating_point() and (indices.numel() == 0 or bool(indices.min() >= 0))
+        known = not indices.is_floating_point() and (
+            indices.numel() == 0 or bool(indices.min() >= 0)
+        )
         if not known or (indices.numel() and int(indices.max()) >= self.options.number):
             found = f"{indices.min().item()} to {indices.max().item()}"
-            raise BadInput(f"wanted whole numbers of codes from 0 to {self.options.number - 1}, got {found}.")
+            raise BadInput(
+                f"wanted whole numbers of codes from 0 to {self.options.number - 1}, got {found}."
+            )
         return self._at(indices)
 
     def forward(self, latents: Latents) -> Latents:
@@ -109,11 +121,16 @@ class Codebook(nn.Module):
         if self.watches and self.training and torch.is_grad_enabled():
             self._note(latents.detach(), indices)
         codes = self._at(indices)
-        commitment, codebook = (latents - codes.detach()).square(), (latents.detach() - codes).square()
+        commitment, codebook = (
+            (latents - codes.detach()).square(),
+            (latents.detach() - codes).square(),
+        )
         return commitment.flatten(1).mean(1), codebook.flatten(1).mean(1)
 
     @torch.no_grad()
-    def settle(self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+    def settle(
+        self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> None:
         """Move codes by what was taken down since the last time, over all processes that ``total`` sums over."""
         if not self.watches:
             return
@@ -122,7 +139,9 @@ class Codebook(nn.Module):
         if self.options.decay and taken.any():
             self.count.mul_(self.options.decay).add_(chosen, alpha=1 - self.options.decay)
             self.total.mul_(self.options.decay).add_(sums, alpha=1 - self.options.decay)
-            self.codes[taken] = self.placed(self.total[taken] / self.count[taken, None]).to(self.codes.dtype)
+            self.codes[taken] = self.placed(self.total[taken] / self.count[taken, None]).to(
+                self.codes.dtype
+            )
         if self.options.restart and taken.any():
             self.idle.add_(1).masked_fill_(taken, 0)
             self._restart(chosen, sums, squares, zlib.crc32(f"codebook {seed} {update}".encode()))
@@ -139,7 +158,9 @@ class Codebook(nn.Module):
         if not len(dead):
             return
         stream = torch.Generator().manual_seed(key)
-        parents = torch.multinomial(chosen.cpu().float(), len(dead), replacement=True, generator=stream).to(dead.device)
+        parents = torch.multinomial(
+            chosen.cpu().float(), len(dead), replacement=True, generator=stream
+        ).to(dead.device)
         noise = torch.randn(len(dead), sums.shape[1], generator=stream).to(dead.device)
         mean = sums[parents] / chosen[parents, None]
         deviation = (squares[parents] / chosen[parents, None] - mean.square()).clamp(min=0).sqrt()
@@ -151,7 +172,9 @@ class Codebook(nn.Module):
     def _note(self, latents: Tensor, indices: Tensor) -> None:
         rows, flat = _rows(latents), indices.flatten()
         lengths = torch.bincount(flat, minlength=self.options.number)
-        sorted_ = rows[flat.argsort(stable=True)]  # sums in a fixed order: the same bits each time, on any device
+        sorted_ = rows[
+            flat.argsort(stable=True)
+        ]  # sums in a fixed order: the same bits each time, on any device
         self.chosen += lengths
         self.sums += torch.segment_reduce(sorted_, "sum", lengths=lengths, initial=0)
         self.squares += torch.segment_reduce(sorted_.square(), "sum", lengths=lengths, initial=0)

@@ -32,5 +32,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, time: Tensor, beside: Tensor | None = None) -> Tensor:
         waves = sinusoidal(time, self.frequencies, self.inclusive).to(self.first.weight.dtype)
-        embedded: Tensor = self.second(F.silu(self.first(waves if beside is None else waves + beside)))
+        embedded: Tensor = self.second(
+            F.silu(self.first(waves if beside is None else waves + beside))
+        )
         return embedded

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from safelight.types import Encoding, Latents
+from safelight.types.networks import Encoding
+from safelight.types.tensors import Latents
 
 
 class LatentScale(nn.Module):
@@ -33,17 +34,27 @@ class LatentScale(nn.Module):
     @property
     def spread(self) -> Tensor:
         """The deviation (c,)."""
-        return self.deviation if self.epsilon is None else (self.variance.float() + self.epsilon).sqrt()
+        return (
+            self.deviation
+            if self.epsilon is None
+            else (self.variance.float() + self.epsilon).sqrt()
+        )
 
     def standard(self, raw: Encoding) -> Encoding:
         """An encoding of raw latents (b, c, *space) in standard units."""
         mean, deviation = (self._along(one, raw.mean) for one in (self.mean, self.spread))
-        return Encoding((raw.mean - mean) / deviation, None if raw.deviation is None else raw.deviation / deviation)
+        return Encoding(
+            (raw.mean - mean) / deviation,
+            None if raw.deviation is None else raw.deviation / deviation,
+        )
 
     def unscaled(self, standard: Encoding) -> Encoding:
         """An encoding in standard units as it was before ``standard``."""
         deviation = self._along(self.spread, standard.mean)
-        return Encoding(self.raw(standard.mean), None if standard.deviation is None else standard.deviation * deviation)
+        return Encoding(
+            self.raw(standard.mean),
+            None if standard.deviation is None else standard.deviation * deviation,
+        )
 
     def raw(self, latents: Latents) -> Latents:
         """Standard latents in the units of the decoder."""
@@ -52,7 +63,11 @@ class LatentScale(nn.Module):
     @torch.no_grad()
     def measure(self, encodings: Iterable[Encoding]) -> None:
         """Take mean and deviation from encodings made with the present scale, so that it may be measured again."""
-        count, total, square = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
+        count, total, square = (
+            0,
+            torch.zeros_like(self.mean).double(),
+            torch.zeros_like(self.mean).double(),
+        )
         for encoding in encodings:
             flat = encoding.mean.double().transpose(0, 1).flatten(1)  # (c, n)
             count += flat.shape[1]
@@ -61,7 +76,9 @@ class LatentScale(nn.Module):
             if encoding.deviation is not None:
                 square += encoding.deviation.double().square().transpose(0, 1).flatten(1).sum(1)
         mean = total / count
-        deviation = (square / count - mean.square()).clamp(min=1e-12).sqrt()  # a channel may be constant
+        deviation = (
+            (square / count - mean.square()).clamp(min=1e-12).sqrt()
+        )  # a channel may be constant
         self.mean.add_((mean * self.spread).to(self.mean))
         if self.epsilon is None:
             self.deviation.mul_(deviation.to(self.deviation))

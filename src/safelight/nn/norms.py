@@ -33,7 +33,9 @@ class GroupNorm(nn.GroupNorm):
             weight, bias = self.weight.double(), self.bias.double()
             each = x.shape[1] // self.num_groups
             scale = weight / (variance + self.eps).sqrt().repeat_interleave(each, 1)
-            return scale_shift(x, scale, bias - mean.repeat_interleave(each, 1) * scale, self.silu, mine)
+            return scale_shift(
+                x, scale, bias - mean.repeat_interleave(each, 1) * scale, self.silu, mine
+            )
         y = super().forward(x) if known is None else self._told(x, known)
         return F.silu(y) if self.silu else y
 
@@ -43,7 +45,9 @@ class GroupNorm(nn.GroupNorm):
         if self._in_kernels(x):
             both = group_sums(x, self.num_groups)
         else:
-            variance, mean = torch.var_mean(x.float(), (2, 3), correction=0)  # (b, c), of each channel
+            variance, mean = torch.var_mean(
+                x.float(), (2, 3), correction=0
+            )  # (b, c), of each channel
             mean = mean.double()
             both = torch.stack([mean, variance.double() + mean.square()], -1)
             both = reduce(both, "b (g c) n -> b g n", "mean", g=self.num_groups) * count
@@ -54,9 +58,13 @@ class GroupNorm(nn.GroupNorm):
 
     def _told(self, x: Tensor, known: Moments) -> Tensor:
         """As batch norm with fixed statistics, whose channels are those of all images."""
-        mean, variance = (one.float().repeat_interleave(x.shape[1] // self.num_groups) for one in known)
+        mean, variance = (
+            one.float().repeat_interleave(x.shape[1] // self.num_groups) for one in known
+        )
         weight, bias = (one.float().repeat(len(x)) for one in (self.weight, self.bias))
-        return F.batch_norm(x.flatten(0, 1)[None], mean, variance, weight, bias, eps=self.eps).view(x.shape)
+        return F.batch_norm(x.flatten(0, 1)[None], mean, variance, weight, bias, eps=self.eps).view(
+            x.shape
+        )
 
 
 def moments(sums: Tensor) -> Moments:

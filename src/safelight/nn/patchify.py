@@ -4,13 +4,16 @@ from einops import rearrange
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.types import Latents, Shape
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Latents
 
 
 def patch_grid(space: Shape, patch: int) -> Shape:
     """How many patches lie along each axis of ``space``; BadInput if the patch does not divide it."""
     if any(size % patch for size in space):
-        raise BadInput(f"latents of size {'×'.join(map(str, space))} cannot be cut into patches of {patch}.")
+        raise BadInput(
+            f"latents of size {'×'.join(map(str, space))} cannot be cut into patches of {patch}."
+        )
     return tuple(size // patch for size in space)
 
 
@@ -41,4 +44,8 @@ def unpatchify(x: Tensor, patch: int, grid: Shape) -> Tensor:
 def _names(axes: int) -> tuple[str, str, str]:
     """The axes as einops spells them: whole, their grid, and what lies inside a patch."""
     whole = " ".join(f"(g{axis} p{axis})" for axis in range(axes))
-    return whole, " ".join(f"g{axis}" for axis in range(axes)), " ".join(f"p{axis}" for axis in range(axes))
+    return (
+        whole,
+        " ".join(f"g{axis}" for axis in range(axes)),
+        " ".join(f"p{axis}" for axis in range(axes)),
+    )

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safelight.types import Features, Images
+from safelight.types.networks import Features
+from safelight.types.tensors import Images
 
 
 def perceptual(network: Features, images: Images, others: Images) -> Float[Tensor, " b"]:

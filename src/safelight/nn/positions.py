@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
-from safelight.types import Shape
+from safelight.types.shapes import Shape
 
 
 class Rotation(NamedTuple):
@@ -33,7 +33,8 @@ def rotation(positions: Tensor, width: int, base: float = 10_000.0) -> Rotation:
     """
     shares = split(width // 2, positions.shape[1])
     angles = [
-        positions[:, axis, None].float() * base ** -(torch.arange(share, device=positions.device) / share)
+        positions[:, axis, None].float()
+        * base ** -(torch.arange(share, device=positions.device) / share)
         for axis, share in enumerate(shares)
     ]
     angle = torch.cat(angles, dim=-1)  # (n, d/2)
@@ -51,7 +52,11 @@ class PairRotation(NamedTuple):
         """Turn ``x`` (…, n, heads, d), in float32."""
         cos, sin = self.cos[:, None], self.sin[:, None]
         even, odd = x.float()[..., ::2], x.float()[..., 1::2]  # (…, n, heads, d/2)
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+        return (
+            torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+            .flatten(-2)
+            .to(x.dtype)
+        )
 
 
 def pair_rotation(positions: Tensor, widths: Sequence[int], base: float = 10_000.0) -> PairRotation:
@@ -60,9 +65,12 @@ def pair_rotation(positions: Tensor, widths: Sequence[int], base: float = 10_000
     The angles are products in float64, as there; only their cosines and sines are float32.
     """
     device = positions.device
-    places = positions.cpu().double() if device.type == "mps" else positions.double()  # mps has no float64
+    places = (
+        positions.cpu().double() if device.type == "mps" else positions.double()
+    )  # mps has no float64
     angles = [
-        places[:, axis, None] * base ** -(torch.arange(0, width, 2, device=places.device, dtype=torch.float64) / width)
+        places[:, axis, None]
+        * base ** -(torch.arange(0, width, 2, device=places.device, dtype=torch.float64) / width)
         for axis, width in enumerate(widths)
     ]
     angle = torch.cat(angles, dim=-1)  # (n, d/2)
@@ -72,7 +80,9 @@ def pair_rotation(positions: Tensor, widths: Sequence[int], base: float = 10_000
 def split(pairs: int, axes: int) -> tuple[int, ...]:
     """``pairs`` shared out among ``axes`` as evenly as they go, the first axes taking what is left over."""
     if pairs < axes:
-        raise BadInput(f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; use fewer heads.")
+        raise BadInput(
+            f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; use fewer heads."
+        )
     return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))
 
 
@@ -115,8 +125,12 @@ class PositionTable(nn.Module):
         """The whole square, seen as a ``grid`` of other sides: the same stretch in finer or coarser steps."""
         if tuple(grid) == (self.side, self.side):
             return self.table
-        rows, columns = (torch.arange(length, dtype=torch.float64) * self.side / length for length in grid)
-        return sines(rows, columns, self.table.shape[-1], self.table.device)[None].to(self.table.dtype)
+        rows, columns = (
+            torch.arange(length, dtype=torch.float64) * self.side / length for length in grid
+        )
+        return sines(rows, columns, self.table.shape[-1], self.table.device)[None].to(
+            self.table.dtype
+        )
 
 
 def sines(rows: Tensor, columns: Tensor, width: int, device: torch.device | None = None) -> Tensor:
@@ -127,6 +141,8 @@ def sines(rows: Tensor, columns: Tensor, width: int, device: torch.device | None
     share = width // 4
     slower = 10_000.0 ** -(torch.arange(share, dtype=torch.float64, device=rows.device) / share)
     angles = [line.double()[:, None] * slower for line in (rows, columns)]
-    down, across = (torch.cat([angle.sin(), angle.cos()], dim=-1).float().to(device) for angle in angles)
+    down, across = (
+        torch.cat([angle.sin(), angle.cos()], dim=-1).float().to(device) for angle in angles
+    )
     grid = len(rows), len(columns), width // 2
     return torch.cat([across.expand(grid), down[:, None].expand(grid)], dim=-1).flatten(0, 1)

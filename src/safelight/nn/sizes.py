@@ -1,10 +1,12 @@
 """Sizes that a factor divides, and the sentence for those that it does not."""
 
 from safelight.errors import BadInput
-from safelight.types import Shape
+from safelight.types.shapes import Shape
 
 
-def reduced(kind: str, image_shape: Shape, channels: int, latent_channels: int, factor: int) -> Shape:
+def reduced(
+    kind: str, image_shape: Shape, channels: int, latent_channels: int, factor: int
+) -> Shape:
     """(b, channels, h, w) → (b, latent_channels, h/f, w/f); BadInput, in the name of ``kind``, if that cannot be."""
     *batch, given, height, width = image_shape
     if given != channels:

@@ -17,7 +17,13 @@ class Stream(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, parts: int = 6, qk_norm: bool = False, eps: float = 1e-6
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        parts: int = 6,
+        qk_norm: bool = False,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.eps = eps
@@ -37,7 +43,9 @@ class Stream(nn.Module):
         scales: tuple[Tensor, ...] = self.modulation(heard).to(dtype).split(1, dim=1)
         return scales
 
-    def onward(self, x: Tensor, mixed: Tensor, scales: Sequence[Tensor], more: Tensor | None = None) -> Tensor:
+    def onward(
+        self, x: Tensor, mixed: Tensor, scales: Sequence[Tensor], more: Tensor | None = None
+    ) -> Tensor:
         """``x`` (b, n, width) with what attention ``mixed``, with ``more``, and through the MLP."""
         assert self.attention.out is not None
         assert self.mlp is not None

@@ -22,9 +22,15 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise BadInput(f"device: wanted auto, cpu, cuda, cuda:1 or mps, got {name!r}.") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
     if (device.index or 0) >= there.get(device.type, 0):
-        raise BadInput(f"device: {name!r} was asked for, but no such device can be used here; take cpu.")
+        raise BadInput(
+            f"device: {name!r} was asked for, but no such device can be used here; take cpu."
+        )
     return device
 
 
@@ -37,12 +43,14 @@ def dtype_of(precision: str, device: torch.device) -> torch.dtype:
     return DTYPES[precision]
 
 
-def prepare(model: LatentDiffusion, device: str = "auto", precision: str = "auto") -> LatentDiffusion:
+def prepare(
+    model: LatentDiffusion, device: str = "auto", precision: str = "auto"
+) -> LatentDiffusion:
     """The model on a device, in a precision, ready to be used: no gradients, convolutions channels-last,
     compiled kernels where they can be had."""
     where = device_of(device)
     dtype = dtype_of(precision, where)
-    for part in (model.autoencoder, model.conditioner, model.denoiser, model.eye):
+    for part in (model.autoencoder, model.conditioner, model.denoiser, model.image_encoder):
         if isinstance(part, nn.Module):
             ready(part, where, dtype)
     return model

@@ -4,13 +4,16 @@ import torch
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.types import Autoencoder, Images
+from safelight.types.networks import Autoencoder
+from safelight.types.tensors import Images
 
 
 def pad(images: Images, multiple: int) -> Images:
     """(b, c, h, w), mirrored beyond the right and the bottom edge until both sides are multiples, however small."""
     if 0 in images.shape[-2:]:
-        raise BadInput(f"images: wanted at least one pixel, got {images.shape[-1]}×{images.shape[-2]}.")
+        raise BadInput(
+            f"images: wanted at least one pixel, got {images.shape[-1]}×{images.shape[-2]}."
+        )
     for axis in (-2, -1):
         side = images.shape[axis]
         if extra := -side % multiple:
@@ -26,7 +29,9 @@ def crop(images: Images, height: int, width: int) -> Images:
 def demand_numbers(images: Images) -> None:
     """BadInput for pixels that are no numbers."""
     if not images.isfinite().all():
-        raise BadInput("images: wanted numbers in [-1, 1], got pixels that are NaN or infinite; mend the picture.")
+        raise BadInput(
+            "images: wanted numbers in [-1, 1], got pixels that are NaN or infinite; mend the picture."
+        )
 
 
 @torch.no_grad()

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.kernels.convolution import Convolution3
-from safelight.nn.near import Divided, Layer, Maps
+from safelight.nn.local_layers import Divided, Layer, Maps
 from safelight.nn.norms import GroupNorm, Moments, moments
-from safelight.types import Autoencoder, Encoding, Images, Latents, Shape
+from safelight.types.networks import Autoencoder, Encoding
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 Counts: TypeAlias = tuple[int, int]
 """Tiles down and across."""
@@ -33,9 +35,13 @@ class Tiled:
 
     def __init__(self, autoencoder: Autoencoder, tile: int = 128, hold: int = 2**30) -> None:
         if tile < 1 or hold < 0:
-            raise BadInput(f"tiles: wanted tiles of at least 1 pixel and 0 bytes or more to hold, got {tile}, {hold}.")
+            raise BadInput(
+                f"tiles: wanted tiles of at least 1 pixel and 0 bytes or more to hold, got {tile}, {hold}."
+            )
         if not isinstance(autoencoder, Divided):
-            raise BadInput(f"tiles: a {type(autoencoder).__name__} cannot be carried out in tiles; take it whole.")
+            raise BadInput(
+                f"tiles: a {type(autoencoder).__name__} cannot be carried out in tiles; take it whole."
+            )
         self.autoencoder, self.factor, self.last = autoencoder, autoencoder.factor, autoencoder.last
         self.tile, self.hold, self._parts = tile, hold, autoencoder
 
@@ -46,13 +52,18 @@ class Tiled:
         layers, counts = self._parts.encode_near(), self._counts(*images.shape[-2:])
         if counts == (1, 1):
             return self.autoencoder.encode(images)
-        near = [through(layers, Way(Kept(image)), counts, self.hold) for image in torch.split(images, 1)]
+        near = [
+            through(layers, Way(Kept(image)), counts, self.hold) for image in torch.split(images, 1)
+        ]
         return self._parts.encode_far(torch.cat(near))
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """As the autoencoder's own."""
-        layers, counts = self._parts.decode_near(), self._counts(*(self.factor * side for side in latents.shape[-2:]))
+        layers, counts = (
+            self._parts.decode_near(),
+            self._counts(*(self.factor * side for side in latents.shape[-2:])),
+        )
         if counts == (1, 1):
             return self.autoencoder.decode(latents)
         images = []
@@ -84,7 +95,9 @@ class Kept:
     @property
     def sides(self) -> tuple[int, int]:
         """Height and width."""
-        return self._top + sum(maps[0].shape[-2] for maps in self._strips), self._strips[0][0].shape[-1]
+        return self._top + sum(maps[0].shape[-2] for maps in self._strips), self._strips[0][
+            0
+        ].shape[-1]
 
     def add(self, maps: Maps, columns: Span, width: int) -> None:
         """A tile, beside the one before it or, where it begins at the left, below it."""
@@ -113,14 +126,18 @@ class Kept:
             gone = min(above - self._top, rows)
             if 2 * gone <= rows:
                 break
-            self._strips[0:1] = [tuple(one[..., gone:, :].clone() for one in first)] if gone < rows else []
+            self._strips[0:1] = (
+                [tuple(one[..., gone:, :].clone() for one in first)] if gone < rows else []
+            )
             self._top += gone
 
 
 def _wide(tile: Tensor, width: int) -> Tensor:
     """Room for a strip as high as the tile, in its memory format."""
     layout = torch.channels_last if tile.stride(1) == 1 else torch.contiguous_format
-    return torch.empty((*tile.shape[:3], width), dtype=tile.dtype, device=tile.device, memory_format=layout)
+    return torch.empty(
+        (*tile.shape[:3], width), dtype=tile.dtype, device=tile.device, memory_format=layout
+    )
 
 
 @dataclass(frozen=True)
@@ -147,7 +164,10 @@ class Way:
         """What is needed of the maps before each layer, and after them all the span ``last``."""
         spans = [last]
         for layer, sides in zip(reversed(self.layers), reversed(self.sides()[:-1]), strict=True):
-            start, end = (place * layer.down // layer.up for place in (spans[0][0], spans[0][1] + layer.up - 1))
+            start, end = (
+                place * layer.down // layer.up
+                for place in (spans[0][0], spans[0][1] + layer.up - 1)
+            )
             start, end = start - layer.reach, end + layer.reach
             start, end = start // layer.down * layer.down, -(-end // layer.down) * layer.down
             spans.insert(0, (max(0, start), min(end, sides[axis])))

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from safelight.model import Whole
-    from safelight.types import NoiseSource, Shape
+    from safelight.types.diffusion import NoiseSource
+    from safelight.types.shapes import Shape
 
 PLACES = ("everywhere", "columns", "rows")
 
@@ -21,14 +22,24 @@ class Compose:
     """Make one picture of several prompts: all of them everywhere, or one beside or above the other."""
 
     verb: ClassVar[str] = "compose"
-    example: ClassVar[str] = '"red heart, flat emoji | blue book, flat emoji" --place columns -o both.png'
+    example: ClassVar[str] = (
+        '"red heart, flat emoji | blue book, flat emoji" --place columns -o both.png'
+    )
 
     prompts: str = field(default="", metadata={"help": "What it shows: prompts divided by |."})
-    place: str = field(default="everywhere", metadata={"help": "Where each holds: everywhere, columns or rows."})
-    weights: str = field(default="", metadata={"help": "How much each counts: 1,0.5; below 0 is away from it."})
+    place: str = field(
+        default="everywhere", metadata={"help": "Where each holds: everywhere, columns or rows."}
+    )
+    weights: str = field(
+        default="", metadata={"help": "How much each counts: 1,0.5; below 0 is away from it."}
+    )
     negative: str = field(default="", metadata={"help": "What it should not show; needs guidance."})
-    width: int | None = field(default=None, metadata={"help": "In pixels. Default: the model's own size."})
-    height: int | None = field(default=None, metadata={"help": "In pixels. Default: the model's own size."})
+    width: int | None = field(
+        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+    )
+    height: int | None = field(
+        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+    )
 
     def __post_init__(self) -> None:
         self._one()
@@ -36,16 +47,22 @@ class Compose:
             raise unknown("place", self.place, PLACES)
         said, told = len(self._said()), len(self._told())
         if told != said:
-            raise BadInput(f"weights: wanted one for each of the {said} prompts, got {told}: {self.weights!r}.")
+            raise BadInput(
+                f"weights: wanted one for each of the {said} prompts, got {told}: {self.weights!r}."
+            )
 
     def start(self, model: "Whole", noise: "NoiseSource", count: int) -> Start:
         """As for one prompt, with a share for each."""
-        from safelight.types import Prompt
+        from safelight.types.networks import Prompt
 
         whole = self._one().start(model, noise, count)
         said = self._said()
         shares = [
-            Share([Prompt(text)] * count, weight, self._where(index, len(said), tuple(whole.latents.shape)))
+            Share(
+                [Prompt(text)] * count,
+                weight,
+                self._where(index, len(said), tuple(whole.latents.shape)),
+            )
             for index, (text, weight) in enumerate(zip(said, self._told(), strict=True))
         ]
         return replace(whole, prompts=shares[0].prompts, shares=shares)
@@ -59,9 +76,15 @@ class Compose:
 
     def _told(self) -> list[float]:
         try:
-            return [float(text) for text in self.weights.split(",")] if self.weights else [1.0] * len(self._said())
+            return (
+                [float(text) for text in self.weights.split(",")]
+                if self.weights
+                else [1.0] * len(self._said())
+            )
         except ValueError:
-            raise BadInput(f"weights: wanted numbers such as 1,0.5, got {self.weights!r}.") from None
+            raise BadInput(
+                f"weights: wanted numbers such as 1,0.5, got {self.weights!r}."
+            ) from None
 
     def _where(self, index: int, count: int, shape: "Shape") -> "Tensor | None":
         """One of ``count`` stripes of the latents, each fading into the next over a quarter of a stripe."""
@@ -72,6 +95,8 @@ class Compose:
         side = shape[-1] if self.place == "columns" else shape[-2]
         here = (torch.arange(side) + 0.5) * count / side  # counted in stripes
         left = ((here - index) * 4 + 0.5).clamp(0, 1) if index > 0 else torch.ones(side)
-        right = ((index + 1 - here) * 4 + 0.5).clamp(0, 1) if index < count - 1 else torch.ones(side)
+        right = (
+            ((index + 1 - here) * 4 + 0.5).clamp(0, 1) if index < count - 1 else torch.ones(side)
+        )
         stripe = torch.minimum(left, right)
         return stripe if self.place == "columns" else stripe[:, None]

@@ -8,7 +8,7 @@ from safelight.task import Start
 
 if TYPE_CHECKING:
     from safelight.model import Whole
-    from safelight.types import NoiseSource
+    from safelight.types.diffusion import NoiseSource
 
 LONGEST_SIDE = 8192
 
@@ -20,10 +20,16 @@ class TextToImage:
     verb: ClassVar[str] = "generate"
     example: ClassVar[str] = '"fox, flat emoji" -o fox.png --seed 3'
 
-    prompt: str = field(default="", metadata={"help": "What the picture shows. Empty: whatever comes."})
+    prompt: str = field(
+        default="", metadata={"help": "What the picture shows. Empty: whatever comes."}
+    )
     negative: str = field(default="", metadata={"help": "What it should not show; needs guidance."})
-    width: int | None = field(default=None, metadata={"help": "In pixels. Default: the model's own size."})
-    height: int | None = field(default=None, metadata={"help": "In pixels. Default: the model's own size."})
+    width: int | None = field(
+        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+    )
+    height: int | None = field(
+        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+    )
 
     def __post_init__(self) -> None:
         for name, side in {"width": self.width, "height": self.height}.items():
@@ -32,7 +38,7 @@ class TextToImage:
 
     def start(self, model: "Whole", noise: "NoiseSource", count: int) -> Start:
         """Pure noise of the latents' shape. BadInput if the autoencoder cannot make the size."""
-        from safelight.types import Prompt
+        from safelight.types.networks import Prompt
 
         height, width = self.height or model.card.size[0], self.width or model.card.size[1]
         shape = model.latent_shape(count, height, width)

@@ -15,7 +15,7 @@ from safelight.errors import BadInput
 from safelight.model import module
 from safelight.training.discriminators import BuildsDiscriminator, Mean
 from safelight.training.discriminators.patch import Config as PatchConfig
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Adversarial:
     if it has another than the recipe's.
     """
 
-    discriminator: Annotated[BuildsDiscriminator, Slot("training.discriminators")] = field(default_factory=PatchConfig)
+    discriminator: Annotated[BuildsDiscriminator, Slot("training.discriminators")] = field(
+        default_factory=PatchConfig
+    )
     loss: Literal["hinge", "non-saturating"] = "hinge"
     weight: float = 0.5
     begins: int = 0
@@ -40,7 +42,9 @@ class Adversarial:
     def __post_init__(self) -> None:
         numbers = (self.weight, self.begins, self.most, self.r1, self.rate)
         if not all(0 <= number < math.inf for number in numbers):
-            raise BadInput(f"adversarial: wanted weight, begins, most, r1 and rate of at least 0, got {numbers}.")
+            raise BadInput(
+                f"adversarial: wanted weight, begins, most, r1 and rate of at least 0, got {numbers}."
+            )
 
 
 class Opponent(nn.Module):
@@ -56,9 +60,15 @@ class Opponent(nn.Module):
 
     def against(self, fake: Images) -> Tensor:
         """What the autoencoder descends: how surely its pictures are told from originals."""
-        module(self.network).eval()  # power iterations and first batches belong to the discriminator's step
+        module(
+            self.network
+        ).eval()  # power iterations and first batches belong to the discriminator's step
         logits = self.network(fake)
-        return -logits.float().mean() if self.config.loss == "hinge" else F.softplus(-logits.float()).mean()
+        return (
+            -logits.float().mean()
+            if self.config.loss == "hinge"
+            else F.softplus(-logits.float()).mean()
+        )
 
     def loss(self, real: Images, fake: Images) -> tuple[Tensor, dict[str, Tensor]]:
         """What the discriminator descends, and what is worth writing down."""
@@ -94,14 +104,17 @@ def penalty(discriminator: Callable[[Images], Tensor], real: Images) -> Tensor:
     return gradient.square().flatten(1).sum(1).mean()
 
 
-def balance(again: Images, last: Tensor, pull: Tensor, push: Tensor, most: float, mean: Mean) -> Tensor:
+def balance(
+    again: Images, last: Tensor, pull: Tensor, push: Tensor, most: float, mean: Mean
+) -> Tensor:
     """How much of the adversarial term is as strong as the reconstruction's terms at the decoder's last layer.
 
     ``pull`` and ``push`` are both terms' gradients at the reconstruction ``again``. The factor is the ratio of their
     norms once carried on to ``last`` (arXiv 2012.09841, eq. 7 with its δ of 1e-6), and ``most`` at most.
     """
     norms = [
-        mean(torch.autograd.grad(again, last, one.to(again.dtype), retain_graph=True)[0]).norm() for one in (pull, push)
+        mean(torch.autograd.grad(again, last, one.to(again.dtype), retain_graph=True)[0]).norm()
+        for one in (pull, push)
     ]
     factor: Tensor = norms[0] / (norms[1] + 1e-6)
     return factor.clamp(max=most).detach()

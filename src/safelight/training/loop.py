@@ -22,7 +22,7 @@ from safelight.model import Card
 from safelight.nn.blocks import compile_blocks, recompute
 from safelight.runtime import dtype_of
 from safelight.settings import Settings
-from safelight.training.material import demand_same, examined
+from safelight.training.data_record import demand_same, examined
 from safelight.training.objective import Group, Objective, Report, Setting
 from safelight.training.parallel import Processes
 from safelight.training.plot import plot
@@ -78,7 +78,9 @@ def train(
     began = time.perf_counter()
     while update < recipe.loop.updates and not processes.any(stop()):
         rate = recipe.rate.at(update, recipe.loop.updates)
-        measured = _update(recipe.loop, setting, processes, objective, state, next(feed), rate, update)
+        measured = _update(
+            recipe.loop, setting, processes, objective, state, next(feed), rate, update
+        )
         update += 1
         _alive(measured, update, run)
         for name, value in measured.items():
@@ -89,7 +91,14 @@ def train(
             means = {name: fmean(values) for name, values in recent.items()}
             recent.clear()
             if processes.first:
-                run.measured({"update": update, **means, "rate": rate, "pictures_a_second": recipe.loop.batch / took})
+                run.measured(
+                    {
+                        "update": update,
+                        **means,
+                        "rate": rate,
+                        "pictures_a_second": recipe.loop.batch / took,
+                    }
+                )
         if processes.first and _due(update, watch.check, last):
             _check(run, objective, state, checks, update)
         if processes.first and _due(update, watch.sheet, last):
@@ -119,17 +128,25 @@ def _build(recipe: Recipe, setting: Setting) -> tuple[Objective, State]:
             recompute(part)
         if recipe.loop.compile:
             compile_blocks(part)
-    optimisers = {one.name: (one.optimiser or recipe.optimiser).build(one.parameters) for one in objective.groups}
+    optimisers = {
+        one.name: (one.optimiser or recipe.optimiser).build(one.parameters)
+        for one in objective.groups
+    }
     ema = {group.name: Ema(group.parameters, recipe.loop.ema) for group in objective.groups}
     return objective, State(objective.parts, objective.groups, optimisers, ema)
 
 
-def _prefetched(objective: Objective, dataset: Dataset, order: Order, loop: Loop, update: int) -> Iterator[list[Any]]:
+def _prefetched(
+    objective: Objective, dataset: Dataset, order: Order, loop: Loop, update: int
+) -> Iterator[list[Any]]:
     """This process's micro-batches of each update, the next update's made in a thread while this one's are used."""
     accumulate = loop.accumulate
 
     def make(positions: Sequence[int], indices: Sequence[int]) -> list[Any]:
-        return [objective.batch(dataset, positions[i::accumulate], indices[i::accumulate]) for i in range(accumulate)]
+        return [
+            objective.batch(dataset, positions[i::accumulate], indices[i::accumulate])
+            for i in range(accumulate)
+        ]
 
     places = order.batches(loop.batch, update * loop.batch)
     with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
@@ -157,7 +174,9 @@ def _update(
         found: dict[str, list[Tensor]] = {}
         with _only(group, objective.groups):
             for batch in batches:
-                with torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32):
+                with torch.autocast(
+                    setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32
+                ):
                     loss = objective.loss(group.name, batch)
                 (loss.total / len(batches)).backward()  # type: ignore[no-untyped-call]
                 for name, value in {**loss.measured, "loss": loss.total}.items():
@@ -209,7 +228,9 @@ def _as_judged(state: State) -> Iterator[None]:
             if ema.decay:
                 stack.enter_context(ema.swapped())
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # nothing is compiled for what is rarely called
+        stack.enter_context(
+            torch.compiler.set_stance("force_eager")
+        )  # nothing is compiled for what is rarely called
         yield
 
 
@@ -219,7 +240,9 @@ def _check(run: Run, objective: Objective, state: State, checks: Dataset, update
     found: dict[str, list[Tensor]] = {}
     with _as_judged(state):
         for i in range(0, count, 16):
-            batch = objective.batch(checks, range(i, i + len(places[i : i + 16])), places[i : i + 16])
+            batch = objective.batch(
+                checks, range(i, i + len(places[i : i + 16])), places[i : i + 16]
+            )
             for name, values in objective.judge(batch).items():
                 found.setdefault(name, []).append(values.float().cpu())
     means = {f"check/{name}": float(torch.cat(values).mean()) for name, values in found.items()}
@@ -253,7 +276,11 @@ def _save(
             settings=Settings(),
             licence=run.recipe.licence or "see the licences of the training data",
             data=(records["data"],) if records else (),
-            origin={"updates": update, "batch": run.recipe.loop.batch, **(starts[-1] if starts else {})},
+            origin={
+                "updates": update,
+                "batch": run.recipe.loop.batch,
+                **(starts[-1] if starts else {}),
+            },
         )
         write_model(objective.model(card, training), run.folder / "model")
     run.tidy()

@@ -23,7 +23,10 @@ class Adamw:
     def build(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         matrices = [p for p in parameters.values() if p.dim() >= 2]
         rest = [p for p in parameters.values() if p.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": self.decay}, {"params": rest, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": self.decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
         groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)
 
@@ -54,11 +57,18 @@ class MuonOptimizer(torch.optim.Optimizer):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], options: Muon) -> None:
         def hidden(name: str, p: nn.Parameter) -> bool:
-            return p.dim() == 2 and min(p.shape) >= options.least and not re.search("embed|table", name)
+            return (
+                p.dim() == 2
+                and min(p.shape) >= options.least
+                and not re.search("embed|table", name)
+            )
 
         matrices = [p for name, p in parameters.items() if hidden(name, p)]
         rest = [p for name, p in parameters.items() if not hidden(name, p)]
-        groups: list[dict[str, Any]] = [{"params": matrices, "muon": True}, {"params": rest, "muon": False}]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "muon": True},
+            {"params": rest, "muon": False},
+        ]
         self.options = options
         super().__init__([group for group in groups if group["params"]], {"lr": 1e-3})
 

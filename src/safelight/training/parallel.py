@@ -99,7 +99,9 @@ class Processes:
         some = [p for p, count in zip(parameters, had.tolist(), strict=True) if count]
         for bucket in _buckets(some):
             flat = self.mean(torch.cat([_gradient(p).flatten() for p in bucket]))
-            for p, values in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
+            for p, values in zip(
+                bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True
+            ):
                 _gradient(p).copy_(values.view(p.shape))
 
 
@@ -114,8 +116,12 @@ def joined() -> Iterator[Processes]:
         yield Processes()
         return
     if missing := [name for name in VARIABLES if name not in os.environ]:
-        raise BadInput(f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set; start it by torchrun.")
-    patience = timedelta(days=1)  # the first may judge, draw or fill the cache for long; the dead are noticed at once
+        raise BadInput(
+            f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set; start it by torchrun."
+        )
+    patience = timedelta(
+        days=1
+    )  # the first may judge, draw or fill the cache for long; the dead are noticed at once
     store, rank, world = next(rendezvous("env://", timeout=timedelta(minutes=5)))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
@@ -134,7 +140,9 @@ def joined() -> Iterator[Processes]:
 def _number(name: str, default: int) -> int:
     given = os.environ.get(name, "")
     if given and not given.isdigit():
-        raise BadInput(f"{name}: wanted a number in this variable of the environment, got {given!r}; unset it.")
+        raise BadInput(
+            f"{name}: wanted a number in this variable of the environment, got {given!r}; unset it."
+        )
     return int(given or default)
 
 

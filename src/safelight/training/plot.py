@@ -22,7 +22,12 @@ def plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     for place, name in enumerate(names, 1):
         points = [(line["update"], line[name]) for line in lines if name in line]
         axes = figure.add_subplot(rows, columns, place)
-        axes.plot(*zip(*points, strict=True), linewidth=1.2, marker="o" if len(points) < 12 else None, markersize=3)
+        axes.plot(
+            *zip(*points, strict=True),
+            linewidth=1.2,
+            marker="o" if len(points) < 12 else None,
+            markersize=3,
+        )
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("updates", fontsize=8)
         axes.tick_params(labelsize=8)

@@ -36,7 +36,11 @@ class Rate:
         if update < self.warmup:
             return self.peak * (update + 1) / self.warmup
         done = (update - self.warmup) / max(1, updates - self.warmup)
-        falls = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * min(1.0, done)))}
+        falls = {
+            "constant": 1.0,
+            "linear": 1 - done,
+            "cosine": 0.5 * (1 + math.cos(math.pi * min(1.0, done))),
+        }
         return self.peak * (self.floor + (1 - self.floor) * max(0.0, falls[self.decay]))
 
 
@@ -51,7 +55,9 @@ class Loop:
     device: str = "auto"
     ema: float = 0.999  # decay of the running mean of the weights that is saved and judged; 0: none
     clip: float = 1.0  # largest norm of a group's gradient; 0: no limit
-    recompute: bool = False  # activations of the blocks in the backward pass: less memory, the same gradients
+    recompute: bool = (
+        False  # activations of the blocks in the backward pass: less memory, the same gradients
+    )
     compile: bool = False  # the blocks, at their first use
 
     def __post_init__(self) -> None:
@@ -76,7 +82,10 @@ class Watch:
     pictures: int = 256  # judged at a check
 
     def __post_init__(self) -> None:
-        if min(self.write, self.check, self.sheet, self.save) < 0 or min(self.keep, self.pictures) < 1:
+        if (
+            min(self.write, self.check, self.sheet, self.save) < 0
+            or min(self.keep, self.pictures) < 1
+        ):
             raise BadInput(f"watch: wanted keep ≥ 1, pictures ≥ 1 and the others ≥ 0, got {self}.")
 
 

@@ -29,7 +29,9 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, the newest last."""
-        return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*") if path.is_dir())
+        return sorted(
+            path for path in (self.folder / "checkpoints").glob("[0-9]*") if path.is_dir()
+        )
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -44,7 +46,9 @@ class Run:
                 f"the run {str(self.folder)!r} is in use by another process; wait for it, or choose another --run."
             ) from None
         except OSError as error:
-            raise CannotSave(f"cannot use the run folder {str(self.folder)!r}: {error.strerror}.") from error
+            raise CannotSave(
+                f"cannot use the run folder {str(self.folder)!r}: {error.strerror}."
+            ) from error
         try:
             yield
         finally:
@@ -56,7 +60,9 @@ class Run:
 
     def record(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file of the run."""
-        write_text(self.folder / f"{name}.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            self.folder / f"{name}.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        )
 
     def recall(self, name: str) -> dict[str, Any] | None:
         """Read a JSON file of the run, or None."""
@@ -68,7 +74,9 @@ class Run:
         self.record("config", dump(self.recipe))
         self.record("data", data)
         starts = (self.recall("origin") or {"starts": []})["starts"]
-        self.record("origin", {"starts": [*starts, origin(self.recipe.seed) | {"processes": processes}]})
+        self.record(
+            "origin", {"starts": [*starts, origin(self.recipe.seed) | {"processes": processes}]}
+        )
 
     def measured(self, line: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -76,7 +84,9 @@ class Run:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise CannotSave(f"cannot write metrics in {str(self.folder)!r}: {error.strerror}.") from error
+            raise CannotSave(
+                f"cannot write metrics in {str(self.folder)!r}: {error.strerror}."
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl."""
@@ -98,18 +108,25 @@ class Run:
 
 
 def open_run(
-    target: Path, folder: Path | None = None, changes: tuple[str, ...] = (), hints: Mapping[str, str] | None = None
+    target: Path,
+    folder: Path | None = None,
+    changes: tuple[str, ...] = (),
+    hints: Mapping[str, str] | None = None,
 ) -> Run:
     """A run from a recipe file (begun, or gone on with if its folder holds the same recipe) or from a run folder.
 
     ``hints`` go into ``objective.hints``: what the file that it stands on cannot tell.
     """
     if hints:
-        table = ", ".join(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in hints.items())
+        table = ", ".join(
+            f"{json.dumps(key)} = {json.dumps(value)}" for key, value in hints.items()
+        )
         changes = (*changes, f"objective.hints={{{table}}}")
     if target.is_dir():
         if not (target / "config.json").exists():
-            raise BadInput(f"{str(target)!r} is not a run folder: it has no config.json; give a recipe.toml.")
+            raise BadInput(
+                f"{str(target)!r} is not a run folder: it has no config.json; give a recipe.toml."
+            )
         kept = read(Recipe, _json(target / "config.json"))
         return Run(target, override(Recipe, kept, changes))
     recipe = override(Recipe, read(Recipe, read_toml(target)), changes)
@@ -127,7 +144,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise BadInput(f"{str(path)!r} cannot be read: {error}; put it back, or begin a new run.") from None
+        raise BadInput(
+            f"{str(path)!r} cannot be read: {error}; put it back, or begin a new run."
+        ) from None
 
 
 def origin(seed: int) -> dict[str, Any]:

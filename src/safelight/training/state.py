@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from safelight.checkpoints.native import load_strictly
-from safelight.checkpoints.streamed import write_tensors
 from safelight.errors import BadInput
 from safelight.files import writing_folder
 from safelight.training.objective import Group
+from safelight.weights.writing import write_tensors
 
 
 class Ema:
@@ -30,7 +30,9 @@ class Ema:
     def update(self, update: int) -> None:
         """Take in the parameters as they are after ``update`` updates."""
         keep = min(self.decay, (1 + update) / (10 + update))
-        torch._foreach_lerp_(list(self.mean.values()), [p.detach() for p in self._parameters.values()], 1 - keep)
+        torch._foreach_lerp_(
+            list(self.mean.values()), [p.detach() for p in self._parameters.values()], 1 - keep
+        )
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -63,12 +65,18 @@ class State:
         for name, part in self.parts.items():
             tensors |= {f"weights/{name}/{key}": value for key, value in part.state_dict().items()}
         for group in self.groups:
-            tensors |= {f"ema/{group.name}/{key}": value for key, value in self.ema[group.name].mean.items()}
+            tensors |= {
+                f"ema/{group.name}/{key}": value for key, value in self.ema[group.name].mean.items()
+            }
             for key, p in group.parameters.items():
                 memory = self.optimisers[group.name].state.get(p, {})
-                tensors |= {f"optimiser/{group.name}/{key}/{what}": value for what, value in memory.items()}
+                tensors |= {
+                    f"optimiser/{group.name}/{key}/{what}": value for what, value in memory.items()
+                }
         with writing_folder(folder) as aside:
-            (aside / "state.json").write_text(json.dumps({"update": update, "recent": recent}), encoding="utf-8")
+            (aside / "state.json").write_text(
+                json.dumps({"update": update, "recent": recent}), encoding="utf-8"
+            )
             write_tensors(tensors, aside / "state.safetensors")
 
     def load(self, folder: Path) -> tuple[int, dict[str, list[float]]]:
@@ -76,7 +84,10 @@ class State:
         try:
             tensors = load_file(folder / "state.safetensors")
             facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            update, recent = int(facts["update"]), {name: list(some) for name, some in facts.get("recent", {}).items()}
+            update, recent = (
+                int(facts["update"]),
+                {name: list(some) for name, some in facts.get("recent", {}).items()},
+            )
         except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadInput(
                 f"the checkpoint {str(folder)!r} cannot be read ({error}); remove it to go on from the one before."
@@ -98,7 +109,11 @@ class State:
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _like(p: nn.Parameter, value: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class Config:
     """Where the pictures are and which of them count."""
 
     paths: tuple[str, ...]  # folders or zip files
-    only: Mapping[str, str] = field(default_factory=dict)  # rows whose metadata say so, e.g. {split = "train"}
+    only: Mapping[str, str] = field(
+        default_factory=dict
+    )  # rows whose metadata say so, e.g. {split = "train"}
     caption: str = ""  # the metadata's key of captions; "": text, caption or prompt
     label: str = ""  # the metadata's key of labels; "": label or class_name, then the folder's name
     licence: str = "not stated"  # recorded with what is trained on it
@@ -55,7 +57,9 @@ class Folder:
         if not config.paths:
             raise BadInput("paths: wanted at least one folder or zip file of pictures, got none.")
         self._places = [_open(Path(path)) for path in config.paths]
-        self._rows = [row for number, place in enumerate(self._places) for row in self._scan(number, place)]
+        self._rows = [
+            row for number, place in enumerate(self._places) for row in self._scan(number, place)
+        ]
         if not self._rows:
             filtered = f" with {dict(config.only)}" if config.only else ""
             raise BadInput(
@@ -71,8 +75,15 @@ class Folder:
 
     def origin(self) -> dict[str, Any]:
         """Where the data came from, for the record: paths, hashes of zips, licence, count."""
-        hashes = {path.name: sha256(path) for path in map(Path, self.config.paths) if path.is_file()}
-        return {"paths": list(self.config.paths), "sha256": hashes, "licence": self.config.licence, "count": len(self)}
+        hashes = {
+            path.name: sha256(path) for path in map(Path, self.config.paths) if path.is_file()
+        }
+        return {
+            "paths": list(self.config.paths),
+            "sha256": hashes,
+            "licence": self.config.licence,
+            "count": len(self),
+        }
 
     def _scan(self, number: int, place: "_Place") -> Iterator[_Row]:
         pictures = {name for name in place.names if PurePosixPath(name).suffix.lower() in SUFFIXES}
@@ -84,7 +95,9 @@ class Folder:
                     raise unknown(f"metadata key in {place.title}:", key, known)
         for name in sorted(pictures):
             row = facts.get(name, {})
-            if (facts and name not in facts) or any(str(row.get(k)) != v for k, v in self.config.only.items()):
+            if (facts and name not in facts) or any(
+                str(row.get(k)) != v for k, v in self.config.only.items()
+            ):
                 continue
             yield _Row(number, name, self._caption(place, name, row), self._label(place, name, row))
 
@@ -117,20 +130,31 @@ class _Place:
     def read(self, name: str) -> bytes:
         try:
             return self.source(name)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
+        except (
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+            ValueError,
+        ) as error:
             raise BadInput(f"{name}: cannot be read from {self.title} ({error}).") from None
 
 
 def _open(path: Path) -> _Place:
     if path.is_dir():
         files = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        return _Place(str(path), frozenset(filter(_counts, files)), lambda name: (path / name).read_bytes())
+        return _Place(
+            str(path), frozenset(filter(_counts, files)), lambda name: (path / name).read_bytes()
+        )
     if not path.exists():
         raise BadInput(f"there is no folder or zip file {str(path)!r}.")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise BadInput(f"{str(path)!r} is neither a folder nor a zip file that can be read ({error}).") from None
+        raise BadInput(
+            f"{str(path)!r} is neither a folder nor a zip file that can be read ({error})."
+        ) from None
     files = (name for name in archive.namelist() if not name.endswith("/"))
     return _Place(str(path), frozenset(filter(_counts, files)), archive.read)
 
@@ -138,7 +162,9 @@ def _open(path: Path) -> _Place:
 def _counts(name: str) -> bool:
     """False for what systems leave beside people's files: hidden files and folders, macOS's second halves."""
     parts = PurePosixPath(name).parts
-    return "__MACOSX" not in parts and not any(part.startswith(".") and part != ".." for part in parts)
+    return "__MACOSX" not in parts and not any(
+        part.startswith(".") and part != ".." for part in parts
+    )
 
 
 def _metadata(place: _Place, pictures: set[str]) -> dict[str, dict[str, Any]]:
@@ -156,7 +182,9 @@ def _metadata(place: _Place, pictures: set[str]) -> dict[str, dict[str, Any]]:
                     raise BadInput(f"{place.title}: row {number} of {name} has no file_name.")
                 key = (PurePosixPath(name).parent / str(file)).as_posix()
                 if key not in pictures:
-                    raise BadInput(f"{place.title}: {name} names the picture {file!r}, which is not there.")
+                    raise BadInput(
+                        f"{place.title}: {name} names the picture {file!r}, which is not there."
+                    )
                 found[key] = row
     return found
 
@@ -175,7 +203,9 @@ def _rows(place: _Place, name: str) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise BadInput(f"{place.title}: line {number} of {name} is not JSON ({error}).") from None
+            raise BadInput(
+                f"{place.title}: line {number} of {name} is not JSON ({error})."
+            ) from None
         if not isinstance(row, dict):
             raise BadInput(f"{place.title}: line {number} of {name} is not a JSON object.")
         yield row

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.types import Condition, Denoiser, Hearing, Images, Latents, Network, Shape, Skippable
+from safelight.types.networks import Condition, Denoiser, Hearing, Network, Skippable
+from safelight.types.shapes import Shape
+from safelight.types.tensors import Images, Latents
 
 Encode: TypeAlias = Callable[[Images], Latents]
 """An autoencoder's way in: images in [-1, 1] → latents."""
@@ -39,7 +41,9 @@ class Branch(Protocol):
 
     def meet(self, denoiser: Denoiser) -> None: ...
 
-    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]: ...
+    def see(
+        self, hint: Images, encode: Encode | None = None, mode: int | None = None
+    ) -> tuple[Tensor, ...]: ...
 
     def __call__(
         self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
@@ -67,7 +71,9 @@ class Controlled:
         mode: str = "",
     ) -> None:
         if not 0 <= begin < end <= 1:
-            raise BadInput(f"control begins and ends within 0 and 1 of the way, got {begin} to {end}.")
+            raise BadInput(
+                f"control begins and ends within 0 and 1 of the way, got {begin} to {end}."
+            )
         self.denoiser, self.branch, self.scale, self.span = denoiser, branch, scale, (begin, end)
         self.grain = denoiser.grain
         self.hears = frozenset(denoiser.hears if isinstance(denoiser, Hearing) else ())
@@ -82,7 +88,9 @@ class Controlled:
         mine, theirs = self.branch.prepare(self.heard(condition)).tokens, inner.tokens
         if mine is None or theirs is None:
             return inner
-        return replace(inner, tokens=replace(theirs, projected=(*mine.projected, *theirs.projected)))
+        return replace(
+            inner, tokens=replace(theirs, projected=(*mine.projected, *theirs.projected))
+        )
 
     def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
         return self.answer(self.denoiser, noisy, time, condition)
@@ -91,14 +99,18 @@ class Controlled:
         """As the denoiser; what controls it stays whole."""
         return partial(self.answer, partly(self.denoiser, skip, alone))
 
-    def answer(self, network: Network, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
+    def answer(
+        self, network: Network, noisy: Latents, time: Tensor, condition: Condition
+    ) -> Tensor:
         """What ``network``, the denoiser or some of it, says under control."""
         condition = self.prepare(condition)
         told, tokens = self.heard(condition), condition.tokens
         if tokens is not None and self.branch.projections:
             count = self.branch.projections
             told = replace(told, tokens=replace(tokens, projected=tokens.projected[:count]))
-            condition = replace(condition, tokens=replace(tokens, projected=tokens.projected[count:]))
+            condition = replace(
+                condition, tokens=replace(tokens, projected=tokens.projected[count:])
+            )
         way = 1 - time / 1000
         weight = self.scale * ((way >= self.span[0]) & (way <= self.span[1])).to(noisy.dtype)
         if bool(weight.any()):
@@ -109,7 +121,9 @@ class Controlled:
 
     def heard(self, condition: Condition) -> Condition:
         """What of a condition the branch takes."""
-        return Condition(**{name: value for name, value in vars(condition).items() if name in self.branch.takes})
+        return Condition(
+            **{name: value for name, value in vars(condition).items() if name in self.branch.takes}
+        )
 
 
 class Shown:
@@ -132,12 +146,16 @@ class Shown:
         """As the denoiser, which sees the picture all the same."""
         return partial(self.answer, partly(self.denoiser, skip, alone))
 
-    def answer(self, network: Network, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
+    def answer(
+        self, network: Network, noisy: Latents, time: Tensor, condition: Condition
+    ) -> Tensor:
         """What ``network``, the denoiser or some of it, says beside the picture."""
         if condition.channels is None:
             if self.picture.shape[2:] != noisy.shape[2:]:
                 sizes = ["×".join(map(str, one.shape[2:])) for one in (self.picture, noisy)]
-                raise BadInput(f"the picture shown is one for latents of {sizes[0]}, not {sizes[1]}: give that size.")
+                raise BadInput(
+                    f"the picture shown is one for latents of {sizes[0]}, not {sizes[1]}: give that size."
+                )
             channels = fitted(self.picture, len(noisy)).expand(len(noisy), *[-1] * (noisy.ndim - 1))
             condition = replace(condition, channels=channels)
         return network(noisy, time, condition)
@@ -153,7 +171,9 @@ def innermost(denoiser: Denoiser) -> Denoiser:
 def partly(denoiser: Denoiser, skip: Sequence[int], alone: Sequence[int]) -> Network:
     """Some of a denoiser; BadInput if it cannot answer in part."""
     if not isinstance(denoiser, Skippable):
-        raise BadInput(f"{type(denoiser).__name__} cannot leave out blocks: choose another guidance.")
+        raise BadInput(
+            f"{type(denoiser).__name__} cannot leave out blocks: choose another guidance."
+        )
     return denoiser.without(skip, alone)
 
 
@@ -163,7 +183,11 @@ def chosen(modes: Mapping[str, int], mode: str) -> int | None:
         return None
     number = int(mode) if mode.isdecimal() else modes.get(mode)
     if number not in modes.values():
-        told = f"one of {', '.join(modes)}" if modes else "none: this control knows one kind of picture"
+        told = (
+            f"one of {', '.join(modes)}"
+            if modes
+            else "none: this control knows one kind of picture"
+        )
         raise BadInput(f"the kind of a control picture: wanted {told}; got {mode!r}.")
     return number
 
@@ -186,7 +210,9 @@ def added(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ..
 def encoded(images: Images, encode: Encode | None) -> Latents:
     """The latents of a control picture (b, 3, h, w); BadInput without an autoencoder."""
     if encode is None:
-        raise BadInput("this control looks at latents: add the model's autoencoder, which encodes its picture.")
+        raise BadInput(
+            "this control looks at latents: add the model's autoencoder, which encodes its picture."
+        )
     return encode(images)
 
 

@@ -17,7 +17,8 @@ from safelight.denoisers.control import Encode, encoded, fitting
 from safelight.denoisers.control.unet import looking
 from safelight.errors import BadInput
 from safelight.nn.modulation import begin_at_rest
-from safelight.types import Condition, Denoiser, Images, Latents
+from safelight.types.networks import Condition, Denoiser
+from safelight.types.tensors import Images, Latents
 
 MODES = ("canny", "tile", "depth", "blur", "pose", "gray", "low-quality")
 """The kinds of picture of InstantX's union, by their numbers."""
@@ -44,7 +45,9 @@ class Config:
                 f"have a width, got {self}."
             )
         if self.network.generation != 1 or self.network.extra_channels:
-            raise BadInput("control of FLUX is for its first generation, of latents without further channels.")
+            raise BadInput(
+                "control of FLUX is for its first generation, of latents without further channels."
+            )
 
     def build(self) -> "ControlNet":
         """The branch, freshly initialised: its residuals are zero everywhere."""
@@ -72,7 +75,11 @@ class ControlNet(nn.Module):
         self.zeros = nn.ModuleList(nn.Linear(width, width) for _ in range(network.double))
         self.single_zeros = nn.ModuleList(nn.Linear(width, width) for _ in range(network.single))
         begin_at_rest(self)
-        for parameter in (*self.hint.parameters(), *self.zeros.parameters(), *self.single_zeros.parameters()):
+        for parameter in (
+            *self.hint.parameters(),
+            *self.zeros.parameters(),
+            *self.single_zeros.parameters(),
+        ):
             nn.init.zeros_(parameter)
         self.takes = self.network.takes - {"references", "residuals"}
         self.modes: Mapping[str, int] = {name: i for i, name in enumerate(MODES[: config.modes])}
@@ -87,7 +94,10 @@ class ControlNet(nn.Module):
         """BadInput unless it is a FLUX as wide, told texts as wide; its depths are what residuals are made for."""
         network, own = self.config.network, type(denoiser).__name__
         if isinstance(denoiser, flux.Flux):
-            theirs, same = denoiser.config, ("channels", "patch", "width", "axes", "text_width", "generation")
+            theirs, same = (
+                denoiser.config,
+                ("channels", "patch", "width", "axes", "text_width", "generation"),
+            )
             if all(vars(network)[name] == vars(theirs)[name] for name in same):
                 self.met = theirs
                 return
@@ -97,16 +107,26 @@ class ControlNet(nn.Module):
             f"wide, not for {own}."
         )
 
-    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]:
+    def see(
+        self, hint: Images, encode: Encode | None = None, mode: int | None = None
+    ) -> tuple[Tensor, ...]:
         """What is added to the patches, (b, n, width), of a picture (b, 3, h, w) from 0 to 1; and the word, (1, 1,
         width), that says which kind of picture it is, for those that tell them apart."""
         if hint.ndim != 4 or hint.shape[1] != 3:
-            raise BadInput(f"this control wants a picture of 3 colours, got one of shape {tuple(hint.shape)}.")
+            raise BadInput(
+                f"this control wants a picture of 3 colours, got one of shape {tuple(hint.shape)}."
+            )
         images = 2 * hint - 1
-        seen = encoded(images, encode) if self.sight is None else self.sight(images.to(self.hint.weight.dtype))
+        seen = (
+            encoded(images, encode)
+            if self.sight is None
+            else self.sight(images.to(self.hint.weight.dtype))
+        )
         sides = self.config.network.patch
         if any(side % sides for side in seen.shape[2:]):
-            raise BadInput(f"this control cannot cut a picture of {tuple(hint.shape[2:])} into patches: take another.")
+            raise BadInput(
+                f"this control cannot cut a picture of {tuple(hint.shape[2:])} into patches: take another."
+            )
         added = self.hint(self.network.pack(seen.to(self.hint.weight.dtype)))
         if self.mode is None:
             return (added,)
@@ -116,7 +136,9 @@ class ControlNet(nn.Module):
             )
         return added, self.mode.weight[None, mode : mode + 1]
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
         if self.mode is not None:
             condition = led(condition, seen[1])
@@ -137,7 +159,10 @@ class ControlNet(nn.Module):
 def spread(left: Sequence[Tensor], count: int, in_turn: bool = False) -> tuple[Tensor, ...]:
     """What our blocks left, for ``count`` of theirs: each for some neighbours, or all of them ``in_turn``."""
     width = ceil(count / len(left)) if left else 1
-    return tuple(left[index % len(left) if in_turn else index // width] for index in range(count if left else 0))
+    return tuple(
+        left[index % len(left) if in_turn else index // width]
+        for index in range(count if left else 0)
+    )
 
 
 def led(condition: Condition, word: Tensor) -> Condition:

@@ -20,7 +20,8 @@ from safelight.nn.modulation import begin_at_rest
 from safelight.nn.patchify import demand_latents, patch_grid, patchify
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
-from safelight.types import Condition, Denoiser, Images, Latents
+from safelight.types.networks import Condition, Denoiser
+from safelight.types.tensors import Images, Latents
 
 CANNY = 1
 
@@ -65,7 +66,9 @@ class ControlNet(nn.Module):
         self.positions = PositionTable(network.side, width) if config.enters else None
         self.hint = nn.Linear((network.channels + config.mask) * area, width)
         self.time = TimeEmbedding(width)
-        self.vector = nn.Sequential(nn.Linear(network.vector_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.vector = nn.Sequential(
+            nn.Linear(network.vector_width, width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.text = nn.Linear(network.text_width, width) if config.words else None
         self.blocks = nn.ModuleList(self.block(index) for index in range(network.depth))
         self.zeros = nn.ModuleList(nn.Linear(width, width) for _ in range(network.depth))
@@ -77,7 +80,9 @@ class ControlNet(nn.Module):
         ways = {"tokens": config.words, "vector": config.pooled}
         self.takes = frozenset(name for name, is_open in ways.items() if is_open)
         self.projections, self.colours = int(config.words), 3 + config.mask
-        self.modes: Mapping[str, int] = {} if config.words else {"blur": 0, "canny": CANNY, "depth": 2}
+        self.modes: Mapping[str, int] = (
+            {} if config.words else {"blur": 0, "canny": CANNY, "depth": 2}
+        )
         self.met: tuple[mmdit.MMDiT, ...] = ()
 
     def block(self, index: int) -> nn.Module:
@@ -85,7 +90,12 @@ class ControlNet(nn.Module):
         network = self.config.network
         if self.config.words:
             return mmdit.Block(network, index)
-        return Stream(network.width, network.heads, int(network.width * network.mlp_ratio), qk_norm=network.qk_norm)
+        return Stream(
+            network.width,
+            network.heads,
+            int(network.width * network.mlp_ratio),
+            qk_norm=network.qk_norm,
+        )
 
     def prepare(self, condition: Condition) -> Condition:
         """Project the text once for all steps, as the transformer does."""
@@ -106,12 +116,18 @@ class ControlNet(nn.Module):
             f"{network.channels} channels and texts {network.text_width} wide, not for {own}."
         )
 
-    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]:
+    def see(
+        self, hint: Images, encode: Encode | None = None, mode: int | None = None
+    ) -> tuple[Tensor, ...]:
         """What is added to the patches, (b, n, width), of a picture (b, 3, h, w) from 0 to 1, or (b, 4, h, w) with 1
         where it is to be kept and 0 where not."""
         if hint.ndim != 4 or hint.shape[1] != 3 + self.config.mask:
-            wanted = "colours and a mask (transparent: to be painted)" if self.config.mask else "colours"
-            raise BadInput(f"this control wants a picture of {wanted}, got one of shape {tuple(hint.shape)}.")
+            wanted = (
+                "colours and a mask (transparent: to be painted)" if self.config.mask else "colours"
+            )
+            raise BadInput(
+                f"this control wants a picture of {wanted}, got one of shape {tuple(hint.shape)}."
+            )
         if mode is None and self.config.typed:
             mode = int(self.kind)
         images, keep = hint[:, :3], hint[:, 3:].round() if self.config.mask else None
@@ -119,10 +135,14 @@ class ControlNet(nn.Module):
         images = images if keep is None else torch.where(keep > 0, images, -1)
         latents = encoded(images, encode) + self.config.shift
         if keep is not None:
-            latents = torch.cat([latents, F.interpolate(keep, size=latents.shape[2:]).to(latents)], dim=1)
+            latents = torch.cat(
+                [latents, F.interpolate(keep, size=latents.shape[2:]).to(latents)], dim=1
+            )
         return (self.hint(patchify(latents.to(self.hint.weight.dtype), self.config.network.patch)),)
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         condition, config = self.prepare(condition), self.config
         demand_latents(noisy, config.network.channels)
         patches, positions = self.first()
@@ -130,8 +150,14 @@ class ControlNet(nn.Module):
         x = patches(patchify(noisy.to(self.hint.weight.dtype), config.network.patch))
         x = x + positions.middle(grid).to(x.dtype)
         x = x + fitting(seen[0], grid)
-        vector = condition.vector if config.pooled else noisy.new_zeros(len(noisy), config.network.vector_width)
-        heard = self.time(time) if vector is None else self.time(time) + self.vector(vector.to(x.dtype))
+        vector = (
+            condition.vector
+            if config.pooled
+            else noisy.new_zeros(len(noisy), config.network.vector_width)
+        )
+        heard = (
+            self.time(time) if vector is None else self.time(time) + self.vector(vector.to(x.dtype))
+        )
         heard, text, mask, left = F.silu(heard), None, None, list[Tensor]()
         if condition.tokens is not None:
             text = condition.tokens.projected[0].to(x.dtype)

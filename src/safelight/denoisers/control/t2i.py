@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from safelight.denoisers import unet
 from safelight.denoisers.control import Encode
 from safelight.errors import BadInput
-from safelight.types import Condition, Denoiser, Images, Latents
+from safelight.types.networks import Condition, Denoiser
+from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Config:
     ahead: int = 13
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.blocks, self.factor, self.ahead, len(self.widths), *self.widths) < 1:
+        if (
+            min(self.channels, self.blocks, self.factor, self.ahead, len(self.widths), *self.widths)
+            < 1
+        ):
             raise BadInput(f"an adapter's numbers are 1 or more, got {self}.")
 
     def build(self) -> "T2IAdapter":
@@ -51,7 +55,9 @@ class T2IAdapter(nn.Module):
         self.config, self.colours = config, config.channels
         before = config.channels * config.factor**2
         self.unshuffle = nn.PixelUnshuffle(config.factor)
-        self.enter = None if config.form == "light" else nn.Conv2d(before, config.widths[0], 3, padding=1)
+        self.enter = (
+            None if config.form == "light" else nn.Conv2d(before, config.widths[0], 3, padding=1)
+        )
         before = before if config.form == "light" else config.widths[0]
         stages = []
         for number, width in enumerate(widths(config)):
@@ -72,9 +78,13 @@ class T2IAdapter(nn.Module):
             if count == self.config.ahead:
                 return
             own = f"one of {count}"
-        raise BadInput(f"this T2I-adapter is for a U-Net of {self.config.ahead} parts on the way down, not for {own}.")
+        raise BadInput(
+            f"this T2I-adapter is for a U-Net of {self.config.ahead} parts on the way down, not for {own}."
+        )
 
-    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]:
+    def see(
+        self, hint: Images, encode: Encode | None = None, mode: int | None = None
+    ) -> tuple[Tensor, ...]:
         """Features of a picture (b, channels, h, w), from fine to coarse."""
         if (
             hint.ndim != 4
@@ -91,7 +101,9 @@ class T2IAdapter(nn.Module):
             features.append(x := stage(x))
         return tuple(features)
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         nothing = torch.zeros(1, 1, 1, 1, dtype=seen[0].dtype, device=seen[0].device)
         return (*[nothing] * self.config.ahead, *seen)
 

@@ -10,7 +10,8 @@ from safelight.denoisers import unet
 from safelight.denoisers.control import Encode
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention
-from safelight.types import Condition, Denoiser, Images, Latents
+from safelight.types.networks import Condition, Denoiser
+from safelight.types.tensors import Images, Latents
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if min(self.hint_channels, *self.hints, len(self.hints)) < 1:
-            raise BadInput(f"control wants a picture with channels, and hints that each have a width, got {self}.")
+            raise BadInput(
+                f"control wants a picture with channels, and hints that each have a width, got {self}."
+            )
 
     def build(self) -> "ControlNet":
         """The branch, freshly initialised: its residuals are zero everywhere."""
@@ -50,7 +53,11 @@ class ControlNet(nn.Module):
         self.hint = looking(config.hint_channels, config.hints, config.network.levels[0].width)
         self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.left)
         self.zero = nn.Conv2d(config.network.levels[-1].width, config.network.levels[-1].width, 1)
-        for parameter in (*self.hint[-1].parameters(), *self.zeros.parameters(), *self.zero.parameters()):
+        for parameter in (
+            *self.hint[-1].parameters(),
+            *self.zeros.parameters(),
+            *self.zero.parameters(),
+        ):
             nn.init.zeros_(parameter)
         self.takes = unet.takes(config.network) - {"channels", "streams"}
         self.projections = 2 * sum(isinstance(one, CrossAttention) for one in self.modules())
@@ -74,20 +81,30 @@ class ControlNet(nn.Module):
             if mine == theirs:
                 return
             own = f"one of {theirs[0]} and {theirs[1]}"
-        raise BadInput(f"this ControlNet is for a U-Net of widths {mine[0]}, told texts {mine[1]} wide, not for {own}.")
+        raise BadInput(
+            f"this ControlNet is for a U-Net of widths {mine[0]}, told texts {mine[1]} wide, not for {own}."
+        )
 
-    def see(self, hint: Images, encode: Encode | None = None, mode: int | None = None) -> tuple[Tensor, ...]:
+    def see(
+        self, hint: Images, encode: Encode | None = None, mode: int | None = None
+    ) -> tuple[Tensor, ...]:
         """What is added behind the first convolution, (b, width, h, w), of a picture (b, hint_channels, f·h, f·w)."""
         factor = 2 ** (len(self.config.hints) - 1)
         sides = hint.shape[2:]
-        if hint.ndim != 4 or hint.shape[1] != self.config.hint_channels or any(one % factor for one in sides):
+        if (
+            hint.ndim != 4
+            or hint.shape[1] != self.config.hint_channels
+            or any(one % factor for one in sides)
+        ):
             raise BadInput(
                 f"this control wants a picture of {self.config.hint_channels} channels and sides that are multiples of "
                 f"{factor}, got {tuple(hint.shape)}."
             )
         return (self.hint(hint.to(self.encoder.enter.weight.dtype)),)
 
-    def forward(self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
         x = self.encoder.join(noisy, None, self.grain)
         if seen[0].shape[2:] != x.shape[2:]:

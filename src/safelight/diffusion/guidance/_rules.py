@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, Negative, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 def demand_number(name: str, value: float, usual: str) -> None:
@@ -25,7 +27,12 @@ def demand_scale(scale: float) -> None:
 
 def demand_ends(low: float, high: float) -> None:
     """Raises BadInput unless the ends of an interval of noise levels are ones."""
-    demand(0 <= low < high <= 1, "low and high must rise within 0 to 1", (low, high), "0 and 0.8 are usual")
+    demand(
+        0 <= low < high <= 1,
+        "low and high must rise within 0 to 1",
+        (low, high),
+        "0 and 0.8 are usual",
+    )
 
 
 def both(condition: Condition, negative: Negative, scale: float) -> tuple[Question, ...]:
@@ -62,7 +69,12 @@ def over(number: Tensor, divisor: Tensor) -> Tensor:
 
 def demand_weakened(blocks: Sequence[int], strength: float, low: float, high: float) -> None:
     """Raises BadInput for options of guidance by a weakened network that cannot work."""
-    demand(len(blocks) > 0 and min(blocks) >= 0, "blocks must name some, counted from 0", blocks, "blocks=[1]")
+    demand(
+        len(blocks) > 0 and min(blocks) >= 0,
+        "blocks must name some, counted from 0",
+        blocks,
+        "blocks=[1]",
+    )
     demand_number("strength", strength, "3 is usual, 0 is none")
     demand_ends(low, high)
 

@@ -9,8 +9,17 @@ from typing import ClassVar
 import torch
 
 from safelight.diffusion.checks import demand
-from safelight.diffusion.guidance._rules import both, demand_number, demand_scale, each, over, product
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.diffusion.guidance._rules import (
+    both,
+    demand_number,
+    demand_scale,
+    each,
+    over,
+    product,
+)
+from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,25 @@ class APG:
         demand_scale(self.scale)
         demand_number("eta", self.eta, "0 is usual, 1 keeps all")
         demand_number("threshold", self.threshold, "15 is usual, 0 is none")
-        demand(self.threshold >= 0, "threshold must be 0 or more", self.threshold, "15 is usual, 0 is none")
-        demand(-1 < self.momentum < 1, "momentum must be between -1 and 1", self.momentum, "-0.5 is usual, 0 is none")
+        demand(
+            self.threshold >= 0,
+            "threshold must be 0 or more",
+            self.threshold,
+            "15 is usual, 0 is none",
+        )
+        demand(
+            -1 < self.momentum < 1,
+            "momentum must be between -1 and 1",
+            self.momentum,
+            "-0.5 is usual, 0 is none",
+        )
 
     def begin(self, networks: Networks) -> Guidance:
         return self if self.momentum == 0 else _Moving(self)
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return both(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
@@ -52,7 +73,9 @@ class APG:
         clean = answers[0].clean
         if self.threshold > 0:
             length = each(torch.linalg.vector_norm, difference)
-            difference = difference * over(torch.full_like(length, self.threshold), length).clamp_max(1)
+            difference = difference * over(
+                torch.full_like(length, self.threshold), length
+            ).clamp_max(1)
         along = over(each(product, difference, clean), each(product, clean, clean)) * clean
         kept = difference - (1 - self.eta) * along
         return Estimate(clean + (self.scale - 1) * kept, variance=answers[0].variance)
@@ -68,7 +91,9 @@ class _Moving:
     def begin(self, networks: Networks) -> Guidance:
         return self.rule.begin(networks)
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return self.rule.ask(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safelight.diffusion.guidance._rules import demand_scale, past
-from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Pass, Question
+from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Pass, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 WEAK = Pass("weak")
 
@@ -28,7 +30,9 @@ class Autoguidance:
         networks(WEAK)
         return self
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         main = Question(condition)
         return (main,) if self.scale == 1 else (main, Question(condition, WEAK))
 

@@ -9,7 +9,9 @@ from typing import ClassVar
 from safelight.diffusion.checks import demand
 from safelight.diffusion.guidance._rules import past
 from safelight.diffusion.prediction import noise_of
-from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,13 @@ class CFGPlusPlus:
     def begin(self, networks: Networks) -> CFGPlusPlus:
         return self
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return Question(condition), Question(negative(None))
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         toward, away = answers
-        return Estimate(past(toward, away, self.scale).clean, noise_of(away, noisy, level), toward.variance)
+        return Estimate(
+            past(toward, away, self.scale).clean, noise_of(away, noisy, level), toward.variance
+        )

@@ -11,7 +11,9 @@ import torch
 from safelight.diffusion.checks import demand
 from safelight.diffusion.guidance._rules import both, demand_scale, each, over, product
 from safelight.diffusion.prediction import SPACES, write
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class CFGZero:
     def begin(self, networks: Networks) -> Guidance:
         return _ZeroFirst(self) if self.zero else self
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return both(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
@@ -44,7 +48,9 @@ class CFGZero:
         toward, away = (write("flow", answer, noisy, level) for answer in answers)
         away = over(each(product, toward, away), each(product, away, away)) * away
         velocity = away + self.scale * (toward - away)
-        return Estimate(SPACES["flow"].read(velocity, noisy, level).clean, variance=answers[0].variance)
+        return Estimate(
+            SPACES["flow"].read(velocity, noisy, level).clean, variance=answers[0].variance
+        )
 
 
 @dataclass(eq=False)
@@ -57,7 +63,9 @@ class _ZeroFirst:
     def begin(self, networks: Networks) -> Guidance:
         return self.rule.begin(networks)
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return () if self.count < self.rule.zero else self.rule.ask(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:

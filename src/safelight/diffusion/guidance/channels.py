@@ -10,7 +10,9 @@ import torch
 from safelight.diffusion.checks import demand
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.prediction import noise_of
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Channels:
     def begin(self, networks: Networks) -> Channels:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return self.of.ask(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from safelight.diffusion.guidance._rules import demand_number
 from safelight.diffusion.guidance.none import Unguided
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,17 @@ class Classifier:
     def begin(self, networks: Networks) -> Classifier:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return self.of.ask(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)
         gain = torch.where(level.alpha > 0, self.scale * level.sigma**2 / level.alpha, 0)
-        return replace(guided, clean=guided.clean + gain.to(guided.clean) * self._gradient(noisy, level))
+        return replace(
+            guided, clean=guided.clean + gain.to(guided.clean) * self._gradient(noisy, level)
+        )
 
     def _gradient(self, noisy: Latents, level: NoiseLevel) -> Latents:
         # Pictures are made in inference mode, whose tensors no gradient may pass: these are plain copies.

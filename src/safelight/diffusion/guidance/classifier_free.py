@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safelight.diffusion.guidance._rules import both, demand_scale, past
-from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class ClassifierFree:
     def begin(self, networks: Networks) -> ClassifierFree:
         return self
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return both(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from safelight.diffusion.guidance._rules import demand_number
 from safelight.errors import BadInput
-from safelight.types import Condition, Estimate, Hearing, Latents, Negative, Networks, NoiseLevel, Pass, Question
+from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Pass, Question
+from safelight.types.networks import Condition, Hearing
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Distilled:
             )
         return self
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return (Question(condition, hears={self.name: self.scale}),)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from safelight.diffusion.guidance._rules import demand_ends, within
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,15 @@ class Interval:
     def begin(self, networks: Networks) -> Interval:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         holds = within(level, self.low, self.high)
         return self.of.ask(condition, negative, level) if holds else (Question(condition),)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
-        return self.of.combine(answers, noisy, level) if within(level, self.low, self.high) else answers[0]
+        return (
+            self.of.combine(answers, noisy, level)
+            if within(level, self.low, self.high)
+            else answers[0]
+        )

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from safelight.diffusion.guidance._rules import beyond, demand_weakened, weakened
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Pass, Question
+from safelight.types.diffusion import (
+    Estimate,
+    Guidance,
+    Negative,
+    Networks,
+    NoiseLevel,
+    Pass,
+    Question,
+)
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,9 @@ class PerturbedAttention:
         networks(Pass(alone=self.blocks))
         return replace(self, of=self.of.begin(networks))
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         also = Question(condition, Pass(alone=self.blocks))
         return weakened(self.of.ask(condition, negative, level), also, level, self.low, self.high)
 

@@ -11,7 +11,9 @@ from safelight.diffusion.checks import demand
 from safelight.diffusion.guidance._rules import each, over
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.prediction import Space, read, write
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Rescale:
     def begin(self, networks: Networks) -> Rescale:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return self.of.ask(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
@@ -43,4 +47,6 @@ class Rescale:
         wide = write(self.space, replace(guided, noise=None), noisy, level)
         narrow = write(self.space, answers[0], noisy, level)
         factor = self.phi * over(each(Tensor.std, narrow), each(Tensor.std, wide)) + (1 - self.phi)
-        return replace(guided, clean=read(self.space, factor * wide, noisy, level, blind=guided.clean))
+        return replace(
+            guided, clean=read(self.space, factor * wide, noisy, level, blind=guided.clean)
+        )

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from safelight.diffusion.checks import demand
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
-from safelight.types import Condition, Estimate, Guidance, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,20 @@ class Threshold:
     bound: float = 3.0
 
     def __post_init__(self) -> None:
-        demand(0 < self.quantile <= 1, "quantile must be above 0 and at most 1", self.quantile, "0.995 is usual")
+        demand(
+            0 < self.quantile <= 1,
+            "quantile must be above 0 and at most 1",
+            self.quantile,
+            "0.995 is usual",
+        )
         demand(self.bound > 0, "bound must be above 0", self.bound, "1 suits pixels, 3 latents")
 
     def begin(self, networks: Networks) -> Threshold:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return self.of.ask(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
@@ -48,5 +57,7 @@ class Threshold:
         magnitudes = clean.abs().flatten(1)
         place = self.quantile * (magnitudes.shape[1] - 1)
         largest = magnitudes.topk(magnitudes.shape[1] - math.floor(place), dim=1).values
-        between = torch.lerp(largest[:, -1], largest[:, -2:].select(1, 0), place - math.floor(place))
+        between = torch.lerp(
+            largest[:, -1], largest[:, -2:].select(1, 0), place - math.floor(place)
+        )
         return between.reshape(-1, *[1] * (clean.ndim - 1))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from safelight.diffusion.guidance._rules import demand_number
-from safelight.types import Condition, Estimate, Latents, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Question
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class TwoScale:
     def begin(self, networks: Networks) -> TwoScale:
         return self
 
-    def ask(self, condition: Condition, negative: Negative, level: NoiseLevel) -> tuple[Question, ...]:
+    def ask(
+        self, condition: Condition, negative: Negative, level: NoiseLevel
+    ) -> tuple[Question, ...]:
         return Question(condition), Question(negative({"text"})), Question(negative(None))
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:

@@ -9,8 +9,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from safelight.diffusion.checks import demand
-from safelight.diffusion.walk import About, freshen, levels, renoised, straight, walk
-from safelight.types import Denoise, Latents, NoiseSource, Run, Schedule
+from safelight.diffusion.trajectory import About, freshen, levels, renoised, straight, walk
+from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,14 @@ class Consistency:
 
     about: ClassVar = About("Consistency, multistep", "–", "1", "arXiv 2303.01469", "always")
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             estimate = denoise(noisy, leg.level)
             noisy = freshen(leg.after.alpha * estimate.clean, leg.after.sigma, noise, leg.interval)
@@ -42,9 +50,21 @@ class LCM:
 
     def __post_init__(self) -> None:
         both = (self.scaling, self.deviation)
-        demand(all(0 < one < math.inf for one in both), "scaling and deviation must be above 0", both, "10 and 0.5")
+        demand(
+            all(0 < one < math.inf for one in both),
+            "scaling and deviation must be above 0",
+            both,
+            "10 and 0.5",
+        )
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             estimate = denoise(noisy, leg.level)
             heard = self.scaling * leg.level.time
@@ -69,8 +89,17 @@ class TCD:
     def __post_init__(self) -> None:
         demand(0 <= self.eta <= 1, "eta must be from 0 to 1", self.eta, "0.3 is usual")
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
-        for leg, lower in zip(walk(times, schedule), levels((1 - self.eta) * times[1:], schedule), strict=True):
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
+        for leg, lower in zip(
+            walk(times, schedule), levels((1 - self.eta) * times[1:], schedule), strict=True
+        ):
             estimate = denoise(noisy, leg.level)
             noisy = straight(estimate, noisy, leg.level, lower)
             if lower.sigma < leg.after.sigma:

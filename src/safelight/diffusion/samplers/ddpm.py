@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from safelight.diffusion.fit import NO_VARIANCE
-from safelight.diffusion.walk import About, walk
+from safelight.diffusion.compatibility import NO_VARIANCE
+from safelight.diffusion.trajectory import About, walk
 from safelight.errors import BadInput
-from safelight.types import Denoise, Latents, NoiseSource, Run, Schedule
+from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,28 @@ class DDPM:
     def wants_variance(self) -> bool:
         return self.variance == "learned"
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             level, after = leg.level, leg.after
             estimate = denoise(noisy, level)
             ratio = level.alpha / after.alpha
-            forward = level.sigma**2 - (ratio * after.sigma) ** 2  # what noise the forward process adds on the way
+            forward = (
+                level.sigma**2 - (ratio * after.sigma) ** 2
+            )  # what noise the forward process adds on the way
             lower = (after.sigma / level.sigma) ** 2 * forward
             noisy = ratio * (after.sigma / level.sigma) ** 2 * noisy + (
                 after.alpha * forward / level.sigma**2 * estimate.clean
             )
-            fresh: Tensor = {"small": lower, "large": forward, "learned": lower}[self.variance].sqrt()
+            fresh: Tensor = {"small": lower, "large": forward, "learned": lower}[
+                self.variance
+            ].sqrt()
             if self.variance == "learned" and after.sigma > 0:
                 if estimate.variance is None:
                     raise BadInput(NO_VARIANCE)

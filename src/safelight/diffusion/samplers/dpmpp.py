@@ -8,9 +8,19 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from safelight.diffusion.exponential import History, Rule, advance, placed
-from safelight.diffusion.passes import Passes
-from safelight.diffusion.walk import About, Leg, ancestral, demand_eta, diffused, freshen, straight, walk
-from safelight.types import Denoise, Estimate, Latents, NoiseSource, Run, Schedule
+from safelight.diffusion.stages import Passes
+from safelight.diffusion.trajectory import (
+    About,
+    Leg,
+    ancestral,
+    demand_eta,
+    diffused,
+    freshen,
+    straight,
+    walk,
+)
+from safelight.types.diffusion import Denoise, Estimate, NoiseSource, Run, Schedule
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,9 @@ class DPMpp2M:
     order. Raises BadInput unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About("DPM-Solver++ 2M", "2", "1", "arXiv 2211.01095", "with eta", brownian=True)
+    about: ClassVar = About(
+        "DPM-Solver++ 2M", "2", "1", "arXiv 2211.01095", "with eta", brownian=True
+    )
 
     eta: float = 0.0
     rule: Literal["midpoint", "heun"] = "midpoint"
@@ -30,13 +42,26 @@ class DPMpp2M:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         past: History = []
         for leg in walk(times, schedule):
             estimate = denoise(noisy, leg.level)
             past = [(leg.level.half_logsnr, estimate.clean), *past][:2]
             noisy = _leaning(
-                leg, noisy, estimate, past, self.eta, "midpoint" if self.rule == "midpoint" else "exact", noise
+                leg,
+                noisy,
+                estimate,
+                past,
+                self.eta,
+                "midpoint" if self.rule == "midpoint" else "exact",
+                noise,
             )
             yield leg.step(noisy, estimate)
 
@@ -52,7 +77,9 @@ class DPMpp3M:
     does, which diffusers does below 15 steps. Raises BadInput unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About("DPM-Solver++ 3M", "2; 3 with published=false", "1", "arXiv 2211.01095", "with eta", True)
+    about: ClassVar = About(
+        "DPM-Solver++ 3M", "2; 3 with published=false", "1", "arXiv 2211.01095", "with eta", True
+    )
 
     eta: float = 0.0
     published: bool = True
@@ -61,7 +88,14 @@ class DPMpp3M:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         past: History = []
         for leg in walk(times, schedule):
             most = 2 if self.lower_last and leg.index == leg.total - 2 else 3
@@ -72,13 +106,21 @@ class DPMpp3M:
                 step = Passes(denoise, schedule, noisy, leg.level, estimate, down, "clean")
                 noisy = freshen(step.reach(3), fresh, noise, leg.interval)
             else:
-                rule: Rule = "midpoint" if most == 2 else "published-3m" if self.published else "exact"
+                rule: Rule = (
+                    "midpoint" if most == 2 else "published-3m" if self.published else "exact"
+                )
                 noisy = _leaning(leg, noisy, estimate, past[:most], self.eta, rule, noise)
             yield leg.step(noisy, estimate)
 
 
 def _leaning(
-    leg: Leg, noisy: Latents, estimate: Estimate, past: History, eta: float, rule: Rule, noise: NoiseSource
+    leg: Leg,
+    noisy: Latents,
+    estimate: Estimate,
+    past: History,
+    eta: float,
+    rule: Rule,
+    noise: NoiseSource,
 ) -> Latents:
     """A step by the polynomial through the ``past`` estimates, with fresh noise at the rate ``eta``."""
     down, fresh = diffused(leg.level, leg.after, eta)
@@ -94,7 +136,9 @@ def _leaning(
 class DPMpp2MSDE:
     """DPM-Solver++(2M) of the reverse SDE (k-diffusion, after arXiv 2211.01095, section 5)."""
 
-    about: ClassVar = About("DPM-Solver++ 2M SDE", "1", "1", "arXiv 2211.01095", "always", brownian=True)
+    about: ClassVar = About(
+        "DPM-Solver++ 2M SDE", "1", "1", "arXiv 2211.01095", "always", brownian=True
+    )
     kind: ClassVar = "dpmpp2m-sde"
 
     eta: float = 1.0
@@ -103,7 +147,14 @@ class DPMpp2MSDE:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         return DPMpp2M(self.eta, self.rule)(denoise, noisy, times, schedule, noise)
 
 
@@ -111,7 +162,9 @@ class DPMpp2MSDE:
 class DPMpp3MSDE:
     """DPM-Solver++(3M) of the reverse SDE (k-diffusion)."""
 
-    about: ClassVar = About("DPM-Solver++ 3M SDE", "1", "1", "arXiv 2211.01095", "always", brownian=True)
+    about: ClassVar = About(
+        "DPM-Solver++ 3M SDE", "1", "1", "arXiv 2211.01095", "always", brownian=True
+    )
     kind: ClassVar = "dpmpp3m-sde"
 
     eta: float = 1.0
@@ -119,7 +172,14 @@ class DPMpp3MSDE:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         return DPMpp3M(self.eta)(denoise, noisy, times, schedule, noise)
 
 
@@ -130,7 +190,9 @@ class DPMppSDE:
     Steps from pure noise and to clean are ancestral Euler's. Raises BadInput unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About("DPM-Solver++ SDE", "1", "2", "arXiv 2211.01095", "always", brownian=True)
+    about: ClassVar = About(
+        "DPM-Solver++ SDE", "1", "2", "arXiv 2211.01095", "always", brownian=True
+    )
     kind: ClassVar = "dpmpp-sde"
 
     eta: float = 1.0
@@ -138,7 +200,14 @@ class DPMppSDE:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             estimate = denoise(noisy, leg.level)
             down, fresh = ancestral(leg.level, leg.after, self.eta)

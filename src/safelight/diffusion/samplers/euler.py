@@ -11,8 +11,9 @@ from torch import Tensor
 
 from safelight.diffusion.checks import demand
 from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.walk import About, ancestral, demand_eta, freshen, straight, walk
-from safelight.types import Denoise, Latents, NoiseSource, Run, Schedule, Step
+from safelight.diffusion.trajectory import About, ancestral, demand_eta, freshen, straight, walk
+from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule, Step
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Euler:
     and swell is positive.
     """
 
-    about: ClassVar = About("Euler", "1", "1", "arXiv 2206.00364, 2010.02502", "with eta", renoises=True)
+    about: ClassVar = About(
+        "Euler", "1", "1", "arXiv 2206.00364, 2010.02502", "with eta", renoises=True
+    )
 
     eta: float = 0.0
     swell: float = 1.0
@@ -33,7 +36,14 @@ class Euler:
         demand_eta(self.eta)
         demand(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             estimate = denoise(noisy, leg.level)
             down, fresh = ancestral(leg.level, leg.after, self.eta)
@@ -53,7 +63,14 @@ class DDIM:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         return Euler(self.eta)(denoise, noisy, times, schedule, noise)
 
 
@@ -61,14 +78,23 @@ class DDIM:
 class EulerAncestral:
     """Euler with fresh noise at every step (k-diffusion); with ``eta`` 1 the sampling of DDPM, on any schedule."""
 
-    about: ClassVar = About("Euler ancestral", "1", "1", "arXiv 2006.11239", "always", renoises=True)
+    about: ClassVar = About(
+        "Euler ancestral", "1", "1", "arXiv 2006.11239", "always", renoises=True
+    )
 
     eta: float = 1.0
 
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         return Euler(self.eta)(denoise, noisy, times, schedule, noise)
 
 
@@ -83,12 +109,21 @@ class DDIMInversion:
     about: ClassVar = About("DDIM inversion", "1", "1", "arXiv 2010.02502", renoises=True)
     kind: ClassVar = "ddim-inversion"
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for index, leg in enumerate(reversed(list(walk(times, schedule)))):
             level, after = leg.after, leg.level
             asked = level if level.sigma > 0 else after
             estimate = denoise(noisy, asked)
             ratio = after.alpha / level.alpha
-            noisy = ratio * noisy + (after.sigma - ratio * level.sigma) * noise_of(estimate, noisy, asked)
+            noisy = ratio * noisy + (after.sigma - ratio * level.sigma) * noise_of(
+                estimate, noisy, asked
+            )
             left = torch.as_tensor(times)[: leg.index + 1]
             yield Step(index, leg.total, after, noisy, estimate, left)

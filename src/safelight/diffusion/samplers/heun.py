@@ -15,8 +15,18 @@ from torch import Tensor
 
 from safelight.diffusion.checks import demand
 from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.walk import About, Leg, ancestral, demand_eta, freshen, renoised, straight, walk
-from safelight.types import Denoise, Estimate, Latents, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.diffusion.trajectory import (
+    About,
+    Leg,
+    ancestral,
+    demand_eta,
+    freshen,
+    renoised,
+    straight,
+    walk,
+)
+from safelight.types.diffusion import Denoise, Estimate, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.types.tensors import Latents
 
 Space = Literal["straight", "sigma"]
 
@@ -41,23 +51,45 @@ class Heun:
     second: bool = True
 
     def __post_init__(self) -> None:
-        demand(0 <= self.churn < math.inf, "churn must be 0 or more", self.churn, "0 is deterministic")
+        demand(
+            0 <= self.churn < math.inf, "churn must be 0 or more", self.churn, "0 is deterministic"
+        )
         bounds = (self.churn_from, self.churn_to)
-        demand(0 <= bounds[0] <= bounds[1], "churn_from must be within 0 and churn_to", bounds, "leave them out")
+        demand(
+            0 <= bounds[0] <= bounds[1],
+            "churn_from must be within 0 and churn_to",
+            bounds,
+            "leave them out",
+        )
         demand(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             level, noisy = self._churned(leg, noisy, schedule, noise)
             estimate = denoise(noisy, level)
             found = noise_of(estimate, noisy, level)
             noisy = leg.after.alpha * estimate.clean + leg.after.sigma * found
             if self.second and leg.after.sigma > 0:
-                noisy = noisy + self._bend(denoise(noisy, leg.after), estimate, found, noisy, level, leg.after)
+                noisy = noisy + self._bend(
+                    denoise(noisy, leg.after), estimate, found, noisy, level, leg.after
+                )
             yield leg.step(noisy, estimate)
 
     def _bend(
-        self, again: Estimate, estimate: Estimate, found: Tensor, noisy: Latents, level: NoiseLevel, after: NoiseLevel
+        self,
+        again: Estimate,
+        estimate: Estimate,
+        found: Tensor,
+        noisy: Latents,
+        level: NoiseLevel,
+        after: NoiseLevel,
     ) -> Tensor:
         """What the second pass changes: half the difference of the slopes, times the step."""
         whole = 1.0 if self.space == "straight" else 0.0
@@ -68,14 +100,18 @@ class Heun:
         bend = noise_of(again, noisy, after) - found - whole * (again.clean - estimate.clean)
         return width * step / 2 * bend
 
-    def _churned(self, leg: Leg, noisy: Latents, schedule: Schedule, noise: NoiseSource) -> tuple[NoiseLevel, Latents]:
+    def _churned(
+        self, leg: Leg, noisy: Latents, schedule: Schedule, noise: NoiseSource
+    ) -> tuple[NoiseLevel, Latents]:
         """The level where the step begins, and the latents there, after churning."""
         ratio = leg.level.sigma / leg.level.alpha
         if self.churn == 0 or not self.churn_from <= ratio <= self.churn_to or ratio.isinf():
             return leg.level, noisy
         gain = min(self.churn / leg.total, math.sqrt(2) - 1)
         higher = schedule(schedule.when(-(ratio * (1 + gain)).log()))
-        return higher, renoised(noisy, leg.level, higher, self.swell * noise(noisy.shape, leg.interval))
+        return higher, renoised(
+            noisy, leg.level, higher, self.swell * noise(noisy.shape, leg.interval)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +129,14 @@ class DPM2:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             down, fresh = ancestral(leg.level, leg.after, self.eta)
             estimate = denoise(noisy, leg.level)
@@ -121,5 +164,12 @@ class DPM2Ancestral:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         return DPM2(self.eta)(denoise, noisy, times, schedule, noise)

@@ -11,10 +11,16 @@ from torch import Tensor
 
 from safelight.diffusion.exponential import History, advance, lagrange, mixed, placed
 from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.walk import About, demand_order, straight, walk
-from safelight.types import Denoise, Latents, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.diffusion.trajectory import About, demand_order, straight, walk
+from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.types.tensors import Latents
 
-_ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+_ADAMS = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,14 @@ class LMS:
     def __post_init__(self) -> None:
         demand_order(self.order, 4)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         past: History = []
         for leg in walk(times, schedule):
             level, after = leg.level, leg.after
@@ -40,7 +53,9 @@ class LMS:
                 here, there = level.sigma / level.alpha, after.sigma / after.alpha
                 past = [(here, noise_of(estimate, noisy, level)), *past][: self.order]
                 even = [1 / (k + 1) for k in range(len(past))]
-                weights = lagrange([float((sigma - here) / (there - here)) for sigma, _ in past], even)
+                weights = lagrange(
+                    [float((sigma - here) / (there - here)) for sigma, _ in past], even
+                )
                 noisy = mixed(
                     after.alpha / level.alpha * noisy,
                     after.alpha * (there - here),
@@ -64,7 +79,14 @@ class PNDM:
 
     runge_kutta: bool = False
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         past: list[Tensor] = []
         for leg in walk(times, schedule):
             level, after = leg.level, leg.after
@@ -77,7 +99,9 @@ class PNDM:
                 continue
             if self.runge_kutta and len(past) < 4:
                 middle = schedule(torch.tensor(sum(leg.interval) / 2, dtype=torch.float64))
-                noisy = _moved(noisy, level, after, [self._four(denoise, noisy, level, middle, after, found)])
+                noisy = _moved(
+                    noisy, level, after, [self._four(denoise, noisy, level, middle, after, found)]
+                )
             elif len(past) == 1:
                 ahead = _moved(noisy, level, after, [found])
                 again = noise_of(denoise(ahead, after), ahead, after)
@@ -87,7 +111,13 @@ class PNDM:
             yield leg.step(noisy, estimate)
 
     def _four(
-        self, denoise: Denoise, noisy: Latents, level: NoiseLevel, middle: NoiseLevel, after: NoiseLevel, found: Tensor
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        level: NoiseLevel,
+        middle: NoiseLevel,
+        after: NoiseLevel,
+        found: Tensor,
     ) -> Tensor:
         """The mean noise of a Runge-Kutta step."""
         total, one = found / 6, found
@@ -99,7 +129,11 @@ class PNDM:
 
 
 def _moved(
-    noisy: Latents, level: NoiseLevel, after: NoiseLevel, found: Sequence[Tensor], shares: Sequence[float] = (1.0,)
+    noisy: Latents,
+    level: NoiseLevel,
+    after: NoiseLevel,
+    found: Sequence[Tensor],
+    shares: Sequence[float] = (1.0,),
 ) -> Latents:
     """DDIM's step with these shares of noise."""
     ratio = after.alpha / level.alpha
@@ -122,14 +156,25 @@ class DEIS:
     def __post_init__(self) -> None:
         demand_order(self.order, 4)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         past: History = []
         for leg in walk(times, schedule):
             estimate = denoise(noisy, leg.level)
-            past = [(leg.level.half_logsnr, noise_of(estimate, noisy, leg.level)), *past][: self.order]
+            past = [(leg.level.half_logsnr, noise_of(estimate, noisy, leg.level)), *past][
+                : self.order
+            ]
             if leg.endless:
                 noisy = straight(estimate, noisy, leg.level, leg.after)
             else:
                 most = min(self.order, leg.total - leg.index) if self.lower_last else self.order
-                noisy = advance(noisy, leg.level, leg.after, placed(past, leg.level, leg.after, most), "noise")
+                noisy = advance(
+                    noisy, leg.level, leg.after, placed(past, leg.level, leg.after, most), "noise"
+                )
             yield leg.step(noisy, estimate)

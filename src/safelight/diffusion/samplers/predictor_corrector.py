@@ -10,8 +10,9 @@ from torch import Tensor
 
 from safelight.diffusion.checks import demand
 from safelight.diffusion.exponential import Form, History, Nodes, Rule, advance, placed, value
-from safelight.diffusion.walk import About, Leg, demand_order, diffused, straight, walk
-from safelight.types import Denoise, Latents, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.diffusion.trajectory import About, Leg, demand_order, diffused, straight, walk
+from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,14 @@ class UniPC:
     def __post_init__(self) -> None:
         demand_order(self.order, 3)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         past: History = []
         corrected, order, earlier = noisy, 0, None
         for leg in walk(times, schedule):
@@ -47,11 +55,15 @@ class UniPC:
                 noisy = self._advanced(corrected, earlier.level, level, nodes, order == 1)
             past, corrected, earlier = [(level.half_logsnr, found), *past][:3], noisy, leg
             finite = sum(bool(lam.isfinite()) for lam, _ in past)
-            order = min(self.order, finite, leg.total - leg.index if self.lower_last else self.order)
+            order = min(
+                self.order, finite, leg.total - leg.index if self.lower_last else self.order
+            )
             if leg.endless:
                 noisy = straight(estimate, noisy, level, after)
             else:
-                noisy = self._advanced(noisy, level, after, placed(past, level, after, order), order == 2)
+                noisy = self._advanced(
+                    noisy, level, after, placed(past, level, after, order), order == 2
+                )
             yield leg.step(noisy, estimate)
 
     def _advanced(
@@ -88,12 +100,34 @@ class SASolver:
 
     def __post_init__(self) -> None:
         demand_order(self.predictor, 4)
-        demand(0 <= self.corrector <= 4, "corrector must be an order from 0 to 4", self.corrector, "2 is usual")
-        demand(0 <= self.tau <= 2, "tau must be from 0 to 2", self.tau, "1 is the SDE of DDPM, 0 its flow")
+        demand(
+            0 <= self.corrector <= 4,
+            "corrector must be an order from 0 to 4",
+            self.corrector,
+            "2 is usual",
+        )
+        demand(
+            0 <= self.tau <= 2,
+            "tau must be from 0 to 2",
+            self.tau,
+            "1 is the SDE of DDPM, 0 its flow",
+        )
         bounds = (self.renew_from, self.renew_to)
-        demand(0 <= bounds[0] <= bounds[1], "renew_from must be within 0 and renew_to", bounds, "0.05 to 1 is usual")
+        demand(
+            0 <= bounds[0] <= bounds[1],
+            "renew_from must be within 0 and renew_to",
+            bounds,
+            "0.05 to 1 is usual",
+        )
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         past: History = []
         step: tuple[Leg, Latents, NoiseLevel, Tensor] | None = None
         for leg in walk(times, schedule):
@@ -101,12 +135,19 @@ class SASolver:
             estimate = denoise(noisy, level)
             if step and self.corrector and not step[0].endless:
                 earlier, begin, down, added = step
-                nodes: Nodes = [(1.0, estimate.clean), *placed(past, earlier.level, level, self.corrector - 1)]
+                nodes: Nodes = [
+                    (1.0, estimate.clean),
+                    *placed(past, earlier.level, level, self.corrector - 1),
+                ]
                 noisy = _adams(begin, earlier.level, down, nodes) + added
             past = [(level.half_logsnr, estimate.clean), *past][:4]
             renewing = self.renew_from <= level.sigma / level.alpha <= self.renew_to
             down, fresh = diffused(level, after, self.tau**2 if renewing else 0.0)
-            added = fresh * noise(noisy.shape, leg.interval).to(noisy) if fresh > 0 else torch.zeros_like(noisy)
+            added = (
+                fresh * noise(noisy.shape, leg.interval).to(noisy)
+                if fresh > 0
+                else torch.zeros_like(noisy)
+            )
             step = (leg, noisy, down, added)
             if leg.endless:
                 noisy = straight(estimate, noisy, level, down) + added

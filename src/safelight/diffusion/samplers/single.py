@@ -13,9 +13,19 @@ from torch import Tensor
 
 from safelight.diffusion.checks import demand
 from safelight.diffusion.exponential import Form
-from safelight.diffusion.passes import Passes
-from safelight.diffusion.walk import About, ancestral, demand_eta, demand_order, freshen, straight, values, walk
-from safelight.types import Denoise, Latents, NoiseLevel, NoiseSource, Run, Schedule, Step
+from safelight.diffusion.stages import Passes
+from safelight.diffusion.trajectory import (
+    About,
+    ancestral,
+    demand_eta,
+    demand_order,
+    freshen,
+    straight,
+    values,
+    walk,
+)
+from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule, Step
+from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,9 @@ class Single:
     ``eta`` makes it ancestral. Raises BadInput for other orders, and unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About("DPM-Solver, single-step", "1 to 3", "order", "arXiv 2206.00927, 2211.01095", "with eta")
+    about: ClassVar = About(
+        "DPM-Solver, single-step", "1 to 3", "order", "arXiv 2206.00927, 2211.01095", "with eta"
+    )
 
     order: int = 3
     form: Form = "noise"
@@ -35,7 +47,14 @@ class Single:
         demand_order(self.order, 3)
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         for leg in walk(times, schedule):
             estimate = denoise(noisy, leg.level)
             down, fresh = ancestral(leg.level, leg.after, self.eta)
@@ -55,7 +74,14 @@ class DPMpp2S:
     def __post_init__(self) -> None:
         demand_eta(self.eta)
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         return Single(2, "clean", self.eta)(denoise, noisy, times, schedule, noise)
 
 
@@ -72,7 +98,9 @@ class Adaptive:
     Raises BadInput unless the tolerances are positive, and if 10,000 trials do not suffice.
     """
 
-    about: ClassVar = About("DPM-Solver, adaptive", "2 or 3", "order", "arXiv 2206.00927", "with eta", renoises=True)
+    about: ClassVar = About(
+        "DPM-Solver, adaptive", "2 or 3", "order", "arXiv 2206.00927", "with eta", renoises=True
+    )
 
     order: int = 3
     relative: float = 0.05
@@ -84,9 +112,21 @@ class Adaptive:
         demand(self.order in (2, 3), "order must be 2 or 3", self.order, "3 is usual")
         demand_eta(self.eta)
         both = (self.relative, self.absolute)
-        demand(all(0 < one < math.inf for one in both), "tolerances must be above 0", both, "0.05 and 0.0078 are usual")
+        demand(
+            all(0 < one < math.inf for one in both),
+            "tolerances must be above 0",
+            both,
+            "0.05 and 0.0078 are usual",
+        )
 
-    def __call__(self, denoise: Denoise, noisy: Latents, times: Tensor, schedule: Schedule, noise: NoiseSource) -> Run:
+    def __call__(
+        self,
+        denoise: Denoise,
+        noisy: Latents,
+        times: Tensor,
+        schedule: Schedule,
+        noise: NoiseSource,
+    ) -> Run:
         legs = list(walk(times, schedule))
         index = 0
         while legs and legs[0].endless and len(legs) > 1:  # out of pure noise
@@ -131,7 +171,11 @@ class Adaptive:
             high = step.reach(self.order)
             near = torch.maximum(low.abs(), before.abs()) * self.relative
             error = ((low - high) / near.clamp(min=self.absolute)).double().square()
-            error = error.mean().expand(shape) if self.together else reduce(error, "b ... -> b", "mean").reshape(shape)
+            error = (
+                error.mean().expand(shape)
+                if self.together
+                else reduce(error, "b ... -> b", "mean").reshape(shape)
+            )
             power = 1 / (1.5 if self.eta else self.order)
             factor = 1 + torch.atan((1 / (error.sqrt() + 1e-8)) ** power - 1)
             kept = (factor >= 0.81) & (lam < goal - 1e-5)
@@ -142,8 +186,17 @@ class Adaptive:
             share = float(((lam - begin) / (goal - begin)).min())
             total = index + trial + 1 + math.ceil((trial + 1) * (1 / max(share, 1e-3) - 1))
             now = _at(schedule, lam, noisy)
-            yield Step(index + trial, total, now, noisy, estimate, schedule.when(torch.stack([lam.min(), goal.min()])))
-        demand(False, "adaptive steps must arrive within 10000 trials", 10_000, "raise the tolerances")
+            yield Step(
+                index + trial,
+                total,
+                now,
+                noisy,
+                estimate,
+                schedule.when(torch.stack([lam.min(), goal.min()])),
+            )
+        demand(
+            False, "adaptive steps must arrive within 10000 trials", 10_000, "raise the tolerances"
+        )
 
     def _down(self, here: NoiseLevel, after: NoiseLevel, goal: Tensor) -> tuple[NoiseLevel, Tensor]:
         """The ancestral step, which looks no further down than the ``goal``: what it reaches there is not renoised."""

@@ -32,4 +32,7 @@ class Codebook:
         if self._counts is not None:
             shares = self._counts.double() / self._counts.sum()
             yield f"codebook usage (of {len(shares)} codes)", float((shares > 0).double().mean())
-            yield "codebook perplexity", float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+            yield (
+                "codebook perplexity",
+                float(torch.exp(-torch.special.xlogy(shares, shares).sum())),
+            )

@@ -9,7 +9,7 @@ from safelight.config import Builds, Slot
 from safelight.evaluation.gaussians import Moments, frechet
 from safelight.evaluation.metric import Pairs
 from safelight.features.mobilenet import Config as MobileNet
-from safelight.types import Features
+from safelight.types.networks import Features
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Frechet:
         count, features = self._before.count, self._before.width
         if count < 2:
             return  # one picture has no spread
-        biased = f", biased: it wants many more than {features} pictures" if count <= features else ""
+        biased = (
+            f", biased: it wants many more than {features} pictures" if count <= features else ""
+        )
         name = f"reconstruction Fréchet distance ({self._network.name}, {count} pictures of {self._size}{biased})"
         yield name, frechet(self._before, self._after)

@@ -8,7 +8,7 @@ from safelight.config import Builds, Slot
 from safelight.evaluation.metric import Mean, Pairs
 from safelight.features.tiny_darknet import Config as TinyDarknet
 from safelight.nn.perceptual import perceptual
-from safelight.types import Features
+from safelight.types.networks import Features
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ class PSNR:
         self._mean = Mean()
 
     def see(self, pairs: Pairs) -> None:
-        square = (eight_bit(pairs.before) - eight_bit(pairs.after)).square().flatten(1).mean(1)  # (b,)
+        square = (
+            (eight_bit(pairs.before) - eight_bit(pairs.after)).square().flatten(1).mean(1)
+        )  # (b,)
         self._mean.add((10 * torch.log10(255**2 / square)).clamp(max=MOST))
 
     def results(self) -> Iterator[tuple[str, float]]:

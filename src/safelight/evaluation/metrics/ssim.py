@@ -10,7 +10,7 @@ from torch import Tensor
 
 from safelight.errors import BadInput
 from safelight.evaluation.metric import Mean, Pairs, eight_bit
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 WINDOW, DEVIATION = 11, 1.5
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
@@ -39,14 +39,18 @@ def ssim(before: Images, after: Images) -> Tensor:
     """The similarity of pictures in [-1, 1], float64 (b,). BadInput for sides under 11 pixels."""
     height, width = before.shape[-2:]
     if min(height, width) < WINDOW:
-        raise BadInput(f"SSIM: wanted pictures of at least {WINDOW} pixels a side, got {width}×{height}.")
+        raise BadInput(
+            f"SSIM: wanted pictures of at least {WINDOW} pixels a side, got {width}×{height}."
+        )
     x, y = (_luminance(images) for images in (before, after))
     mean_x, mean_y = _windows(x), _windows(y)
     variance_x, variance_y = _windows(x * x) - mean_x**2, _windows(y * y) - mean_y**2
     covariance = _windows(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     above = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return (above / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).flatten(1).mean(1)
+    return (
+        (above / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).flatten(1).mean(1)
+    )
 
 
 def _luminance(images: Images) -> Tensor:

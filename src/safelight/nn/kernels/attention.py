@@ -23,5 +23,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     y = torch.empty((b, n, heads, d), dtype=q.dtype)
     size = sizes(b, n, k.shape[1], heads, d)
     strides = sizes(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
-    kernels.attention(address(q), address(k), address(v), address(y), size, strides, torch.get_num_threads())
+    kernels.attention(
+        address(q), address(k), address(v), address(y), size, strides, torch.get_num_threads()
+    )
     return y.flatten(2)

@@ -29,13 +29,21 @@ def library(name: str = "first_stage") -> ctypes.CDLL | None:
     if sys.platform != "linux" or not torch.cpu._is_avx512_bf16_supported():
         return None
     source = Path(__file__).with_name(f"{name}.cpp")
-    built = cache_folder() / "kernels" / f"{name}-{digest([source.read_bytes(), ' '.join(FLAGS)])[:16]}.so"
+    built = (
+        cache_folder()
+        / "kernels"
+        / f"{name}-{digest([source.read_bytes(), ' '.join(FLAGS)])[:16]}.so"
+    )
     try:
         if not built.exists():
             if compiler is None:
                 return None
             with writing(built) as aside:
-                subprocess.run([compiler, *FLAGS, str(source), "-o", str(aside)], check=True, capture_output=True)
+                subprocess.run(
+                    [compiler, *FLAGS, str(source), "-o", str(aside)],
+                    check=True,
+                    capture_output=True,
+                )
         return ctypes.CDLL(str(built))
     except (OSError, CannotSave, subprocess.CalledProcessError):
         return None

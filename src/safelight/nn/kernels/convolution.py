@@ -33,7 +33,11 @@ class Convolution3(nn.Module):
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """The convolution of ``x``, and ``add`` (of the result's shape) added to it."""
         width, before = self.weight.shape[:2]
-        fits = before % 16 == 0 and width % 64 == 0 and not (x.dtype == torch.bfloat16 and matrix_units())
+        fits = (
+            before % 16 == 0
+            and width % 64 == 0
+            and not (x.dtype == torch.bfloat16 and matrix_units())
+        )
         if self.quick and fits and usable(x, self.weight):
             return convolve(x, *self.derived(), add, self.twice)
         if self.twice:
@@ -43,9 +47,16 @@ class Convolution3(nn.Module):
 
     def derived(self) -> tuple[Tensor, Tensor]:
         """Filters as the kernel wants them, and the bias in fp32; of the weights as they are now."""
-        now = tuple((p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in (self.weight, self.bias))
+        now = tuple(
+            (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version)
+            for p in (self.weight, self.bias)
+        )
         if self._derived is None or self._derived[0] != now:
-            self._derived = (now, filters(self.weight.detach(), self.twice), self.bias.detach().float().clone())
+            self._derived = (
+                now,
+                filters(self.weight.detach(), self.twice),
+                self.bias.detach().float().clone(),
+            )
         return self._derived[1:]
 
     def forget(self) -> None:

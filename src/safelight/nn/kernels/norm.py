@@ -30,5 +30,7 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor, silu: bool, mine: bool)
     scale, shift = scale.float().contiguous(), shift.float().contiguous()
     half, threads = int(x.dtype == torch.bfloat16), torch.get_num_threads()
     size = sizes(b, h * w, width)
-    kernels.scale_shift(address(x), address(out), address(scale), address(shift), size, int(silu), half, threads)
+    kernels.scale_shift(
+        address(x), address(out), address(scale), address(shift), size, int(silu), half, threads
+    )
     return out

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 Mean = Callable[[Tensor], Tensor]
 """The mean of a tensor over the processes of a run."""

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from safelight.errors import BadInput
 from safelight.training.discriminators import Mean
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,16 @@ class Patch(nn.Module):
         self.config = config
         self.least = 3 * 2**config.layers
         widths = [config.width * min(2**number, 8) for number in range(config.layers + 1)]
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, widths[0], 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
         for number, (before, after) in enumerate(pairwise(widths), start=1):
             stride = 2 if number < config.layers else 1
-            layers += [nn.Conv2d(before, after, 4, stride, padding=1), *_norm(config.norm, after, mean)]
+            layers += [
+                nn.Conv2d(before, after, 4, stride, padding=1),
+                *_norm(config.norm, after, mean),
+            ]
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))
         for layer in [one for one in self.layers if isinstance(one, nn.Conv2d)]:

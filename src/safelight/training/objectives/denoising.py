@@ -23,24 +23,16 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
-from safelight.generate import generate
 from safelight.governance.licences import known, say_unstated
 from safelight.media.pictures import sheet
 from safelight.model import Card, LatentDiffusion, licensed, module
+from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
 from safelight.training.objective import Group, Loss, Report, Setting
-from safelight.types import (
-    Condition,
-    Conditioner,
-    Denoiser,
-    Density,
-    Encoding,
-    Images,
-    Prediction,
-    Prompt,
-    Schedule,
-)
+from safelight.types.diffusion import Density, Prediction, Schedule
+from safelight.types.networks import Condition, Conditioner, Denoiser, Encoding, Prompt
+from safelight.types.tensors import Images
 
 
 @dataclass(frozen=True)
@@ -49,14 +41,20 @@ class Config:
 
     autoencoder: str
     denoiser: Annotated[Builds[Denoiser], Slot("denoisers")] = field(default_factory=DiTConfig)
-    conditioner: Annotated[Builds[Conditioner], Slot("conditioners")] = field(default_factory=TextConfig)
+    conditioner: Annotated[Builds[Conditioner], Slot("conditioners")] = field(
+        default_factory=TextConfig
+    )
     schedule: Annotated[Schedule, Slot("diffusion.schedule")] = field(default_factory=Linear)
     prediction: Annotated[Prediction, Slot("diffusion.prediction")] = field(default_factory=Flow)
     density: Annotated[Density, Slot("diffusion.density")] = field(default_factory=LogitNormal)
     dropout: float = 0.1  # how often the condition is left out, so that guidance has something to point away from
     prompts: tuple[str, ...] = ()  # of the sample sheet; none: captions of the validation data
-    settings: Settings = field(default_factory=Settings)  # of the sheet, and the model card's defaults
-    hints: Mapping[str, Any] = field(default_factory=dict)  # what the autoencoder's file cannot tell: scale, licence
+    settings: Settings = field(
+        default_factory=Settings
+    )  # of the sheet, and the model card's defaults
+    hints: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what the autoencoder's file cannot tell: scale, licence
 
     def build(self, setting: Setting) -> "Denoising":
         return Denoising(self, setting)
@@ -79,7 +77,9 @@ class Denoising:
         self.process = Process(config.schedule, config.prediction)
         self.source = load(config.autoencoder, str(setting.device), "fp32", config.hints or None)
         if self.source.autoencoder is None:
-            raise BadInput(f"objective.autoencoder: the model {config.autoencoder!r} has no autoencoder.")
+            raise BadInput(
+                f"objective.autoencoder: the model {config.autoencoder!r} has no autoencoder."
+            )
         self.licences = [one for one in self.source.licences if one.part == "autoencoder"]
         say_unstated(self.licences)
         self.autoencoder = self.source.autoencoder
@@ -88,7 +88,11 @@ class Denoising:
             "denoiser": module(self.denoiser),
             "conditioner": module(self.conditioner),
         }
-        parameters = {f"{name}.{key}": p for name, part in self.parts.items() for key, p in part.named_parameters()}
+        parameters = {
+            f"{name}.{key}": p
+            for name, part in self.parts.items()
+            for key, p in part.named_parameters()
+        }
         self.groups = (Group("denoiser", parameters),)
         self.stands_on = {"autoencoder": fingerprint(module(self.autoencoder))}
         self._caches: dict[int, LatentCache] = {}
@@ -96,14 +100,20 @@ class Denoising:
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
         """The conditioner learns its words from the training data; what is not in the latent cache yet is encoded."""
         prompts = datasets[0].prompts(range(len(datasets[0])))
-        if isinstance(self.config.conditioner, TextConfig) and not any(prompt.text for prompt in prompts):
+        if isinstance(self.config.conditioner, TextConfig) and not any(
+            prompt.text for prompt in prompts
+        ):
             raise BadInput(
                 "no picture has a caption, so a conditioner on text has nothing to learn: add metadata.jsonl or a .txt "
                 'beside each picture, or train on class folders with objective.conditioner = { kind = "label" }.'
             )
         self.conditioner.learn(prompts)
         for dataset in datasets:
-            cache = LatentCache(self.setting.cache / "latents.sqlite", self.stands_on["autoencoder"], dataset.framing)
+            cache = LatentCache(
+                self.setting.cache / "latents.sqlite",
+                self.stands_on["autoencoder"],
+                dataset.framing,
+            )
             cache.fill(
                 dataset.source,
                 dataset.found,
@@ -136,7 +146,9 @@ class Denoising:
     def sheet(self, dataset: Dataset) -> Image.Image:
         """Sixteen prompts, seed 0 each."""
         indices = [i * len(dataset) // 16 for i in range(min(16, len(dataset)))]
-        prompts = self.config.prompts or [self._asked(prompt) for prompt in dataset.prompts(indices)]
+        prompts = self.config.prompts or [
+            self._asked(prompt) for prompt in dataset.prompts(indices)
+        ]
         size = dataset.framing.size
         model = self.model(Card(size=(size, size)), dataset)
         pictures = [generate(model, TextToImage(prompt), Settings(seed=0))[0] for prompt in prompts]
@@ -150,7 +162,13 @@ class Denoising:
             denoiser=self.denoiser,
             process=self.process,
             card=replace(
-                licensed(card, [*known((), card.licence, card.name, ("conditioner", "denoiser")), *self.licences]),
+                licensed(
+                    card,
+                    [
+                        *known((), card.licence, card.name, ("conditioner", "denoiser")),
+                        *self.licences,
+                    ],
+                ),
                 settings=self.config.settings,
                 data=(*card.data, *self.source.card.data),
                 preview=self.source.card.preview,
@@ -162,7 +180,11 @@ class Denoising:
         shape = tuple(batch.encoding.mean.shape)
         clean = batch.encoding.sample(sample_noise(seed, places, shape, "encoding")).to(device)
         noise = sample_noise(seed, places, shape, "noise").to(device)
-        t = self.config.density(sample_uniform(seed, places, "time"), torch.tensor(places)).float().to(device)
+        t = (
+            self.config.density(sample_uniform(seed, places, "time"), torch.tensor(places))
+            .float()
+            .to(device)
+        )
         return self.process.loss(self.denoiser, clean, noise, t, condition)
 
     def _encode(self, images: Images) -> Encoding:

@@ -24,9 +24,10 @@ from safelight.media.pictures import sheet, to_pictures
 from safelight.model import Card, LatentDiffusion, module
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial, Opponent, balance, through
-from safelight.training.finish import finish
+from safelight.training.calibration import finish
 from safelight.training.objective import Group, Loss, Report, Setting
-from safelight.types import Autoencoder, Discrete, Encoding, Features, Images, Latents
+from safelight.types.networks import Autoencoder, Discrete, Encoding, Features
+from safelight.types.tensors import Images, Latents
 
 COSTS = {"kl": 1e-6, "quantisation": 1.0}
 """How much is made of what autoencoders ask of their encodings, unless a recipe says otherwise (the paper's)."""
@@ -36,7 +37,9 @@ COSTS = {"kl": 1e-6, "quantisation": 1.0}
 class Perceptual:
     """How much is made of the distance between pictures in the eyes of a feature network (``nn/perceptual.py``)."""
 
-    network: Annotated[Builds[Features], Slot("features")] = field(default_factory=TinyDarknetConfig)
+    network: Annotated[Builds[Features], Slot("features")] = field(
+        default_factory=TinyDarknetConfig
+    )
     weight: float = 1.0
 
 
@@ -48,14 +51,18 @@ class Config:
     log-variance of the reconstruction's terms begins; without one they are taken as they are.
     """
 
-    autoencoder: Annotated[Builds[Autoencoder], Slot("autoencoders")] = field(default_factory=KLConfig)
+    autoencoder: Annotated[Builds[Autoencoder], Slot("autoencoders")] = field(
+        default_factory=KLConfig
+    )
     l1: float = 1.0
     l2: float = 0.0
     perceptual: Perceptual | None = None
     adversarial: Adversarial | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     log_variance: float | None = None
-    equivariance: float = 0.0  # weight: latents at half the size decode to pictures at half the size
+    equivariance: float = (
+        0.0  # weight: latents at half the size decode to pictures at half the size
+    )
     robust: float = 0.0  # how noisy the decoder's latents are in training, in their own deviations
 
     def __post_init__(self) -> None:
@@ -119,7 +126,9 @@ class Reconstruction:
                 )
             self.opponent = parts["discriminator"] = Opponent(against, setting.mean)
             own = dict(self.opponent.named_parameters())
-            groups.append(Group("discriminator", own, against.begins, against.rate, against.optimiser))
+            groups.append(
+                Group("discriminator", own, against.begins, against.rate, against.optimiser)
+            )
         self.parts: Mapping[str, nn.Module] = parts
         self.groups = tuple(groups)
         self.stands_on: Mapping[str, str] = {}
@@ -127,17 +136,26 @@ class Reconstruction:
     def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
         """Nothing to prepare but to see that the size can be made and judged, and costs are the autoencoder's."""
         size = datasets[0].framing.size
-        judges = {"perceptual": self.features, "adversarial": self.opponent and self.opponent.network}
+        judges = {
+            "perceptual": self.features,
+            "adversarial": self.opponent and self.opponent.network,
+        }
         for name, judge in judges.items():
             if judge and size < judge.least:
-                raise BadInput(f"objective.{name}: wanted a framing.size of at least {judge.least}, got {size}.")
-        latents = torch.zeros(self.autoencoder.latent_shape((1, 3, size, size)), device=self.setting.device)
+                raise BadInput(
+                    f"objective.{name}: wanted a framing.size of at least {judge.least}, got {size}."
+                )
+        latents = torch.zeros(
+            self.autoencoder.latent_shape((1, 3, size, size)), device=self.setting.device
+        )
         with torch.no_grad():
             known = self.autoencoder.costs(Encoding(latents, torch.ones_like(latents)))
         for name in self.config.costs:
             if name not in known:
                 raise unknown(
-                    f"cost in objective.costs of a {kind_of(self.config.autoencoder)} autoencoder:", name, known
+                    f"cost in objective.costs of a {kind_of(self.config.autoencoder)} autoencoder:",
+                    name,
+                    known,
                 )
 
     def batch(self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]) -> Shown:
@@ -193,7 +211,9 @@ class Reconstruction:
             error = error + config.perceptual.weight * terms[self.features.name]
         return error, terms
 
-    def _contested(self, again: Images, seen: Images, pull: Tensor, terms: dict[str, Tensor]) -> Tensor:
+    def _contested(
+        self, again: Images, seen: Images, pull: Tensor, terms: dict[str, Tensor]
+    ) -> Tensor:
         """The adversarial term, as strong as the recipe says."""
         assert self.opponent is not None
         config, last = self.opponent.config, self.autoencoder.last
@@ -210,9 +230,17 @@ class Reconstruction:
         (noise-augmented decoding, arXiv 2510.11690), in units of that of its latents, lest they grow to drown it."""
         if not self.config.robust:
             return latents
-        levels = sample_noise(self.setting.seed, positions, (len(positions), 1), "how robust").abs().to(latents)
-        noise = sample_noise(self.setting.seed, positions, tuple(latents.shape), "robust").to(latents)
-        deviation = self.config.robust * levels * latents.detach().flatten(1).std(1, keepdim=True)  # (b, 1)
+        levels = (
+            sample_noise(self.setting.seed, positions, (len(positions), 1), "how robust")
+            .abs()
+            .to(latents)
+        )
+        noise = sample_noise(self.setting.seed, positions, tuple(latents.shape), "robust").to(
+            latents
+        )
+        deviation = (
+            self.config.robust * levels * latents.detach().flatten(1).std(1, keepdim=True)
+        )  # (b, 1)
         return latents + noise * deviation.view(-1, *[1] * (latents.dim() - 1))
 
     def _unequal(self, latents: Latents, images: Images) -> Tensor:
@@ -232,7 +260,10 @@ class Reconstruction:
         reconstruction."""
         again = self._again(batch.images)
         error = (again - batch.images).flatten(1)
-        found = {"l1": error.abs().mean(1), "psnr": 10 * torch.log10(4 / error.square().mean(1).clamp(min=1e-10))}
+        found = {
+            "l1": error.abs().mean(1),
+            "psnr": 10 * torch.log10(4 / error.square().mean(1).clamp(min=1e-10)),
+        }
         if self.features:
             both = (one.to(self.setting.device) for one in (again, batch.images))
             found[self.features.name] = perceptual(self.features, *both)
@@ -243,16 +274,25 @@ class Reconstruction:
         indices = [i * len(dataset) // 16 for i in range(min(16, len(dataset)))]
         images = dataset.images(indices, indices)
         before, after = to_pictures(images), to_pictures(self._again(images))
-        return sheet([before[:8], after[:8], before[8:], after[8:]] if len(before) > 8 else [before, after])
+        return sheet(
+            [before[:8], after[:8], before[8:], after[8:]] if len(before) > 8 else [before, after]
+        )
 
     def model(self, card: Card, dataset: Dataset) -> LatentDiffusion:
         """A copy of the autoencoder, which owns the scale and the colours of its latents on up to 128 pictures."""
         autoencoder = deepcopy(self.autoencoder)
         places = list(range(0, len(dataset), -(-len(dataset) // 128)))
         parts = [places[i : i + 16] for i in range(0, len(places), 16)]
-        colours = finish(autoencoder, (dataset.images(part, part).to(self.setting.device) for part in parts))
+        colours = finish(
+            autoencoder, (dataset.images(part, part).to(self.setting.device) for part in parts)
+        )
         return LatentDiffusion(autoencoder=autoencoder, card=replace(card, preview=colours))
 
     def _again(self, images: Images) -> Images:
         shown = images.to(self.setting.device, memory_format=torch.channels_last)
-        return self.autoencoder.decode(self.autoencoder.encode(shown).mode()).float().clamp(-1, 1).cpu()
+        return (
+            self.autoencoder.decode(self.autoencoder.encode(shown).mode())
+            .float()
+            .clamp(-1, 1)
+            .cpu()
+        )

@@ -1,0 +1,1 @@
+"""What is attached to a loaded model: LoRA and its kin, embeddings, control networks, image prompts."""

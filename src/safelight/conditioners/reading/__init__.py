@@ -1,1 +1,0 @@
-"""How a text is read before a network sees it: cleaned, weighted, cut into pieces."""

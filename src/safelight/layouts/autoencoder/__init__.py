@@ -1,0 +1,1 @@
+"""The KL and VQ autoencoders."""

@@ -1,0 +1,199 @@
+"""The autoencoders of ``nn.conv_autoencoder`` in other layouts: one table of words a layout, one walk over the shape."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safelight.autoencoders import kl, vq
+from safelight.layouts.key_mapping import SAME, Change, Layout, Rule, Table, layer
+from safelight.nn.codebook import Codes
+from safelight.nn.conv_autoencoder import Pyramid
+from safelight.types.shapes import Shapes
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a layout calls the parts of an encoder or decoder; ``{i}`` is a level, ``{j}`` a block of it."""
+
+    name: str
+    down: str
+    up: str
+    reverse: bool  # whether the decoder's levels are counted from the latents
+    block: str
+    attention: str
+    norm: str
+    qkv: tuple[str, str, str]
+    out: str
+    skip: str
+    smaller: str
+    larger: str
+    first: str
+    second: str
+    between: str
+    last_norm: str
+    packed_quant: tuple[str, str] = (
+        "quant_conv",
+        "post_quant_conv",
+    )  # where latents are packed (FLUX.2)
+    change: Change = SAME  # of attention's weights: ours are 1×1 convolutions
+
+    def level(self, half: str, level: int, levels: int) -> str:
+        """The path of a level, counted from the pictures."""
+        number = levels - 1 - level if half == "decoder" and self.reverse else level
+        return f"{half}.{(self.down if half == 'encoder' else self.up).format(i=number)}"
+
+
+def make_layouts(
+    words: Words, describe: Callable[[Any], Mapping[str, Any]] | None = None
+) -> tuple[Layout, ...]:
+    """The dialects of ``kl`` and ``vq`` in these words."""
+    return (
+        Layout(
+            words.name,
+            "autoencoder",
+            lambda shapes: _fits(words, shapes, False),
+            lambda shapes, said: _kl(words, shapes, said),
+            lambda config: table(words, config),
+            describe,
+            kl.Config(),
+        ),
+        Layout(
+            words.name,
+            "autoencoder",
+            lambda shapes: _fits(words, shapes, True),
+            lambda shapes, said: _vq(words, shapes, said),
+            lambda config: table(words, config),
+            describe,
+            vq.Config(),
+        ),
+    )
+
+
+def table(words: Words, config: kl.Config | vq.Config) -> Table:
+    """The rules of a whole autoencoder; what training keeps beside it is ignored."""
+    rules = [*half(words, "encoder", config.pyramid), *half(words, "decoder", config.pyramid)]
+    packed = isinstance(config, kl.Config) and config.packed > 1
+    if not isinstance(config, kl.Config) or config.quant:
+        before, after = words.packed_quant if packed else ("quant_conv", "post_quant_conv")
+        rules += [*layer("quant", before), *layer("post_quant", after)]
+    if packed:
+        names = {"mean": "running_mean", "variance": "running_var", "count": "num_batches_tracked"}
+        rules += [Rule(f"scale.{ours}", (f"bn.{theirs}",)) for ours, theirs in names.items()]
+    if isinstance(config, vq.Config):
+        rules.append(Rule("codebook.codes", ("quantize.embedding.weight",)))
+    return Table(tuple(rules), ignored=r"loss\..*|model_ema\.(decay|num_updates)")
+
+
+def half(words: Words, name: str, shape: Pyramid) -> list[Rule]:
+    """The rules of the encoder or the decoder."""
+    rules = [
+        *layer(f"{name}.enter", f"{name}.conv_in"),
+        *layer(f"{name}.leave", f"{name}.conv_out"),
+    ]
+    rules += [*layer(f"{name}.norm", f"{name}.{words.last_norm}")]
+    middle = 0
+    for theirs in (words.first, words.between, words.second):
+        if theirs == words.between and not shape.middle:
+            continue
+        make = _attention if theirs == words.between else _residual
+        rules += make(words, f"{name}.middle.{middle}", f"{name}.{theirs}", False)
+        middle += 1
+    levels = list(enumerate(shape.levels))
+    number, before = 0, shape.width if name == "encoder" else shape.levels[-1][0]
+    for level, (width, attends) in levels if name == "encoder" else levels[::-1]:
+        path = words.level(name, level, len(levels))
+        for block in range(shape.blocks + (name == "decoder")):
+            rules += _residual(
+                words,
+                f"{name}.levels.{number}",
+                f"{path}.{words.block.format(j=block)}",
+                before != width,
+            )
+            number, before = number + 1, width
+            if attends:
+                rules += _attention(
+                    words,
+                    f"{name}.levels.{number}",
+                    f"{path}.{words.attention.format(j=block)}",
+                    False,
+                )
+                number += 1
+        if level < len(levels) - 1 if name == "encoder" else level > 0:
+            rules += layer(
+                f"{name}.levels.{number}.conv",
+                f"{path}.{words.smaller if name == 'encoder' else words.larger}",
+            )
+            number += 1
+    return rules
+
+
+def _residual(words: Words, ours: str, theirs: str, widens: bool) -> list[Rule]:
+    rules = [
+        rule
+        for one in ("norm1", "conv1", "norm2", "conv2")
+        for rule in layer(f"{ours}.{one}", f"{theirs}.{one}")
+    ]
+    return rules + (layer(f"{ours}.skip", f"{theirs}.{words.skip}") if widens else [])
+
+
+def _attention(words: Words, ours: str, theirs: str, widens: bool) -> list[Rule]:
+    return [
+        *layer(f"{ours}.norm", f"{theirs}.{words.norm}"),
+        *layer(f"{ours}.qkv", *(f"{theirs}.{one}" for one in words.qkv), change=words.change),
+        *layer(f"{ours}.out", f"{theirs}.{words.out}", change=words.change),
+    ]
+
+
+def _fits(words: Words, shapes: Shapes, quantises: bool) -> bool:
+    first = f"{words.level('encoder', 0, 1)}.{words.block.format(j=0)}.conv1.weight"
+    return (
+        first in shapes
+        and "decoder.conv_in.weight" in shapes
+        and ("quantize.embedding.weight" in shapes) == quantises
+    )
+
+
+def _body(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
+    width, channels = shapes["encoder.conv_in.weight"][:2]
+    pattern = re.escape(f"encoder.{words.down}").replace(r"\{i\}", r"(\d+)")
+    levels = 1 + max(int(found[1]) for name in shapes if (found := re.match(pattern, name)))
+    paths = [words.level("encoder", level, levels) for level in range(levels)]
+    first, attention = words.block.format(j=0), words.attention.format(j=0)
+    blocks = re.compile(re.escape(f"{paths[0]}.{words.block}").replace(r"\{j\}", r"(\d+)"))
+    return {
+        "width": width,
+        "multipliers": tuple(shapes[f"{path}.{first}.conv1.weight"][0] // width for path in paths),
+        "blocks": 1 + max(int(found[1]) for name in shapes if (found := blocks.match(name))),
+        "channels": channels,
+        "groups": said.get("norm_num_groups", 32),
+        "attention": tuple(
+            2**i
+            for i, path in enumerate(paths)
+            if f"{path}.{attention}.{words.norm}.weight" in shapes
+        ),
+    }
+
+
+def _kl(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> kl.Config:
+    packed = "bn.running_mean" in shapes
+    after = f"{words.packed_quant[1] if packed else 'post_quant_conv'}.weight"
+    latent = shapes[after if after in shapes else "decoder.conv_in.weight"][1]
+    side = math.isqrt(shapes["bn.running_mean"][0] // latent) if packed else 1
+    return kl.Config(
+        **_body(words, shapes, said), latent_channels=latent, quant=after in shapes, packed=side
+    )
+
+
+def _vq(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> vq.Config:
+    codes, channels = shapes["quantize.embedding.weight"]
+    hidden = shapes["decoder.conv_in.weight"][1]
+    return vq.Config(
+        **_body(words, shapes, said),
+        latent_channels=channels,
+        hidden_channels=0 if hidden == channels else hidden,
+        middle=f"encoder.{words.between}.{words.norm}.weight" in shapes,
+        codebook=Codes(codes),
+        legacy=True,
+    )

@@ -1,0 +1,1 @@
+"""Classes and maps of classes, as latent diffusion stores them."""

@@ -1,0 +1,38 @@
+"""DiT and SiT as they were published (facebookresearch/DiT, willisma/SiT): a bare state dict, or beside it ``ema``."""
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any
+
+from safelight.layouts.dit.mapping import Words, layout
+from safelight.types.shapes import Shapes
+
+
+def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The positions are stored."""
+    return {"side": isqrt(shapes[WORDS.table][1])}
+
+
+WORDS = Words(
+    name="dit",
+    table="pos_embed",
+    whole={
+        "patches": "x_embedder.proj",
+        "final.linear": "final_layer.linear",
+        "final.modulation.linear": "final_layer.adaLN_modulation.1",
+    },
+    embedders={
+        "time.first": "t_embedder.mlp.0",
+        "time.second": "t_embedder.mlp.2",
+        "classes": "y_embedder.embedding_table",
+    },
+    block="blocks.{i}",
+    layers={
+        "modulation.linear": ("adaLN_modulation.1",),
+        "attention.qkv": ("attn.qkv",),
+        "attention.out": ("attn.proj",),
+        "mlp.0": ("mlp.fc1",),
+        "mlp.2": ("mlp.fc2",),
+    },
+)
+LAYOUTS = (layout(WORDS, more),)

@@ -1,0 +1,1 @@
+"""The transformers of FLUX.1 and FLUX.2."""

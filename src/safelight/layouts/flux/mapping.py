@@ -1,0 +1,143 @@
+"""The transformers of ``denoisers.flux`` in other layouts: a layout's words for each of our layers, and one walk."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from safelight.denoisers import flux
+from safelight.errors import BadInput
+from safelight.layouts.key_mapping import SAME, Change, Layout, Rule, Table, layer
+from safelight.types.shapes import Shapes
+
+STREAM = ("modulation.linear", "qkv", "q_norm", "k_norm", "out", "enter", "leave")
+SINGLE = ("modulation.linear", "enter", "q_norm", "k_norm", "leave")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a layout calls our layers: one name, or those of which ours is made; ``{i}`` is a block."""
+
+    name: str
+    generation: int
+    layers: Mapping[str, Sequence[str]]
+    scale: str  # what it calls the weight of a head's norm
+    changes: Mapping[str, Change] = field(default_factory=dict)
+
+    def first(self, ours: str, what: str = "weight") -> str:
+        """The name of the first tensor of a layer, in the first block."""
+        return f"{self.layers[ours][0].format(i=0)}.{what}"
+
+
+def layout(
+    first: Words, second: Words, describe: Callable[[flux.Config], Mapping[str, Any]] | None = None
+) -> Layout:
+    """The dialect of both generations, each in its words."""
+    return Layout(
+        first.name,
+        "denoiser",
+        lambda shapes: _fits(first, shapes) or _fits(second, shapes),
+        lambda shapes, said: infer(first if _fits(first, shapes) else second, shapes, said),
+        lambda config: table(first if config.generation == 1 else second, config),
+        describe,
+        flux.Config(),
+    )
+
+
+def table(words: Words, config: flux.Config) -> Table:
+    """The rules of a whole transformer."""
+    shared = ("shared_image.linear", "shared_text.linear", "shared_single.linear")
+    single = ["patches", "text", "time.0", "time.2", "final.modulation.linear", "final.linear"]
+    single += ["guidance.0", "guidance.2"] if config.guidance else []
+    single += ["vector.0", "vector.2"] if config.vector_width else []
+    single += shared if config.generation == 2 else []
+    rules = [rule for one in single for rule in _rules(words, config, one, one, 0)]
+    for kind, depth, parts in (
+        (
+            "doubles",
+            config.double,
+            [f"{stream}.{one}" for stream in ("image", "text") for one in STREAM],
+        ),
+        ("singles", config.single, SINGLE),
+    ):
+        for i in range(depth):
+            for part in parts:
+                if config.generation == 1 or "modulation" not in part:
+                    rules += _rules(words, config, f"{kind}.{i}.{part}", f"{kind}.{part}", i)
+    return Table(tuple(rules))
+
+
+def _rules(words: Words, config: flux.Config, ours: str, key: str, block: int) -> list[Rule]:
+    """The rules of one of our layers, whose words stand under ``key``."""
+    theirs = [one.format(i=block) for one in words.layers[key]]
+    if key.endswith("_norm"):
+        return [Rule(f"{ours}.weight", (f"{theirs[0]}.{words.scale}",))]
+    rows = (*[config.width] * 3, config.hidden * config.generation) if len(theirs) == 4 else ()
+    return layer(
+        ours, *theirs, bias=config.generation == 1, change=words.changes.get(key, SAME), rows=rows
+    )
+
+
+def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> flux.Config:
+    """What names and shapes tell, and ``axes``, which they do not: as ``said``, else as FLUX's own, in proportion."""
+    width, inputs = shapes[words.first("patches")]
+    patch = 2 if words.generation == 1 else 1
+    channels = shapes[words.first("final.linear")][0] // patch**2
+    guidance, vector = (
+        words.first("guidance.0"),
+        words.first("vector.0") if "vector.0" in words.layers else "",
+    )
+    told = said.get("axes_dims_rope") or said.get("axes")
+    head = shapes[words.first("doubles.image.q_norm", words.scale)][0]
+    return flux.Config(
+        channels=channels,
+        extra_channels=inputs // patch**2 - channels,
+        patch=patch,
+        width=width,
+        axes=_numbers(told, head) if told else usual(head, words),
+        double=_count(shapes, words.layers["doubles.image.leave"][0]),
+        single=_count(shapes, words.layers["singles.leave"][0]),
+        mlp_ratio=shapes[words.first("doubles.image.leave")][1] / width,
+        text_width=shapes[words.first("text")][1],
+        vector_width=shapes[vector][1] if vector in shapes else 0,
+        guidance=guidance in shapes,
+        generation=2 if words.generation == 2 else 1,
+    )
+
+
+def usual(head: int, words: Words) -> tuple[int, ...]:
+    """An eighth of a head's channels for the picture's number and the rest in halves; in generation 2 all alike."""
+    if words.generation == 2:
+        return (head // 4,) * 4
+    number = next((n for n in range(2, head, 2) if 8 * n >= head and (head - n) % 4 == 0), 2)
+    return (number, (head - number) // 2, (head - number) // 2)
+
+
+def _numbers(told: Any, head: int) -> tuple[int, ...]:
+    """The channels of each axis, as a list or as text."""
+    try:
+        axes = tuple(int(one) for one in (told.split(",") if isinstance(told, str) else told))
+    except (ValueError, TypeError):
+        axes = ()
+    if sum(axes) != head:
+        raise BadInput(
+            f"axes: wanted numbers of channels that make up the {head} of a head, as 16,56,56; got {told}."
+        )
+    return axes
+
+
+def _fits(words: Words, shapes: Shapes) -> bool:
+    modulation = (
+        "doubles.image.modulation.linear" if words.generation == 1 else "shared_image.linear"
+    )
+    return all(
+        words.first(one) in shapes
+        for one in ("patches", "final.linear", "doubles.image.leave", modulation)
+    )
+
+
+def _count(shapes: Shapes, name: str) -> int:
+    pattern = re.compile(re.escape(name).replace(r"\{i\}", r"(\d+)") + r"\.weight")
+    return 1 + max(
+        (int(found[1]) for one in shapes if (found := pattern.fullmatch(one))), default=-1
+    )

@@ -1,0 +1,1 @@
+"""ControlNets of FLUX.1."""

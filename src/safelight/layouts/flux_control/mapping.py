@@ -1,0 +1,54 @@
+"""Branches that control ``denoisers.flux`` in other layouts."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from safelight.denoisers.control.flux import Config
+from safelight.layouts.flux import mapping as fluxes
+from safelight.layouts.flux.mapping import Words
+from safelight.layouts.key_mapping import Rule, Table, layer
+from safelight.layouts.unet_control.mapping import looked, looking
+from safelight.types.shapes import Shapes
+
+ZEROS, SINGLES, MODE = "controlnet_blocks", "controlnet_single_blocks", "controlnet_mode_embedder"
+Names = tuple[str, tuple[str, str, str]]
+"""The layer of what is seen, and the convolutions that see pixels: the first, those between and the last."""
+
+
+def table(words: Words, names: Names, config: Config) -> Table:
+    """The rules of a branch: those of a transformer without its end, and its own."""
+    whole = fluxes.table(words, config.network).rules
+    rules = [
+        replace(rule, ours=f"network.{rule.ours}")
+        for rule in whole
+        if not rule.ours.startswith("final.")
+    ]
+    rules += layer("hint", names[0])
+    ends = (
+        ("zeros", ZEROS, config.network.double),
+        ("single_zeros", SINGLES, config.network.single),
+    )
+    for ours, theirs, count in ends:
+        for index in range(count):
+            rules += layer(f"{ours}.{index}", f"{theirs}.{index}")
+    rules += looking("sight", names[1], len(config.hints)) if config.hints else []
+    return Table((*rules, *([Rule("mode.weight", (f"{MODE}.weight",))] if config.modes else [])))
+
+
+def infer(words: Words, names: Names, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """Our configuration of a branch's names and shapes."""
+    width, inputs = shapes[words.first("patches")]
+    network = fluxes.infer(words, {words.first("final.linear"): (inputs, width), **shapes}, said)
+    modes = shapes.get(f"{MODE}.weight", (0,))[0]
+    return Config(network, modes, looked(names[1], shapes))
+
+
+def recognises(words: Words, names: Names, shapes: Shapes) -> bool:
+    """Whether these are the names of such a branch."""
+    return {
+        f"{names[0]}.weight",
+        f"{ZEROS}.0.weight",
+        words.first("patches"),
+        words.first("text"),
+    } <= shapes.keys()

@@ -1,0 +1,1 @@
+"""IP-Adapter and its descendants."""

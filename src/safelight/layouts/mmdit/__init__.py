@@ -1,0 +1,1 @@
+"""The multimodal diffusion transformer of Stable Diffusion 3 and 3.5."""

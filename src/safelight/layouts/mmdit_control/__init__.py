@@ -1,0 +1,1 @@
+"""ControlNets of Stable Diffusion 3 and 3.5."""

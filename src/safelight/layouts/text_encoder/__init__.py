@@ -1,0 +1,1 @@
+"""Text encoders: CLIP, OpenCLIP, T5, language models and latent diffusion's own."""

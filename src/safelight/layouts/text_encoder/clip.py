@@ -1,0 +1,102 @@
+"""CLIP's text tower as transformers names it: in Stable Diffusion 1's files, SDXL's first tower, SD 3's and FLUX.1's,
+and in diffusers' folders, with ``text_model.`` before its names or, of late, without."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.text_families import heads
+from safelight.nn.text_models.clip import Config
+from safelight.types.shapes import Shapes
+
+LAYER = {
+    "norm1": ("layer_norm1",),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.out_proj",),
+    "norm2": ("layer_norm2",),
+    "enter": ("mlp.fc1",),
+    "leave": ("mlp.fc2",),
+}
+
+
+def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """The tower's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
+    and the activation, in the words of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
+    width = shapes[f"{prefix}final_layer_norm.weight"][0]
+    vocabulary, length = (
+        shapes[f"{prefix}embeddings.{one}_embedding.weight"][0] for one in ("token", "position")
+    )
+    return Config(
+        width=width,
+        depth=sum(name.endswith(".self_attn.out_proj.weight") for name in shapes),
+        heads=heads(width, said),
+        hidden=shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
+        activation=said.get("hidden_act", "quick_gelu" if width <= 768 else "gelu"),
+        vocabulary=vocabulary,
+        length=length,
+        projection=shapes["text_projection.weight"][0] if "text_projection.weight" in shapes else 0,
+    )
+
+
+def table(prefix: str, config: Config) -> Table:
+    """The rules; the numbers of positions, which some files hold, say nothing."""
+    rules = [
+        Rule("embedding.weight", (f"{prefix}embeddings.token_embedding.weight",)),
+        Rule("positions", (f"{prefix}embeddings.position_embedding.weight",)),
+        *layer("norm", f"{prefix}final_layer_norm"),
+    ]
+    if config.projection:
+        rules += layer("projection", "text_projection", bias=False)
+    rules += blocks(prefix, config.depth)
+    return Table(tuple(rules), ignored=r".*embeddings\.position_ids|logit_scale")
+
+
+def blocks(prefix: str, depth: int) -> list[Rule]:
+    """The rules of all blocks, which its eye has alike."""
+    rules: list[Rule] = []
+    for number in range(depth):
+        for ours, theirs in LAYER.items():
+            named = [f"{prefix}encoder.layers.{number}.{one}" for one in theirs]
+            rules += layer(f"blocks.{number}.{ours}", *named)
+    return rules
+
+
+def describe(config: Config) -> Mapping[str, Any]:
+    """The folder's config.json."""
+    kind = "CLIPTextModelWithProjection" if config.projection else "CLIPTextModel"
+    return {
+        "architectures": [kind],
+        "model_type": "clip_text_model",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.hidden,
+        "hidden_act": config.activation,
+        "vocab_size": config.vocabulary,
+        "max_position_embeddings": config.length,
+        "projection_dim": config.projection or config.width,
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": config.vocabulary - 2,
+        "eos_token_id": config.vocabulary - 1,
+        "pad_token_id": config.vocabulary - 1,
+    }
+
+
+def layout(name: str, prefix: str) -> Layout:
+    """The dialect with these words before its names."""
+    return Layout(
+        name,
+        "tower",
+        lambda shapes: (
+            f"{prefix}encoder.layers.0.self_attn.q_proj.weight" in shapes
+            and f"{prefix}embeddings.token_embedding.weight" in shapes
+        ),
+        partial(config, prefix),
+        partial(table, prefix),
+        describe,
+        Config(),
+    )
+
+
+LAYOUTS = (layout("transformers", "text_model."), layout("transformers-bare", ""))

@@ -1,0 +1,82 @@
+"""Text towers as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
+
+Every block is stored, also the last one, which Stable Diffusion 2 does not use.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safelight.layouts.key_mapping import Layout, Rule, Table, Transposed, layer
+from safelight.layouts.text_families import heads
+from safelight.nn.text_models.clip import Config
+from safelight.types.shapes import Shapes
+
+LAYER = {
+    "norm1": "ln_1",
+    "out": "attn.out_proj",
+    "norm2": "ln_2",
+    "enter": "mlp.c_fc",
+    "leave": "mlp.c_proj",
+}
+
+
+def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """The tower's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
+    width = shapes["ln_final.weight"][0]
+    return Config(
+        width=width,
+        depth=sum(name.endswith(".attn.in_proj_weight") for name in shapes),
+        heads=heads(width, said),
+        hidden=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        activation="gelu",
+        vocabulary=shapes["token_embedding.weight"][0],
+        length=shapes["positional_embedding"][0],
+        projection=shapes["text_projection"][1] if "text_projection" in shapes else 0,
+        temperature="logit_scale" in shapes,
+    )
+
+
+def table(config: Config) -> Table:
+    """The rules; the mask, which some files hold, says nothing."""
+    rules = [
+        Rule("embedding.weight", ("token_embedding.weight",)),
+        Rule("positions", ("positional_embedding",)),
+        *layer("norm", "ln_final"),
+    ]
+    if config.projection:
+        rules.append(Rule("projection.weight", ("text_projection",), Transposed()))
+    if config.temperature:
+        rules.append(Rule("temperature", ("logit_scale",)))
+    return Table((*rules, *blocks("", config.depth)), ignored="attn_mask")
+
+
+def blocks(prefix: str, depth: int) -> list[Rule]:
+    """The rules of all blocks, which its eye has alike."""
+    rules: list[Rule] = []
+    for number in range(depth):
+        ours, theirs = f"blocks.{number}", f"{prefix}transformer.resblocks.{number}"
+        rules += [
+            Rule(f"{ours}.qkv.{one}", (f"{theirs}.attn.in_proj_{one}",))
+            for one in ("weight", "bias")
+        ]
+        rules += [
+            rule
+            for mine, one in LAYER.items()
+            for rule in layer(f"{ours}.{mine}", f"{theirs}.{one}")
+        ]
+    return rules
+
+
+LAYOUTS = (
+    Layout(
+        "openclip",
+        "tower",
+        lambda shapes: (
+            {"transformer.resblocks.0.attn.in_proj_weight", "token_embedding.weight"}
+            <= shapes.keys()
+        ),
+        config,
+        table,
+        example=Config(1280, 32, 20, 5120, "gelu", projection=1280, temperature=True),
+    ),
+)

@@ -1,0 +1,116 @@
+"""How the families join their text towers, as data for the conditioner of ``conditioners.text_encoders``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from safelight.conditioners._encoder import Tower
+from safelight.conditioners.text_encoders import Config
+from safelight.config import read
+from safelight.errors import BadInput, unknown
+from safelight.layouts.config_values import alone
+from safelight.nn.text_models import Network
+from safelight.nn.text_models.clip import Config as Clip
+from safelight.nn.text_models.t5 import Config as T5
+
+_STATES = {"skip": 1, "norm": False}  # those before the last block, as they are
+_L, _G, _T5 = {"pad": "end"}, {"pad": "zero"}, {"words": "t5", "pad": "zero", "chunks": 1}
+_LM = {"pad": "own", "chunks": 1, "length": 512, "norm": False}
+_BERT = {"words": "bert", "pad": "zero", "chunks": 1}
+_SIZES = ["original_size", "crop"]
+
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "sd1": {"towers": [_L]},
+    "sd2": {"towers": [{**_G, "skip": 1}]},
+    "sdxl": {
+        "towers": [{**_L, **_STATES}, {**_G, **_STATES, "pooled": "projected"}],
+        "sizes": [*_SIZES, "target_size"],
+        "empty": "zeros",
+    },
+    "sdxl-refiner": {
+        "towers": [{**_G, **_STATES, "pooled": "projected"}],
+        "sizes": [*_SIZES, "aesthetic_score"],
+    },
+    "sd3": {
+        "towers": [
+            {**_L, **_STATES, "pooled": "projected"},
+            {**_G, **_STATES, "pooled": "projected"},
+            {**_T5, "length": 256, "row": 1},
+        ]
+    },
+    "flux2": {"towers": [{**_LM, "words": "mistral"}]},
+    "flux2-klein": {"towers": [{**_LM, "words": "qwen"}]},
+    "ldm-text": {"towers": [_BERT]},
+    "ldm-layout": {"towers": [{**_BERT, "words": "ids", "pad": "own"}]},
+    "flux": {
+        "towers": [{**_L, "row": None, "pooled": "plain", "chunks": 1}, {**_T5, "length": 512}]
+    },
+}
+
+
+def kinds(family: str) -> list[str]:
+    """Which words each tower of a family reads, ``clip``, ``t5``, ``bert``, ``ids``, ``mistral`` or ``qwen``, in order.
+
+    BadInput if it has no such towers.
+    """
+    if family not in FAMILIES:
+        raise unknown("family of text towers:", family, FAMILIES)
+    words = [str(tower.get("words", "clip")) for tower in FAMILIES[family]["towers"]]
+    return ["bert" if one == "ids" else one for one in words]
+
+
+def joined(family: str, networks: Sequence[Network | None], t5_width: int = 4096) -> Config:
+    """The conditioner of a family whose towers have these shapes, in its order.
+
+    None for a T5 that is not there: zeros of ``t5_width``, which the denoiser knows, stand in its place. BadInput for
+    a family that has no such towers, or if any other is missing.
+    """
+    wanted, filled = kinds(family), []
+    if len(networks) != len(wanted):
+        raise BadInput(
+            f"{family} reads with {len(wanted)} text towers, got {len(networks)}; add the others' files."
+        )
+    for number, (network, tower) in enumerate(
+        zip(networks, FAMILIES[family]["towers"], strict=True)
+    ):
+        if network is None and wanted[number] != "t5":
+            raise BadInput(
+                f"text tower {number + 1} of {family} is missing; add the file that holds it."
+            )
+        if network is None:
+            filled.append({**tower, "network": T5(width=t5_width), "absent": True})
+        else:
+            skip = 0 if _cut(tower, network) else tower.get("skip", 0)
+            length = {"length": network.length} if network.length else {}
+            filled.append({**length, **tower, "network": network, "skip": skip})
+    return read(Config, {**FAMILIES[family], "towers": filled})
+
+
+def _cut(tower: Mapping[str, Any], network: Network) -> bool:
+    """Whether the last block, which is not used, was left out when the tower was written: with it went the projection
+    (diffusers' folders of Stable Diffusion 2, Waifu Diffusion's files)."""
+    return tower.get("norm", True) and not network.projection
+
+
+def cut(tower: Tower, state: Mapping[str, Tensor]) -> tuple[Network, Mapping[str, Tensor]]:
+    """A tower's network and weights without what is never used, for layouts that read the last state: SD 2's."""
+    network = tower.network
+    if not isinstance(network, Clip) or not tower.skip or not tower.norm or tower.pooled != "none":
+        return network, state
+    kept = network.depth - tower.skip
+    unused = (
+        *(f"blocks.{number}." for number in range(kept, network.depth)),
+        "projection.",
+        "temperature",
+    )
+    left = {name: one for name, one in state.items() if not name.startswith(unused)}
+    return replace(network, depth=kept, projection=0, temperature=False), left
+
+
+def heads(width: int, said: Mapping[str, Any]) -> int:
+    """How many heads a tower has: as many features each as the user says, else as a folder says, else 64 each."""
+    if "text_head_width" in said:
+        return max(1, width // int(said["text_head_width"]))
+    return alone(said, "num_attention_heads", max(1, width // 64))

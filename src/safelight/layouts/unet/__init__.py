@@ -1,0 +1,1 @@
+"""The U-Net of Stable Diffusion 1, 2 and XL."""

@@ -1,0 +1,347 @@
+"""The U-Net in other layouts: one table of words a layout, one walk over the shape."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from safelight.denoisers.unet import Config, Level, Norm
+from safelight.errors import BadInput
+from safelight.layouts.config_values import alone
+from safelight.layouts.key_mapping import (
+    SAME,
+    Chain,
+    Change,
+    HeadsFirst,
+    Pointwise,
+    Rule,
+    Swapped,
+    Table,
+    Transposed,
+    layer,
+)
+from safelight.types.shapes import Shapes
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a layout calls the parts of a U-Net. In paths, ``{n}`` counts a way's parts (from 1 on the way down),
+    ``{level}`` its levels from the widest picture, ``{stage}`` from the smallest, ``{block}`` a level's blocks, and
+    ``{last}`` is the place behind a block and its attention.
+    """
+
+    enter: str
+    time: tuple[str, str]
+    vector: tuple[str, str]
+    classes: str
+    guidance: str
+    norm: str
+    leave: str
+    down: str
+    down_attention: str
+    smaller: str
+    up: str
+    up_attention: str
+    larger: str
+    middle: tuple[str, str, str]
+    residual: tuple[
+        str, str, str, str, str, str
+    ]  # norm, convolution, time, norm, convolution, skip
+    resize: tuple[
+        str, str
+    ]  # the convolution of what only changes the size, behind ``smaller`` and ``larger``
+    plain: tuple[str, str]  # plain attention: norm, out
+    qkv: tuple[str, ...]  # one with its rows head by head, or three
+
+    def place(
+        self, path: str, number: int, level: int, block: int, levels: int, last: int = 0
+    ) -> str:
+        """A path with its numbers."""
+        return path.format(n=number, level=level, stage=levels - 1 - level, block=block, last=last)
+
+
+def table(words: Words, config: Config) -> Table:
+    """The rules of a whole U-Net."""
+    rules = encoder(words, config)
+    levels, number = len(config.levels), 0
+    left = [before for before, _, _ in _down(config)] + [config.levels[-1].width]
+    before, flat = config.levels[-1].width, 0
+    for level, one in reversed(list(enumerate(config.levels))):
+        for block in range(config.blocks + 1):
+            ours, place = f"up.{number}", (flat, level, block, levels)
+            rules += _residual(
+                words,
+                f"{ours}.residual",
+                words.place(words.up, *place),
+                before + left.pop() != one.width,
+            )
+            theirs = words.place(words.up_attention, *place)
+            rules += _attention(words, config, one.rising(block), f"{ours}.attention", theirs)
+            before, number, flat = one.width, number + 1, flat + 1
+        if level:
+            last = 2 if one.rising(config.blocks).depth else 1
+            theirs = words.place(words.larger, flat - 1, level, config.blocks, levels, last)
+            rules += _resize(words, config, f"up.{number}", theirs, words.resize[1])
+            number += 1
+    rules += [*layer("norm", words.norm), *layer("leave", words.leave)]
+    return Table(tuple(rules), ignored="decay|num_updates")
+
+
+def encoder(words: Words, config: Config, ours: str = "encoder") -> list[Rule]:
+    """The rules of what a U-Net shares with a branch that controls it: the way down and the middle."""
+    rules = layer(f"{ours}.enter", words.enter)
+    for mine, theirs in zip(("first", "second"), words.time, strict=True):
+        rules += layer(f"{ours}.time.{mine}", theirs)
+    if config.vector_width:
+        for number, theirs in zip((0, 2), words.vector, strict=True):
+            rules += layer(f"{ours}.vector.{number}", theirs)
+    if config.classes:
+        rules += layer(f"{ours}.classes", words.classes, bias=False)
+    if config.guidance:  # theirs multiplies sines, then cosines
+        halves = Chain((Transposed(), Swapped(), Transposed()))
+        rules += layer(f"{ours}.guidance", words.guidance, bias=False, change=halves)
+    for number, (before, level, block) in enumerate(_down(config)):
+        one, place = config.levels[level], (number + 1, level, block, len(config.levels))
+        if block == config.blocks:
+            theirs = words.place(words.smaller, *place)
+            rules += _resize(words, config, f"{ours}.down.{number}", theirs, words.resize[0])
+            continue
+        theirs = words.place(words.down, *place)
+        rules += _residual(words, f"{ours}.down.{number}.residual", theirs, before != one.width)
+        theirs = words.place(words.down_attention, *place)
+        rules += _attention(words, config, one, f"{ours}.down.{number}.attention", theirs)
+    first, between, second = words.middle
+    rules += _residual(words, f"{ours}.middle.residual", first, False)
+    if config.middle < 0:
+        return rules
+    middle = Level(config.levels[-1].width, config.middle, config.levels[-1].heads)
+    rules += _attention(words, config, middle, f"{ours}.middle.attention", between)
+    return rules + _residual(words, f"{ours}.after", second, False)
+
+
+def _down(config: Config) -> list[tuple[int, int, int]]:
+    """The width before, the level and the block of each part of the way down; the block after the last is the change of
+    size."""
+    parts, before = [], config.levels[0].width
+    for level, one in enumerate(config.levels):
+        for block in range(config.blocks + (level < len(config.levels) - 1)):
+            parts.append((before, level, block))
+            before = one.width
+    return parts
+
+
+def _residual(words: Words, ours: str, theirs: str, widens: bool) -> list[Rule]:
+    names = ("norm1", "conv1", "time", "norm2", "conv2", "skip")
+    pairs = list(zip(names, words.residual, strict=True))[: 6 if widens else 5]
+    return [rule for mine, word in pairs for rule in layer(f"{ours}.{mine}", f"{theirs}.{word}")]
+
+
+def _resize(words: Words, config: Config, ours: str, theirs: str, word: str) -> list[Rule]:
+    if config.residual_resize:
+        return _residual(words, f"{ours}.residual", theirs, False)
+    return layer(f"{ours}.conv", f"{theirs}.{word}")
+
+
+def _attention(words: Words, config: Config, level: Level, ours: str, theirs: str) -> list[Rule]:
+    if not level.depth:
+        return []
+    if not config.text_width:
+        return _plain(words, level, ours, theirs)
+    change = SAME if config.linear else Pointwise()
+    rules = [
+        *layer(f"{ours}.norm", f"{theirs}.norm"),
+        *layer(f"{ours}.enter", f"{theirs}.proj_in", change=change),
+    ]
+    for number in range(level.depth):
+        rules += _transformer(
+            f"{ours}.blocks.{number}", f"{theirs}.transformer_blocks.{number}", level.text_only
+        )
+    return rules + layer(f"{ours}.leave", f"{theirs}.proj_out", change=change)
+
+
+def _transformer(ours: str, theirs: str, text_only: bool) -> list[Rule]:
+    """The same words in all layouts."""
+    rules = [
+        rule
+        for one in ("norm1", "norm2", "norm3")
+        for rule in layer(f"{ours}.{one}", f"{theirs}.{one}")
+    ]
+    for mine, word, asks in (
+        ("text" if text_only else "attention", "attn1", text_only),
+        ("cross", "attn2", True),
+    ):
+        q, k, v = (f"{theirs}.{word}.to_{one}" for one in "qkv")
+        if asks:
+            rules += [
+                *layer(f"{ours}.{mine}.q", q, bias=False),
+                *layer(f"{ours}.{mine}.kv", k, v, bias=False),
+            ]
+        else:
+            rules += layer(f"{ours}.{mine}.qkv", q, k, v, bias=False)
+        rules += layer(f"{ours}.{mine}.out", f"{theirs}.{word}.to_out.0")
+    rules += layer(f"{ours}.mlp.enter", f"{theirs}.ff.net.0.proj")
+    return rules + layer(f"{ours}.mlp.leave", f"{theirs}.ff.net.2")
+
+
+def _plain(words: Words, level: Level, ours: str, theirs: str) -> list[Rule]:
+    norm, out = words.plain
+    rules = layer(f"{ours}.norm", f"{theirs}.{norm}")
+    if len(words.qkv) > 1:
+        rules += layer(f"{ours}.qkv", *(f"{theirs}.{one}" for one in words.qkv))
+        return rules + layer(f"{ours}.leave", f"{theirs}.{out}")
+    heads: Change = HeadsFirst(level.heads)
+    rules.append(
+        Rule(
+            f"{ours}.qkv.weight", (f"{theirs}.{words.qkv[0]}.weight",), Chain((Pointwise(1), heads))
+        )
+    )
+    rules.append(Rule(f"{ours}.qkv.bias", (f"{theirs}.{words.qkv[0]}.bias",), heads))
+    return rules + layer(f"{ours}.leave", f"{theirs}.{out}", change=Pointwise(1))
+
+
+def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """Our configuration of a file's names and shapes, in these words.
+
+    ``said`` may tell what shapes cannot: ``heads`` (one number, or one for each level) or ``head_width``, ``groups``,
+    ``eps``, ``text_only`` (for each level). Else: 32 groups; heads 64 wide between linear layers and 32 wide in plain
+    attention, 8 heads between convolutions, but for those public models of latent diffusion in ``PUBLIC``.
+    """
+    _, conv1, time = words.residual[:3]
+    blocks, resizes = _blocks(words, shapes, conv1)
+    found, number = [], 1
+    for level in count():
+        paths = [
+            words.place(one, number, level, 0, level + 1)
+            for one in (words.down, words.down_attention)
+        ]
+        if f"{paths[0]}.{conv1}.weight" not in shapes:
+            break
+        found.append(
+            (shapes[f"{paths[0]}.{conv1}.weight"][0], _depth(words, shapes, paths[1]), paths[1])
+        )
+        number += blocks + 1
+    first = words.place(words.down, 1, 0, 0, 1)
+    middle = words.middle[1]
+    attends = [path for _, depth, path in found if depth] + [middle]
+    known = {
+        path: shapes.get(f"{path}.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
+        for path in attends
+    }
+    text_width, linear = (
+        max(known.values()),
+        len(shapes.get(f"{attends[0]}.proj_in.weight", (0, 0))) == 2,
+    )
+    widths = tuple(width for width, _, _ in found)
+    heads = _heads(widths, text_width, linear, bool(resizes), said)
+    only = said.get("text_only", [_asks_text(shapes, path, text_width) for _, _, path in found])
+    if len(only) != len(found):
+        raise BadInput(
+            f"only_cross_attention: wanted one answer for each of {len(found)} levels, got {only}."
+        )
+    ups = [
+        _rises(words, shapes, level, blocks, [one[1] for one in found])
+        for level in range(len(found))
+    ]
+    channels, vector = (
+        shapes[f"{words.leave}.weight"][0] if f"{words.leave}.weight" in shapes else 0,
+        words.vector[0],
+    )
+    taken = shapes[f"{words.enter}.weight"][1]
+    return Config(
+        channels=channels or taken,
+        extra_channels=taken - channels if channels else 0,
+        levels=tuple(
+            Level(width, depth, each, depth > 0 and text, up)
+            for (width, depth, _), each, text, up in zip(found, heads, only, ups, strict=True)
+        ),
+        blocks=blocks,
+        middle=_depth(words, shapes, middle)
+        if f"{words.middle[2]}.{conv1}.weight" in shapes
+        else -1,
+        text_width=text_width,
+        vector_width=shapes.get(f"{vector}.weight", (0, 0))[1],
+        classes=shapes.get(f"{words.classes}.weight", (0,))[0],
+        guidance=shapes.get(f"{words.guidance}.weight", (0, 0))[1],
+        norm=Norm(
+            said.get("groups", 32),
+            said.get("eps", 1e-5),
+            shapes[f"{first}.{time}.weight"][0] == 2 * widths[0],
+        ),
+        linear=linear,
+        residual_resize=resizes,
+    )
+
+
+def _rises(
+    words: Words, shapes: Shapes, level: int, blocks: int, depths: Sequence[int]
+) -> tuple[int, ...]:
+    """How deep a level's blocks are on the way up, where there is one and they are not as on the way down."""
+    first, levels = (len(depths) - 1 - level) * (blocks + 1), len(depths)
+    places = [
+        words.place(words.up_attention, first + block, level, block, levels)
+        for block in range(blocks + 1)
+    ]
+    up = tuple(_depth(words, shapes, place) for place in places)
+    return () if f"{words.leave}.weight" not in shapes or set(up) == {depths[level]} else up
+
+
+def _blocks(words: Words, shapes: Shapes, conv1: str) -> tuple[int, bool]:
+    """How many residual blocks a level has, and whether others change the size."""
+    for last in (1, 2):  # behind a block alone, or behind its attention
+        for number in range(64):
+            theirs = words.place(words.larger, number, 0, number, 1, last)
+            if f"{theirs}.{conv1}.weight" in shapes and "{n}" in words.larger:
+                return number, True
+    number = 0
+    while f"{words.place(words.down, number + 1, 0, number, 1)}.{conv1}.weight" in shapes:
+        number += 1
+    return (
+        number,
+        f"{words.place(words.smaller, number + 1, 0, number, 1)}.{conv1}.weight" in shapes,
+    )
+
+
+def _depth(words: Words, shapes: Shapes, path: str) -> int:
+    """How many transformer blocks lie at ``path``; plain attention counts as one."""
+    depth = next(
+        one for one in count() if f"{path}.transformer_blocks.{one}.norm1.weight" not in shapes
+    )
+    return depth or int(f"{path}.{words.plain[0]}.weight" in shapes)
+
+
+def _asks_text(shapes: Shapes, path: str, text_width: int) -> bool:
+    """Whether the first attention of a transformer asks the text; where both are as wide, that it does not."""
+    out, asked = shapes.get(f"{path}.transformer_blocks.0.attn1.to_k.weight", (0, 0))
+    return asked != out and asked == text_width
+
+
+PUBLIC: Mapping[tuple[tuple[int, ...], int], int] = {
+    ((192, 384, 576, 960), 512): 1,
+    ((128, 512, 1024), 0): 8,
+    ((256, 512, 512, 1024), 1024): 8,
+    ((256, 512, 1024), 512): -32,
+    ((128, 256, 384, 512), 512): -32,
+    ((192, 384, 576, 960), 640): -32,
+    ((448, 896, 1344, 1792), 768): -32,
+}
+"""Heads, or below 0 their width, of published models by widths and text width (the configurations in CompVis/
+latent-diffusion): cin256-v2, semantic synthesis, Stable
+Diffusion's ×4 upscaler, cin256, layout2img, text2img256, retrieval-augmented 768×768."""
+
+
+def _heads(
+    widths: tuple[int, ...], text_width: int, linear: bool, resizes: bool, said: Mapping[str, Any]
+) -> tuple[int, ...]:
+    """The heads of each level, as said or by convention."""
+    usual = (-64 if linear else 8) if text_width else 8 if resizes else -32
+    chosen = said.get("heads", PUBLIC.get((widths, text_width), usual))
+    if "head_width" in said:
+        chosen = -alone(said, "head_width", 1)
+    each = tuple(chosen) if isinstance(chosen, list | tuple) else (chosen,) * len(widths)
+    if len(each) != len(widths):
+        raise BadInput(
+            f"heads: wanted one number, or one for each of {len(widths)} levels, got {each}."
+        )
+    return tuple(
+        one if one > 0 else max(1, width // -one) for one, width in zip(each, widths, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""The prompt syntax of the web UIs, as pure functions of text."""

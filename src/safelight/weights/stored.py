@@ -1,0 +1,189 @@
+"""Where a tensor lies in a file, and how it comes to memory: mapped if it is large, checked for NaN as it is read."""
+
+import mmap
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import FileIO
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from safelight.errors import BadInput
+from safelight.types.shapes import Shape
+from safelight.weights.memory import AS_STORED, Reading, finite
+
+TYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "C64": torch.complex64,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
+"""The types of tensors, as safetensors calls them, the last first in its files."""
+
+SMALL = 1 << 16  # bytes below which a copy is cheaper than a mapping of its own
+POPULATE_READ = 22  # of Linux's madvise, which Python does not name
+SAMPLE = 256  # bytes of a tensor that its fingerprint looks at
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was when its header was read."""
+
+    path: Path
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> "Source":
+        """BadInput if there is no such file."""
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise BadInput(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+        if not path.is_file():
+            raise BadInput(f"{str(path)!r} is not a file; wanted a file of weights.")
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+    @property
+    def where(self) -> str:
+        """The file as messages call it: its name after its folder's, which may tell it from others of that name."""
+        return "/".join(self.path.parts[-2:])
+
+    def open(self) -> FileIO:
+        """The file, to be read without a buffer."""
+        try:
+            return FileIO(self.path)
+        except OSError as error:
+            raise BadInput(f"{str(self.path)!r} cannot be read: {error.strerror}.") from None
+
+    def read(self, start: int, length: int) -> bytes:
+        """So many bytes from ``start``, fewer at the end of the file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise BadInput(f"{str(self.path)!r} cannot be read: {error.strerror}.") from None
+
+    def memory(self, start: int, length: int, aligned: bool) -> "mmap.mmap | bytearray":
+        """The same, writable without a change to the file: a private mapping of their own, or a copy.
+
+        A tensor that has a mapping of its own gives its pages back when it is gone, so that a model which is read
+        into another precision never holds two copies of more than one tensor.
+        """
+        try:
+            with self.path.open("rb") as file:
+                if Source.of(self.path) != self:
+                    raise BadInput(
+                        f"{str(self.path)!r} changed while it was being read; load it again."
+                    )
+                if length >= SMALL and aligned:
+                    skip = start % mmap.ALLOCATIONGRANULARITY
+                    return at_hand(
+                        mmap.mmap(
+                            file.fileno(),
+                            skip + length,
+                            access=mmap.ACCESS_COPY,
+                            offset=start - skip,
+                        )
+                    )
+                file.seek(start)
+                copy = bytearray(length)
+                if file.readinto(copy) == length:
+                    return copy
+        except OSError as error:
+            raise BadInput(
+                f"{str(self.path)!r} cannot be read: {error.strerror or error}."
+            ) from None
+        raise BadInput(f"{str(self.path)!r} ends before its last tensor; get the file again.")
+
+
+def at_hand(mapping: mmap.mmap) -> mmap.mmap:
+    """The mapping with all of its pages in place, so that reading them stops at none; as it was where that is unknown.
+
+    A page that is asked for by itself costs Linux more than reading it.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            mapping.madvise(POPULATE_READ)
+    return mapping
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file: ``start`` is the first byte, ``strides`` (in elements; none: contiguous) lead on."""
+
+    source: Source
+    start: int
+    shape: Shape
+    type: str
+    strides: tuple[int, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """What the tensor takes in memory."""
+        return prod(self.shape) * TYPES[self.type].itemsize
+
+    @property
+    def length(self) -> int:
+        """The bytes from its first to its last in the file."""
+        elements = span(self.shape, self.strides) if self.strides else prod(self.shape)
+        return elements * TYPES[self.type].itemsize
+
+    def read(self, name: str, reading: Reading = AS_STORED) -> Tensor:
+        """The tensor as it is wanted. BadInput, in its ``name``, if it holds NaN or infinity."""
+        dtype = TYPES[self.type]
+        if not self.length:
+            return torch.empty(self.shape, dtype=dtype)
+        memory = self.source.memory(
+            self.start, self.length, aligned=self.start % dtype.itemsize == 0
+        )
+        flat = torch.frombuffer(memory, dtype=dtype, offset=len(memory) - self.length)
+        tensor = reading.of(
+            flat.as_strided(self.shape, self.strides) if self.strides else flat.view(self.shape)
+        )
+        reading.count(self.bytes)
+        if not finite(tensor):
+            raise BadInput(
+                f"{self.source.where}: {name} holds values that are not finite (NaN or infinity); "
+                "the file is damaged or comes from a training that diverged: get another."
+            )
+        return tensor
+
+
+def samples(tensors: Iterable[Stored]) -> Iterator[bytes]:
+    """A few bytes from the middle of each tensor, as they lie in its file."""
+    with ExitStack() as opened:
+        files: dict[Source, FileIO] = {}
+        for one in tensors:
+            file = files.get(one.source) or files.setdefault(
+                one.source, opened.enter_context(one.source.open())
+            )
+            length = min(one.length, SAMPLE)
+            file.seek(one.start + (one.length - length) // 2)
+            yield file.read(length)
+
+
+def span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements lie between the first and the last of a strided tensor, both counted."""
+    return (
+        1 + sum((length - 1) * step for length, step in zip(shape, strides, strict=True))
+        if prod(shape)
+        else 0
+    )
