@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 COLOURS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "pink"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from safelight.evaluation.intervals import Figure, percentiles, share, weights
 from safelight.evaluation.neighbourhoods import distances
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 QUANTILE = 0.95
 """A copy is as near as this share of slightly altered training pictures are to their originals."""

@@ -15,7 +15,7 @@ from safelight.errors import BadInput
 from safelight.nn import clip_vision
 from safelight.nn.pretrained import at_least, native, weights_of
 from safelight.nn.text_models import clip as clip_text
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 """How many heads public image encoders of these widths have; others are taken to be 64 wide."""
@@ -159,7 +159,7 @@ def _depth(tensors: Mapping[str, Tensor]) -> int:
     return sum(name.endswith(".out.weight") for name in tensors)
 
 
-def _image_encoder(tensors: Mapping[str, Tensor], heads: int) -> clip_vision.Eye:
+def _image_encoder(tensors: Mapping[str, Tensor], heads: int) -> clip_vision.ImageEncoder:
     width, _, patch, _ = tensors["patches.weight"].shape
     side = int((len(tensors["positions"]) - 1) ** 0.5) * patch
     return clip_vision.Config(

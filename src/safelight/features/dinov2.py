@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.pretrained import at_least, native, weights_of
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

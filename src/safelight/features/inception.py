@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from safelight.errors import BadInput
 from safelight.nn.pretrained import at_least, weights_of
-from safelight.types import Images
+from safelight.types.tensors import Images
 
 SIDE = 299
 MAP_LAYERS = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
@@ -80,7 +80,8 @@ class Inception(nn.Module):
         x = ((images + 1) * 127.5 - 128) / 128
         for name in LAYERS:
             x = self._layer(name, x)
-        return x.mean((2, 3))
+        pooled: Tensor = x.mean((2, 3))
+        return pooled
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         if name == "pool":
