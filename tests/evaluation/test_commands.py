@@ -14,6 +14,8 @@ from safelight.checkpoints import save
 from safelight.media.pictures import read_recipe
 from safelight.model import Card, LatentDiffusion
 
+PART = ("--part", "autoencoder")
+
 
 @pytest.fixture
 def safelight(monkeypatch, capsys, tmp_path):
@@ -30,7 +32,7 @@ def safelight(monkeypatch, capsys, tmp_path):
 
 def test_evaluate_prints_a_table_and_writes_a_report(safelight, tiny_folder, pictures, tmp_path):
     code, out, err = safelight(
-        "evaluate", tiny_folder, pictures, "--count", 5, "--out", "sub/r.md", "--device", "cpu"
+        "evaluate", tiny_folder, pictures, *PART, "--count", 5, "--out", "sub/r.md"
     )
     assert (code, err) == (0, "")
     assert "PSNR" in out
@@ -117,7 +119,8 @@ def test_another_number_of_channels_is_refused(safelight, tmp_path):
     ],
 )
 def test_sizes_that_cannot_be_judged_are_refused(safelight, tiny_folder, pictures, words, said):
-    assert said in refused(safelight("evaluate", tiny_folder, pictures, "--count", 2, *words))
+    line = refused(safelight("evaluate", tiny_folder, pictures, *PART, "--count", 2, *words))
+    assert said in line
 
 
 def test_a_broken_file_is_named_and_left_out_only_if_told_so(
@@ -125,9 +128,9 @@ def test_a_broken_file_is_named_and_left_out_only_if_told_so(
 ):
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data" / "red" / "broken.png").write_bytes(b"\x89PNG not")
-    line = refused(safelight("evaluate", tiny_folder, "data"))
+    line = refused(safelight("evaluate", tiny_folder, "data", *PART))
     assert "1 of 13 pictures cannot be read: red/broken.png:" in line
-    code, out, _ = safelight("evaluate", tiny_folder, "data", "--skip-broken", "--json")
+    code, out, _ = safelight("evaluate", tiny_folder, "data", *PART, "--skip-broken", "--json")
     told = json.loads(out)["data"]
     assert (code, told["judged"], len(told["broken"])) == (0, 12, 1)
     assert "Left out: red/broken.png" in (tmp_path / "report.md").read_text()

@@ -125,6 +125,17 @@ def test_the_interval_of_the_kernel_distance_is_about_it():
     assert 2.5 < (figure.high - figure.low) / np.std(again) < 6
 
 
+def test_the_bootstrap_of_the_kernel_distance_has_no_bias():
+    """Vectors far from zero, as features are, whose kernel is large: the mean is the estimate."""
+    x, y = torch.tensor(random(12, 8, 0, shift=3.0)), torch.tensor(random(15, 8, 1, shift=3.0))
+    drawn = torch.tensor(
+        [distances.kernel_figure(x, y, 1, generator(seed)).low for seed in range(3000)]
+    )
+    kernel = distances.kernel_distance(x, y)
+    assert float(drawn.mean()) == pytest.approx(kernel, abs=5 * float(drawn.std()) / 3000**0.5)
+    assert 5 * float(drawn.std()) / 3000**0.5 < 0.2 * float(drawn.std())
+
+
 def test_the_bootstrap_of_the_kernel_distance_is_the_weighted_sum():
     x, y = map(torch.tensor, vectors())
     figure = distances.kernel_figure(x, y, 3, generator(5))
@@ -137,7 +148,7 @@ def test_the_bootstrap_of_the_kernel_distance_is_the_weighted_sum():
             k = (v @ v.T / 12 + 1) ** 3
             n = len(v)
             pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
-            total += sum(float(w[i] * w[j] * k[i, j]) for i, j in pairs) / (n * (n - 1))
+            total += sum(float(w[i] * w[j] * k[i, j]) for i, j in pairs) / (n - 1) ** 2
         between = a[row] @ ((x @ y.T / 12 + 1) ** 3) @ b[row] / (len(x) * len(y))
         values.append(total - 2 * float(between))
     low, high = np.quantile(values, [0.025, 0.975])

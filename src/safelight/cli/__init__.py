@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.evaluate import evaluate, reconstruct
+from safelight.cli.evaluation import Evaluate
 from safelight.cli.files import convert, inspect
 from safelight.cli.lists import samplers
 from safelight.cli.options import err
+from safelight.cli.reconstruct import reconstruct
 from safelight.cli.tasks import verb
 from safelight.cli.train import train
 from safelight.config import Slot
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _verb in (train, inspect, convert, evaluate, reconstruct, samplers):
+for _verb in (train, inspect, convert, Evaluate, reconstruct, samplers):
     app.command()(_verb)
 for _task in Slot("tasks").all():
     app.command(_task.verb)(verb(_task))

@@ -50,13 +50,14 @@ def kernel_figure(x: Tensor, y: Tensor, repeats: int, generator: torch.Generator
     """The kernel distance with a bootstrap interval.
 
     Each picture gets its multiplicity in a bootstrap sample as a weight, and a picture is never
-    paired with itself: the mean over samples is then the unbiased estimate again.
+    paired with itself. Two multiplicities have a mean product of 1 - 1/n, for which the sums are
+    corrected: the mean over bootstrap samples is then the unbiased estimate again.
     """
     xx, xy, yy = _kernels(x, y)
     n, m = len(x), len(y)
     a, b = weights(n, repeats, generator), weights(m, repeats, generator)
-    within_x = ((a @ (xx - xx.diag().diag())) * a).sum(1) / (n * (n - 1))
-    within_y = ((b @ (yy - yy.diag().diag())) * b).sum(1) / (m * (m - 1))
+    within_x = ((a @ (xx - xx.diag().diag())) * a).sum(1) / (n - 1) ** 2
+    within_y = ((b @ (yy - yy.diag().diag())) * b).sum(1) / (m - 1) ** 2
     between = ((a @ xy) * b).sum(1) / (n * m)
     low, high = percentiles(within_x + within_y - 2 * between)
     return Figure("kernel distance", _kernel_distance(xx, xy, yy), low, high, min(n, m))

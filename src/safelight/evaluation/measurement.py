@@ -14,7 +14,7 @@ COLOURS = (
     *("brown", "black", "grey", "white"),
 )
 HUES = (
-    *((15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (255, "blue")),
+    *((13, "red"), (40, "orange"), (68, "yellow"), (165, "green"), (255, "blue")),
     *((300, "purple"), (342, "pink"), (361, "red")),
 )
 """Where each hue ends, in degrees."""
@@ -39,13 +39,17 @@ def foreground(images: Images, tolerance: float = 0.1) -> Tensor:
 
 
 def colours(images: Images) -> list[str]:
-    """The name of the colour that most of the foreground has; "white" where there is none."""
+    """The name of the colour that most of the foreground has.
+
+    A picture that is all ground (a thing that fills the frame) has the colour that it has most of.
+    """
     numbers = _named(images)
-    mask = foreground(images)
+    masks = foreground(images)
     found = []
-    for picture, inside in zip(numbers, mask, strict=True):
+    for picture, mask in zip(numbers, masks, strict=True):
+        inside = mask if mask.double().mean() > 0.02 else torch.ones_like(mask)
         counts = torch.bincount(picture[inside], minlength=len(COLOURS))
-        found.append(COLOURS[int(counts.argmax())] if inside.any() else "white")
+        found.append(COLOURS[int(counts.argmax())])
     return found
 
 
@@ -114,9 +118,9 @@ def _named(images: Images) -> Tensor:
     ends = torch.tensor([end for end, _ in HUES], dtype=torch.float64)
     names = torch.tensor([COLOURS.index(name) for _, name in HUES])
     number = names[torch.searchsorted(ends, hue.contiguous(), right=True)]
-    brown = (hue >= 10) & (hue < 45) & (value < 0.7) & (saturation > 0.25)
+    brown = (hue >= 5) & (hue < 45) & (value < 0.78) & (saturation > 0.25) & (saturation < 0.9)
     number[brown] = COLOURS.index("brown")
-    plain = (saturation < 0.2) | (value < 0.2)
-    grey = torch.where(value < 0.3, COLOURS.index("black"), COLOURS.index("grey"))
+    plain = (saturation < 0.2) | (value < 0.2) | ((value < 0.4) & (saturation < 0.4))
+    grey = torch.where(value < 0.36, COLOURS.index("black"), COLOURS.index("grey"))
     grey = torch.where(value > 0.85, COLOURS.index("white"), grey)
     return torch.where(plain, grey, number)

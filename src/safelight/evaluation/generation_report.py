@@ -1,0 +1,216 @@
+"""What was found of a denoiser: as JSON, as Markdown with sheets and curves, as tables for
+people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from safelight.evaluation.generation import Evaluation
+from safelight.evaluation.intervals import Figure
+from safelight.files import write_text, writing
+
+SHARES = ("precision", "recall", "coverage", "true picture", "atom:", "near-copies")
+SECTIONS = {
+    "obedience": "Obedience",
+    "atoms": "Atoms of prompts",
+    "memorisation": "Memorisation",
+    "diversity": "Diversity over seeds",
+    "speed": "Speed and memory",
+    "judge": "Verdicts of an outside judge",
+}
+CAPTIONS = {
+    "samples": "Held-out pictures, samples of their captions, and the nearest caption's picture.",
+    "nearest": "The samples that are nearest to training pictures, each beside that picture.",
+    "atoms": "Some atoms: green where all that was asked for was found.",
+    "seeds": "A prompt a row, a seed a column.",
+    "curves": "Curves over steps and guidance.",
+}
+
+
+def write_evaluation(made: Evaluation, path: Path) -> list[Path]:
+    """``path`` as Markdown with its sheets, and the facts as .json, beside each other; what was
+    written."""
+    stem = path.with_suffix("")
+    written = []
+    for name, picture in made.sheets.items():
+        target = stem.with_name(f"{stem.name}-{name}.png")
+        with writing(target) as aside:
+            picture.save(aside, format="PNG", optimize=True)
+        written.append(target)
+    curves = stem.with_name(f"{stem.name}-curves.png")
+    if made.facts.get("curves") and plot_curves(made.facts["curves"], curves):
+        written.append(curves)
+    facts = json.dumps(made.facts, indent=2, ensure_ascii=False) + "\n"
+    write_text(path.with_suffix(".json"), facts)
+    names = {one.stem.removeprefix(f"{stem.name}-"): one.name for one in written}
+    write_text(path.with_suffix(".md"), page(made.facts, names))
+    return [path.with_suffix(".md"), path.with_suffix(".json"), *written]
+
+
+def tables(facts: Mapping[str, Any]) -> list[Table]:
+    """All figures for people."""
+    found = []
+    for network, rows in facts.get("distribution", {}).items():
+        shown = Table(title=f"{headline(facts)}, over {network}", title_justify="left")
+        for column in ("figure", *(row["set"] for row in rows)):
+            shown.add_column(column)
+        for cells in _distribution_cells(rows):
+            shown.add_row(*cells)
+        found.append(shown)
+    for key, title in SECTIONS.items():
+        if facts.get(key):
+            shown = Table(
+                "figure", "value", "chance", "pictures", title=title, title_justify="left"
+            )
+            for figure in map(_figure, facts[key]):
+                shown.add_row(*_cells(figure))
+            found.append(shown)
+    return found
+
+
+def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The Markdown report."""
+    lines = [f"# {headline(facts)}", "", *_introduction(facts), ""]
+    for network, rows in facts.get("distribution", {}).items():
+        sets = [row["set"] for row in rows]
+        lines += [f"## Over {network}", ""]
+        lines += [_row("figure", *sets), _row("---", *("---" for _ in sets))]
+        lines += [_row(*cells) for cells in _distribution_cells(rows)]
+        lines += _notes([_figure(one) for row in rows for one in row["figures"]])
+        lines += [""]
+    for key, title in SECTIONS.items():
+        if facts.get(key):
+            figures = [_figure(one) for one in facts[key]]
+            lines += [f"## {title}", "", _row("figure", "value", "chance", "pictures")]
+            lines += [_row("---", "---", "---", "---")]
+            lines += [_row(*_cells(figure)) for figure in figures]
+            lines += [*_notes(figures), ""]
+    for name, points in facts.get("curves", {}).items():
+        lines += [f"## Over {name}", "", _row(*points[0]), _row(*("---" for _ in points[0]))]
+        lines += [_row(*(f"{value:.3g}" for value in point.values())) for point in points]
+        lines += [""]
+    for name, file in pictures.items():
+        lines += [CAPTIONS.get(name, name), "", f"![{name}]({file})", ""]
+    return "\n".join(lines)
+
+
+def plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> bool:
+    """Draw the curves to a PNG; without matplotlib (extra ``plot``) nothing is drawn."""
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError:
+        return False
+    canvas = Canvas(figsize=(4.6 * len(curves), 5.2), layout="constrained")
+    axes = canvas.subplots(2, len(curves), squeeze=False)
+    for column, (name, points) in enumerate(curves.items()):
+        at = [point[name] for point in points]
+        top, bottom = axes[0][column], axes[1][column]
+        top.plot(at, [1000 * point["kernel distance"] for point in points], marker="o")
+        top.set_ylabel("kernel distance × 1000", fontsize=9)
+        for measure in ("true picture first", "true picture among the first 5"):
+            bottom.plot(at, [100 * point[measure] for point in points], marker="o", label=measure)
+        bottom.set_ylabel("% of prompts", fontsize=9)
+        bottom.set_ylim(0, 100)
+        bottom.legend(fontsize=8)
+        for one in (top, bottom):
+            one.set_xlabel(name, fontsize=9)
+            one.grid(alpha=0.3)
+            one.tick_params(labelsize=8)
+    with writing(path) as aside:
+        canvas.savefig(aside, format="png", dpi=110)
+    return True
+
+
+def headline(facts: Mapping[str, Any]) -> str:
+    """What was judged, in one line."""
+    data = facts.get("data", {}).get("held_out")
+    names = ", ".join(Path(one).name for one in data["paths"]) if data else ""
+    on = f" on {data['judged']} held-out pictures of {names}" if data else ""
+    return f"The {facts['judged']} of {facts['model']['name']}{on}"
+
+
+def _introduction(facts: Mapping[str, Any]) -> list[str]:
+    model, settings = facts["model"], facts["settings"]
+    sizes = ", ".join(f"{name} {count:,}" for name, count in model["parameters"].items())
+    how = ", ".join(
+        f"{name} {value['kind'] if isinstance(value, Mapping) else value}"
+        for name, value in settings.items()
+    )
+    lines = [
+        f"Judged is the denoiser, with the parts around it. Parameters: {sizes}; "
+        f"{model['precision']}. Licence: {model['licence']}.",
+        "",
+        f"Settings: {how}; guidance {_options(settings['guidance'])}; seeds from {facts['seed']}.",
+    ]
+    data = facts.get("data")
+    if data:
+        lines += ["", f"Pictures: {data['framing']}. Figures in brackets are 95 % intervals."]
+        if data["held_out_among_training"]:
+            count = data["held_out_among_training"]
+            lines += [
+                "",
+                f"{count} of the held-out pictures are also training pictures, byte for byte.",
+            ]
+    return lines
+
+
+def _options(slot: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{name} {value}" for name, value in slot.items() if name != "kind")
+    return options or "without options"
+
+
+def _distribution_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    names = [figure["name"] for figure in rows[0]["figures"]]
+    table = []
+    for place, name in enumerate(names):
+        figures = [_figure(row["figures"][place]) for row in rows]
+        table.append([_title(figures[0], name), *(_value(figure) for figure in figures)])
+    return table
+
+
+def _title(figure: Figure, name: str) -> str:
+    scaled = " × 1000" if name == "kernel distance" else ""
+    return f"{name}{scaled} ({figure.count} pictures)"
+
+
+def _value(figure: Figure) -> str:
+    if figure.name == "kernel distance":
+        low, high = (None if one is None else 1000 * one for one in (figure.low, figure.high))
+        return Figure("", 1000 * figure.value, low, high).text()
+    return figure.text(percent=figure.name.startswith(SHARES))
+
+
+def _cells(figure: Figure) -> tuple[str, str, str, str]:
+    chance = "" if figure.chance is None else f"{100 * figure.chance:.0f} %"
+    features = f" ({figure.features})" if figure.features else ""
+    return figure.name + features, _value(figure), chance, str(figure.count)
+
+
+def _notes(figures: Sequence[Figure]) -> list[str]:
+    """What stands below a table, each remark once, with the figures that it is about."""
+    about: dict[str, list[str]] = {}
+    for figure in figures:
+        if figure.note and figure.name not in about.setdefault(figure.note, []):
+            about[figure.note].append(figure.name)
+    return [line for note, names in about.items() for line in ("", f"{', '.join(names)}: {note}.")]
+
+
+def _figure(values: Mapping[str, Any]) -> Figure:
+    return Figure(
+        values["name"],
+        values["value"],
+        values["low"],
+        values["high"],
+        values["count"],
+        values["features"],
+        values["chance"],
+        values["checker"],
+        values["note"],
+    )
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
