@@ -1,7 +1,7 @@
 # The same commands that people and machines use. PYTHON may name another interpreter.
 PYTHON ?= python
 
-.PHONY: check test slow bench docs
+.PHONY: check test slow bench docs site
 
 check:  ## style, formatting and types
 	$(PYTHON) -m ruff check .
@@ -19,3 +19,6 @@ bench:  ## every benchmark, one after the other
 
 docs:  ## the pages that are made from the code
 	set -e; for file in $(sort $(wildcard scripts/docs*.py)); do $(PYTHON) $$file; done
+
+site:  ## the documentation as a web site, in build/site; wants the extra "docs"
+	$(PYTHON) -m mkdocs build -q

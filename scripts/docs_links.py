@@ -1,7 +1,8 @@
 """Point the links of docs/*.md and README.md at the lines where things are defined now.
 
-A link such as [`steps`](../src/safelight/generate.py#L44) names a function, class or method (`Class.method`) of that
-file; this finds its line. ``--check`` changes nothing and fails if a link is stale.
+A link such as [`steps`](../src/safelight/pipeline.py#L44) names a function, class, method (`Class.method`) or constant
+of that file; this finds its line. Names that a file no longer has are listed. ``--check`` changes nothing and fails if
+a link is stale.
 """
 
 import argparse
@@ -16,31 +17,35 @@ LINK = re.compile(r"\[`([\w.]+)`\]\(([\w./-]+\.py)#L\d+\)")
 
 def definitions(text: str) -> dict[str, int]:
     """The line of each function, class, method and constant of a Python file, by name."""
-    found: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found[node.name] = node.lineno
+            lines[node.name] = node.lineno
         if isinstance(node, ast.ClassDef):
-            found |= {
-                f"{node.name}.{one.name}": one.lineno
-                for one in node.body
-                if isinstance(one, ast.FunctionDef)
-            }
+            methods = [method for method in node.body if isinstance(method, ast.FunctionDef)]
+            lines |= {f"{node.name}.{method.name}": method.lineno for method in methods}
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {one.id: node.lineno for one in targets if isinstance(one, ast.Name)}
-    return found
+            lines |= {name.id: node.lineno for name in targets if isinstance(name, ast.Name)}
+    return lines
 
 
 def linked(page: Path) -> str:
-    """The page's text with every link at its line; KeyError if a name is no longer there."""
+    """The page's text with every link at its line; KeyError lists the names that are no longer there."""
+    gone: list[str] = []
 
     def point(match: re.Match[str]) -> str:
         name, target = match[1], match[2]
-        line = definitions((page.parent / target).read_text(encoding="utf-8"))[name]
-        return f"[`{name}`]({target}#L{line})"
+        file = page.parent / target
+        lines = definitions(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if name not in lines:
+            gone.append(f"{name} in {target}")
+        return f"[`{name}`]({target}#L{lines.get(name, 1)})"
 
-    return LINK.sub(point, page.read_text(encoding="utf-8"))
+    text = LINK.sub(point, page.read_text(encoding="utf-8"))
+    if gone:
+        raise KeyError(f"{page.name} links to what is no longer there: {', '.join(gone)}")
+    return text
 
 
 def pages() -> list[Path]:
@@ -54,12 +59,20 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    stale = [page for page in pages() if linked(page) != page.read_text(encoding="utf-8")]
-    for page in stale:
-        if not check:
-            page.write_text(linked(page), encoding="utf-8")
-        print(f"{page.relative_to(ROOT)}: links {'are stale' if check else 'moved'}")
-    sys.exit(bool(check and stale))
+    failed = False
+    for page in pages():
+        try:
+            text = linked(page)
+        except KeyError as error:
+            print(error.args[0])
+            failed = True
+            continue
+        if text != page.read_text(encoding="utf-8"):
+            print(f"{page.relative_to(ROOT)}: links {'are stale' if check else 'moved'}")
+            failed |= check
+            if not check:
+                page.write_text(text, encoding="utf-8")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _sheet(models: list[LatentDiffusion], photographs: Source, emoji: Source) ->
     pictures = [read_picture(one.picture, one.name) for one in chosen]
     rows = [[_name("original"), *pictures]]
     for model in models:
-        again = [report.one(model, picture)[0] for picture in pictures]
+        again = [report.reconstruct_picture(model, picture)[0] for picture in pictures]
         rows.append([_name(model.card.name.removesuffix(" small")), *again])
     return sheet(rows, gap=3)
 

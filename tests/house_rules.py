@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 FLOORS = [
-    ["errors", "types", "diffusion", "config"],
-    ["files", "weights", "prompting", "nn", "media", "tokenization"],
+    ["errors", "types", "diffusion", "old_names", "config"],
+    ["scheduler_names", "files", "weights", "prompting", "nn", "media", "tokenization"],
     ["autoencoders", "denoisers", "conditioners", "adapters", "features", "data", "governance"],
     ["settings", "model", "runtime", "layouts", "checkpoints", "attachments"],
     ["task", "tasks", "pipeline"],
@@ -89,7 +89,9 @@ def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def without_floor(home: House) -> list[str]:
-    return [name for name, module in home.items() if module.room not in [*ROOMS, "__init__"]]
+    return [
+        name for name, module in home.items() if module.room not in [*ROOMS, "__init__", "__main__"]
+    ]
 
 
 def upward(home: House) -> list[str]:
@@ -105,7 +107,11 @@ def upward(home: House) -> list[str]:
     for module in home.values():
         for line, dotted in imports(module):
             package, other, *_ = [*dotted.split("."), ""]
-            if package == "safelight" and module.room != "__init__" and other != "__version__":
+            if (
+                package == "safelight"
+                and module.room not in ("__init__", "__main__")
+                and other != "__version__"
+            ):
                 found += [] if may(module.room, other) else [f"{module.name}:{line} {dotted}"]
     return found
 

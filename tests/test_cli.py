@@ -1,6 +1,7 @@
 """The command line: what it makes, what it says of what there is, and how it refuses what cannot be done."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from PIL import Image
 
 import making
 from making import go, recipe, tables, write_recipe
-from safelight import cli
+from safelight import __version__, cli
 from safelight.errors import CannotSave
 from safelight.media.pictures import read_recipe
 
@@ -29,6 +30,15 @@ class Result:
         assert "Traceback" not in line
         assert self.out == ""
         return line.removeprefix("error: ")
+
+
+@pytest.fixture(autouse=True)
+def quiet_log():
+    """Each test starts without the log handlers that an earlier one asked for."""
+    yield
+    logger = logging.getLogger("safelight")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -106,6 +116,71 @@ def test_sizes(safelight, tiny_folder, here, said, size):
         assert picture.size == size
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--width", 40], (40, 32)),
+        (["--height", 24], (32, 24)),
+        (["--width", 24, "--height", 40], (24, 40)),
+    ],
+)
+def test_width_and_height(safelight, tiny_folder, here, words, wanted):
+    assert safelight(*make(tiny_folder, *words)).code == 0
+    with Image.open(here / "out.png") as picture:
+        assert picture.size == wanted
+
+
+def test_names_of_other_programs_make_the_same_picture(safelight, tiny_folder, here):
+    ours = ["--negative", "blue", "--steps", 2, "--guidance", "2", "--count", 2]
+    theirs = ["--negative-prompt", "blue", "--num-inference-steps", 2, "--cfg", "2", "-n", 2]
+    assert (
+        safelight(*make(tiny_folder, *ours, "--sampler", "dpmpp2m", "--spacing", "karras")).code
+        == 0
+    )
+    how = [read_recipe(here / name) for name in ("out-1.png", "out-2.png")]
+    assert safelight(*make(tiny_folder, *theirs, "--scheduler", "DPM++ 2M Karras")).code == 0
+    assert [read_recipe(here / name) for name in ("out-1.png", "out-2.png")] == how
+    assert how[0]["settings"]["spacing"]["kind"] == "karras"
+    for flag in ("--guidance-scale", "--guidance"):
+        safelight(*make(tiny_folder, flag, "2.5"))
+        assert read_recipe(here / "out.png")["settings"]["guidance"]["scale"] == 2.5
+
+
+def test_the_old_name_of_embeddings_still_works_and_is_not_shown(safelight, tiny_folder):
+    new = safelight(*make(tiny_folder, "--embedding", "nowhere.pt"))
+    assert "nowhere.pt" in new.sentence()
+    assert safelight(*make(tiny_folder, "--word", "nowhere.pt")).sentence() == new.sentence()
+    assert "--word" not in safelight("generate", "--help").out
+
+
+def test_verbose_logs_on_standard_error(safelight, tiny_folder):
+    quiet, verbose, debug = (
+        safelight(*make(tiny_folder, *flags)) for flags in ([], ["-v"], ["-vv"])
+    )
+    assert quiet.err == ""
+    assert "sampler='dpmpp2m'" in verbose.err
+    assert "step 1 of 3" not in verbose.err
+    assert "step 1 of 3" in debug.err
+    assert verbose.out == debug.out == "out.png\n"
+
+
+def test_short_help_and_completion(safelight):
+    assert safelight("-h").out == safelight("--help").out
+    assert safelight("generate", "-h").out == safelight("generate", "--help").out
+    assert "--install-completion" in safelight("-h").out
+
+
+def test_the_package_is_a_command(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "safelight", "--version"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == __version__
+
+
 def test_a_process_of_its_own_makes_a_picture_and_shows_no_bar_to_a_pipe(tiny_folder, tmp_path):
     process = making.command(*make(tiny_folder, "--out", tmp_path / "a.png"))
     out, err = process.communicate(timeout=120)
@@ -113,8 +188,6 @@ def test_a_process_of_its_own_makes_a_picture_and_shows_no_bar_to_a_pipe(tiny_fo
 
 
 def test_the_version(safelight):
-    from safelight import __version__
-
     assert safelight("--version").out == f"{__version__}\n"
 
 
@@ -156,7 +229,7 @@ def test_every_option_of_every_verb_says_what_it_is():
     for verb in group.commands.values():
         assert verb.help
         assert "Example: safelight" in verb.help
-        assert [one.name for one in verb.params if not one.help] == [], verb.name
+        assert [option.name for option in verb.params if not option.help] == [], verb.name
 
 
 @pytest.mark.parametrize("verb", ["generate", "train", "inspect"])
@@ -166,8 +239,9 @@ def test_help_lists_every_option(safelight, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "200")
     told = safelight(verb, "--help")
     assert told.code == 0
-    for one in typer.main.get_command(cli.app).commands[verb].params:
-        assert max(one.opts, key=len).lower() in told.out.lower(), one.name
+    options = typer.main.get_command(cli.app).commands[verb].params
+    for name in (name for option in options if not option.hidden for name in option.opts):
+        assert name.lower() in told.out.lower(), name
 
 
 # what it refuses
@@ -186,6 +260,11 @@ def test_help_lists_every_option(safelight, monkeypatch, verb):
         (["--size", "0"], "wanted 1 to 8192 pixels, got 0"),
         (["--size", "99999999"], "wanted 1 to 8192 pixels, got 99999999"),
         (["--size", "32x"], "--size"),
+        (["--size", "32", "--width", "32"], "wanted --size or --width and --height, got both"),
+        (["--width", "0"], "width: wanted 1 to 8192 pixels, got 0"),
+        (["--scheduler", "DPM++ 2M Kerras"], "did you mean 'DPM++ 2M Karras'?"),
+        (["--scheduler", "Euler a", "--sampler", "heun"], "but --sampler heun was given as well"),
+        (["--scheduler", "karras", "--spacing", "beta"], "but --spacing beta was given as well"),
         (["--sampler", "eular"], "unknown sampler 'eular'; did you mean 'euler'?"),
         (["--sampler", "euler:eat=1"], "did you mean 'eta'?"),
         (["--spacing", "kharras"], "did you mean 'karras'?"),

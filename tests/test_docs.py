@@ -21,6 +21,18 @@ def links():
     return script
 
 
+def test_every_variable_of_ours_is_on_the_page():
+    page = (ROOT / "docs" / "environment.md").read_text("utf-8")
+    sources = [path for room in ("src", "tests", "scripts") for path in (ROOT / room).rglob("*.py")]
+    names = {
+        name
+        for path in sources
+        for name in re.findall(r"""["'](SAFELIGHT_[A-Z_]+)""", path.read_text("utf-8"))
+    }
+    assert {"SAFELIGHT_CACHE", "SAFELIGHT_DEBUG"} <= names
+    assert sorted(name for name in names if f"`{name}`" not in page) == []
+
+
 def pages():
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origi
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_core import core_schema
 
+from safelight import old_names
 from safelight.errors import BadInput, unknown
 
 T = TypeVar("T")
@@ -94,6 +95,8 @@ class Slot:
             raise BadInput(
                 f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}."
             )
+        kind = old_names.TABLE.kind(self.room, kind)
+        options = self._today(kind, options)
         config = self.config(kind)
         return read(config, self._nested(config, options), f"{self.word} {kind}")
 
@@ -106,6 +109,10 @@ class Slot:
     def _is_folder(self) -> bool:
         return (_HERE / self.room.replace(".", "/")).is_dir()
 
+    def _today(self, kind: object, options: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Options of a kind, of which some may have former names."""
+        return old_names.TABLE.options(f"{self.room.removesuffix('.*')}.{kind}", options)
+
     def _nested(self, config: type, options: Mapping[Any, Any]) -> dict[Any, Any]:
         """The options with ``of`` read, if the kind has one; what only the inner kind may know is given to it."""
         own = {one.name: one for one in fields(config)}
@@ -116,6 +123,9 @@ class Slot:
         if lacking and isinstance(inner, str):
             kind, inner = _spelled(inner)
             inner["kind"] = kind
+        if isinstance(inner, Mapping):
+            inner = old_names.TABLE.slot(self.room, inner)
+            lacking = self._today(inner.get("kind"), lacking)
         holds = inner.get("kind") if isinstance(inner, Mapping) else None
         known = {one.name for one in fields(self.config(holds))} if holds in self.kinds() else set()
         for key in lacking:
@@ -166,6 +176,7 @@ def read(cls: type[T], value: Mapping[str, Any], where: str = "") -> T:
     """``value`` as a ``cls``, every key known and every value of its type; BadInput says what is wrong where."""
     if not isinstance(value, Mapping):
         raise BadInput(f"{where or 'configuration'}: wanted a table of options, got {value!r}.")
+    value = _today(cls, value)
     _check_keys(cls, value, where)
     try:
         return _adapter(cls).validate_python(dict(value))  # type: ignore[no-any-return]
@@ -250,6 +261,21 @@ def _named(value: object) -> str:
         if isinstance(value, types.FunctionType)
         else type(value).__name__
     )
+
+
+def _today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` with today's names of options, here and in the tables below."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = old_names.TABLE.options(old_names.place(cls), value)
+    for key, item in found.items():
+        for part in _dataclasses(hints.get(key)):
+            if isinstance(item, Mapping):
+                found[key] = item = _today(part, item)
+            elif isinstance(item, list | tuple):
+                found[key] = item = [
+                    _today(part, one) if isinstance(one, Mapping) else one for one in item
+                ]
+    return found
 
 
 def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:

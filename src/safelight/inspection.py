@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from safelight import old_names
 from safelight.attachments.identify import small_file
 from safelight.checkpoints import is_foreign, locate
 from safelight.checkpoints.assembly import Outline
@@ -20,7 +21,7 @@ from safelight.checkpoints.native import PARTS, PROCESS, read_config
 from safelight.config import Slot, dump, kind_of, read
 from safelight.errors import BadInput
 from safelight.layouts.detection import Piece
-from safelight.media.foreign_metadata import made
+from safelight.media.foreign_metadata import read_foreign
 from safelight.media.pictures import read_recipe
 from safelight.model import Card
 from safelight.weights.files import open_weights
@@ -61,7 +62,7 @@ def _picture(path: Path) -> dict[str, Any]:
     """The recipe in a picture of ours, or what another program says of one of its own."""
     if (recipe := read_recipe(path)) is not None:
         return {"recipe": recipe}
-    if (told := made(path)) is not None:
+    if (told := read_foreign(path)) is not None:
         return {"made": told}
     raise BadInput(
         f"{str(path)!r} is a picture that does not say how it was made: it was edited, or its program does not tell."
@@ -140,7 +141,11 @@ def _model(folder: Path) -> dict[str, Any]:
         for name, slot in PARTS.items()
         if name in config
     }
-    process = {name: config[name] for name in PROCESS if name in config}
+    process = {
+        name: slot.write(slot.read(config[name]))
+        for name, slot in PROCESS.items()
+        if name in config
+    }
     return {"parts": parts, **process, "card": dump(read(Card, config.get("card", {}), "card"))}
 
 
@@ -195,8 +200,10 @@ def _part(slot: Slot, given: Any, file: Path) -> dict[str, Any]:
     with torch.device("meta"):  # the names of its parameters without their memory
         names = [name for name, _ in config.build().named_parameters()]
     weights = open_weights(file)
-    shapes, types = weights.shapes, weights.types
-    if missing := [name for name in names if name not in weights]:
+    held = old_names.TABLE.tensors(old_names.place(config), weights, names)
+    shapes = {held[name]: shape for name, shape in weights.shapes.items()}
+    types = {held[name]: one for name, one in weights.types.items()}
+    if missing := [name for name in names if name not in shapes]:
         raise BadInput(
             f"{file.parent.name}/{file.name} does not fit its configuration: {missing[0]} is missing."
         )
@@ -214,7 +221,7 @@ def _part(slot: Slot, given: Any, file: Path) -> dict[str, Any]:
 def _run(folder: Path) -> dict[str, Any] | None:
     if not (folder / "origin.json").is_file():
         return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _recipe(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     file = folder / "metrics.jsonl"
     lines = (
         [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
@@ -228,4 +235,15 @@ def _run(folder: Path) -> dict[str, Any] | None:
         "updates": config["loop"]["updates"],
         "objective": config["objective"]["kind"],
         **latest,
+    }
+
+
+def _recipe(tree: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a run, its outer tables with today's names."""
+    found = old_names.TABLE.options("training.recipe.Recipe", tree)
+    loop = old_names.TABLE.options("training.recipe.Loop", found["loop"])
+    return {
+        **found,
+        "loop": loop,
+        "objective": old_names.TABLE.slot("training.objectives", found["objective"]),
     }

@@ -16,7 +16,7 @@ MOST_STEPS = 10_000
 MOST_PICTURES = 1_000
 
 
-def _said(meaning: str) -> Any:
+def _option(meaning: str) -> Any:
     return field(default=None, metadata={"help": meaning})
 
 
@@ -32,21 +32,31 @@ class Settings:
     Picture i of ``count`` has the seed ``seed + i``, so each can be made again alone.
     """
 
-    steps: int | None = _said("How many steps the sampler takes.")
-    sampler: str | Mapping[str, Any] | None = _said(
-        "Its kind and options: dpmpp2m, heun, euler:eta=1."
+    steps: int | None = _option("How many steps the sampler takes; 20 to 50 is usual.")
+    sampler: str | Mapping[str, Any] | None = _option(
+        "The sampler and its options: dpmpp2m, heun, euler:eta=1. safelight samplers lists them."
     )
-    spacing: str | Mapping[str, Any] | None = _said(
-        "Which times it visits: uniform, karras, shifted:shift=3."
+    spacing: str | Mapping[str, Any] | None = _option(
+        "How the noise levels of the steps are spaced (web UIs: schedule type): "
+        "uniform, karras, shifted:shift=3."
     )
-    guidance: float | str | Mapping[str, Any] | None = _said(
-        "The scale, or a kind: 4.5, none, apg:scale=7, interval:scale=6."
+    guidance: float | str | Mapping[str, Any] | None = _option(
+        "How strongly the picture follows the prompt: 4.5, none; or a kind of guidance with "
+        "its options: apg:scale=7, interval:scale=6."
     )
-    seed: int | None = _said("Of the first picture; the next has the next seed.")
-    count: int | None = _said("How many pictures.")
-    one_batch: bool | None = _said("Answer guidance's questions together: faster, in more memory.")
-    emphasis: str | None = _said(
-        "What (word:1.3) and [from:to:0.5] do in a prompt: none (letters), mean (as in web UIs), empty (from no text)."
+    seed: int | None = _option(
+        "The seed of the first picture; each further picture has the next seed. "
+        "The same seed gives the same picture."
+    )
+    count: int | None = _option("How many pictures to make.")
+    one_batch: bool | None = _option(
+        "Run the network on the prompt and on the negative prompt in one batch: faster, but takes "
+        "more memory. --no-one-batch runs them one after the other."
+    )
+    emphasis: str | None = _option(
+        "What brackets such as (fox:1.3) and [day:night:0.5] in a prompt do: none (they are "
+        "ordinary characters), mean (weighted as in web UIs) or empty (weighted from the empty "
+        "prompt)."
     )
 
     def __post_init__(self) -> None:

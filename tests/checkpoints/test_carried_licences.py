@@ -15,7 +15,7 @@ from recorded import Recording
 from safelight import checkpoints
 from safelight.attachments.apply import adapted, controlled
 from safelight.errors import BadInput, Note
-from safelight.evaluation.report import one as reconstructed
+from safelight.evaluation.report import reconstruct_picture
 from safelight.governance.licences import Licensed
 from safelight.inspection import inspect
 from safelight.layouts.families import families
@@ -159,7 +159,7 @@ def test_every_family_has_one(name):
 def test_a_judgement_names_that_of_the_autoencoder(folder):
     card(folder / "vae", "MIT")
     model = safelight.load(folder / "vae", "cpu", "fp32")
-    _, facts = reconstructed(model, Image.new("RGB", (32, 32)))
+    _, facts = reconstruct_picture(model, Image.new("RGB", (32, 32)))
     assert facts["model"]["licence"] == "MIT"
 
 

@@ -40,11 +40,11 @@ def test_times_are_those_that_the_scheduler_visits_by_itself(said, spacing):
 
 @pytest.mark.parametrize("spacing", ["karras", "uniform", "linspace", "leading:offset=1"])
 @pytest.mark.parametrize(
-    "name", [one for one in schedulers.SAMPLERS if not one.startswith(("FlowMatch", "EDM"))]
+    "name", [one for one in schedulers.DIFFUSERS if not one.startswith(("FlowMatch", "EDM"))]
 )
 def test_a_folder_keeps_its_sampler_and_its_times(name, spacing):
     process, _ = schedulers.read(DISCRETE | {"_class_name": "DDIMScheduler"}, "here")
-    settings = Settings(sampler=schedulers.SAMPLERS[name], spacing=spacing)
+    settings = Settings(sampler=schedulers.DIFFUSERS[name], spacing=spacing)
     said = schedulers.write(process, settings)
     again, kept = schedulers.read(said, "here")
     assert again == process
@@ -59,7 +59,7 @@ def test_a_folder_keeps_its_sampler_and_its_times(name, spacing):
 @pytest.mark.parametrize("name", schedulers.PICKING)
 def test_a_folder_keeps_of_how_many_times_some_are_picked(name):
     process, _ = schedulers.read(DISCRETE | {"_class_name": "DDIMScheduler"}, "here")
-    settings = Settings(sampler=schedulers.SAMPLERS[name], spacing="picked:among=20")
+    settings = Settings(sampler=schedulers.DIFFUSERS[name], spacing="picked:among=20")
     _, kept = schedulers.read(schedulers.write(process, settings), "here")
     assert SAMPLER.read(kept.sampler) == SAMPLER.read(settings.sampler)
     assert SPACING.read(kept.spacing) == SPACING.read(settings.spacing)

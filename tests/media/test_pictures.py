@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from safelight.errors import BadInput
 from safelight.media.pictures import (
-    MOST_PIXELS,
+    MAX_PIXELS,
     on_white,
     read_picture,
     read_recipe,
@@ -156,7 +156,7 @@ def test_a_picture_that_stops_in_the_middle_is_refused(kind):
 
 @pytest.mark.parametrize("side", [10_001, 20_000, 100_000])
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, side):
-    assert side**2 > MOST_PIXELS
+    assert side**2 > MAX_PIXELS
     (tmp_path / "bomb.png").write_bytes(bomb(side, side))
     for source in (bomb(side, side), tmp_path / "bomb.png"):
         with pytest.raises(

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from safelight import old_names
 from safelight.checkpoints.native import load_strictly
 from safelight.conditioners._encoder import Reader
 from safelight.config import Slot
@@ -259,6 +260,7 @@ def _weightless(conditioner: Mapping[str, Any], denoiser: Any) -> nn.Module:
 
 def understood(hints: Mapping[str, Any]) -> dict[str, Any]:
     """The hints, their numbers as numbers; BadInput for one that means nothing."""
+    hints = old_names.TABLE.options("hint", hints)
     for name in hints:
         if name not in HINTS:
             raise unknown("hint", name, HINTS)

@@ -1,13 +1,14 @@
 """The native folder: ``config.json``, one safetensors a part, ``README.md`` (the card), ``manifest.json`` (hashes)."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from safelight import old_names
 from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
@@ -20,6 +21,7 @@ from safelight.weights.meta import hollow
 from safelight.weights.progress import Counted, Report, unheard
 from safelight.weights.writing import size, write_tensors
 
+T = TypeVar("T")
 FORMAT = 1
 LONGEST = 16 << 20  # bytes of JSON
 PARTS = {
@@ -106,8 +108,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint(part: nn.Module) -> str:
-    """One hash of what a part's state dict holds: names, shapes and values."""
-    state = part.state_dict()
+    """One hash of what a part's state dict holds: names, shapes and values.
+
+    The names are those that the tensors had at first, so that runs and caches still know a part after a renaming.
+    """
+    where = old_names.place(vars(part).get("config"))
+    state = {old_names.TABLE.first(where, name): value for name, value in part.state_dict().items()}
     return digest(
         piece
         for name in sorted(state)
@@ -119,6 +125,12 @@ def fingerprint(part: nn.Module) -> str:
     )
 
 
+def renamed(module: nn.Module, state: Mapping[str, T], wanted: Collection[str]) -> dict[str, T]:
+    """What a file holds for a module, by today's names of those that are wanted."""
+    names = old_names.TABLE.tensors(old_names.place(vars(module).get("config")), state, wanted)
+    return {names[name]: value for name, value in state.items()}
+
+
 def load_strictly(
     module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False
 ) -> None:
@@ -127,6 +139,7 @@ def load_strictly(
     ``assign``: the module takes the tensors themselves, in their memory and precision, instead of their values.
     """
     wanted = module.state_dict()
+    state = renamed(module, state, wanted)
     problems = [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} is not expected" for name in state if name not in wanted]
     problems += [

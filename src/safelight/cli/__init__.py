@@ -1,4 +1,4 @@
-"""The command line: thin verbs. Nothing heavy is imported before a verb needs it."""
+"""The command line. Nothing heavy is imported before a command needs it."""
 
 import os
 import sys
@@ -7,32 +7,32 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.evaluation import Evaluate
+from safelight.cli.evaluate import Evaluate
 from safelight.cli.files import convert, inspect
 from safelight.cli.lists import samplers
-from safelight.cli.options import err
+from safelight.cli.options import VERBOSE, err
 from safelight.cli.reconstruct import reconstruct
-from safelight.cli.tasks import verb
+from safelight.cli.tasks import command
 from safelight.cli.train import train
 from safelight.config import Slot
 from safelight.errors import SafelightError, notes
 
 app = typer.Typer(
-    help="Latent diffusion that you own: train, generate, judge and serve image models.",
+    help="Latent diffusion that you own: train, generate, evaluate and convert image models.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (train, inspect, convert, Evaluate, reconstruct, samplers):
-    app.command()(_verb)
-for _task in Slot("tasks").all():
-    app.command(_task.verb)(verb(_task))
+for _task in reversed(Slot("tasks").all()):
+    app.command(_task.verb)(command(_task))
+for _command in (train, inspect, convert, Evaluate, reconstruct, samplers):
+    app.command()(_command)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         from safelight import __version__
 
         typer.echo(__version__)
@@ -42,20 +42,22 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show where an unexpected error arose.")
+        bool, typer.Option("--debug", help="Show the whole traceback of an unexpected error.")
     ] = False,
+    verbose: VERBOSE = 0,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line; a refusal is one sentence, exit code 2 for the user's mistake and 1 for ours.
+    """Run the command line. An error is one sentence; exit code 2 is the user's mistake, 1 ours.
 
-    One of several processes leaves without taking the interpreter apart: threads of the process group may still let go
-    of tensors, and one that wants the interpreter then aborts.
+    One of several processes of a training leaves without shutting the interpreter down: threads of
+    the process group may still release tensors, and a thread that then needs the interpreter
+    aborts.
     """
     try:
         _main()
@@ -71,7 +73,7 @@ def _main() -> None:
     debug = "--debug" in sys.argv[1:2] or os.environ.get("SAFELIGHT_DEBUG", "") not in ("", "0")
     try:
         with notes(partial(err.print, markup=False, soft_wrap=True)):
-            app()
+            app(prog_name="safelight")
     except SafelightError as error:
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
@@ -86,8 +88,8 @@ def _main() -> None:
 
 
 def _unexpected(error: Exception) -> str:
-    said = " ".join(str(error).split())[:300]
+    message = " ".join(str(error).split())[:300]
     return (
-        f"this should not have happened, please report it: {type(error).__name__}: {said}; "
+        f"this should not have happened, please report it: {type(error).__name__}: {message}; "
         "safelight --debug, or SAFELIGHT_DEBUG=1, shows where."
     )

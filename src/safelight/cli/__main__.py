@@ -1,4 +1,4 @@
-"""``python -m safelight.cli``, as torchrun starts it."""
+"""``python -m safelight.cli``: the same as ``python -m safelight``."""
 
 from safelight.cli import main
 

@@ -1,4 +1,4 @@
-"""``safelight samplers``: what there is to choose from."""
+"""``safelight samplers``: the samplers that there are to choose from."""
 
 import json
 import sys
@@ -9,23 +9,29 @@ from rich.table import Table
 
 from safelight.cli.options import JSON
 
+COLUMNS = {
+    "kind": "kind",
+    "name": "name",
+    "order": "order",
+    "passes": "passes a step",
+    "draws": "draws noise",
+    "options": "options",
+    "paper": "paper",
+}
+
 
 def samplers(as_json: JSON = False) -> None:
-    """List the samplers: the kind, its order, the passes of a step, when it draws noise, and the paper.
+    """List the samplers: kind, order, network passes a step, when it draws noise, options, paper.
 
     Example: safelight generate "fox" --sampler dpmpp2m
     """
-    from safelight.listing import samplers as listed
+    from safelight import listing
 
-    found = listed()
+    rows = listing.samplers()
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table(
-        "kind", "name", "order", "passes a step", "draws noise", "options", "paper", box=None
-    )
-    for one in found:
-        table.add_row(
-            *(one[key] for key in ("kind", "name", "order", "passes", "draws", "options", "paper"))
-        )
+    table = Table(*COLUMNS.values(), box=None)
+    for row in rows:
+        table.add_row(*(row[key] for key in COLUMNS))
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)

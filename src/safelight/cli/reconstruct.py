@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.options import HINT, JSON, MODEL, QUIET, demand_png, err, hints
+from safelight.cli.options import (
+    DEVICE,
+    HINT,
+    JSON,
+    MODEL,
+    PRECISION,
+    QUIET,
+    VERBOSE,
+    err,
+    hints,
+    require_png,
+)
 
 
 def reconstruct(
@@ -15,18 +26,23 @@ def reconstruct(
     model: MODEL = None,
     hint: HINT = None,
     tile: Annotated[
-        int, typer.Option(min=0, help="Work in tiles of so many pixels; 0: whole.")
+        int,
+        typer.Option(
+            min=0,
+            help="Work in tiles of this many pixels, in less memory; 0: the whole picture at once.",
+        ),
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: DEVICE = "auto",
+    precision: PRECISION = "auto",
     as_json: JSON = False,
     quiet: QUIET = False,
+    verbose: VERBOSE = 0,
 ) -> None:
-    """Pass a picture through an autoencoder and back, at its own size.
+    """Encode a picture with an autoencoder and decode it again, at its own size.
 
     Example: safelight reconstruct photo.jpg again.png --tile 512
     """
-    demand_png(out)
+    require_png(out)
     from safelight.checkpoints import load
     from safelight.evaluation import report
     from safelight.files import check_writable
@@ -37,10 +53,7 @@ def reconstruct(
     picture = read_picture(source, str(source))
     with Bars(err, quiet) as bars:
         loaded = load(model or "stickers", device, precision, hints(hint), bars.report)
-    again, facts = report.one(loaded, picture, tile)
-    write_png(again, out, facts)
-    typer.echo(
-        json.dumps({"file": str(out), **facts}, indent=2, ensure_ascii=False)
-        if as_json
-        else str(out)
-    )
+    restored, facts = report.reconstruct_picture(loaded, picture, tile)
+    write_png(restored, out, facts)
+    result = {"file": str(out), **facts}
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else str(out))

@@ -5,32 +5,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from safelight.cli.options import HINT, QUIET, err, hints
+from safelight.cli.options import HINT, QUIET, VERBOSE, err, hints
 
 
 def train(
     target: Annotated[
-        Path, typer.Argument(help="A recipe.toml to begin, or a run folder to go on with.")
+        Path, typer.Argument(help="A recipe.toml to start a run, or a run folder to resume.")
     ],
     run: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/NAME-OF-THE-RECIPE.")
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key: --set loop.updates=2000"),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of the recipe: --set loop.updates=2000. Repeat it for several.",
+        ),
     ] = None,
     hint: HINT = None,
     quiet: QUIET = False,
+    verbose: VERBOSE = 0,
 ) -> None:
-    """Train an autoencoder or a denoiser by a recipe; interrupted runs go on where they were.
+    """Train an autoencoder or a denoiser from a recipe, or resume a run where it stopped.
 
-    Ctrl-C saves and stops. The run folder holds metrics.jsonl, metrics.png, samples, checkpoints and the model.
+    Ctrl-C saves and stops. The run folder holds metrics.jsonl, metrics.png, samples, checkpoints
+    and the model.
 
-    Several processes share the work if torchrun starts them: torchrun --nproc-per-node 2 -m safelight.cli train …
+    To train with several processes: torchrun --nproc-per-node 2 -m safelight train …
 
     Example: safelight train recipes/stickers.toml --set loop.batch=32
     """
@@ -44,33 +50,30 @@ def train(
     with joined() as processes, opened.claim() if processes.first else nullcontext():
         with _stopping(processes.first) as stop, Bars(err, quiet or not processes.first) as bars:
             for last in training(opened, cache_folder(), bars.report, stop, processes):
-                losses = [
-                    f"{value:.4f}"
-                    for name, value in last.measured.items()
-                    if name.endswith("/loss")
-                ]
-                note = (
-                    f"loss {' '.join(losses)}  {last.pictures_a_second:.1f} pictures/s"
-                    if losses
-                    else ""
-                )
-                bars.report("training", last.update, last.updates, note)
+                bars.report("training", last.update, last.updates, _note(last))
         if processes.first:
-            go_on = f"saved at update {last.update}; go on with: safelight train {opened.folder}"
+            resume = f"saved at update {last.update}; resume with: safelight train {opened.folder}"
             err.print(
-                go_on if last.update < last.updates else f"done: {opened.folder / 'model'}",
+                resume if last.update < last.updates else f"done: {opened.folder / 'model'}",
                 soft_wrap=True,
             )
     if last.update < last.updates:
         raise typer.Exit(130)
 
 
+def _note(progress: Any) -> str:
+    """Losses and speed, for the progress bar; empty before the first update."""
+    measured = progress.measured.items()
+    losses = " ".join(f"{value:.4f}" for name, value in measured if name.endswith("/loss"))
+    return f"loss {losses}  {progress.pictures_a_second:.1f} pictures/s" if losses else ""
+
+
 @contextmanager
-def _stopping(tells: bool) -> Iterator["_Stop"]:
-    """Within the block the first Ctrl-C or SIGTERM only asks to stop; the second stops at once."""
-    stop = _Stop(tells)
+def _stopping(reports: bool) -> Iterator["_Stop"]:
+    """Within the block the first Ctrl-C or SIGTERM asks training to stop; the second ends it."""
+    stop = _Stop(reports)
     earlier = {
-        number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         yield stop
@@ -80,15 +83,19 @@ def _stopping(tells: bool) -> Iterator["_Stop"]:
 
 
 class _Stop:
-    def __init__(self, tells: bool) -> None:
-        self.asked, self._tells = False, tells
+    """Whether training was asked to stop."""
+
+    def __init__(self, reports: bool) -> None:
+        self._requested, self._reports = False, reports
 
     def __call__(self) -> bool:
-        return self.asked
+        return self._requested
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def request(self, number: int, frame: FrameType | None) -> None:
+        if self._requested:
             raise KeyboardInterrupt
-        self.asked = True
-        if self._tells:
-            err.print("stopping; once more to stop at once without saving")
+        self._requested = True
+        if self._reports:
+            err.print(
+                "stopping after this update; press Ctrl-C again to stop at once without saving"
+            )

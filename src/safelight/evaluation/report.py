@@ -59,7 +59,7 @@ def reconstruction(
     return Judged(facts, compared(autoencoder, dataset))
 
 
-def one(
+def reconstruct_picture(
     model: LatentDiffusion, picture: Image.Image, tile: int = 0
 ) -> tuple[Image.Image, dict[str, Any]]:
     """What comes back of a picture of any size, in tiles of ``tile`` pixels unless 0, and how it was made."""

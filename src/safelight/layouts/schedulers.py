@@ -12,6 +12,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.spacing import Karras
 from safelight.errors import BadInput
 from safelight.layouts.config_values import COUNT, Number, Text, checked
+from safelight.scheduler_names import DIFFUSERS
 from safelight.settings import SAMPLER, SPACING, Settings
 from safelight.types.diffusion import Prediction, Schedule
 
@@ -22,25 +23,6 @@ PREDICTIONS: Mapping[str, Prediction] = {
 }
 Betas = type[schedule.ScaledLinear] | type[schedule.LinearBeta]
 BETAS: Mapping[str, Betas] = {"scaled_linear": schedule.ScaledLinear, "linear": schedule.LinearBeta}
-SAMPLERS = {
-    "DDIMScheduler": "euler",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler:eta=1",
-    "HeunDiscreteScheduler": "heun",
-    "PNDMScheduler": "pndm",
-    "LMSDiscreteScheduler": "lms",
-    "DDPMScheduler": "ddpm",
-    "DPMSolverMultistepScheduler": "dpmpp2m",
-    "UniPCMultistepScheduler": "unipc",
-    "DEISMultistepScheduler": "deis",
-    "LCMScheduler": "lcm",
-    "TCDScheduler": "tcd",
-    "EDMEulerScheduler": "euler",
-    "EDMDPMSolverMultistepScheduler": "dpmpp2m",
-    "FlowMatchEulerDiscreteScheduler": "euler",
-    "FlowMatchHeunDiscreteScheduler": "heun",
-}
-
 
 WORDS: Mapping[str, Number | Text] = {
     **dict.fromkeys(
@@ -94,10 +76,10 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     Raises BadInput for a scheduler or a prediction that is not known.
     """
     config = checked(config, where, WORDS)
-    kind = config.get("_class_name")
-    if kind not in SAMPLERS:
+    kind = str(config.get("_class_name"))
+    if kind not in DIFFUSERS:
         raise BadInput(
-            f"{where}: wanted one of {', '.join(SAMPLERS)}, got {kind!r}; put another scheduler there."
+            f"{where}: wanted one of {', '.join(DIFFUSERS)}, got {kind!r}; put another scheduler there."
         )
     if str(kind).startswith("EDM"):
         return _edm(config, where)
@@ -111,7 +93,7 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
                 ours: config[one] for ours, one in ends.items() if one in config
             }
         return Process(schedule.Linear(), prediction.Flow()), Settings(
-            sampler=SAMPLERS[kind], spacing=spacing
+            sampler=DIFFUSERS[kind], spacing=spacing
         )
     what = config.get("prediction_type", "epsilon")
     betas = config.get("beta_schedule", "linear")
@@ -126,7 +108,7 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
         BETAS[betas](**made, zero_terminal=bool(config.get("rescale_betas_zero_snr"))),
         PREDICTIONS[what],
     )
-    return process, Settings(sampler=SAMPLERS[kind], spacing=_spacing(config))
+    return process, Settings(sampler=DIFFUSERS[kind], spacing=_spacing(config))
 
 
 def table(made: Schedule, steps: int = 1000) -> Tensor:
@@ -166,7 +148,7 @@ def _edm(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     spacing = {"kind": how, "sigma_min": config.get("sigma_min", 0.002)} | (
         {"rho": rho} if how == "karras" else {}
     )
-    return Process(made, asked), Settings(sampler=SAMPLERS[config["_class_name"]], spacing=spacing)
+    return Process(made, asked), Settings(sampler=DIFFUSERS[config["_class_name"]], spacing=spacing)
 
 
 def _written_edm(made: schedule.EDM, asked: prediction.EDM, settings: Settings) -> dict[str, Any]:
@@ -218,8 +200,8 @@ def _named(settings: Settings, zero_terminal: bool) -> str:
     """The scheduler that has the sampler of the settings and visits their times; DDIM where there is none."""
     karras = SPACING.read(settings.spacing or "uniform") == Karras()
     sampler = SAMPLER.read(settings.sampler or "euler")
-    discrete = [name for name in SAMPLERS if not name.startswith(("FlowMatch", "EDM"))]
-    able = [name for name in discrete if SAMPLER.read(SAMPLERS[name]) == sampler]
+    discrete = [name for name in DIFFUSERS if not name.startswith(("FlowMatch", "EDM"))]
+    able = [name for name in discrete if SAMPLER.read(DIFFUSERS[name]) == sampler]
     able = [
         name
         for name in able

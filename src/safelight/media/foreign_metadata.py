@@ -1,5 +1,7 @@
-"""How other programs say that they made a picture, in our words: web UIs of Stable Diffusion and its forks, ComfyUI,
-Fooocus, InvokeAI, NovelAI."""
+"""What other programs write into a picture about how it was made, in our names.
+
+Read are web UIs of Stable Diffusion and their forks, ComfyUI, Fooocus, InvokeAI and NovelAI.
+"""
 
 import json
 import re
@@ -11,25 +13,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from safelight import scheduler_names
 from safelight.media import comfyui
 from safelight.media.pictures import opened
 
-LONGEST = 4 << 20  # characters of what a picture may say
-COMMENT, DETAILS = 0x9286, 0x8769  # EXIF: the user's comment, and the block that holds it
-CODES = {
-    b"UNICODE\0": "",
-    b"ASCII\0\0\0": "utf-8",
-    b"\0" * 8: "utf-8",
-}  # what a comment of EXIF begins with
-HIDDEN = {
-    b"stealth_pnginfo": False,
-    b"stealth_pngcomp": True,
-}  # in the last bits of alpha; whether it is compressed
-LAST = re.compile(r"(?:^|\n)(?=Steps: \d)")
+MAX_CHARACTERS = 4 << 20  # longer texts are not read
+USER_COMMENT, EXIF_BLOCK = 0x9286, 0x8769  # EXIF tags: the comment, and the block that holds it
+ENCODINGS = {b"UNICODE\0": "", b"ASCII\0\0\0": "utf-8", b"\0" * 8: "utf-8"}
+"""The encoding that the first 8 bytes of an EXIF comment name; empty: UTF-16, either byte order."""
+ALPHA_SIGNATURES = {b"stealth_pnginfo": False, b"stealth_pngcomp": True}
+"""What text hidden in the lowest bits of alpha begins with, and whether it is compressed."""
+SETTINGS_LINE = re.compile(r"(?:^|\n)(?=Steps: \d)")
 PAIR = re.compile(r'([^\s:,"][^:,"]{0,59}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 LORA = re.compile(r"<(?:lora|lyco):([^:<>]+)(?::(-?\d*\.?\d+))?[^<>]*>")
 
-WORDS: Mapping[str, tuple[str, ...]] = {  # ours, and theirs in the order in which they are believed
+KEYS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("positive_prompt", "prompt", "description"),
     "negative": ("negative_prompt", "uc"),
     "model": ("model", "base_model", "source"),
@@ -43,180 +41,148 @@ WORDS: Mapping[str, tuple[str, ...]] = {  # ours, and theirs in the order in whi
     "width": ("width",),
     "height": ("height",),
 }
-SAMPLERS = {  # by their names without case, dots and dashes
-    "euler": "euler",
-    "eulera": "euler-ancestral",
-    "eulerancestral": "euler-ancestral",
-    "heun": "heun",
-    "lms": "lms",
-    "dpm2": "dpm2",
-    "dpm2a": "dpm2-ancestral",
-    "dpm2ancestral": "dpm2-ancestral",
-    "dpmpp2sa": "dpmpp2s:eta=1",
-    "dpmpp2sancestral": "dpmpp2s:eta=1",
-    "dpmpp2m": "dpmpp2m",
-    "dpmpp2msde": "dpmpp2m-sde",
-    "dpmpp2msdeheun": "dpmpp2m-sde:rule=heun",
-    "dpmpp3msde": "dpmpp3m-sde",
-    "dpmppsde": "dpmpp-sde",
-    "dpmadaptive": "adaptive",
-    "ddim": "ddim",
-    "ddpm": "ddpm",
-    "plms": "pndm",
-    "deis": "deis",
-    "unipc": "unipc:variant=bh1",
-    "unipcbh2": "unipc",
-    "lcm": "lcm",
-    "tcd": "tcd",
-    "restart": "restart",
-}
-SPACINGS = {"k": "karras"} | {
-    name: name for name in ("karras", "exponential", "polyexponential", "beta")
-}
-NAMED = re.compile(f"(?:k|sample)?({'|'.join(SAMPLERS)})(?:gpu)?({'|'.join(SPACINGS)})?")
+"""Our key for each fact, and theirs; of several that a picture has the first counts."""
 
 
-def made(path: Path) -> dict[str, Any] | None:
-    """What the program ``by`` says of a picture: prompt, negative, settings, size, model, adapters, and the ``rest``.
+def read_foreign(path: Path) -> dict[str, Any] | None:
+    """What the program (``by``) that made a picture wrote into it, under our keys.
 
-    None if it says nothing that is known. The settings have our names for samplers and spacings where there is one.
-    BadInput if the file is no picture.
+    These are prompt, negative, settings, size, model and adapters. Facts for which we have no key
+    are under ``rest``. None if no known program wrote anything. Samplers and spacings have our
+    names where there is one. BadInput if the file is not a picture.
     """
     with opened(path, path.name) as picture:
-        said = dict(_said(picture))
-    if said.get("Software") == "NovelAI":
-        prompt = {name: said.get(name) for name in ("Description", "Source")}
-        return told("NovelAI", prompt | (_json(said.get("Comment", "")) or {}), {})
-    return next(
-        (found for name, read in READERS.items() if (found := read(said.get(name, "")))), None
-    )
+        texts = dict(_texts(picture))
+    if texts.get("Software") == "NovelAI":
+        prompt = {name: texts.get(name) for name in ("Description", "Source")}
+        return to_ours("NovelAI", prompt | (_json(texts.get("Comment", "")) or {}), {})
+    results = (read(texts.get(name, "")) for name, read in READERS.items())
+    return next((facts for facts in results if facts), None)
 
 
-def _said(picture: Image.Image) -> Iterator[tuple[str, str]]:
-    """The texts in a picture by the names of their chunks; what EXIF or alpha hide, as ``parameters``."""
+def _texts(picture: Image.Image) -> Iterator[tuple[str, str]]:
+    """The texts in a picture by chunk name; those in EXIF or in alpha as ``parameters``."""
     for name, text in picture.info.items():
-        if isinstance(name, str) and isinstance(text, str) and len(text) <= LONGEST:
+        if isinstance(name, str) and isinstance(text, str) and len(text) <= MAX_CHARACTERS:
             yield name, text
-    comment = picture.getexif().get_ifd(DETAILS).get(COMMENT)
-    if isinstance(comment, bytes) and comment[:8] in CODES:
-        text = comment[8:].decode(CODES[comment[:8]] or _utf16(comment[8:]), errors="replace")
-        yield "parameters", text.strip("\0")
-    elif (
-        "parameters" not in picture.info and picture.mode == "RGBA" and (hidden := _hidden(picture))
-    ):
-        yield "parameters", hidden
+    comment = picture.getexif().get_ifd(EXIF_BLOCK).get(USER_COMMENT)
+    if isinstance(comment, bytes) and comment[:8] in ENCODINGS:
+        encoding = ENCODINGS[comment[:8]] or _utf16(comment[8:])
+        yield "parameters", comment[8:].decode(encoding, errors="replace").strip("\0")
+        return
+    visible = "parameters" in picture.info or picture.mode != "RGBA"
+    if not visible and (text := _alpha_text(picture)):
+        yield "parameters", text
 
 
 def _utf16(text: bytes) -> str:
-    """Which way round its letters are: of most of what people write the upper halves are 0."""
+    """The byte order: the upper bytes of most letters that people write are 0."""
     return "utf-16-be" if text[::2].count(0) >= text[1::2].count(0) else "utf-16-le"
 
 
-def _hidden(picture: Image.Image) -> str | None:
-    """The text in the last bits of alpha, column by column: a mark, how many bits, the bits."""
+def _alpha_text(picture: Image.Image) -> str | None:
+    """The text in the lowest bits of alpha, column by column: signature, number of bits, bits."""
     bits = (np.asarray(picture.getchannel("A")) & 1).T.ravel()
-    mark = np.packbits(bits[:120]).tobytes()
-    if mark not in HIDDEN:
+    signature = np.packbits(bits[:120]).tobytes()
+    if signature not in ALPHA_SIGNATURES:
         return None
     length = int.from_bytes(np.packbits(bits[120:152]).tobytes(), "big")
-    data = np.packbits(bits[152 : 152 + min(length, 8 * LONGEST)]).tobytes()
+    data = np.packbits(bits[152 : 152 + min(length, 8 * MAX_CHARACTERS)]).tobytes()
     try:
-        if HIDDEN[mark]:
-            data = zlib.decompressobj(wbits=31).decompress(data, LONGEST)
+        if ALPHA_SIGNATURES[signature]:
+            data = zlib.decompressobj(wbits=31).decompress(data, MAX_CHARACTERS)
         return data.decode()
     except (zlib.error, UnicodeDecodeError):
         return None
 
 
 def _infotext(text: str) -> dict[str, Any] | None:
-    """A web UI's text: the prompt, ``Negative prompt: …``, and a last line of ``Steps: 20, Sampler: Euler a, …``."""
-    ends = [found.end() for found in LAST.finditer(text)]
+    """Facts from a web UI's text: prompt, ``Negative prompt: …``, and a line ``Steps: 20, …``."""
+    ends = [match.end() for match in SETTINGS_LINE.finditer(text)]
     if not ends:
         return None
     prompt, _, negative = text[: ends[-1]].partition("Negative prompt:")
     pairs = PAIR.findall(text[ends[-1] :].replace("\n", ","))
     facts = {name: _unquoted(value) for name, value in pairs}
+    facts |= {"prompt": prompt.strip(), "negative_prompt": negative.strip()}
     loras = {name: float(scale or 1) for name, scale in LORA.findall(prompt)}
-    return told(
-        "a web UI", {**facts, "prompt": prompt.strip(), "negative_prompt": negative.strip()}, loras
-    )
+    return to_ours("a web UI", facts, loras)
 
 
 def _parameters(text: str) -> dict[str, Any] | None:
-    """Fooocus writes JSON where web UIs write their text."""
+    """Facts from the chunk where Fooocus writes JSON and web UIs their text."""
     facts = _json(text)
     if facts is None:
         return _infotext(text)
     loras = facts.get("loras")
-    named = (
-        [one for one in loras if isinstance(one, list) and len(one) > 1]
-        if isinstance(loras, list)
-        else []
-    )
-    return told(
-        "Fooocus",
-        facts,
-        {str(one[0]): scale for one in named if (scale := _number(one[1])) is not None},
-    )
+    pairs = [pair for pair in loras if _is_pair(pair)] if isinstance(loras, list) else []
+    scales = {str(pair[0]): _number(pair[1]) for pair in pairs}
+    known = {name: scale for name, scale in scales.items() if scale is not None}
+    return to_ours("Fooocus", facts, known)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 1
 
 
 def _invoke(text: str) -> dict[str, Any] | None:
     facts = _json(text)
-    return told("InvokeAI", facts, {}) if facts else None
+    return to_ours("InvokeAI", facts, {}) if facts else None
 
 
 def _graph(text: str) -> dict[str, Any] | None:
-    found = comfyui.facts(_json(text) or {})
-    return told("ComfyUI", *found) if found else None
+    facts = comfyui.facts(_json(text) or {})
+    return to_ours("ComfyUI", *facts) if facts else None
 
 
-READERS: Mapping[str, Callable[[str], dict[str, Any] | None]] = {  # by the name of the chunk
+READERS: Mapping[str, Callable[[str], dict[str, Any] | None]] = {
     "parameters": _parameters,
     "prompt": _graph,
     "invokeai_metadata": _invoke,
 }
+"""By the name of the text chunk."""
 
 
-def told(by: str, facts: Mapping[str, Any], adapters: Mapping[str, float]) -> dict[str, Any]:
-    """What a program says by its own ``facts``, in our words; plain ones that have none in ``rest``."""
-    given = {re.sub(r"\W+", "_", name.strip().lower()): value for name, value in facts.items()}
-    known = {name for names in WORDS.values() for name in names}
-    found = {
-        ours: next((given[one] for one in theirs if given.get(one) not in (None, "")), None)
-        for ours, theirs in WORDS.items()
-    }
-    if isinstance(model := found["model"], dict):
-        found["model"] = model.get("model_name")
-    sides = re.findall(
-        r"\d+", f"{found['size'] or ''} {found['width'] or ''} {found['height'] or ''}"
-    )
+def to_ours(by: str, facts: Mapping[str, Any], adapters: Mapping[str, float]) -> dict[str, Any]:
+    """The facts that the program ``by`` wrote, under our keys; those without one under ``rest``."""
+    theirs = {re.sub(r"\W+", "_", name.strip().lower()): value for name, value in facts.items()}
+    values = {key: _first(theirs, names) for key, names in KEYS.items()}
+    if isinstance(model := values["model"], dict):
+        values["model"] = model.get("model_name")
+    size = f"{values['size'] or ''} {values['width'] or ''} {values['height'] or ''}"
     texts = ("prompt", "negative", "model", "model_hash")
-    said: dict[str, Any] = {name: str(found[name]) for name in texts if found[name]}
-    said |= {"settings": _settings(found), "size": "x".join(sides[:2]), "adapters": dict(adapters)}
-    rest = {
-        name: one
-        for name, one in given.items()
-        if name not in known and isinstance(one, str | int | float)
+    known = {name for names in KEYS.values() for name in names}
+    result = {
+        **{name: str(values[name]) for name in texts if values[name]},
+        "settings": _settings(values),
+        "size": "x".join(re.findall(r"\d+", size)[:2]),
+        "adapters": dict(adapters),
+        "rest": {
+            name: value
+            for name, value in theirs.items()
+            if name not in known and isinstance(value, str | int | float)
+        },
     }
-    return {"by": by, **{name: one for name, one in {**said, "rest": rest}.items() if one}}
+    return {"by": by, **{name: value for name, value in result.items() if value}}
 
 
-def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps, sampler, spacing, guidance and seed; a sampler that is unknown keeps its name."""
-    numbers = {name: _number(found.get(name)) for name in ("steps", "guidance", "seed")}
-    settings: dict[str, Any] = {name: one for name, one in numbers.items() if one is not None}
-    if name := str(found.get("sampler") or ""):
-        known = NAMED.fullmatch(_flat(name))
-        settings["sampler"] = SAMPLERS[known[1]] if known else name
-        if known and known[2]:
-            settings["spacing"] = SPACINGS[known[2]]
-    if (spacing := _flat(str(found.get("spacing")))) in SPACINGS:
-        settings["spacing"] = SPACINGS[spacing]
+def _first(facts: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((facts[name] for name in names if facts.get(name) not in (None, "")), None)
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps, sampler, spacing, guidance and seed; a sampler that is not known keeps its name."""
+    numbers = {name: _number(values.get(name)) for name in ("steps", "guidance", "seed")}
+    settings: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    if name := str(values.get("sampler") or ""):
+        both = scheduler_names.find(name)
+        settings["sampler"] = both.sampler if both and both.sampler else name
+        if both and both.sampler and both.spacing:
+            settings["spacing"] = both.spacing
+    alone = scheduler_names.find(str(values.get("spacing")))
+    if alone and not alone.sampler:
+        settings["spacing"] = alone.spacing
     return settings
-
-
-def _flat(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "p"))
 
 
 def _unquoted(value: str) -> str:

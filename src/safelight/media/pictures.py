@@ -1,4 +1,4 @@
-"""Pictures: bytes and PIL pictures ⇄ tensors in [-1, 1], and a recipe carried inside a PNG."""
+"""Pictures: files and PIL images ⇄ tensors in [-1, 1], and the recipe stored inside a PNG."""
 
 import io
 import json
@@ -13,11 +13,12 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from safelight import old_names
 from safelight.errors import BadInput
 from safelight.files import writing
 from safelight.types.tensors import Images
 
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 """Pictures larger than this are refused before they are decoded."""
 
 _RECIPE = "safelight"
@@ -26,9 +27,9 @@ _RECIPE = "safelight"
 def read_picture(
     data: bytes | Path, name: str = "picture", transparent: bool = False
 ) -> Image.Image:
-    """A whole decoded picture in RGB, upright as its EXIF says; transparency lies on white, or is kept, in RGBA.
+    """A decoded picture, upright as its EXIF says, in RGB on white or, ``transparent``, in RGBA.
 
-    BadInput names what is no picture.
+    BadInput if it is not a picture.
     """
     with opened(data, name) as picture:
         picture.load()
@@ -38,16 +39,16 @@ def read_picture(
 
 @contextmanager
 def opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
-    """The picture, its header read and its pixels not yet; whatever goes wrong with it is BadInput."""
+    """The picture with its header read and its pixels not yet decoded; any failure is BadInput."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a large picture is refused below, in our words
+            warnings.simplefilter("ignore")  # a picture that is too large is refused below
             opened = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
         with opened as picture:
-            if picture.width * picture.height > MOST_PIXELS:
+            if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.width}×{picture.height}"
                 raise BadInput(
-                    f"{name}: {size} pixels are too many; at most {MOST_PIXELS:,} are read."
+                    f"{name}: {size} pixels are too many; at most {MAX_PIXELS:,} are read."
                 )
             yield picture
     except BadInput:
@@ -63,7 +64,7 @@ def opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, its transparency laid on white."""
+    """The picture in RGB, composited on white where it is transparent."""
     if picture.mode == "F" and not np.isfinite(np.asarray(picture)).all():
         raise ValueError("it has pixels that are NaN or infinite")
     if picture.mode.startswith("I;16"):  # 16 bits of grey, which converting would clip at 255
@@ -88,12 +89,12 @@ def to_images(pictures: Sequence[Image.Image]) -> Images:
 
 def to_pictures(images: Images) -> list[Image.Image]:
     """Images in [-1, 1] as 8-bit pictures, rounded; values outside are clamped."""
-    whole = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    return [Image.fromarray(one.permute(1, 2, 0).contiguous().numpy()) for one in whole]
+    rounded = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    return [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in rounded]
 
 
 def write_png(picture: Image.Image, path: Path, recipe: Mapping[str, Any]) -> None:
-    """Save a PNG that carries how it was made, as JSON in a text chunk named ``safelight``."""
+    """Save a PNG with its recipe as JSON in a text chunk named ``safelight``."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(_RECIPE, json.dumps(recipe, ensure_ascii=False).encode(errors="replace").decode())
     with writing(path) as aside:
@@ -101,23 +102,27 @@ def write_png(picture: Image.Image, path: Path, recipe: Mapping[str, Any]) -> No
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:
-    """The recipe inside a PNG of ours, or None; BadInput if the file is no picture. No pixel is decoded."""
+    """The recipe inside a PNG that Safelight wrote, else None; no pixel is decoded.
+
+    BadInput if the file is not a picture.
+    """
     with opened(path, path.name) as picture:
         text = picture.info.get(_RECIPE)
     try:
         recipe = json.loads(text) if isinstance(text, str) else None
     except json.JSONDecodeError:
         return None
-    return recipe if isinstance(recipe, dict) else None
+    return old_names.TABLE.recipe(recipe) if isinstance(recipe, dict) else None
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 2) -> Image.Image:
-    """Rows of pictures on one white sheet, every cell as large as the largest picture."""
-    wide = max(picture.width for row in rows for picture in row)
-    high = max(picture.height for row in rows for picture in row)
+    """Rows of pictures on one white sheet; every cell has the size of the largest picture."""
+    width = max(picture.width for row in rows for picture in row)
+    height = max(picture.height for row in rows for picture in row)
     columns = max(len(row) for row in rows)
-    page = Image.new("RGB", (columns * (wide + gap) - gap, len(rows) * (high + gap) - gap), "white")
+    size = (columns * (width + gap) - gap, len(rows) * (height + gap) - gap)
+    page = Image.new("RGB", size, "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            page.paste(picture, (x * (wide + gap), y * (high + gap)))
+            page.paste(picture, (x * (width + gap), y * (height + gap)))
     return page

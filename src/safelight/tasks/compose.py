@@ -19,26 +19,34 @@ PLACES = ("everywhere", "columns", "rows")
 
 @dataclass(frozen=True)
 class Compose:
-    """Make one picture of several prompts: all of them everywhere, or one beside or above the other."""
+    """Make one picture from several prompts: blended everywhere, or each in its own region."""
 
     verb: ClassVar[str] = "compose"
     example: ClassVar[str] = (
         '"red heart, flat emoji | blue book, flat emoji" --place columns -o both.png'
     )
 
-    prompts: str = field(default="", metadata={"help": "What it shows: prompts divided by |."})
+    prompts: str = field(default="", metadata={"help": "The prompts, with | between them."})
     place: str = field(
-        default="everywhere", metadata={"help": "Where each holds: everywhere, columns or rows."}
+        default="everywhere",
+        metadata={
+            "help": "Where each prompt applies: everywhere, or side by side in columns or rows."
+        },
     )
     weights: str = field(
-        default="", metadata={"help": "How much each counts: 1,0.5; below 0 is away from it."}
+        default="",
+        metadata={
+            "help": "The weight of each prompt: 1,0.5. A negative weight steers away from it."
+        },
     )
-    negative: str = field(default="", metadata={"help": "What it should not show; needs guidance."})
+    negative: str = field(
+        default="", metadata={"help": "What the picture should not show; needs guidance."}
+    )
     width: int | None = field(
-        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+        default=None, metadata={"help": "In pixels. Default: the size that the model is made for."}
     )
     height: int | None = field(
-        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+        default=None, metadata={"help": "In pixels. Default: the size that the model is made for."}
     )
 
     def __post_init__(self) -> None:

@@ -15,20 +15,22 @@ LONGEST_SIDE = 8192
 
 @dataclass(frozen=True)
 class TextToImage:
-    """Make a picture of what ``prompt`` says; on a class-conditional model the prompt is the class's name."""
+    """Make a picture from a prompt. For a class-conditional model the prompt is a class's name."""
 
     verb: ClassVar[str] = "generate"
     example: ClassVar[str] = '"fox, flat emoji" -o fox.png --seed 3'
 
     prompt: str = field(
-        default="", metadata={"help": "What the picture shows. Empty: whatever comes."}
+        default="", metadata={"help": "What the picture shows. If it is empty, the model chooses."}
     )
-    negative: str = field(default="", metadata={"help": "What it should not show; needs guidance."})
+    negative: str = field(
+        default="", metadata={"help": "What the picture should not show; needs guidance."}
+    )
     width: int | None = field(
-        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+        default=None, metadata={"help": "In pixels. Default: the size that the model is made for."}
     )
     height: int | None = field(
-        default=None, metadata={"help": "In pixels. Default: the model's own size."}
+        default=None, metadata={"help": "In pixels. Default: the size that the model is made for."}
     )
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from safelight import __version__
+from safelight import __version__, old_names
 from safelight.config import dump, override, read, read_toml
 from safelight.errors import BadInput, Busy, CannotSave
 from safelight.files import write_text
@@ -67,7 +67,7 @@ class Run:
     def recall(self, name: str) -> dict[str, Any] | None:
         """Read a JSON file of the run, or None."""
         path = self.folder / f"{name}.json"
-        return _json(path) if path.exists() else None
+        return old_names.TABLE.options(f"run.{name}", _json(path)) if path.exists() else None
 
     def begin(self, data: Mapping[str, Any], processes: int = 1) -> None:
         """Write down what this run is, on which data and where it runs, once a start."""
@@ -132,7 +132,7 @@ def open_run(
     recipe = override(Recipe, read(Recipe, read_toml(target)), changes)
     run = Run(folder or Path("runs") / target.stem, recipe)
     earlier = run.recall("config")
-    if earlier is not None and earlier != dump(recipe):
+    if earlier is not None and dump(read(Recipe, earlier)) != dump(recipe):
         raise BadInput(
             f"{str(run.folder)!r} holds a run of another recipe; go on with it by 'safelight train {run.folder}', "
             "or choose another --run."

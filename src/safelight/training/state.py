@@ -5,17 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from safelight.checkpoints.native import load_strictly
+from safelight import old_names
+from safelight.checkpoints.native import load_strictly, renamed
 from safelight.errors import BadInput
 from safelight.files import writing_folder
 from safelight.training.objective import Group
 from safelight.weights.writing import write_tensors
+
+T = TypeVar("T")
 
 
 class Ema:
@@ -83,7 +87,8 @@ class State:
         """Take on a checkpoint; returns the count of updates behind it, and the measures not yet written down."""
         try:
             tensors = load_file(folder / "state.safetensors")
-            facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            written = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            facts = old_names.TABLE.options("run.state", written)
             update, recent = (
                 int(facts["update"]),
                 {name: list(some) for name, some in facts.get("recent", {}).items()},
@@ -99,16 +104,36 @@ class State:
         return update, recent
 
     def _recall(self, group: Group, tensors: Mapping[str, Tensor]) -> None:
-        mean = _below(tensors, f"ema/{group.name}/")
+        mean = self._today(group, _below(tensors, f"ema/{group.name}/"))
+        memories: dict[str, dict[str, Tensor]] = {}
+        for name, value in _below(tensors, f"optimiser/{group.name}/").items():
+            key, _, what = name.rpartition("/")
+            memories.setdefault(key, {})[what] = value
+        memories = self._today(group, memories)
         optimiser = self.optimisers[group.name]
         for key, p in group.parameters.items():
             self.ema[group.name].mean[key].copy_(mean[key])
-            memory = _below(tensors, f"optimiser/{group.name}/{key}/")
-            if memory:
+            if memory := memories.get(key):
                 optimiser.state[p] = {what: _like(p, value) for what, value in memory.items()}
 
+    def _today(self, group: Group, held: Mapping[str, T]) -> dict[str, T]:
+        """What is held for each parameter of a group, by today's names.
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        A group names parameters as their part does, or with the name of the part before that.
+        """
+        found = dict(held)
+        for name, part in self.parts.items():
+            for prefix in (f"{name}.", ""):
+                mine = _below(found, prefix)
+                others = {key: value for key, value in found.items() if not key.startswith(prefix)}
+                wanted = _below(group.parameters, prefix)
+                found = others | {
+                    prefix + key: value for key, value in renamed(part, mine, wanted).items()
+                }
+        return found
+
+
+def _below(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from safelight.cli.options import HINT, JSON, QUIET, err, hints
+from safelight.cli.options import DEVICE, HINT, JSON, PRECISION, QUIET, VERBOSE, err, hints
 from safelight.errors import BadInput
 from safelight.settings import Settings
 
@@ -73,7 +73,8 @@ class Evaluate:
         int | None, typer.Option(help="Side of the squares. Default: the model's own.")
     ] = None
     count: Annotated[
-        int, typer.Option(min=1, help="At most so many pictures, spread evenly over the data.")
+        int,
+        typer.Option("--count", "-n", min=1, help="At most this many pictures, spread evenly."),
     ] = 5000
     style_key: Annotated[
         str | None, typer.Option(help="Metadata key of a picture's style.", show_default="style")
@@ -119,10 +120,11 @@ class Evaluate:
         bool, typer.Option(help="Leave out pictures that cannot be read, and name them.")
     ] = False
     hint: HINT = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto"
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto"
+    device: DEVICE = "auto"
+    precision: PRECISION = "auto"
     as_json: JSON = False
     quiet: QUIET = False
+    verbose: VERBOSE = 0
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:

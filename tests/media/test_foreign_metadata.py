@@ -1,4 +1,4 @@
-"""Pictures that other programs made: what they say of themselves, in our words."""
+"""Pictures that other programs made: what they wrote about it, under our names."""
 
 import gzip
 import json
@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from recorded import DATA
 from safelight.errors import BadInput
 from safelight.inspection import inspect
-from safelight.media.comfyui import facts
-from safelight.media.foreign_metadata import SAMPLERS, SPACINGS, made
-from safelight.settings import SAMPLER, SPACING, Settings
+from safelight.media import comfyui
+from safelight.media.foreign_metadata import read_foreign
+from safelight.settings import SAMPLER, Settings
 
 PICTURES = DATA / "sd-artifacts" / "png"
 INFOTEXT = (
@@ -110,60 +110,56 @@ WHOLE = {"steps": 25, "seed": 7, "guidance": 6.5, "sampler": "dpmpp2m-sde", "spa
         ("NovelAI", {"Software": "NovelAI", "Description": "a fox", "Comment": json.dumps(NOVEL)}),
     ],
 )
-def test_each_program_is_told_in_our_words(tmp_path, by, chunks):
-    told = inspect(str(saved(tmp_path / "a.png", chunks)))["made"]
-    assert told["by"] == by
-    assert told["prompt"].startswith("a fox")
-    assert told["negative"].startswith("blurry")
-    assert "a fox" not in told["negative"]
-    assert told["settings"] == (
+def test_each_program_is_read_under_our_names(tmp_path, by, chunks):
+    metadata = inspect(str(saved(tmp_path / "a.png", chunks)))["made"]
+    assert metadata["by"] == by
+    assert metadata["prompt"].startswith("a fox")
+    assert metadata["negative"].startswith("blurry")
+    assert "a fox" not in metadata["negative"]
+    assert metadata["settings"] == (
         WHOLE if by != "NovelAI" else {k: v for k, v in WHOLE.items() if k != "spacing"}
     )
-    assert told["size"] == "640x512"
-    Settings(**told["settings"])
+    assert metadata["size"] == "640x512"
+    Settings(**metadata["settings"])
 
 
-def test_a_web_ui_tells_loras_models_and_what_we_have_no_word_for(tmp_path):
-    told = made(saved(tmp_path / "a.png", {"parameters": INFOTEXT}))
-    assert told["adapters"] == {"ink": 0.8}
-    assert told["model"] == "tiny"
-    assert told["rest"] == {"note": 'a, "b": c'}
-    assert told["prompt"] == "a fox <lora:ink:0.8>, (red:1.2)\nin snow"
-    assert told["negative"] == "blurry,\nlow quality"
+def test_a_web_ui_names_loras_models_and_facts_without_a_key_of_ours(tmp_path):
+    metadata = read_foreign(saved(tmp_path / "a.png", {"parameters": INFOTEXT}))
+    assert metadata["adapters"] == {"ink": 0.8}
+    assert metadata["model"] == "tiny"
+    assert metadata["rest"] == {"note": 'a, "b": c'}
+    assert metadata["prompt"] == "a fox <lora:ink:0.8>, (red:1.2)\nin snow"
+    assert metadata["negative"] == "blurry,\nlow quality"
 
 
-def test_a_graph_is_told_by_its_first_sampler(tmp_path):
-    told = made(saved(tmp_path / "a.png", {"prompt": json.dumps(GRAPH)}))
-    assert told["model"] == "base.safetensors"
-    assert told["adapters"] == {"ink.safetensors": 0.5}
-    assert told["rest"] == {"passes": 2}
+def test_a_graph_is_read_from_its_first_sampler(tmp_path):
+    metadata = read_foreign(saved(tmp_path / "a.png", {"prompt": json.dumps(GRAPH)}))
+    assert metadata["model"] == "base.safetensors"
+    assert metadata["adapters"] == {"ink.safetensors": 0.5}
+    assert metadata["rest"] == {"passes": 2}
 
 
 @pytest.mark.parametrize("order", ["be", "le"])
-def test_exif_tells_in_either_order(tmp_path, order):
+def test_exif_is_read_in_either_byte_order(tmp_path, order):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + INFOTEXT.encode(f"utf-16-{order}")
-    assert made(saved(tmp_path / "a.jpg", exif=exif))["settings"] == WHOLE
+    assert read_foreign(saved(tmp_path / "a.jpg", exif=exif))["settings"] == WHOLE
 
 
 @pytest.mark.parametrize(
     ("mark", "pack"), [(b"stealth_pnginfo", bytes), (b"stealth_pngcomp", gzip.compress)]
 )
-def test_what_alpha_hides_is_found(tmp_path, mark, pack):
+def test_text_hidden_in_alpha_is_read(tmp_path, mark, pack):
     data = pack(INFOTEXT.encode())
     bits = np.unpackbits(
         np.frombuffer(mark + (8 * len(data)).to_bytes(4, "big") + data, dtype=np.uint8)
     )
     pixels = np.full((64, 64, 4), 254, dtype=np.uint8)
     pixels[..., 3].T.flat[: len(bits)] |= bits
-    assert made(saved(tmp_path / "a.png", picture=Image.fromarray(pixels)))["settings"] == WHOLE
-
-
-def test_every_name_is_one_of_ours():
-    for name in SAMPLERS.values():
-        SAMPLER.read(name)
-    for name in SPACINGS.values():
-        SPACING.read(name)
+    assert (
+        read_foreign(saved(tmp_path / "a.png", picture=Image.fromarray(pixels)))["settings"]
+        == WHOLE
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,12 +174,12 @@ def test_every_name_is_one_of_ours():
         {"invokeai_metadata": "null"},
     ],
 )
-def test_what_says_nothing_is_refused(tmp_path, chunks):
+def test_a_picture_without_metadata_is_refused(tmp_path, chunks):
     with pytest.raises(BadInput, match="does not say how it was made"):
         inspect(str(saved(tmp_path / "a.png", chunks)))
 
 
-def test_loops_and_nonsense_in_a_graph_are_walked_once():
+def test_loops_and_nonsense_in_a_graph_are_followed_once():
     graph = {
         "1": node(
             "KSampler",
@@ -195,9 +191,9 @@ def test_loops_and_nonsense_in_a_graph_are_walked_once():
         ),
         "2": node("CLIPTextEncode", text=["2", 0], conditioning=["1", 0]),
     }
-    said, loras = facts(graph)
-    assert said["positive_prompt"] == ""
-    assert said["seed"] is said["model"] is None
+    facts, loras = comfyui.facts(graph)
+    assert facts["positive_prompt"] == ""
+    assert facts["seed"] is facts["model"] is None
     assert loras == {}
 
 
@@ -211,9 +207,9 @@ def test_hostile_texts_take_no_time(tmp_path):
         "<lora:" * 150_000,
         "\nSteps: 1" * 90_000,
     ):
-        made(saved(tmp_path / "a.png", {"parameters": f"{text}\nSteps: 1, {text}"}))
+        read_foreign(saved(tmp_path / "a.png", {"parameters": f"{text}\nSteps: 1, {text}"}))
     many = {str(i): node("KSampler", seed=1, latent_image=[str(i - 1), 0]) for i in range(20_000)}
-    assert facts(many) is None
+    assert comfyui.facts(many) is None
     assert time.process_time() - begun < 3
 
 
@@ -263,19 +259,23 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_pictures_are_read(name):
     prompt, *numbers, size = REAL[name]
-    told = made(PICTURES / name)
-    assert told["prompt"].startswith(prompt)
-    assert [told["settings"][one] for one in ("steps", "sampler", "guidance", "seed")] == numbers
-    assert told.get("size") == size
+    metadata = read_foreign(PICTURES / name)
+    assert metadata["prompt"].startswith(prompt)
+    assert [
+        metadata["settings"][key] for key in ("steps", "sampler", "guidance", "seed")
+    ] == numbers
+    assert metadata.get("size") == size
 
 
 @pytest.mark.skipif(not PICTURES.is_dir(), reason="the real pictures are not here")
-def test_no_real_picture_keeps_silent(tmp_path):
+def test_every_real_picture_is_read(tmp_path):
     for path in PICTURES.iterdir():
-        settings = made(path)["settings"]
+        settings = read_foreign(path)["settings"]
         assert {"steps", "sampler", "seed"} <= settings.keys(), path
         SAMPLER.read(settings["sampler"])
     for line in (PICTURES.parent / "a1111_infotexts.jsonl").read_text().splitlines():
-        told = made(saved(tmp_path / "a.png", {"parameters": json.loads(line)["parameters"]}))
-        assert {"steps", "sampler", "guidance", "seed"} <= told["settings"].keys()
-        SAMPLER.read(told["settings"]["sampler"])
+        metadata = read_foreign(
+            saved(tmp_path / "a.png", {"parameters": json.loads(line)["parameters"]})
+        )
+        assert {"steps", "sampler", "guidance", "seed"} <= metadata["settings"].keys()
+        SAMPLER.read(metadata["settings"]["sampler"])
