@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from safelight.cli.compare import Compare
 from safelight.cli.evaluate import Evaluate
 from safelight.cli.files import convert, inspect
 from safelight.cli.lists import samplers
@@ -27,7 +28,7 @@ app = typer.Typer(
 
 for _task in reversed(Slot("tasks").all()):
     app.command(_task.verb)(command(_task))
-for _command in (train, inspect, convert, Evaluate, reconstruct, samplers):
+for _command in (train, inspect, convert, Evaluate, Compare, reconstruct, samplers):
     app.command()(_command)
 
 

@@ -156,7 +156,7 @@ def _autoencoder(options: Evaluate, model: "LatentDiffusion", bars: Any) -> tupl
     if not options.data:
         raise BadInput("an autoencoder is judged on pictures: name a folder or zip of them.")
     size = model.card.size[0] if options.size is None else options.size
-    source = folder(options.data, options.only, options.skip_broken).build()
+    source = picture_folder(options.data, options.only, options.skip_broken).build()
     made = report.reconstruction(model, source, size, options.count, bars.report)
     report.write(made, options.out)
     return made.facts, [report.table(made)]
@@ -197,13 +197,17 @@ def _evaluation(options: Evaluate, model: "LatentDiffusion", bars: Any) -> Any:
                 "--prompts FILE for what can be said without."
             )
         return evaluate_prompts(
-            model, read_lines(options.prompts), networks(options.features, model), plan, bars.report
+            model,
+            read_lines(options.prompts),
+            build_networks(options.features, model),
+            plan,
+            bars.report,
         )
     size = options.size or model.card.size[0]
     columns = Columns(options.style_key, options.thing_key, options.group_key)
     known = (columns, size)
     held_out = reference(
-        folder(options.data, options.only, options.skip_broken),
+        picture_folder(options.data, options.only, options.skip_broken),
         *known,
         options.count,
         bars.report,
@@ -211,9 +215,11 @@ def _evaluation(options: Evaluate, model: "LatentDiffusion", bars: Any) -> Any:
     )
     training = None
     if options.train or options.train_only:
-        source = folder(options.train or options.data, options.train_only, options.skip_broken)
+        source = picture_folder(
+            options.train or options.data, options.train_only, options.skip_broken
+        )
         training = reference(source, *known, 10**9, bars.report, "training pictures")
-    found = networks(options.features, model)
+    found = build_networks(options.features, model)
     return Judging(model, found, held_out, training, plan, bars.report, clip).evaluate()
 
 
@@ -261,7 +267,9 @@ def _plan(options: Evaluate) -> Any:
     )
 
 
-def folder(paths: list[Path], only: list[str] | None, skip_broken: bool = False) -> "FolderConfig":
+def picture_folder(
+    paths: list[Path], only: list[str] | None, skip_broken: bool = False
+) -> "FolderConfig":
     """The configuration of a source of pictures."""
     from safelight.data.sources.folder import Config as FolderConfig
 
@@ -275,7 +283,7 @@ def folder(paths: list[Path], only: list[str] | None, skip_broken: bool = False)
     )
 
 
-def networks(kinds: list[str] | None, model: "LatentDiffusion") -> "list[Features]":
+def build_networks(kinds: list[str] | None, model: "LatentDiffusion") -> "list[Features]":
     """The feature networks that were named, on the model's device."""
     from safelight.config import Slot
     from safelight.model import module

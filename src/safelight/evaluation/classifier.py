@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EVIDENCE = 60.0
+"""How much the mean cross-entropy of a logistic regression counts beside its penalty."""
+
 
 @dataclass(frozen=True, eq=False)
 class LogisticRegression:
@@ -32,12 +35,14 @@ class LogisticRegression:
 
 
 def logistic_regression(
-    vectors: Tensor, labels: Sequence[str], strength: float = 0.01, iterations: int = 200
+    vectors: Tensor, labels: Sequence[str], strength: float = 0.0, iterations: int = 200
 ) -> LogisticRegression:
     """Fitted by maximum likelihood with a penalty on the weights (not the bias), by L-BFGS.
 
-    The loss is ``strength`` · Σ cross-entropy + ½ |W|², as scikit-learn's with C = ``strength``.
+    The loss is ``strength`` · Σ cross-entropy + ½ |W|², as scikit-learn's with C = ``strength``;
+    0 weighs the mean cross-entropy by ``EVIDENCE``, however many pictures there are.
     """
+    strength = strength or EVIDENCE / len(labels)
     x = vectors.double()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x = (x - mean) / deviation

@@ -106,11 +106,11 @@ class Judging:
             "data": self._data(shared),
             "speed": self._figures(self._speed()),  # first: peak memory is then that of sampling
         }
-        facts["distribution"] = {one.name: self._distribution(one) for one in self.networks}
-        facts["obedience"] = self._figures(self._obedience())
+        facts["distribution"] = {one.name: self.distribution(one) for one in self.networks}
+        facts["obedience"] = self._figures(self.obedience())
         shown["samples"] = self._sample_sheet()
         if self.training:
-            memorised, shown["nearest"] = self._memorisation(self.training)
+            memorised, shown["nearest"] = self.memorisation(self.training)
             facts["memorisation"] = self._figures(memorised)
             if self.plan.things:
                 facts["atoms"], shown["atoms"] = self._atoms(self.training)
@@ -201,7 +201,7 @@ class Judging:
         self.report("timing", 1, 1)
         return found
 
-    def _distribution(self, network: Features) -> list[dict[str, Any]]:
+    def distribution(self, network: Features) -> list[dict[str, Any]]:
         """A row of figures for the samples and for both baselines, over one network."""
         samples, real = (
             self.first_vectors
@@ -236,7 +236,8 @@ class Judging:
             figures += neighbourhood_figures(real, vectors, repeats, self._generator())
         return figures
 
-    def _obedience(self) -> list[Figure]:
+    def obedience(self) -> list[Figure]:
+        """The rank of the true picture for samples and for the nearest caption's pictures."""
         samples, real = self.first_vectors
         styles = self.held_out.styles
         name = self.first.name
@@ -259,7 +260,8 @@ class Judging:
                 found.append(replace(figure, name=f"CLIP score of {title}"))
         return found
 
-    def _memorisation(self, training: Reference) -> tuple[list[Figure], Image.Image]:
+    def memorisation(self, training: Reference) -> tuple[list[Figure], Image.Image]:
+        """How near samples are to training pictures, with the nearest ones on a sheet."""
         pool = self.vectors(self.first, training, "training pictures")
         samples, real = (nearest(one, pool) for one in self.first_vectors)
         count = min(ALTERED, len(training))

@@ -12,7 +12,16 @@ from safelight.evaluation.generation import Evaluation
 from safelight.evaluation.intervals import Figure
 from safelight.files import write_text, writing
 
-SHARES = ("precision", "recall", "coverage", "true picture", "atom:", "near-copies")
+SHARES = (
+    "precision",
+    "recall",
+    "coverage",
+    "true picture",
+    "atom:",
+    "near-copies",
+    "judge:",
+    "chosen:",
+)
 SECTIONS = {
     "obedience": "Obedience",
     "atoms": "Atoms of prompts",
@@ -62,13 +71,16 @@ def tables(facts: Mapping[str, Any]) -> list[Table]:
         found.append(shown)
     for key, title in SECTIONS.items():
         if facts.get(key):
-            shown = Table(
-                "figure", "value", "chance", "pictures", title=title, title_justify="left"
-            )
-            for figure in map(_figure, facts[key]):
-                shown.add_row(*_cells(figure))
-            found.append(shown)
+            found.append(figure_table(title, [_figure(one) for one in facts[key]]))
     return found
+
+
+def figure_table(title: str, figures: Sequence[Figure]) -> Table:
+    """A table of figures for people."""
+    shown = Table("figure", "value", "chance", "count", title=title, title_justify="left")
+    for figure in figures:
+        shown.add_row(*_cells(figure))
+    return shown
 
 
 def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
@@ -77,20 +89,25 @@ def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     for network, rows in facts.get("distribution", {}).items():
         sets = [row["set"] for row in rows]
         lines += [f"## Over {network}", ""]
-        lines += [_row("figure", *sets), _row("---", *("---" for _ in sets))]
-        lines += [_row(*cells) for cells in _distribution_cells(rows)]
+        lines += [markdown_row("figure", *sets), markdown_row("---", *("---" for _ in sets))]
+        lines += [markdown_row(*cells) for cells in _distribution_cells(rows)]
         lines += _notes([_figure(one) for row in rows for one in row["figures"]])
         lines += [""]
     for key, title in SECTIONS.items():
         if facts.get(key):
             figures = [_figure(one) for one in facts[key]]
-            lines += [f"## {title}", "", _row("figure", "value", "chance", "pictures")]
-            lines += [_row("---", "---", "---", "---")]
-            lines += [_row(*_cells(figure)) for figure in figures]
+            lines += [f"## {title}", "", markdown_row("figure", "value", "chance", "pictures")]
+            lines += [markdown_row("---", "---", "---", "---")]
+            lines += [markdown_row(*_cells(figure)) for figure in figures]
             lines += [*_notes(figures), ""]
     for name, points in facts.get("curves", {}).items():
-        lines += [f"## Over {name}", "", _row(*points[0]), _row(*("---" for _ in points[0]))]
-        lines += [_row(*(f"{value:.3g}" for value in point.values())) for point in points]
+        lines += [
+            f"## Over {name}",
+            "",
+            markdown_row(*points[0]),
+            markdown_row(*("---" for _ in points[0])),
+        ]
+        lines += [markdown_row(*(f"{value:.3g}" for value in point.values())) for point in points]
         lines += [""]
     for name, file in pictures.items():
         lines += [CAPTIONS.get(name, name), "", f"![{name}]({file})", ""]
@@ -167,7 +184,7 @@ def _distribution_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     table = []
     for place, name in enumerate(names):
         figures = [_figure(row["figures"][place]) for row in rows]
-        table.append([_title(figures[0], name), *(_value(figure) for figure in figures)])
+        table.append([_title(figures[0], name), *(value_text(figure) for figure in figures)])
     return table
 
 
@@ -176,7 +193,8 @@ def _title(figure: Figure, name: str) -> str:
     return f"{name}{scaled} ({figure.count} pictures)"
 
 
-def _value(figure: Figure) -> str:
+def value_text(figure: Figure) -> str:
+    """A figure with its interval: shares in per cent, kernel distances a thousandfold."""
     if figure.name == "kernel distance":
         low, high = (None if one is None else 1000 * one for one in (figure.low, figure.high))
         return Figure("", 1000 * figure.value, low, high).text()
@@ -186,7 +204,7 @@ def _value(figure: Figure) -> str:
 def _cells(figure: Figure) -> tuple[str, str, str, str]:
     chance = "" if figure.chance is None else f"{100 * figure.chance:.0f} %"
     features = f" ({figure.features})" if figure.features else ""
-    return figure.name + features, _value(figure), chance, str(figure.count)
+    return figure.name + features, value_text(figure), chance, str(figure.count)
 
 
 def _notes(figures: Sequence[Figure]) -> list[str]:
@@ -212,5 +230,6 @@ def _figure(values: Mapping[str, Any]) -> Figure:
     )
 
 
-def _row(*cells: str) -> str:
+def markdown_row(*cells: str) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"

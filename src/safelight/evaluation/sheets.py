@@ -58,6 +58,20 @@ def seed_sheet(images: Images, prompts: Sequence[str], seeds: int) -> Image.Imag
     return sheet(rows, gap=4)
 
 
+def rows_sheet(
+    columns: Sequence[tuple[str, Sequence[Image.Image]]], titles: Sequence[str]
+) -> Image.Image:
+    """Columns of pictures under their names; each row has a title at its left."""
+    size = columns[0][1][0].size
+    head = [Image.new("RGB", (size[0], 2 * LINE), "white")]
+    head += [_title(name, (size[0], 2 * LINE)) for name, _ in columns]
+    rows = [
+        sheet([[_title(title, size), *(pictures[row] for _, pictures in columns)]], gap=4)
+        for row, title in enumerate(titles)
+    ]
+    return _stacked([sheet([head], gap=4), *rows])
+
+
 def nearest_sheet(
     samples: Images, training: Reference, found: Nearest, limit: float, count: int = 12
 ) -> Image.Image:
