@@ -121,7 +121,7 @@ def _plain(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str,
         torch.optim.AdamW(list(part.parameters()), lr=1e-3, foreach=False, fused=False)
         for part in (module(autoencoder), judge)
     ]
-    images, last = shown.images, autoencoder.last
+    images, last = shown.images, autoencoder.last_layer
     assert last is not None
 
     def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -145,7 +145,9 @@ def _plain(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str,
         adaptive = (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4).detach()
         step(
             optimisers[0],
-            error + 1e-6 * autoencoder.costs(encoding)["kl"].mean() + 0.5 * adaptive * against,
+            error
+            + 1e-6 * autoencoder.regularisers(encoding)["kl"].mean()
+            + 0.5 * adaptive * against,
         )
         judge.train()
         real, fake = judge(images), judge(again.detach())

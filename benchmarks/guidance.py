@@ -37,11 +37,11 @@ def main() -> None:
 
 def passes(batch: int, rounds: int, device: str) -> None:
     """Seconds of a guided evaluation of the embedded model, its two answers together and one after the other."""
-    model = safelight.load("stickers", device=device, precision="fp32").need()
+    model = safelight.load("stickers", device=device, precision="fp32").complete()
     prompts = [Prompt(f"red heart, flat emoji {i}") for i in range(batch)]
     yes, no = (
         model.denoiser.prepare(one)
-        for one in (model.conditioner(prompts), model.conditioner.nothing(prompts))
+        for one in (model.conditioner(prompts), model.conditioner.null_condition(prompts))
     )
     latents = torch.randn(model.latent_shape(batch, *model.card.size)).to(device)
     level = model.process.schedule(torch.tensor(0.5, dtype=torch.float64))
@@ -72,7 +72,7 @@ def passes(batch: int, rounds: int, device: str) -> None:
 def rules(batch: int, rounds: int, device: str) -> None:
     """Milliseconds of each rule where the network costs nothing."""
     latents, away = torch.randn(2, batch, 4, 64, 64).to(device)
-    process = safelight.load("stickers", device=device).need().process
+    process = safelight.load("stickers", device=device).complete().process
     level = process.schedule(torch.tensor(0.5, dtype=torch.float64))
     condition = Condition(vector=torch.zeros(batch, 1, device=device))
 
@@ -101,7 +101,7 @@ class Null:
     def __call__(self, noisy: Latents, time: torch.Tensor, condition: Condition) -> Latents:
         return self.answer.repeat(len(noisy) // len(self.answer), 1, 1, 1)
 
-    def without(self, skip: object, alone: object) -> "Null":
+    def variant(self, skip: object, alone: object) -> "Null":
         return self
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     torch.manual_seed(0)
     denoiser, conditioner = config["denoiser"].build(), config["conditioner"].build()
     prompts = [Prompt(f"picture {i} of a red fox, flat emoji") for i in range(options.batch)]
-    conditioner.learn(prompts)
+    conditioner.fit(prompts)
     with torch.no_grad():  # off the start, where the answer is zero whatever the precision
         for p in [*module(denoiser).parameters()]:
             p.add_(0.02 * torch.randn_like(p))

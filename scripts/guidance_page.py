@@ -64,7 +64,9 @@ def main() -> None:
         rows = [*ROWS, *(["autoguidance:scale=2"] if options.weak else [])]
         model = safelight.load(options.model, precision="fp32")
         if options.weak:
-            model = replace(model, beside={"weak": safelight.load(options.weak, precision="fp32")})
+            model = replace(
+                model, companions={"weak": safelight.load(options.weak, precision="fp32")}
+            )
         made = [_row(model, row, options.steps) for row in rows]
         with writing(PAGE.with_suffix(".png")) as aside:
             head = [_label(text, below=HEAD) for text in ["", *PROMPTS]]
@@ -111,7 +113,7 @@ def _answers(cls: type[Any]) -> str:
         if one.default is MISSING and one.default_factory is MISSING
     }
     level = Linear()(torch.tensor(0.5, dtype=torch.float64))
-    asked = cls(**given).ask(Condition(), lambda only: Condition(), level)
+    asked = cls(**given).calls(Condition(), lambda only: Condition(), level)
     passes = [question.by for question in asked]
     return " + ".join(str(passes.count(by)) for by in dict.fromkeys(passes))
 

@@ -24,7 +24,7 @@ from safelight import LatentDiffusion, Settings, generate, load
 from safelight.diffusion.ideal import IdealPoints
 from safelight.diffusion.schedule import Linear
 from safelight.listing import samplers
-from safelight.model import Whole
+from safelight.model import CompleteModel
 from safelight.settings import SAMPLER
 from safelight.task import Start
 from safelight.types.diffusion import Estimate, NoiseLevel, NoiseSource
@@ -124,7 +124,7 @@ def draw(path: Path) -> None:
 class Several:
     """One picture of each prompt, the seed of the i-th being ``seed + i``."""
 
-    def start(self, model: Whole, noise: NoiseSource, count: int) -> Start:
+    def start(self, model: CompleteModel, noise: NoiseSource, count: int) -> Start:
         shape = model.latent_shape(count, *model.card.size)
         return Start(noise(shape), [Prompt(text) for text in PROMPTS], [Prompt()] * count)
 

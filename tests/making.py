@@ -69,7 +69,7 @@ def tiny_model(settings: Settings | None = None) -> LatentDiffusion:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         conditioner = Text(**TEXT).build()
-        conditioner.learn([Prompt(f"a {colour} {kind}") for colour in COLOURS for kind in SHAPES])
+        conditioner.fit([Prompt(f"a {colour} {kind}") for colour in COLOURS for kind in SHAPES])
         model = LatentDiffusion(
             autoencoder=read(KL, AUTOENCODER).build(),
             conditioner=conditioner,

@@ -120,7 +120,7 @@ def answers(model: LatentDiffusion, inputs: Mapping[str, Any]) -> dict[str, Any]
         prompts = [Prompt(text, given) for text, given in PROMPTS[inputs["prompts"]]]
         said = {"said": model.conditioner(prompts)}
         with suppress(BadInput):  # a model of classes may have been taught one in every picture
-            said["nothing"] = model.conditioner.nothing(prompts[:1])
+            said["nothing"] = model.conditioner.null_condition(prompts[:1])
         for name, one in said.items():
             if one.tokens is not None:
                 found[f"{name} tokens"] = summary(one.tokens.values * one.tokens.mask[..., None])

@@ -18,7 +18,7 @@ def model():
 def shares(model, *words, count=1):
     return (
         Compose(*words, width=32, height=24)
-        .start(model.need(), SeededNoise(range(count)), count)
+        .start(model.complete(), SeededNoise(range(count)), count)
         .shares
     )
 

@@ -9,7 +9,7 @@ import torch
 
 from safelight.config import read
 from safelight.training.recipe import Recipe
-from safelight.types.networks import Discrete
+from safelight.types.networks import DiscreteAutoencoder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from first_stage_recipes import FOLDER, ROWS, SMALL, small, written
@@ -46,11 +46,11 @@ def test_each_builds_and_makes_the_latents_of_the_table(row):
         == tuple(latents.shape)
         == (1, row.channels, side, side)
     )
-    assert isinstance(autoencoder, Discrete) == bool(row.codes)
+    assert isinstance(autoencoder, DiscreteAutoencoder) == bool(row.codes)
     if row.codes:
         assert autoencoder.codes == row.codes
         assert autoencoder.codebook.codes.shape == (row.codes, row.channels)
     else:
-        assert autoencoder.costs(
+        assert autoencoder.regularisers(
             autoencoder.encode(torch.empty(1, 3, 256, 256, device="meta"))
         ).keys() == {"kl"}

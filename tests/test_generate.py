@@ -49,7 +49,12 @@ class Counting(nn.Module):
 
     def __init__(self, denoiser):
         super().__init__()
-        self.inner, self.batches, self.first, self.grain = denoiser, [], None, denoiser.grain
+        self.inner, self.batches, self.first, self.size_multiple = (
+            denoiser,
+            [],
+            None,
+            denoiser.size_multiple,
+        )
 
     def prepare(self, condition):
         return self.inner.prepare(condition)
@@ -158,18 +163,20 @@ def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
     ):
         generate(model, SQUARE, asked)
     plain = generate(model, SQUARE, replace(asked, guidance=1))
-    assert_same(generate(replace(model, beside={"weak": model}), SQUARE, asked), plain, within=1)
+    assert_same(
+        generate(replace(model, companions={"weak": model}), SQUARE, asked), plain, within=1
+    )
     weak = tiny_model()
     with torch.no_grad():
         weak.conditioner.embedding.weight.mul_(-1)
-    beside = replace(model, beside={"weak": weak})
+    beside = replace(model, companions={"weak": weak})
     assert_differ(generate(beside, SQUARE, asked), plain)
     assert recipe(beside, SQUARE, asked)["beside"] == {
         "weak": {"name": "tiny", "hash": "", "licence": "CC0"}
     }
     noise = replace(weak, process=Process(ScaledLinear(), Noise()))
     with pytest.raises(BadInput, match="the weak model must have the process of 'tiny'"):
-        generate(replace(model, beside={"weak": noise}), SQUARE, asked)
+        generate(replace(model, companions={"weak": noise}), SQUARE, asked)
 
 
 def test_blocks_that_the_network_lacks_are_refused_before_the_first_step(model):

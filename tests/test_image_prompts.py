@@ -148,7 +148,7 @@ def test_picture_and_no_picture_are_to_the_denoiser_what_the_peers_pipeline_make
     ours = replace(model, image_encoder=checkpoints.read(files / "model.safetensors").image_encoder)
     ours = prompted(ours, f"{adapter}={files / 'fox.png'}:0.7")
     prompts = [Prompt("a cat")]
-    both = [ours.conditioner.nothing(prompts), ours.conditioner(prompts)]
+    both = [ours.conditioner.null_condition(prompts), ours.conditioner(prompts)]
     text = torch.cat([one.tokens.values for one in both])
     noisy, time = torch.randn(1, 4, 8, 8).expand(2, -1, -1, -1), torch.full((2,), 500.0)
     want = pipe.unet(noisy, time, text, added_cond_kwargs={"image_embeds": told}).sample

@@ -8,15 +8,15 @@ from torch import nn
 
 from making import tiny_model
 from safelight import Settings, TextToImage
+from safelight.conditioners import text_readers
 from safelight.errors import BadInput
 from safelight.pipeline import generate
-from safelight.prompting.syntax import at, composed
 from safelight.tasks.compose import Compose
-from safelight.types.networks import Conditioner, Prompt, Weighing
+from safelight.types.networks import Conditioner, Prompt
 
 
 class Listening(nn.Module):
-    """The conditioner of a model, which reads schedules too and keeps what it was asked."""
+    """The conditioner of a model, which claims to read weights and records the prompts it is given."""
 
     def __init__(self, inner: Conditioner) -> None:
         super().__init__()
@@ -26,19 +26,19 @@ class Listening(nn.Module):
         self.asked += prompts
         return self.inner(prompts)
 
-    def nothing(self, prompts, only=None):
+    def null_condition(self, prompts, only=None):
         self.missing += prompts
-        return self.inner.nothing(prompts, only)
+        return self.inner.null_condition(prompts, only)
 
-    def learn(self, prompts):
-        self.inner.learn(prompts)
+    def fit(self, prompts):
+        self.inner.fit(prompts)
 
-    def at(self, prompt, step, steps):
-        changed = at(prompt.text, step, steps)
-        return prompt if changed == prompt.text else replace(prompt, text=changed)
+    @property
+    def reads_weights(self):
+        return True
 
-    def parts(self, prompt):
-        return [(replace(prompt, text=text), weight) for text, weight in composed(prompt.text)]
+    def truncated(self, prompt):
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,6 @@ def listened(model, task, settings):
 def test_a_prompt_hears_the_size_of_its_picture_and_a_negative_that_it_is_one(model):
     task = TextToImage("a red square", "blue", width=32, height=16)
     listening, _ = listened(model, task, Settings(steps=1, guidance=3.0, emphasis="mean"))
-    assert isinstance(listening, Weighing)
     (prompt, negative) = listening.asked
     assert prompt.given == {"picture_size": (16, 32), "emphasis": "mean"}
     assert negative.given == {"picture_size": (16, 32), "emphasis": "mean", "negative": True}
@@ -64,7 +63,7 @@ def test_a_prompt_hears_the_size_of_its_picture_and_a_negative_that_it_is_one(mo
 
 
 def test_a_prompt_changes_when_its_step_comes(model):
-    settings = Settings(steps=4, sampler="euler", guidance=2.0, seed=3)
+    settings = Settings(steps=4, sampler="euler", guidance=2.0, seed=3, emphasis="mean")
     listening, changed = listened(model, TextToImage("[a red square:a blue circle:0.5]"), settings)
     assert [one.text for one in listening.asked] == ["a red square", "a blue circle"]
     listening, alternating = listened(model, TextToImage("[a red square|a blue circle]"), settings)
@@ -77,7 +76,7 @@ def test_a_prompt_changes_when_its_step_comes(model):
 
 
 def test_prompts_that_and_parts_are_composed(model):
-    settings = Settings(steps=3, guidance=2.0, seed=3, count=1)
+    settings = Settings(steps=3, guidance=2.0, seed=3, count=1, emphasis="mean")
     listening, parted = listened(
         model, TextToImage("a red square AND a blue circle :0.5"), settings
     )
@@ -96,5 +95,5 @@ def test_weights_are_refused_where_nobody_reads_them(model):
         generate(model, TextToImage("a (red:1.3) square"), Settings(emphasis="mean"))
     with pytest.raises(BadInput, match="unknown emphasis 'men'; did you mean 'mean'"):
         Settings(emphasis="men")
-    assert not isinstance(model.conditioner, Weighing)
+    assert not any(reader.reads_weights for reader in text_readers(model.conditioner))
     assert Prompt("a").given == {}

@@ -9,7 +9,13 @@ from torch import nn
 
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
-from safelight.governance.licences import PARTS, Licensed, known, say_restricted, whole
+from safelight.governance.licences import (
+    PARTS,
+    PartLicence,
+    combined,
+    licences_of_parts,
+    warn_restricted,
+)
 from safelight.nn.clip_vision import ImageEncoder
 from safelight.settings import Settings
 from safelight.types.networks import Autoencoder, Conditioner, Denoiser
@@ -30,7 +36,7 @@ class Card:
     settings: Settings = field(default_factory=Settings)
     licence: str = "not stated"  # of the whole, in one line
     licences: tuple[
-        Licensed, ...
+        PartLicence, ...
     ] = ()  # of each part and of all that stands on it; none: one for the whole
     data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
     origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
@@ -43,21 +49,21 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class LatentDiffusion:
-    """The parts of a model. One that a file lacks is None; ``need`` says what to add."""
+    """The parts of a model. One that a file lacks is None; ``complete`` says what to add."""
 
     autoencoder: Autoencoder | None = None
     conditioner: Conditioner | None = None
     denoiser: Denoiser | None = None
     process: Process | None = None
     card: Card = field(default_factory=Card)
-    beside: Mapping[str, "LatentDiffusion"] = field(
+    companions: Mapping[str, "LatentDiffusion"] = field(
         default_factory=dict
     )  # by what guidance asks it for: weak
     image_encoder: ImageEncoder | None = (
         None  # an image encoder, for adapters that prompt with pictures
     )
 
-    def need(self) -> "Whole":
+    def complete(self) -> "CompleteModel":
         """All parts, or BadInput that names the missing ones."""
         a, c, d, p = self.autoencoder, self.conditioner, self.denoiser, self.process
         if a is None or c is None or d is None or p is None:
@@ -71,17 +77,19 @@ class LatentDiffusion:
                 f"the model {self.card.name!r} has no {missing}; name a file that holds it as well, load a model that "
                 "does, or train it first."
             )
-        return Whole(a, c, d, p, self.card, {name: self._matching(name) for name in self.beside})
+        return CompleteModel(
+            a, c, d, p, self.card, {name: self._matching(name) for name in self.companions}
+        )
 
     @property
-    def licences(self) -> tuple[Licensed, ...]:
+    def licences(self) -> tuple[PartLicence, ...]:
         """The licence of each part that is here, and of all that stands on it."""
         parts = [name for name in PARTS if vars(self)[name] is not None]
-        return known(self.card.licences, self.card.licence, self.card.name, parts)
+        return licences_of_parts(self.card.licences, self.card.licence, self.card.name, parts)
 
-    def _matching(self, name: str) -> "Whole":
+    def _matching(self, name: str) -> "CompleteModel":
         """The model beside this one, of the same latents and noise: BadInput if they are others."""
-        other = self.beside[name].need()
+        other = self.companions[name].complete()
         if other.process != self.process:
             raise BadInput(
                 f"the {name} model must have the process of {self.card.name!r}, got {other.process} for "
@@ -110,17 +118,17 @@ def preview(card: Card, latents: Latents) -> Images:
     return torch.movedim(colours, -1, 1).clamp(-1, 1)
 
 
-def licensed(card: Card, licences: Sequence[Licensed]) -> Card:
+def licensed(card: Card, licences: Sequence[PartLicence]) -> Card:
     """The card of what has these licences, one after the other, each once."""
     items = tuple(dict.fromkeys(licences))
-    return replace(card, licences=items, licence=whole(items))
+    return replace(card, licences=items, licence=combined(items))
 
 
 def with_more(
-    model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[Licensed]
+    model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[PartLicence]
 ) -> LatentDiffusion:
     """The model on which small files stand, ``named`` with their scales, each of a licence of its own."""
-    say_restricted(licences)
+    warn_restricted(licences)
     card = replace(model.card, adapters={**model.card.adapters, **named})
     return replace(model, card=licensed(card, [*model.licences, *licences]))
 
@@ -132,7 +140,7 @@ def module(part: object) -> nn.Module:
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class CompleteModel:
     """A model of which no part is missing."""
 
     autoencoder: Autoencoder
@@ -140,11 +148,11 @@ class Whole:
     denoiser: Denoiser
     process: Process
     card: Card
-    beside: Mapping[str, "Whole"] = field(default_factory=dict)
+    companions: Mapping[str, "CompleteModel"] = field(default_factory=dict)
 
     def latent_shape(self, count: int, height: int, width: int) -> Shape:
         """The latents of ``count`` pictures; BadInput with the nearest size if these parts cannot make it."""
-        multiple = self.autoencoder.factor * self.denoiser.grain
+        multiple = self.autoencoder.factor * self.denoiser.size_multiple
         if height % multiple or width % multiple:
             near = [max(1, round(side / multiple)) * multiple for side in (width, height)]
             raise BadInput(

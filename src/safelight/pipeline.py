@@ -11,18 +11,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from safelight import __version__
+from safelight.conditioners import text_readers
 from safelight.config import kind_of
 from safelight.diffusion.blend import Part
-from safelight.diffusion.compatibility import demand_fit
+from safelight.diffusion.compatibility import require_fit
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.errors import BadInput, Note
 from safelight.media.pictures import to_pictures
-from safelight.model import LatentDiffusion, Whole
+from safelight.model import CompleteModel, LatentDiffusion
+from safelight.prompting.prompts import prompt_at, split_prompt
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
 from safelight.task import Share, Start, Task
 from safelight.types.diffusion import Denoise, Estimate, Guidance, Negative, NoiseLevel, Sized, Step
-from safelight.types.networks import Bounded, Condition, Conditioner, Prompt, Weighing
+from safelight.types.networks import Condition, Conditioner, Prompt
 from safelight.types.tensors import Latents
 
 
@@ -56,17 +58,17 @@ def steps(
     assert chosen.steps is not None
     assert chosen.seed is not None
     assert chosen.count is not None
-    whole = model.need()
+    whole = model.complete()
     sampler, spacing = SAMPLER.read(chosen.sampler), SPACING.read(chosen.spacing)
     guidance = GUIDANCE.read(chosen.guidance)
-    demand_fit(sampler, whole.process.prediction, guidance)
+    require_fit(sampler, whole.process.prediction, guidance)
     seeds = [chosen.seed + i for i in range(chosen.count)]
     noise = SeededNoise(seeds)
     start = _told_more(whole, task.start(whole, noise, chosen.count), chosen.emphasis)
     schedule = whole.process.schedule
     if isinstance(spacing, Sized):
         spacing = spacing.sized(
-            prod(side // whole.denoiser.grain for side in start.latents.shape[2:])
+            prod(side // whole.denoiser.size_multiple for side in start.latents.shape[2:])
         )
     times = spacing(chosen.steps, schedule, start.begin)
     waist = _Waist(whole, guidance, start, bool(chosen.one_batch), len(times) - 1)
@@ -95,8 +97,8 @@ def recipe(
         "safelight": __version__,
         "model": _named(model),
         **(
-            {"beside": {name: _named(other) for name, other in model.beside.items()}}
-            if model.beside
+            {"beside": {name: _named(other) for name, other in model.companions.items()}}
+            if model.companions
             else {}
         ),
         "task": {"kind": kind_of(task), **asdict(task)},  # type: ignore[call-overload]
@@ -119,7 +121,7 @@ def _named(model: LatentDiffusion) -> dict[str, Any]:
     return {"name": card.name, "hash": card.hash, **foreign, "licence": card.licence, **adapters}
 
 
-def _told_more(whole: Whole, start: Start, emphasis: str | None) -> Start:
+def _told_more(whole: CompleteModel, start: Start, emphasis: str | None) -> Start:
     """The start with what every prompt is told beside its text: how large the picture is, what brackets do.
 
     BadInput if brackets shall mean something and the model's conditioner does not read them.
@@ -130,7 +132,7 @@ def _told_more(whole: Whole, start: Start, emphasis: str | None) -> Start:
             side * whole.autoencoder.factor for side in start.latents.shape[-2:]
         )
     if emphasis not in (None, "none"):
-        if not isinstance(whole.conditioner, Weighing):
+        if not any(one.reads_weights for one in text_readers(whole.conditioner)):
             raise BadInput(
                 f"emphasis: the model {whole.card.name!r} reads brackets as letters; leave emphasis out."
             )
@@ -139,18 +141,14 @@ def _told_more(whole: Whole, start: Start, emphasis: str | None) -> Start:
     against = [
         replace(prompt, given={"negative": True, **prompt.given}) for prompt in told.negatives
     ]
-    return replace(_composed(told, whole.conditioner), negatives=against)
+    return replace(_composed(told), negatives=against)
 
 
-def _composed(start: Start, conditioner: Conditioner) -> Start:
+def _composed(start: Start) -> Start:
     """The start with a share for each of the prompts that its texts compose. All pictures have the same texts."""
-    if (
-        start.shares
-        or not isinstance(conditioner, Weighing)
-        or len({prompt.text for prompt in start.prompts}) != 1
-    ):
+    if start.shares or len({prompt.text for prompt in start.prompts}) != 1:
         return start
-    parts = [conditioner.parts(prompt) for prompt in start.prompts]
+    parts = [split_prompt(prompt) for prompt in start.prompts]
     if len(parts[0]) == 1:
         return start
     shares = [
@@ -175,7 +173,7 @@ class _Waist:
     comes, and guidance begins anew in each."""
 
     def __init__(
-        self, whole: Whole, guidance: Guidance, start: Start, one_batch: bool, steps: int
+        self, whole: CompleteModel, guidance: Guidance, start: Start, one_batch: bool, steps: int
     ) -> None:
         self.whole, self.guidance, self.start, self.one_batch = whole, guidance, start, one_batch
         self.step, self.steps = 0, steps
@@ -187,10 +185,8 @@ class _Waist:
 
     def current(self) -> Denoise:
         """The waist of the step that is at hand."""
-        start, conditioner = self.start, self.whole.conditioner
-        if isinstance(conditioner, Weighing):
-            step = min(self.step, self.steps - 1)
-            start = _reworded(start, lambda prompt: conditioner.at(prompt, step, self.steps))
+        step = min(self.step, self.steps - 1)
+        start = _reworded(self.start, lambda prompt: prompt_at(prompt, step, self.steps))
         prompts = [start.prompts, start.negatives, *(share.prompts for share in start.shares)]
         wording = tuple(prompt.text for each in prompts for prompt in each)
         if wording not in self.made:
@@ -198,7 +194,7 @@ class _Waist:
         return self.made[wording]
 
 
-def _waist(whole: Whole, guidance: Guidance, start: Start, one_batch: bool) -> Denoise:
+def _waist(whole: CompleteModel, guidance: Guidance, start: Start, one_batch: bool) -> Denoise:
     """The guided waist of a request."""
     told = _Told(whole)
     prompts = [start.prompts, start.negatives, *(share.prompts for share in start.shares)]
@@ -211,7 +207,7 @@ def _waist(whole: Whole, guidance: Guidance, start: Start, one_batch: bool) -> D
     condition = parts[0].condition if parts else heard(start.prompts)
     networks = {
         "main": whole.denoiser,
-        **{name: other.denoiser for name, other in whole.beside.items()},
+        **{name: other.denoiser for name, other in whole.companions.items()},
     }
     negative = _negative(told, start.prompts, start.negatives)
     return guided(whole.process, networks, guidance, condition, negative, told, one_batch, parts)
@@ -219,15 +215,16 @@ def _waist(whole: Whole, guidance: Guidance, start: Start, one_batch: bool) -> D
 
 def _say_unread(conditioner: Conditioner, prompts: Sequence[Prompt]) -> None:
     """Say aloud which words are lost, where a prompt is longer than what is read of it."""
+    readers = text_readers(conditioner)
     for prompt in {prompt.text: prompt for prompt in prompts}.values():
-        for sentence in conditioner.unread(prompt) if isinstance(conditioner, Bounded) else ():
+        for sentence in (sentence for reader in readers for sentence in reader.truncated(prompt)):
             warnings.warn(sentence, Note, stacklevel=2)
 
 
 class _Told:
     """What was said, as each network is told it: made by its own conditioner and prepared by itself, once."""
 
-    def __init__(self, whole: Whole) -> None:
+    def __init__(self, whole: CompleteModel) -> None:
         self.whole = whole
         self.said: dict[Condition, Callable[[Conditioner], Condition]] = {}
         self.made: dict[tuple[str, Condition], Condition] = {}
@@ -243,7 +240,7 @@ class _Told:
             return condition
         key = (network, condition)
         if key not in self.made:
-            model = self.whole.beside[network]
+            model = self.whole.companions[network]
             self.made[key] = model.denoiser.prepare(self.said[condition](model.conditioner))
         return self.made[key]
 
@@ -256,13 +253,15 @@ def _negative(told: _Told, prompts: Sequence[Prompt], negatives: Sequence[Prompt
         key = None if only is None else frozenset(only)
         if key not in made:
             said = any(prompt.text for prompt in negatives) and only is None
-            made[key] = told.say(lambda one: one(negatives) if said else one.nothing(prompts, only))
+            made[key] = told.say(
+                lambda one: one(negatives) if said else one.null_condition(prompts, only)
+            )
         return made[key]
 
     return negative
 
 
-def _decoded(model: Whole, latents: Latents) -> list[Image.Image]:
+def _decoded(model: CompleteModel, latents: Latents) -> list[Image.Image]:
     """Pictures one by one: memory stays flat, and a picture's bits do not depend on its batch."""
     return [to_pictures(model.autoencoder.decode(one[None]))[0] for one in latents]
 
@@ -272,7 +271,7 @@ def _spread(level: NoiseLevel) -> Tensor:
     return (level.alpha**2 + level.sigma**2).sqrt()
 
 
-def _device(model: Whole) -> torch.device:
+def _device(model: CompleteModel) -> torch.device:
     parts = (model.denoiser, model.autoencoder)  # a denoiser under control is no module itself
     return next(
         (next(one.parameters()).device for one in parts if isinstance(one, nn.Module)),

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from safelight.model import Whole
+    from safelight.model import CompleteModel
     from safelight.types.diffusion import Denoise, NoiseSource
     from safelight.types.networks import Prompt
     from safelight.types.tensors import Latents
@@ -54,4 +54,4 @@ class Start:
 class Task(Protocol):
     """A request, which is also the options of a command and the body of an HTTP call."""
 
-    def start(self, model: "Whole", noise: "NoiseSource", count: int) -> Start: ...
+    def start(self, model: "CompleteModel", noise: "NoiseSource", count: int) -> Start: ...

@@ -24,6 +24,7 @@ from safelight.attachments.image_prompts import face_lora, with_image_prompt
 from safelight.attachments.lora_files import parts
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
+from safelight.conditioners import text_readers
 from safelight.denoisers.unet import Config, Norm
 from safelight.errors import BadInput
 from safelight.layouts.unet import diffusers as diffusers_unet
@@ -46,7 +47,7 @@ def file(tmp_path):
 @torch.no_grad()
 def answer(model, prompts, noisy, negative=False):
     conditioner = model.conditioner
-    condition = conditioner.nothing(prompts) if negative else conditioner(prompts)
+    condition = conditioner.null_condition(prompts) if negative else conditioner(prompts)
     return model.denoiser(noisy, torch.tensor([3.0, 801.0]), condition)
 
 
@@ -173,9 +174,9 @@ def test_without_a_picture_the_vector_is_zero_and_the_negative_has_none(model, f
     ]
     assert torch.equal(answer(adapted, bare, noisy), answer(adapted, zeros, noisy))
     assert difference(answer(adapted, seen, noisy), answer(adapted, bare, noisy)) > 0.01
-    kept = adapted.conditioner.nothing(seen, ["text"]).streams[0]
+    kept = adapted.conditioner.null_condition(seen, ["text"]).streams[0]
     assert torch.equal(kept.values, adapted.conditioner(seen).streams[0].values)
-    taken = adapted.conditioner.nothing(seen).streams[0]
+    taken = adapted.conditioner.null_condition(seen).streams[0]
     assert torch.equal(taken.values, adapted.conditioner(bare).streams[0].values)
     negative = [Prompt("", {**one.given, "negative": True}) for one in seen]
     assert torch.equal(adapted.conditioner(negative).streams[0].values, taken.values)
@@ -193,7 +194,7 @@ def test_no_picture_is_what_the_eye_sees_of_none(model, tmp_path):
     conditioner = adapted.conditioner
     empty = {"image_states": conditioner.image_encoder.blank()[0], "face_vector": torch.zeros(12)}
     pictures = {"image": 2 * torch.rand(2, 3, 40, 30) - 1, "face_vector": torch.ones(2, 12)}
-    nothing = conditioner.nothing([Prompt("a fox", pictures)]).streams[0].values
+    nothing = conditioner.null_condition([Prompt("a fox", pictures)]).streams[0].values
     assert torch.equal(nothing, conditioner([Prompt("a fox", empty)]).streams[0].values)
     assert conditioner([Prompt("a fox", pictures)]).streams[0].values.shape == (
         1,
@@ -232,12 +233,13 @@ def test_the_model_beneath_stays_as_it_was(model, file, tmp_path):
     )
 
 
-def test_words_and_changing_prompts_still_reach_the_towers(model, file, tmp_path):
+def test_embeddings_and_long_prompts_still_reach_the_text_encoders(model, file, tmp_path):
     adapted = with_image_prompt(model, file)
     save_file({"<toy>": torch.ones(24)}, tmp_path / "toy.safetensors")
     assert add_words(adapted, tmp_path / "toy.safetensors") == ["<toy>"]
-    asked = Prompt("[a:b:0.5]", {"emphasis": "mean"})
-    assert adapted.conditioner.at(asked, 1, 2).text == "b"
+    (reader,) = text_readers(adapted.conditioner)
+    assert reader is model.conditioner
+    assert reader.truncated(Prompt("fox " * 700))
 
 
 def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_path):

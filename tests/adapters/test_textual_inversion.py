@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from recorded import Recording, difference, error
 from safelight.adapters.textual_inversion import read
-from safelight.attachments.embeddings import add_words, remove_word
+from safelight.attachments.embeddings import add_words, remove_embedding
 from safelight.errors import BadInput
 from safelight.layouts.text_encoder import clip as transformers_clip
 from safelight.layouts.text_families import joined
@@ -54,10 +54,10 @@ def test_a_word_is_read_as_recorded_and_removing_it_restores(model, file):
     (page,) = model.conditioner.towers[0].pages([[(f"a {word}", 1.0)]])
     assert page.ids[:5] == (49_406, 320, 49_408, 49_409, 49_407)
     assert word not in str(model.conditioner.state_dict().keys())
-    remove_word(model, word)
+    remove_embedding(model, word)
     assert torch.equal(values(model, f"a {word} fox"), before)
     with pytest.raises(BadInput, match="unknown learned word"):
-        remove_word(model, word)
+        remove_embedding(model, word)
 
 
 def test_words_of_another_model_leave_this_one_untouched(model, tmp_path):
@@ -69,7 +69,9 @@ def test_words_of_another_model_leave_this_one_untouched(model, tmp_path):
     ):
         add_words(model, file)
     assert torch.equal(values(model, "<one>"), before)
-    with pytest.raises(BadInput, match="has no text towers that could read learned words"):
+    with pytest.raises(
+        BadInput, match="has no text encoders that accept textual-inversion embeddings"
+    ):
         add_words(LatentDiffusion(), Recording("lora").file("ti-diffusers.safetensors"))
 
 

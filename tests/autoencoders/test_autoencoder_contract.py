@@ -114,11 +114,11 @@ def test_an_image_does_not_know_its_batch(autoencoder):
 
 
 def test_its_costs_are_each_picture_s_own_and_do_not_depend_on_the_scale(autoencoder):
-    costs = autoencoder.costs(autoencoder.encode(images()))
+    costs = autoencoder.regularisers(autoencoder.encode(images()))
     assert all(cost.shape == (3,) and cost.isfinite().all() for cost in costs.values())
-    alone = autoencoder.costs(autoencoder.encode(images()[1:2]))
+    alone = autoencoder.regularisers(autoencoder.encode(images()[1:2]))
     autoencoder.scale.measure([autoencoder.encode(images())])
-    scaled = autoencoder.costs(autoencoder.encode(images()))
+    scaled = autoencoder.regularisers(autoencoder.encode(images()))
     for name, cost in costs.items():
         torch.testing.assert_close(alone[name][0], cost[1], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(scaled[name], cost, atol=1e-5, rtol=1e-4)
@@ -151,7 +151,7 @@ def test_a_gradient_reaches_every_parameter(autoencoder):
     again = autoencoder.decode(encoding.sample(torch.ones_like(encoding.mean)))
     (
         (again - images().flip(-1)).square().sum()
-        + sum(c.sum() for c in autoencoder.costs(encoding).values())
+        + sum(c.sum() for c in autoencoder.regularisers(encoding).values())
     ).backward()
     assert given.grad.abs().max() > 0
     unreached = [
@@ -161,7 +161,7 @@ def test_a_gradient_reaches_every_parameter(autoencoder):
 
 
 def test_its_last_weight_is_one_of_its_own_next_to_the_pictures(autoencoder):
-    last = autoencoder.last
+    last = autoencoder.last_layer
     assert last is None or any(last is p for p in autoencoder.parameters())
     assert last is None or len(last) % 3 == 0
 

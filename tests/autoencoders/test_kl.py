@@ -74,7 +74,7 @@ def test_its_cost_is_the_divergence_from_the_standard_normal():
     autoencoder = Config(width=8, multipliers=(1, 2), blocks=1, groups=4).build()
     mean, deviation = torch.full((2, 4, 3, 3), 0.5), torch.full((2, 4, 3, 3), 2.0)
     mean[1], deviation[1] = 0, 1
-    (kl,) = autoencoder.costs(Encoding(mean, deviation)).values()
+    (kl,) = autoencoder.regularisers(Encoding(mean, deviation)).values()
     want = torch.distributions.kl_divergence(
         torch.distributions.Normal(0.5, 2.0), torch.distributions.Normal(0.0, 1.0)
     )

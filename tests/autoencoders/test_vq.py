@@ -12,7 +12,7 @@ from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
 from safelight.nn.codebook import Codes
 from safelight.training.run import open_run
-from safelight.types.networks import Discrete
+from safelight.types.networks import DiscreteAutoencoder
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
 
@@ -55,7 +55,7 @@ def images(batch=2):
 
 @torch.no_grad()
 def test_numbers_of_codes_go_in_and_out(autoencoder):
-    assert isinstance(autoencoder, Discrete)
+    assert isinstance(autoencoder, DiscreteAutoencoder)
     autoencoder.scale.measure([autoencoder.encode(images())])
     numbers = torch.arange(64).reshape(1, 8, 8)
     codes = autoencoder.lookup(numbers)
@@ -91,7 +91,7 @@ def test_its_cost_pulls_latents_and_codes_with_the_named_weights(legacy):
     vq = Config(**SMALL, codebook=Codes(16), beta=0.25, legacy=legacy).build()
     latents = vq.encode(images()).mean.detach().requires_grad_()
     encoding = type(vq.encode(images()))(latents)
-    (cost,) = vq.costs(encoding).values()
+    (cost,) = vq.regularisers(encoding).values()
     apart = latents - vq.lookup(vq.indices(latents))
     torch.testing.assert_close(cost, 1.25 * apart.square().flatten(1).mean(1))
     cost.sum().backward()

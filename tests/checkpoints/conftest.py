@@ -19,7 +19,7 @@ from safelight.types.networks import Prompt
 def model() -> LatentDiffusion:
     torch.manual_seed(0)
     conditioner = TextConfig(vocabulary=300, length=8, width=8, depth=1, heads=2).build()
-    conditioner.learn(Prompt(text) for text in ("a red fox", "a blue owl", "a bear"))
+    conditioner.fit(Prompt(text) for text in ("a red fox", "a blue owl", "a bear"))
     denoiser = DiTConfig(width=16, depth=1, heads=2, text_width=8, vector_width=8).build()
     with torch.no_grad():
         for parameter in denoiser.parameters():

@@ -16,7 +16,7 @@ from safelight import checkpoints
 from safelight.attachments.apply import adapted, controlled
 from safelight.errors import BadInput, Note
 from safelight.evaluation.report import reconstruct_picture
-from safelight.governance.licences import Licensed
+from safelight.governance.licences import PartLicence
 from safelight.inspection import inspect
 from safelight.layouts.families import families
 from safelight.pipeline import recipe
@@ -138,7 +138,7 @@ def test_control_has_a_licence_of_its_own(tmp_path):
     Image.new("RGB", (48, 32)).save(tmp_path / "map.png")
     model = checkpoints.read(Recording("diffusers-folders").file("sd"), {"licence": "mine"})
     made = controlled(model, f"{branch}={tmp_path / 'map.png'}")
-    assert made.licences[-1] == Licensed("control", "edges", "openrail")
+    assert made.licences[-1] == PartLicence("control", "edges", "openrail")
     assert made.card.licence.endswith("mine; control edges: openrail")
 
 

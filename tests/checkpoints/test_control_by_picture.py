@@ -168,7 +168,7 @@ def test_a_control_lora_and_a_model_that_sees_are_shown_the_picture(shown, tmp_p
     )
     assert not torch.allclose(answer, before, atol=1e-2)
     assert torch.equal(
-        held.denoiser.without((), ())(NOISY, TIME, held.denoiser.prepare(GIVEN)), answer
+        held.denoiser.variant((), ())(NOISY, TIME, held.denoiser.prepare(GIVEN)), answer
     )
     by_itself = controlled(replace(model, denoiser=held.denoiser.denoiser), f"={shown}", 24, 16)
     assert torch.equal(by_itself.denoiser(NOISY, TIME, GIVEN), answer)

@@ -93,7 +93,7 @@ def test_a_recorded_file_comes_back_to_the_bit_and_answers_as_the_original(recor
     for time in (0, 500, 999):
         answer = network(noisy, torch.full((3,), float(time)), given)
         assert error(answer, outputs[f"output.t{time}"]) < 1e-4
-    nothing = TOLD.nothing([Prompt()] * 3)
+    nothing = TOLD.null_condition([Prompt()] * 3)
     assert (
         error(network(noisy, torch.full((3,), 500.0), nothing), outputs["output.t500.null"]) < 1e-4
     )
@@ -129,7 +129,7 @@ def test_the_averaged_weights_of_a_training_file(recording):
 def test_its_trajectories_are_theirs(recording, file, name, guidance, sampler):
     network, _ = loaded(ORIGINAL, file, {"heads": 2})
     process = Process(LinearBeta(), NoiseAndVariance())
-    given, nothing = told(recording.inputs["labels"]), TOLD.nothing([Prompt()] * 3)
+    given, nothing = told(recording.inputs["labels"]), TOLD.null_condition([Prompt()] * 3)
     waist = guided(process, {"main": network}, guidance, given, lambda only: nothing)
     times = Leading(offset=0)(10, process.schedule)
     start, noise = (

@@ -180,7 +180,7 @@ def test_a_prompt_is_asked_as_the_model_was_taught(kind):
     assert ids == spelling(kind).encode(f"{asked.ahead}a fox{asked.behind}").ids
     if kind == "mistral":
         assert again.pieces("a[IMG] fox") == again.pieces("a fox")
-    said = reader.unread([[("word " * 200 + "owl", 1.0)]])
+    said = reader.truncated([[("word " * 200 + "owl", 1.0)]])
     assert said.endswith("word owl")
     with pytest.raises(BadInput, match="a text tower of 300 pieces needs its own tokenizer"):
         Words(kind, 300).pieces("a")
@@ -256,11 +256,11 @@ def test_a_tower_brings_the_words_that_lie_beside_it_and_that_of_another_family_
     alone = checkpoints.read(parts, {"axes": axes})
     assert alone.conditioner.towers[0].words.pieces("a") == spelling("mistral").encode("a").ids
     with pytest.raises(BadInput, match=r"no autoencoder \(such as flux2-vae\.safetensors\)"):
-        alone.need()
+        alone.complete()
     with pytest.raises(
         BadInput, match=r"conditioner \(such as the text_encoder folder of FLUX\.2 dev"
     ):
-        checkpoints.read(parts[:1], {"axes": axes}).need()
+        checkpoints.read(parts[:1], {"axes": axes}).complete()
     with pytest.raises(BadInput, match=r"FLUX\.2 dev does not read; leave it out"):
         checkpoints.read([*parts, other], {"axes": axes})
 

@@ -134,7 +134,7 @@ def test_a_recorded_file_comes_back_to_the_bit_and_answers_as_the_original(famil
 def test_a_block_left_out_is_as_the_original_leaves_it_out():
     family = Family("sd35-medium")
     noisy = family.recording.inputs["x"]
-    answer = family.network.without((0,), ())(noisy, torch.full((1,), 750.0), family.condition())
+    answer = family.network.variant((0,), ())(noisy, torch.full((1,), 750.0), family.condition())
     assert error(answer, family.recording.outputs["velocity.skip_layer0.sigma0.75"]) < 1e-4
 
 
@@ -222,4 +222,4 @@ def test_it_answers_as_diffusers_with_the_same_weights(case):
     wanted = theirs(noisy, values, vector, time, block_controlnet_hidden_states=residuals).sample
     assert error(network(noisy, time, told), wanted) < 1e-5
     wanted = theirs(noisy, values, vector, time, skip_layers=[1]).sample
-    assert error(network.without((1,), ())(noisy, time, replace(told, residuals=())), wanted) < 1e-5
+    assert error(network.variant((1,), ())(noisy, time, replace(told, residuals=())), wanted) < 1e-5

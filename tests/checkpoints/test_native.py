@@ -56,7 +56,7 @@ def test_a_model_comes_back_bit_for_bit(model, folder):
     assert torch.equal(told.tokens.values, want.tokens.values)
     noisy, time = torch.ones(2, 4, 4, 4), torch.tensor([1.0, 500.0])
     assert torch.equal(loaded.denoiser(noisy, time, told), model.denoiser(noisy, time, want))
-    assert loaded.need().card == loaded.card
+    assert loaded.complete().card == loaded.card
 
 
 def test_a_loaded_model_is_ready_to_be_used(folder):
@@ -99,7 +99,7 @@ def test_parts_that_are_not_there_stay_away(model, tmp_path):
     with pytest.raises(
         BadInput, match="the model 'unnamed' has no conditioner, denoiser, process; name a file"
     ):
-        loaded.need()
+        loaded.complete()
 
 
 def test_a_run_folder_holds_its_model(folder, tmp_path):

@@ -148,7 +148,7 @@ def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
     with pytest.raises(
         BadInput, match=r"has no conditioner \(such as clip_l.safetensors and t5xxl_"
     ):
-        model.need()
+        model.complete()
     folder = Recording("diffusers-folders").file("flux")
     parts = [folder / one for one in ("transformer", "vae", "text_encoder", "text_encoder_2")]
     assert read_foreign(parts, {}).conditioner is not None

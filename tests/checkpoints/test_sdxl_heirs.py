@@ -139,7 +139,7 @@ def test_the_answer_of_edm_negated_at_a_deviation_of_one_is_v():
     v = small * noise - level.sigma * small * clean
     asked = prediction.EDM(1.0, negated=True)
     assert difference(asked.target(clean, noise, level), v) < 1e-5
-    assert difference(asked.read(v, clean + level.sigma * noise, level).clean, clean) < 1e-4
+    assert difference(asked.to_estimate(v, clean + level.sigma * noise, level).clean, clean) < 1e-4
 
 
 def test_a_scheduler_of_edm_that_is_not_known_is_refused():

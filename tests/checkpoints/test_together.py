@@ -89,7 +89,7 @@ def test_what_is_lacking_is_named_with_the_files_that_hold_it(capsys):
     with pytest.raises(
         BadInput, match=r"no autoencoder \(such as ae.safetensors\), conditioner \(such as clip_l"
     ):
-        checkpoints.read(folder("flux/transformer")).need()
+        checkpoints.read(folder("flux/transformer")).complete()
     parts = [str(folder(f"flux/{name}")) for name in ("transformer", "vae", "text_encoder")]
     lacking = inspect(parts)["card"]["origin"]["lacking"]
     assert lacking == {"conditioner": "t5xxl_fp16.safetensors"}

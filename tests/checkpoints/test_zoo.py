@@ -70,7 +70,9 @@ def test_a_class_is_a_token_and_the_last_row_is_none(classes):
     prompts = [Prompt("4"), Prompt(given={"label": 0}), Prompt()]
     told = model.conditioner(prompts)
     assert torch.equal(told.tokens.values, table[[4, 0, 6]][:, None])
-    assert torch.equal(model.conditioner.nothing(prompts).tokens.values[:, 0], table[[6, 6, 6]])
+    assert torch.equal(
+        model.conditioner.null_condition(prompts).tokens.values[:, 0], table[[6, 6, 6]]
+    )
     assert told.vector is None
     assert told.tokens.mask.all()
     assert told.tokens.mask.shape == (3, 1)
@@ -130,7 +132,7 @@ def test_a_file_taught_a_class_in_every_picture_knows_no_other(tmp_path):
     with pytest.raises(
         BadInput, match="taught a class in every picture: name one, and take guidance none"
     ):
-        model.conditioner.nothing([Prompt("3")])
+        model.conditioner.null_condition([Prompt("3")])
 
 
 def test_the_schedule_and_the_scale_are_those_of_the_file(tmp_path):

@@ -59,7 +59,7 @@ def kind(request):
 def conditioner(kind):
     torch.manual_seed(0)
     conditioner = fresh(kind).double()
-    conditioner.learn(LESSONS)
+    conditioner.fit(LESSONS)
     return conditioner
 
 
@@ -83,7 +83,7 @@ def close(one: list[torch.Tensor], other: list[torch.Tensor], atol: float = 1e-6
 def test_prompts_are_told_apart_and_from_nothing(conditioner, kind):
     assert isinstance(conditioner, Conditioner)
     told = conditioner(PROMPTS)
-    nothing = conditioner.nothing(PROMPTS)
+    nothing = conditioner.null_condition(PROMPTS)
     for row in range(len(PROMPTS)):
         assert parts(told, row)
         assert not close(parts(told, row), parts(nothing, row), atol=1e-3)
@@ -94,12 +94,12 @@ def test_prompts_are_told_apart_and_from_nothing(conditioner, kind):
 def test_only_what_is_named_is_taken_away(conditioner, kind):
     told, taken, kept = (
         conditioner(PROMPTS),
-        conditioner.nothing(PROMPTS, [MEANING[kind]]),
-        conditioner.nothing(PROMPTS, []),
+        conditioner.null_condition(PROMPTS, [MEANING[kind]]),
+        conditioner.null_condition(PROMPTS, []),
     )
     for row in range(len(PROMPTS)):
         assert close(parts(kept, row), parts(told, row))
-        assert close(parts(taken, row), parts(conditioner.nothing(PROMPTS), row))
+        assert close(parts(taken, row), parts(conditioner.null_condition(PROMPTS), row))
 
 
 def test_a_prompt_does_not_know_its_batch(conditioner):
@@ -117,7 +117,7 @@ def test_calling_before_learning_says_what_to_do(kind):
 @pytest.mark.parametrize("kind", LEARNED)
 def test_learning_does_not_depend_on_order_or_repetition(conditioner, kind):
     again = fresh(kind)
-    again.learn(reversed(LESSONS * 2))
+    again.fit(reversed(LESSONS * 2))
     theirs = again.state_dict()
     extra = [name for name in theirs if name.endswith("_extra_state")]
     assert extra

@@ -15,7 +15,7 @@ def labelled(*names: object) -> list[Prompt]:
 @pytest.fixture
 def label():
     label = Config(classes=3, width=4).build()
-    label.learn(labelled("forest", "beach", "forest"))
+    label.fit(labelled("forest", "beach", "forest"))
     return label
 
 
@@ -36,13 +36,13 @@ def test_an_unknown_name_suggests_the_nearest(label):
 
 def test_more_names_than_classes_are_refused_and_no_names_too():
     with pytest.raises(BadInput, match="4 labels, but there are 3 classes"):
-        Config(classes=3).build().learn(labelled("a", "b", "c", "d"))
+        Config(classes=3).build().fit(labelled("a", "b", "c", "d"))
     with pytest.raises(BadInput, match="no picture has a label"):
-        Config().build().learn([Prompt("a fox")])
+        Config().build().fit([Prompt("a fox")])
 
 
 def test_numbers_are_names(label):
-    label.learn(labelled(3, 7))
+    label.fit(labelled(3, 7))
     assert torch.equal(label([*labelled(7), Prompt("7")]).vector, label.table.weight[[1, 1]])
 
 
@@ -57,12 +57,12 @@ def test_numbered_classes_are_known_unlearned_and_width_0_tells_their_number():
     told = label(prompts)
     assert told.vector is None
     assert told.scalars["label"].tolist() == [207, 0, 999, 1000]
-    assert label.nothing(prompts).scalars["label"].tolist() == [1000] * 4
-    label.learn(labelled(5, 7))
+    assert label.null_condition(prompts).scalars["label"].tolist() == [1000] * 4
+    label.fit(labelled(5, 7))
     assert label([Prompt("207")]).scalars["label"].tolist() == [207]
     assert not list(label.parameters())
     for wrong in ("1000", "-1", "fox"):
         with pytest.raises(BadInput, match="unknown class"):
             label([Prompt(wrong)])
         with pytest.raises(BadInput, match="unknown class"):
-            label.learn(labelled(wrong))
+            label.fit(labelled(wrong))

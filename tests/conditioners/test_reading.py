@@ -8,7 +8,13 @@ import pytest
 
 from recorded import Recording
 from safelight.errors import BadInput
-from safelight.prompting.syntax import MOST, at, composed, scheduled, weights
+from safelight.prompting.syntax import (
+    MAX_WEIGHT,
+    is_scheduled,
+    parse_weights,
+    split_composition,
+    text_at,
+)
 from safelight.tokenization.chunks import Frame, pages, shown, unread
 from safelight.tokenization.cleaning import clean
 from safelight.tokenization.tokenizers import read, shipped
@@ -16,7 +22,7 @@ from safelight.tokenization.vocabulary import Words
 
 
 def flat(text):
-    return [piece for chunk in weights(text) for piece in chunk]
+    return [piece for chunk in parse_weights(text) for piece in chunk]
 
 
 def test_clip_reads_every_recorded_text_as_the_original_does():
@@ -117,7 +123,7 @@ def test_weights_are_those_recorded():
         ("a) b] (c:1.2.3)", [("a) b] ", 1.0), ("c:1.2.3", 1.1)]),
         ("(a [b) c]", [("a ", 1.1), ("b", 1.0), (" c", 1 / 1.1)]),
         (r"\\(a\)", [("\\", 1.0), ("a)", 1.1)]),
-        ("(" * 999 + "a", [("a", MOST)]),
+        ("(" * 999 + "a", [("a", MAX_WEIGHT)]),
     ],
 )
 def test_weights_of_what_people_write(text, want):
@@ -127,10 +133,10 @@ def test_weights_of_what_people_write(text, want):
 
 
 def test_break_begins_a_chunk_within_brackets_too():
-    assert weights("a BREAK (b BREAK c:1.2) d") == [
+    assert parse_weights("a BREAK (b BREAK c:1.2) d") == [
         *([("a", 1.0)], [("b", pytest.approx(1.2))], [("c", pytest.approx(1.2)), (" d", 1.0)])
     ]
-    assert weights("aBREAK breaks BREAKS") == [[("aBREAK breaks BREAKS", 1.0)]]
+    assert parse_weights("aBREAK breaks BREAKS") == [[("aBREAK breaks BREAKS", 1.0)]]
 
 
 @pytest.mark.parametrize(
@@ -155,16 +161,16 @@ def test_break_begins_a_chunk_within_brackets_too():
     ],
 )
 def test_schedules_say_what_holds_at_each_step(text, want):
-    assert scheduled(text)
-    assert [at(text, step, 4) for step in range(4)] == want
+    assert is_scheduled(text)
+    assert [text_at(text, step, 4) for step in range(4)] == want
 
 
 @pytest.mark.parametrize(
     "text", ["[a]", "[a:b]", "[a:b:c]", "(a:1.3)", r"\[a:b:0.5\]", "[a:b:0.5", "a:b|c]", "[(a:b:1]"]
 )
 def test_what_is_no_schedule_stays_as_written(text):
-    assert not scheduled(text)
-    assert [at(text, step, 2) for step in range(2)] == [text, text]
+    assert not is_scheduled(text)
+    assert [text_at(text, step, 2) for step in range(2)] == [text, text]
 
 
 @pytest.mark.parametrize(
@@ -182,18 +188,18 @@ def test_what_is_no_schedule_stays_as_written(text):
     ],
 )
 def test_prompts_are_parted_by_and(text, want):
-    assert composed(text) == want
+    assert split_composition(text) == want
 
 
 def test_a_hundred_kilobytes_of_anything_take_no_time():
     """In a process of its own, where calls are not checked for shapes; alone on a core it is 0.1 s at most."""
     code = """
 import time
-from safelight.prompting.syntax import at, composed, scheduled, weights
+from safelight.prompting.syntax import text_at, split_composition, is_scheduled, parse_weights
 worst = 0.0
 for piece in "( [ [a: [a| [a|b] BREAK\\n (]) [a:b:0.5] ) \\\\ : | AND\\n a:1AND".split(" "):
     text = piece * (100_000 // len(piece)) + ":0.5]"
-    for ask in (weights, composed, scheduled, lambda text: at(text, 1, 3)):
+    for ask in (parse_weights, split_composition, is_scheduled, lambda text: text_at(text, 1, 3)):
         begun = time.process_time()
         ask(text)
         worst = max(worst, time.process_time() - begun)

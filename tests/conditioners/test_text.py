@@ -16,7 +16,7 @@ SMALL = {"vocabulary": 300, "length": 20, "width": 16, "depth": 1, "heads": 2}
 def encoder():
     torch.manual_seed(0)
     encoder = Config(**SMALL).build()
-    encoder.learn(Prompt(text) for text in ("a red fox", "a red owl", "the red fox and the owl"))
+    encoder.fit(Prompt(text) for text in ("a red fox", "a red owl", "the red fox and the owl"))
     return encoder
 
 
@@ -61,7 +61,7 @@ def test_captions_are_learned(encoder):
 
 def test_few_captions_leave_the_embedding_as_configured():
     encoder = Config(**SMALL | {"vocabulary": 2048}).build()
-    encoder.learn([Prompt("hi")])
+    encoder.fit([Prompt("hi")])
     assert encoder.embedding.num_embeddings == 2048
     assert encoder([Prompt("never seen 🦊")]).tokens.values.isfinite().all()
 
@@ -90,7 +90,7 @@ def test_nothing_is_computed_once(encoder):
     handle = encoder.embedding.register_forward_hook(
         lambda module, args, answer: rows.append(len(answer))
     )
-    condition = encoder.nothing([Prompt("a"), Prompt("b"), Prompt("c")])
+    condition = encoder.null_condition([Prompt("a"), Prompt("b"), Prompt("c")])
     handle.remove()
     assert rows == [1]
     assert condition.tokens.values.shape == (3, 8, 16)

@@ -19,6 +19,7 @@ from safelight.layouts.text_encoder import t5 as transformers_t5
 from safelight.layouts.text_families import joined
 from safelight.nn.embeddings import sinusoidal
 from safelight.nn.text_models import clip, t5
+from safelight.prompting.prompts import prompt_at, split_prompt
 from safelight.types.networks import Prompt
 
 SMALL = clip.Config(width=8, depth=2, heads=2, hidden=16, vocabulary=49_408, projection=6)
@@ -154,7 +155,7 @@ def test_sizes_come_from_the_prompt_the_picture_or_the_model():
     assert refiner.numbers(Prompt("", {"negative": True}))[-1] == 2.5
     with pytest.raises(BadInput, match="crop: wanted two numbers, got 3"):
         conditioner.numbers(Prompt("", {"crop": 3}))
-    vector = refiner.nothing([Prompt("", {"picture_size": (8, 16)})]).vector[0]
+    vector = refiner.null_condition([Prompt("", {"picture_size": (8, 16)})]).vector[0]
     waves = sinusoidal(torch.tensor([8.0, 16, 0, 0, 2.5]), 256).flatten()
     torch.testing.assert_close(vector[6:], waves)
 
@@ -162,7 +163,7 @@ def test_sizes_come_from_the_prompt_the_picture_or_the_model():
 def test_sdxl_without_a_negative_prompt_points_away_from_zeros():
     conditioner = small("sdxl", SMALL, OTHER)
     with torch.no_grad():
-        nothing = conditioner.nothing([Prompt("a", {"picture_size": (8, 16)})])
+        nothing = conditioner.null_condition([Prompt("a", {"picture_size": (8, 16)})])
         empty = conditioner([Prompt("", {"picture_size": (8, 16)})])
     assert not nothing.tokens.values.any()
     assert nothing.tokens.mask.all()
@@ -190,23 +191,25 @@ def test_what_is_too_long_is_said_in_its_own_words():
     conditioner = small(
         "sd3", SMALL, OTHER, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
     )
-    assert conditioner.unread(Prompt("a red fox in the snow")) == []
+    assert conditioner.truncated(Prompt("a red fox in the snow")) == []
     middling = Prompt("a red fox, " * 55 + "and an owl")  # within the pages of CLIP
-    (said,) = conditioner.unread(middling)
+    (said,) = conditioner.truncated(middling)
     assert re.fullmatch(
         r"the T5 tower reads 255 pieces of a prompt; not read: '.*fox, and an owl'", said
     )
-    assert len(conditioner.unread(Prompt("a red fox, " * 300))) == 3
+    assert len(conditioner.truncated(Prompt("a red fox, " * 300))) == 3
     weighted = Prompt("(a red fox:1.2) " * 70 + "and an owl", {"emphasis": "mean"})
-    assert len(conditioner.unread(weighted)) == 1
-    (said,) = small("flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)).unread(
-        Prompt("ab " * 600)
-    )
+    assert len(conditioner.truncated(weighted)) == 1
+    (said,) = small(
+        "flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+    ).truncated(Prompt("ab " * 600))
     assert said.startswith(
         "the T5 tower reads 511 pieces"
     )  # what CLIP leaves out of its vector, T5 has read
     begun = time.process_time()
-    assert "not read" in conditioner.unread(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
+    assert (
+        "not read" in conditioner.truncated(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
+    )
     assert time.process_time() - begun < 20
 
 
@@ -224,9 +227,9 @@ def test_breaks_and_weights_are_read_when_asked_for():
     torch.testing.assert_close(parted[:, 77:], encoded(conditioner, "snow").tokens.values)
     with pytest.raises(BadInput, match="unknown emphasis 'men'; did you mean 'mean'"):
         encoded(conditioner, "a", emphasis="men")
-    composed = conditioner.parts(Prompt("a AND b :2", {"emphasis": "mean"}))
-    assert [(one.text, weight) for one, weight in composed] == [("a", 1.0), ("b", 2.0)]
-    assert len(conditioner.parts(Prompt("a AND b :2"))) == 1
+    composed = split_prompt(Prompt("a AND b :2", {"emphasis": "mean"}))
+    assert [(prompt.text, weight) for prompt, weight in composed] == [("a", 1.0), ("b", 2.0)]
+    assert len(split_prompt(Prompt("a AND b :2"))) == 1
 
 
 @torch.no_grad()
@@ -256,17 +259,13 @@ def test_the_web_ui_scales_and_gives_the_page_its_mean_back():
 
 def test_a_prompt_may_change_with_the_steps():
     conditioner = small()
-    asked = Prompt("[a fox:an owl:0.5]", {"emphasis": "mean"})
-    assert [conditioner.at(asked, step, 10).text for step in (0, 4, 5, 9)] == [
-        "a fox",
-        "a fox",
-        "an owl",
-        "an owl",
-    ]
-    assert conditioner.at(asked, 9, 10).given is asked.given
-    for same in (Prompt(asked.text), Prompt("a (fox:1.3)", asked.given)):
-        assert conditioner.at(same, 5, 10) is same
-    first = encoded(conditioner, asked.text, emphasis="mean").tokens.values
+    scheduled = Prompt("[a fox:an owl:0.5]", {"emphasis": "mean"})
+    texts = [prompt_at(scheduled, step, 10).text for step in (0, 4, 5, 9)]
+    assert texts == ["a fox", "a fox", "an owl", "an owl"]
+    assert prompt_at(scheduled, 9, 10).given is scheduled.given
+    for constant in (Prompt(scheduled.text), Prompt("a (fox:1.3)", scheduled.given)):
+        assert prompt_at(constant, 5, 10) is constant
+    first = encoded(conditioner, scheduled.text, emphasis="mean").tokens.values
     torch.testing.assert_close(first, encoded(conditioner, "a fox").tokens.values)
 
 
@@ -330,8 +329,8 @@ def test_a_config_that_cannot_work_is_refused():
 
 def test_each_tower_takes_the_vectors_of_its_width():
     conditioner = small("sdxl", SMALL, OTHER)
-    conditioner.add_word("owl", [torch.randn(2, 8), torch.randn(1, 12)])
-    conditioner.add_word("bear", [torch.randn(1, 12)])
+    conditioner.add_embedding("owl", [torch.randn(2, 8), torch.randn(1, 12)])
+    conditioner.add_embedding("bear", [torch.randn(1, 12)])
     ids = [reader.pages([[("owl bear", 1.0)]])[0].ids for reader in conditioner.towers]
     assert ids[0][1:3] == (49_408, 49_409)
     assert ids[0][3] < 49_406

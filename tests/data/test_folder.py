@@ -1,4 +1,4 @@
-"""Folders and zips of pictures: what is found, with which captions and labels, and what is refused."""
+"""Folders and zips of pictures: what is examination, with which captions and labels, and what is refused."""
 
 import json
 import zipfile
@@ -25,19 +25,19 @@ def lines(*rows: object) -> str:
 
 def test_pictures_come_in_the_order_of_their_names(place):
     path = place(THREE | {"notes.md": "no picture", "b/.hidden.png": png(3), ".git/x.png": png(4)})
-    assert [(one.name, one.picture) for one in examples(path)] == [
+    assert [(example.name, example.picture) for example in examples(path)] == [
         (name, THREE[name]) for name in sorted(THREE)
     ]
 
 
-def test_what_systems_leave_behind_does_not_count(place):
+def test_files_that_systems_leave_behind_are_skipped(place):
     path = place(
         {"a.png": png(1), "__MACOSX/a.png": png(2), "._a.png": b"\0", "b/.Trash/c.png": png(3)}
     )
-    assert [one.name for one in examples(path)] == ["a.png"]
+    assert [example.name for example in examples(path)] == ["a.png"]
 
 
-def test_several_places_follow_each_other(tmp_path):
+def test_several_folders_and_zips_follow_each_other(tmp_path):
     write_folder(tmp_path / "z", {"1.png": png(1)})
     write_zip(tmp_path / "a.zip", {"0.png": png(0)})
     source = Config(paths=(str(tmp_path / "z"), str(tmp_path / "a.zip")), licence="CC0").build()
@@ -51,43 +51,47 @@ def test_several_places_follow_each_other(tmp_path):
 
 @pytest.mark.parametrize("file", ["metadata.jsonl", "anything.jsonl"])
 @pytest.mark.parametrize(
-    ("named", "said", "class_"), [("file_name", "text", "label"), ("file", "caption", "class_name")]
+    ("file_key", "text_key", "label_key"),
+    [("file_name", "text", "label"), ("file", "caption", "class_name")],
 )
-def test_rows_of_json_say_captions_and_labels(place, file, named, said, class_):
-    rows = lines({named: "b/2.png", said: "zwei 🦊", class_: 7}, {named: "a.png", said: "eins"})
+def test_json_rows_hold_captions_and_labels(place, file, file_key, text_key, label_key):
+    rows = lines(
+        {file_key: "b/2.png", text_key: "zwei 🦊", label_key: 7},
+        {file_key: "a.png", text_key: "eins"},
+    )
     got = examples(place(THREE | {file: rows}))
-    assert [(one.name, one.caption, one.label) for one in got] == [
+    assert [(example.name, example.caption, example.label) for example in got] == [
         ("a.png", "eins", None),
         ("b/2.png", "zwei 🦊", "7"),
     ]
 
 
-def test_rows_of_csv_say_captions_and_labels(place):
+def test_csv_rows_hold_captions_and_labels(place):
     csv = '\ufefffile_name,text,label\na.png,"one, ""quoted""\nline",x\nb/2.png,two\n'
     got = examples(place(THREE | {"metadata.csv": csv}))
-    assert [(one.caption, one.label) for one in got] == [
+    assert [(example.caption, example.label) for example in got] == [
         ('one, "quoted"\nline', "x"),
         ("two", None),
     ]
 
 
-def test_rows_name_files_beside_their_own(place):
+def test_rows_name_files_relative_to_their_own_file(place):
     got = examples(
         place(THREE | {"b/metadata.jsonl": lines({"file_name": "2.png", "text": "two"})})
     )
-    assert [(one.name, one.caption) for one in got] == [("b/2.png", "two")]
+    assert [(example.name, example.caption) for example in got] == [("b/2.png", "two")]
 
 
-def test_captions_lie_beside_pictures(place):
+def test_captions_are_in_text_files_next_to_pictures(place):
     got = examples(place(THREE | {"a.txt": " one \n", "b/2.txt": "\ufeffzwei ü"}))
-    assert [one.caption for one in got] == ["one", "", "zwei ü"]
+    assert [example.caption for example in got] == ["one", "", "zwei ü"]
 
 
-def test_folders_are_labels_where_nothing_else_is_said(place):
-    assert [one.label for one in examples(place(THREE))] == [None, "b", "b"]
+def test_folders_are_labels_where_there_are_no_rows(place):
+    assert [example.label for example in examples(place(THREE))] == [None, "b", "b"]
 
 
-def test_rows_of_json_that_name_no_files_are_no_metadata(place):
+def test_json_rows_that_name_no_files_are_not_metadata(place):
     assert len(examples(place(THREE | {"log.jsonl": lines({"loss": 1}, {"loss": 2})}))) == 3
 
 
@@ -98,11 +102,14 @@ ROWS = lines(
 )
 
 
-def test_only_rows_that_say_so_count(place):
+def test_only_keeps_pictures_with_matching_rows(place):
     path = place(THREE | {"rows.jsonl": ROWS})
-    assert [one.name for one in examples(path)] == ["a.png", "b/10.PNG", "b/2.png"]
-    assert [one.name for one in examples(path, only={"split": "train"})] == ["a.png", "b/10.PNG"]
-    assert [one.name for one in examples(path, only={"split": "train", "part": "3"})] == [
+    assert [example.name for example in examples(path)] == ["a.png", "b/10.PNG", "b/2.png"]
+    assert [example.name for example in examples(path, only={"split": "train"})] == [
+        "a.png",
+        "b/10.PNG",
+    ]
+    assert [example.name for example in examples(path, only={"split": "train", "part": "3"})] == [
         "b/10.PNG"
     ]
 
@@ -110,7 +117,7 @@ def test_only_rows_that_say_so_count(place):
 def test_the_keys_of_captions_and_labels_can_be_chosen(place):
     path = place(THREE | {"rows.jsonl": ROWS})
     got = examples(path, caption="long", label="kind")
-    assert [(one.caption, one.label) for one in got] == [
+    assert [(example.caption, example.label) for example in got] == [
         ("a long one", "x"),
         ("ten", "y"),
         ("", "y"),
@@ -166,12 +173,12 @@ def test_a_key_that_nothing_has_is_refused(place, options, message):
         ({"a.txt": b"caf\xe9"}, "a.txt is not UTF-8 text"),
     ],
 )
-def test_data_that_cannot_be_meant_is_refused(place, files, message):
+def test_malformed_metadata_is_refused(place, files, message):
     with pytest.raises(BadInput, match=message):
         examples(place(files if "notes.md" in files else {"a.png": png(1)} | files))
 
 
-def test_a_place_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_folder_or_zip_is_refused(tmp_path):
     with pytest.raises(BadInput, match="wanted at least one folder or zip"):
         Config(paths=()).build()
     with pytest.raises(BadInput, match=r"there is no folder or zip file '.*none'"):
@@ -194,12 +201,12 @@ def test_broken_pictures_are_named_and_counted(place):
     ):
         examine(source)
     seen = []
-    found = examine(
+    examination = examine(
         replace(source.config, broken="skip").build(),
         progress=lambda done, of: seen.append((done, of)),
     )
-    assert found.good == (0, 5)
-    assert [text.split(":")[0] for text in found.broken] == sorted(broken)
+    assert examination.good == (0, 5)
+    assert [text.split(":")[0] for text in examination.broken] == sorted(broken)
     assert seen == [(done, 6) for done in range(1, 7)]
 
 
@@ -215,30 +222,30 @@ def test_a_zip_that_is_damaged_inside_has_broken_pictures(tmp_path):
     data[data.index(png(2)) + 50] ^= 255
     (tmp_path / "a.zip").write_bytes(data)
     source = Config(paths=(str(tmp_path / "a.zip"),), broken="skip").build()
-    found = examine(source)
-    assert found.good == (0,)
-    assert found.broken[0].startswith("b.png: cannot be read from")
+    examination = examine(source)
+    assert examination.good == (0,)
+    assert examination.broken[0].startswith("b.png: cannot be read from")
 
 
-def test_names_that_lead_out_of_a_zip_are_only_names(tmp_path):
+def test_names_that_point_out_of_a_zip_write_nothing(tmp_path):
     inside = tmp_path / "deep" / "inside"
     inside.mkdir(parents=True)
     with zipfile.ZipFile(inside / "a.zip", "w") as archive:
         for number, name in enumerate(["../../evil.png", "/evil.png", "a/../b.png"]):
             archive.writestr(name, png(number))
-        archive.writestr("../../evil.txt", "said")
+        archive.writestr("../../evil.txt", "a caption")
     before = sorted(tmp_path.rglob("*"))
     got = examples(str(inside / "a.zip"))
-    assert sorted(one.picture for one in got) == sorted(png(number) for number in range(3))
-    assert {one.caption for one in got} == {"", "said"}
+    assert sorted(example.picture for example in got) == sorted(png(number) for number in range(3))
+    assert {example.caption for example in got} == {"", "a caption"}
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_digest_knows_pictures_captions_and_labels(tmp_path):
+def test_the_digest_depends_on_pictures_captions_and_labels(tmp_path):
     def of(name: str, **files: bytes | str) -> str:
         data = {
-            key.replace("_", "."): one.encode() if isinstance(one, str) else one
-            for key, one in files.items()
+            key.replace("_", "."): text.encode() if isinstance(text, str) else text
+            for key, text in files.items()
         }
         write_folder(tmp_path / name, data)
         return examine(Config(paths=(str(tmp_path / name),)).build()).digest

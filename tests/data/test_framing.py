@@ -27,20 +27,20 @@ def test_any_picture_becomes_a_square(size, framing):
     assert pixels[:, 0, 0].tolist() == [1, 2, 3]
 
 
-def test_the_centre_is_cut_and_nothing_scaled_where_the_short_side_fits():
+def test_the_centre_is_cropped_without_resizing_where_the_short_side_fits():
     assert Framing(8)(RAMP)[0, 0].tolist() == list(range(60, 140, 10))
     assert Framing(4, short_side=8)(RAMP)[0, 0].tolist() == list(range(80, 120, 10))
     turned = Framing(8)(RAMP.transpose(Image.Transpose.TRANSPOSE))
     assert turned[0, :, 0].tolist() == list(range(60, 140, 10))
 
 
-def test_the_short_side_is_scaled():
+def test_the_short_side_is_resized():
     pixels = Framing(4)(RAMP)
     assert pixels.shape == (3, 4, 4)
     assert torch.equal(pixels, to_bytes(RAMP.resize((10, 4), Image.Resampling.LANCZOS))[:, :, 3:7])
 
 
-def test_random_cuts_lie_everywhere_and_are_the_same_for_a_position():
+def test_random_crops_cover_the_picture_and_are_the_same_for_a_position():
     framing = Framing(8, crop="random")
     lefts = [
         int(framing(RAMP, seed=1, position=position)[0, 0, 0]) // 10 for position in range(200)
@@ -61,7 +61,7 @@ def test_half_of_the_pictures_are_mirrored():
     assert all(torch.equal(framing(RAMP, 0, p), plain) for p in range(200) if not mirrored[p])
 
 
-def test_only_a_frame_without_chance_is_fixed():
+def test_only_framing_without_randomness_is_fixed():
     framings = (Framing(8), Framing(8, 12), Framing(8, crop="random"), Framing(8, mirror=True))
     assert [framing.fixed for framing in framings] == [True, True, False, False]
 
@@ -70,14 +70,18 @@ def test_only_a_frame_without_chance_is_fixed():
     "given",
     [{"size": 0}, {"size": 8, "short_side": 7}, {"size": -1}, {"size": 8, "short_side": -9}],
 )
-def test_a_frame_that_cannot_be_cut_is_refused(given):
+def test_impossible_framing_is_refused(given):
     with pytest.raises(BadInput, match="framing: wanted 0 < size ≤ short_side"):
         Framing(**given)
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    rows = '{"file": "a.png", "text": "one", "label": "x"}\n{"file": "b.png"}\n{"file": "c.png", "text": "three"}\n'
+    rows = (
+        '{"file": "a.png", "text": "one", "label": "x"}\n'
+        '{"file": "b.png"}\n'
+        '{"file": "c.png", "text": "three"}\n'
+    )
     files = {
         "a.png": png(1),
         "b.png": b"broken",
@@ -99,11 +103,11 @@ def test_a_dataset_numbers_the_good_pictures(dataset):
         assert torch.equal(images[row], pixels.float() / 127.5 - 1)
 
 
-def test_a_dataset_knows_what_is_said_of_its_pictures(dataset):
+def test_a_dataset_has_prompts_and_hashes_of_its_pictures(dataset):
     prompts = dataset.prompts([1, 0])
     assert [(prompt.text, dict(prompt.given)) for prompt in prompts] == [
         ("three", {}),
         ("one", {"label": "x"}),
     ]
-    assert dataset.hashes([1, 0, 1]) == [dataset.found.hashes[index] for index in (1, 0, 1)]
-    assert len(set(dataset.found.hashes)) == 2
+    assert dataset.hashes([1, 0, 1]) == [dataset.examination.hashes[index] for index in (1, 0, 1)]
+    assert len(set(dataset.examination.hashes)) == 2

@@ -50,44 +50,44 @@ def opened(tmp_path):
 
 
 @pytest.mark.parametrize("spread", [True, False])
-def test_it_gives_back_what_the_autoencoder_made(data, opened, spread):
-    source, found = data
+def test_reading_returns_what_the_autoencoder_encoded(data, opened, spread):
+    source, examination = data
     cache, encoder = opened(), Encoder(spread)
-    cache.fill(source, found, encoder, batch=2)
-    got = cache.read([found.hashes[index] for index in (3, 0, 3)])
-    want = encoder(Dataset(source, found, Framing(4), 0).images([0] * 3, [3, 0, 3]))
+    cache.fill(source, examination, encoder, batch=2)
+    got = cache.read([examination.hashes[index] for index in (3, 0, 3)])
+    want = encoder(Dataset(source, examination, Framing(4), 0).images([0] * 3, [3, 0, 3]))
     assert torch.equal(got.mean, want.mean)
     assert (got.deviation is None) is not spread
     assert not spread or torch.equal(got.deviation, want.deviation)
 
 
 def test_each_different_picture_is_encoded_once(data, opened):
-    source, found = data
+    source, examination = data
     encoder, seen = Encoder(), []
-    opened().fill(source, found, encoder, batch=2, progress=lambda *done: seen.append(done))
+    opened().fill(source, examination, encoder, batch=2, progress=lambda *done: seen.append(done))
     assert encoder.seen == 5
     assert seen == [(2, 5), (4, 5), (5, 5)]
-    opened().fill(source, found, encoder, batch=2, progress=lambda *done: seen.append(done))
+    opened().fill(source, examination, encoder, batch=2, progress=lambda *done: seen.append(done))
     assert encoder.seen == 5
     assert len(seen) == 3
 
 
 def test_interrupted_work_is_kept(data, opened):
-    source, found = data
+    source, examination = data
     first, second = Encoder(fails_after=4), Encoder()
     with pytest.raises(KeyboardInterrupt):
-        opened().fill(source, found, first, batch=2)
-    opened().fill(source, found, second, batch=2)
+        opened().fill(source, examination, first, batch=2)
+    opened().fill(source, examination, second, batch=2)
     assert (first.seen, second.seen) == (4, 1)
 
 
 def test_entries_are_kept_by_autoencoder_framing_and_content(data, opened, tmp_path):
-    source, found = data
+    source, examination = data
     for number, options in enumerate(
         [{}, {"autoencoder": "other"}, {"framing": Framing(2)}, {"framing": Framing(4, 6)}]
     ):
         encoder = Encoder()
-        opened(**options).fill(source, found, encoder)
+        opened(**options).fill(source, examination, encoder)
         assert encoder.seen == 5, number
     write_folder(tmp_path / "renamed", {"x.png": png(4), "y.png": png(9)})
     other, encoder = Config(paths=(str(tmp_path / "renamed"),)).build(), Encoder()
@@ -96,12 +96,12 @@ def test_entries_are_kept_by_autoencoder_framing_and_content(data, opened, tmp_p
 
 
 @pytest.mark.parametrize("framing", [Framing(4, crop="random"), Framing(4, mirror=True)])
-def test_a_frame_left_to_chance_is_refused(opened, framing):
+def test_random_framing_is_refused(opened, framing):
     with pytest.raises(BadInput, match='set crop = "centre" and mirror = false'):
         opened(framing=framing)
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(opened, tmp_path):
+def test_a_file_that_cannot_be_written_is_one_sentence(opened, tmp_path):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.sqlite").write_bytes(b"no data base" * 100)
@@ -111,25 +111,29 @@ def test_a_place_that_cannot_be_written_is_one_sentence(opened, tmp_path):
         tmp_path / "broken.sqlite",
     ):
         with pytest.raises(
-            CannotSave, match=r"^cannot save the latent cache .*: .*; what was there is kept.$"
+            CannotSave, match=r"^cannot save the latent cache .*: .*; what it held is unchanged.$"
         ):
             opened(path=path)
 
 
-def test_a_full_disk_keeps_what_was_there(data, opened):
-    source, found = data
+def test_a_full_disk_leaves_the_cache_unchanged(data, opened):
+    source, examination = data
     cache = opened()
     cache.fill(source, examine(source), Encoder(), batch=2)
     cache = opened(autoencoder="other")
     pages = cache._file.execute("pragma page_count").fetchone()[0]
     cache._file.execute(f"pragma max_page_count = {pages}")
     with pytest.raises(
-        CannotSave, match=r"cannot save the latent cache '.*sqlite': .*full; what was there is kept"
+        CannotSave,
+        match=r"cannot save the latent cache '.*sqlite': .*full; what it held is unchanged",
     ):
         cache.fill(
-            source, found, lambda images: Encoding(torch.zeros(len(images), 4, 99, 99)), batch=2
+            source,
+            examination,
+            lambda images: Encoding(torch.zeros(len(images), 4, 99, 99)),
+            batch=2,
         )
-    assert opened().read(found.hashes).mean.shape == (7, 2, 2, 2)
+    assert opened().read(examination.hashes).mean.shape == (7, 2, 2, 2)
 
 
 def test_the_file_is_closed(opened):

@@ -15,7 +15,7 @@ from safelight.denoisers.control.unet import Config
 from safelight.denoisers.unet import Config as UNetConfig
 from safelight.denoisers.unet import Level, Norm
 from safelight.errors import BadInput
-from safelight.types.networks import Condition, Denoiser, Skippable, Tokens
+from safelight.types.networks import Condition, Denoiser, Tokens
 
 SMALL = UNetConfig(
     levels=(Level(32, 1, 2), Level(64, 1, 4)), blocks=1, text_width=8, norm=Norm(8), classes=3
@@ -73,10 +73,9 @@ def test_a_fresh_branch_of_a_transformer_changes_nothing_and_learns(kind):
     )
     assert isinstance(branch, Branch)
     assert isinstance(held, Denoiser)
-    assert isinstance(held, Skippable)
     answer = held(noisy, time, given)
     assert torch.equal(answer, network(noisy, time, given))
-    assert torch.equal(held.without((), ())(noisy, time, given), answer)
+    assert torch.equal(held.variant((), ())(noisy, time, given), answer)
     answer.square().sum().backward()
     assert all(zero.weight.grad.abs().sum() > 0 for zero in branch.zeros)
     prepared = held.prepare(given)
@@ -98,14 +97,13 @@ def test_it_is_a_denoiser_that_can_be_prepared_and_left_out_of(parts):
     network, branch, _, given, noisy, time = parts
     controlled = Controlled(network, branch, HINT)
     assert isinstance(controlled, Denoiser)
-    assert isinstance(controlled, Skippable)
-    assert controlled.grain == network.grain
-    assert controlled.hears == network.hears == {"noise_level"}
+    assert controlled.size_multiple == network.size_multiple
+    assert controlled.scalar_names == network.scalar_names == {"noise_level"}
     answer = controlled(noisy, time, given)
     assert not torch.allclose(answer, network(noisy, time, given), atol=1e-3)
     assert torch.equal(controlled(noisy, time, controlled.prepare(given)), answer)
-    assert torch.equal(controlled.without((), ())(noisy, time, given), answer)
-    assert not torch.allclose(controlled.without((), (0,))(noisy, time, given), answer, atol=1e-4)
+    assert torch.equal(controlled.variant((), ())(noisy, time, given), answer)
+    assert not torch.allclose(controlled.variant((), (0,))(noisy, time, given), answer, atol=1e-4)
 
 
 @torch.no_grad()

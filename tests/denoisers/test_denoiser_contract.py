@@ -13,7 +13,7 @@ import safelight.denoisers
 from safelight.config import read
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.errors import BadInput
-from safelight.types.networks import Condition, Denoiser, Hearing, Tokens
+from safelight.types.networks import Condition, Denoiser, Tokens
 
 SMALL = {
     "width": 32,
@@ -214,8 +214,8 @@ def test_time_and_latents_matter(network, case):
 
 
 def test_guidance_that_it_does_not_hear_is_refused_when_a_run_is_set_up(network, case):
-    assert isinstance(network, Hearing)
-    assert ("scalars" in OPEN[case]) == bool(network.hears)
+    assert isinstance(network, Denoiser)
+    assert ("scalars" in OPEN[case]) == bool(network.scalar_names)
     with pytest.raises(BadInput, match="wants a network that hears 'brightness'"):
         Distilled(2.0, "brightness").begin(lambda by: network)
 

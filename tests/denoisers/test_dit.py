@@ -6,7 +6,7 @@ import torch
 from safelight.denoisers.dit import Config
 from safelight.errors import BadInput
 from safelight.nn.attention import lonely
-from safelight.types.networks import Condition, Skippable, Tokens
+from safelight.types.networks import Condition, Denoiser, Tokens
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "text_width": 8}
 
@@ -82,9 +82,9 @@ def skewed(**changes):
 @pytest.mark.parametrize("text", ["none", "cross", "joint"])
 def test_left_out_blocks_are_as_if_they_were_not_there(text):
     network, noisy, time, given = skewed(text=text)
-    assert isinstance(network, Skippable)
-    found = network.without((0, 2), ())(noisy, time, given)
-    assert torch.equal(network.without((), ())(noisy, time, given), network(noisy, time, given))
+    assert isinstance(network, Denoiser)
+    found = network.variant((0, 2), ())(noisy, time, given)
+    assert torch.equal(network.variant((), ())(noisy, time, given), network(noisy, time, given))
     for block in (network.blocks[0], network.blocks[2]):
         for gate in (block.modulation.linear.weight, block.modulation.linear.bias):
             rows = gate.data.view(6, 24, -1)
@@ -99,7 +99,7 @@ def test_left_out_blocks_are_as_if_they_were_not_there(text):
 def test_patches_that_see_only_themselves_have_the_identity_as_their_map(text):
     """Then attention gives each patch its own value."""
     network, noisy, time, given = skewed(text=text)
-    found = network.without((), (1,))(noisy, time, given)
+    found = network.variant((), (1,))(noisy, time, given)
     assert not torch.allclose(found, network(noisy, time, given), atol=1e-3)
     attention = network.blocks[1].attention
     attention.forward = lambda x, turn, mask: attention.out(attention.qkv(x)[..., 48:])
@@ -109,7 +109,7 @@ def test_patches_that_see_only_themselves_have_the_identity_as_their_map(text):
 def test_patches_that_see_only_themselves_know_nothing_of_the_others():
     """Where all blocks are so, and the text with all that it saw is masked, a patch's answer is its own."""
     network, noisy, time, given = skewed(text="none")
-    alone = network.without((), (0, 1, 2))
+    alone = network.variant((), (0, 1, 2))
     other = noisy.clone()
     other[..., 2:] = 7
     assert torch.equal(alone(noisy, time, given)[..., :2], alone(other, time, given)[..., :2])
@@ -127,16 +127,19 @@ def test_joint_text_sees_and_is_seen_as_before():
         *([1, 0, *row] for row in torch.eye(3).int().tolist()),
     ]
     network, noisy, time, given = skewed(text="joint")
-    alone = network.without((), (0, 1, 2))
+    alone = network.variant((), (0, 1, 2))
     assert not torch.allclose(alone(noisy, time, given), network(noisy, time, given), atol=1e-3)
     told = Condition(Tokens(given.tokens.values + 1, given.tokens.mask))
     assert not torch.allclose(alone(noisy, time, given), alone(noisy, time, told), atol=1e-3)
 
 
-@pytest.mark.parametrize("blocks", [{"skip": (3,), "alone": ()}, {"skip": (), "alone": (-1,)}])
+@pytest.mark.parametrize(
+    "blocks",
+    [{"skip_blocks": (3,), "self_only_blocks": ()}, {"skip_blocks": (), "self_only_blocks": (-1,)}],
+)
 def test_blocks_that_are_not_there_are_refused(blocks):
     with pytest.raises(BadInput, match="this transformer has the blocks 0 to 2, not"):
-        skewed()[0].without(**blocks)
+        skewed()[0].variant(**blocks)
 
 
 @pytest.mark.parametrize(

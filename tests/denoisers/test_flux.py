@@ -13,7 +13,7 @@ from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
 from safelight.layouts.text_families import joined
 from safelight.nn.text_models import clip, t5
-from safelight.types.networks import Condition, Prompt, Skippable, Tokens
+from safelight.types.networks import Condition, Denoiser, Prompt, Tokens
 
 SMALL = {
     "channels": 4,
@@ -51,7 +51,7 @@ def test_it_starts_at_zero_and_its_blocks_as_the_identity(config):
     torch.nn.init.normal_(network.final.linear.weight)
     with_blocks = network(noisy, time, told)
     assert with_blocks.std() > 0.1
-    assert torch.equal(network.without(range(4), ())(noisy, time, told), with_blocks)
+    assert torch.equal(network.variant(range(4), ())(noisy, time, told), with_blocks)
 
 
 def test_latents_are_packed_channel_first():
@@ -113,16 +113,16 @@ def test_schnell_refuses_guidance_before_the_first_step():
 @pytest.mark.parametrize("changes", [{}, SECOND])
 def test_left_out_blocks_are_as_if_they_were_not_there(changes):
     network, noisy, time, told = skewed(**changes)
-    assert isinstance(network, Skippable)
-    found = network.without((0, 3), ())(noisy, time, told)
-    assert torch.equal(network.without((), ())(noisy, time, told), network(noisy, time, told))
+    assert isinstance(network, Denoiser)
+    found = network.variant((0, 3), ())(noisy, time, told)
+    assert torch.equal(network.variant((), ())(noisy, time, told), network(noisy, time, told))
     del network.doubles[0], network.singles[1]
     assert torch.equal(found, network(noisy, time, told))
 
 
 def test_patches_that_see_only_themselves_know_nothing_of_the_others():
     network, noisy, time, told = skewed()
-    alone = network.without((), range(4))
+    alone = network.variant((), range(4))
     other = noisy.clone()
     other[..., 2:] = 7
     assert torch.equal(
@@ -131,10 +131,13 @@ def test_patches_that_see_only_themselves_know_nothing_of_the_others():
     assert not torch.allclose(alone(noisy, time, told), network(noisy, time, told), atol=1e-3)
 
 
-@pytest.mark.parametrize("blocks", [{"skip": (4,), "alone": ()}, {"skip": (), "alone": (-1,)}])
+@pytest.mark.parametrize(
+    "blocks",
+    [{"skip_blocks": (4,), "self_only_blocks": ()}, {"skip_blocks": (), "self_only_blocks": (-1,)}],
+)
 def test_blocks_that_are_not_there_are_refused(blocks):
     with pytest.raises(BadInput, match="has the blocks 0 to 3, not"):
-        skewed()[0].without(**blocks)
+        skewed()[0].variant(**blocks)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from safelight.denoisers.mmdit import Config
 from safelight.errors import BadInput
-from safelight.types.networks import Condition, Skippable, Tokens
+from safelight.types.networks import Condition, Denoiser, Tokens
 
 SMALL = {
     "channels": 4,
@@ -43,8 +43,8 @@ def test_it_starts_at_zero_and_its_blocks_as_the_identity():
 @pytest.mark.parametrize("skip", [(0,), (1, 2)])
 def test_left_out_blocks_are_as_if_they_were_not_there(skip):
     network, noisy, time, given = skewed(dual=(0, 1))
-    assert isinstance(network, Skippable)
-    found = network.without(skip, ())(noisy, time, given)
+    assert isinstance(network, Denoiser)
+    found = network.variant(skip, ())(noisy, time, given)
     assert not torch.allclose(found, network(noisy, time, given), atol=1e-3)
     for index in skip:
         for stream in (network.blocks[index].patches, network.blocks[index].text):
@@ -57,7 +57,7 @@ def test_left_out_blocks_are_as_if_they_were_not_there(skip):
 def test_patches_that_see_only_themselves_and_the_text_know_nothing_of_the_others():
     """Where all blocks are so, a change elsewhere reaches a patch through the text alone, if there is any."""
     network, noisy, time, given = skewed(dual=(0,))
-    alone = network.without((), (0, 1, 2))
+    alone = network.variant((), (0, 1, 2))
     other = noisy.clone()
     other[..., 2:] = 7
     assert torch.equal(

@@ -11,7 +11,7 @@ from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import LinearBeta
 from safelight.errors import BadInput
-from safelight.types.networks import Condition, Prompt, Skippable
+from safelight.types.networks import Condition, Denoiser, Prompt
 
 SMALL = {"width": 24, "depth": 3, "heads": 2, "side": 3, "classes": 5}
 
@@ -54,18 +54,18 @@ def test_nothing_said_is_the_class_after_the_last():
 
 def test_left_out_blocks_are_as_if_they_were_not_there():
     network, noisy, time, given = skewed(embedders="each")
-    assert isinstance(network, Skippable)
-    found = network.without((0, 2), ())(noisy, time, given)
+    assert isinstance(network, Denoiser)
+    found = network.variant((0, 2), ())(noisy, time, given)
     assert not torch.allclose(found, network(noisy, time, given), atol=1e-3)
     for block in (network.blocks[0], network.blocks[2]):
         for one in (block.modulation.linear.weight, block.modulation.linear.bias):
             one.data.view(6, 24, -1)[2::3] = 0  # the gates
     torch.testing.assert_close(found, network(noisy, time, given))
-    alone, other = network.without((), (0, 1, 2)), noisy.clone()
+    alone, other = network.variant((), (0, 1, 2)), noisy.clone()
     other[..., 2:] = 7
     assert torch.equal(alone(noisy, time, given)[..., :2], alone(other, time, given)[..., :2])
     with pytest.raises(BadInput, match="this transformer has the blocks 0 to 2, not 3"):
-        network.without((3,), ())
+        network.variant((3,), ())
 
 
 def test_a_learned_variance_is_read_and_taught():

@@ -12,7 +12,7 @@ from safelight.nn.attention import CrossAttention
 from safelight.nn.kernels.convolution import Convolution3
 from safelight.nn.norms import GroupNorm
 from safelight.nn.spatial_transformer import PlainAttention, Transformer
-from safelight.types.networks import Condition, Skippable, Tokens
+from safelight.types.networks import Condition, Denoiser, Tokens
 
 SMALL = Config(levels=(Level(32, 1, 2), Level(64, 2, 4)), blocks=1, text_width=8, norm=Norm(8))
 PLAIN = replace(SMALL, levels=(Level(32, 1, 2), Level(64, 1, 4)), text_width=0)
@@ -53,9 +53,9 @@ def test_stable_diffusion_1_has_sixteen_layers_of_attention():
 @torch.no_grad()
 def test_left_out_attention_is_as_if_it_were_not_there(config):
     network, noisy, time, given = skewed(config)
-    assert isinstance(network, Skippable)
-    assert torch.equal(network.without((), ())(noisy, time, given), network(noisy, time, given))
-    found = network.without((0, 2), ())(noisy, time, given)
+    assert isinstance(network, Denoiser)
+    assert torch.equal(network.variant((), ())(noisy, time, given), network(noisy, time, given))
+    found = network.variant((0, 2), ())(noisy, time, given)
     assert not torch.allclose(found, network(noisy, time, given), atol=1e-3)
     layers = [one for one in network.modules() if isinstance(one, Transformer | PlainAttention)]
     for layer in (layers[0], layers[2]):
@@ -81,7 +81,7 @@ def test_places_that_see_only_themselves_know_nothing_of_the_others(config):
 def test_layers_that_are_not_there_are_refused():
     network, *_ = skewed()
     with pytest.raises(BadInput, match="attention layers 0 to 6, not 7"):
-        network.without((7,), ())
+        network.variant((7,), ())
 
 
 @torch.no_grad()

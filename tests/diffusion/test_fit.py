@@ -8,7 +8,7 @@ import torch
 from making import tiny_model
 from safelight import Settings, TextToImage
 from safelight.config import Slot
-from safelight.diffusion.compatibility import demand_fit
+from safelight.diffusion.compatibility import require_fit
 from safelight.diffusion.guidance.cfg_plus_plus import CFGPlusPlus
 from safelight.diffusion.guidance.interval import Interval
 from safelight.diffusion.guidance.none import Unguided
@@ -41,22 +41,22 @@ def test_cfg_plus_plus_goes_with_the_samplers_in_which_found_noise_counts(spelle
     sampler = SAMPLERS.read(spelled)
     counts = not torch.allclose(end(sampler, 0.5), end(sampler, -0.5), atol=1e-3)
     if counts:
-        demand_fit(sampler, Flow(), Interval(CFGPlusPlus()))
+        require_fit(sampler, Flow(), Interval(CFGPlusPlus()))
     else:
-        demand_fit(sampler, Flow(), Unguided())
+        require_fit(sampler, Flow(), Unguided())
         with pytest.raises(
             BadInput, match=r"wants a sampler that puts back the noise .*, .* does not"
         ):
-            demand_fit(sampler, Flow(), Interval(CFGPlusPlus()))
+            require_fit(sampler, Flow(), Interval(CFGPlusPlus()))
 
 
 def test_learned_variance_wants_a_model_that_learned_one():
-    demand_fit(DDPM("learned"), NoiseAndVariance(), Unguided())
-    demand_fit(DDPM("large"), Flow(), Unguided())
+    require_fit(DDPM("learned"), NoiseAndVariance(), Unguided())
+    require_fit(DDPM("large"), Flow(), Unguided())
     with pytest.raises(
         BadInput, match=r"learned variance wants a model that learned one.*take variance=small"
     ):
-        demand_fit(DDPM("learned"), Flow(), Unguided())
+        require_fit(DDPM("learned"), Flow(), Unguided())
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from safelight.diffusion.prediction import Clean, Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear, ScaledLinear
 from safelight.errors import BadInput
-from safelight.types.diffusion import Estimate, Pass, Question
-from safelight.types.networks import Condition
+from safelight.types.diffusion import Estimate, ModelCall, NetworkVariant
+from safelight.types.networks import Condition, Denoiser
 
 PROCESS = Process(Linear(), Flow())
 NOISY = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_guidance_is_the_same_in_the_space_of_the_answers():
         NOISY, level.time.expand(2), NO
     )
     torch.testing.assert_close(
-        run(ClassifierFree(4.0), level)[0], Flow().read(answer, NOISY, level).clean
+        run(ClassifierFree(4.0), level)[0], Flow().to_estimate(answer, NOISY, level).clean
     )
 
 
@@ -140,9 +140,9 @@ class Both:
     def begin(self, networks):
         return self
 
-    def ask(self, condition, negative, level):
-        weak = Question(condition, Pass("weak"))
-        return Question(condition), weak, Question(negative(None))
+    def calls(self, condition, negative, level):
+        weak = ModelCall(condition, NetworkVariant("weak"))
+        return ModelCall(condition), weak, ModelCall(negative(None))
 
     def combine(self, answers, noisy, level):
         return Estimate(torch.stack([answer.clean for answer in answers]))
@@ -207,18 +207,21 @@ def test_what_an_answer_carries_is_blended_with_it():
     torch.testing.assert_close(found.variance, found.clean + 2)
 
 
-class Parted(Recorder):
+class Parted(Recorder, Denoiser):
     """A network that can leave blocks out: then it answers with their numbers."""
 
-    def without(self, skip, alone):
-        return lambda noisy, time, condition: torch.full_like(noisy, sum(skip) + 10 * sum(alone))
+    size_multiple = 1
+
+    def variant(self, skip_blocks, self_only_blocks):
+        answer = sum(skip_blocks) + 10 * sum(self_only_blocks)
+        return lambda noisy, time, condition: torch.full_like(noisy, answer)
 
 
 @pytest.mark.parametrize(("rule", "answered"), [(SkipLayers, 3), (PerturbedAttention, 30)])
 def test_a_part_of_a_network_answers_for_itself(rule, answered):
     network = Parted()
     waist = guided(PROCESS, {"main": network}, rule(blocks=(1, 2), strength=0.5), YES, negative)
-    part = PROCESS.prediction.read(torch.full_like(NOISY, answered), NOISY, at(0.5)).clean
+    part = PROCESS.prediction.to_estimate(torch.full_like(NOISY, answered), NOISY, at(0.5)).clean
     wanted = run(ClassifierFree(4.0))[0] + 0.5 * (alone(YES) - part)
     torch.testing.assert_close(waist(NOISY, at(0.5)).clean, wanted)
     assert network.batches == [4]
@@ -230,13 +233,13 @@ class Learned:
     needs_signal = False
     learns_variance = True
 
-    def show(self, noisy, level):
+    def scale_input(self, noisy, level):
         return noisy
 
     def target(self, clean, noise, level):
         return clean
 
-    def read(self, answer, noisy, level):
+    def to_estimate(self, answer, noisy, level):
         return Estimate(answer, noise=answer + 1, variance=answer + 2)
 
 

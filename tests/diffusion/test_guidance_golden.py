@@ -73,9 +73,9 @@ class Recorded:
 class LearnedNoise(Noise):
     """Noise, and a variance that rules hand on."""
 
-    def read(self, answer, noisy, level):
+    def to_estimate(self, answer, noisy, level):
         return Estimate(
-            super().read(answer[:, :4], noisy, level).clean, variance=(answer[:, 4:] + 1) / 2
+            super().to_estimate(answer[:, :4], noisy, level).clean, variance=(answer[:, 4:] + 1) / 2
         )
 
 

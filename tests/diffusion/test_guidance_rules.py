@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,12 +24,12 @@ from safelight.diffusion.guidance.threshold import Threshold
 from safelight.diffusion.guidance.two_scale import TwoScale
 from safelight.diffusion.guided import guided
 from safelight.diffusion.ideal import IdealGaussian
-from safelight.diffusion.prediction import SPACES, noise_of, read, write
+from safelight.diffusion.prediction import SPACES, from_space, noise_of, to_space
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine, Linear, ScaledLinear
 from safelight.errors import BadInput
-from safelight.types.diffusion import Estimate, Pass
-from safelight.types.networks import Condition
+from safelight.types.diffusion import Estimate, NetworkVariant
+from safelight.types.networks import Condition, Denoiser
 
 DRAW = torch.Generator().manual_seed(0)
 NOISY, YES, NO, OTHER = (
@@ -176,11 +175,11 @@ def test_affine_rules_are_the_same_in_the_space_of_the_answers(prediction, t):
     for rule, weights in rules:
         assert math.isclose(sum(weights), 1)
         given = answers[: len(weights)]
-        in_space = space.read(
+        in_space = space.to_estimate(
             sum(w * a for w, a in zip(weights, given, strict=True)), NOISY, level
         ).clean
         read_first = combine(
-            rule, *(space.read(a, NOISY, level).clean for a in given), level=level
+            rule, *(space.to_estimate(a, NOISY, level).clean for a in given), level=level
         ).clean
         torch.testing.assert_close(read_first, in_space, rtol=1e-8, atol=1e-8)
 
@@ -189,13 +188,13 @@ def test_affine_rules_are_the_same_in_the_space_of_the_answers(prediction, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: type(one).__name__)
 def test_spaces_are_left_as_they_were_entered(space, schedule):
     level = at(0.7, schedule)
-    back = read(space, write(space, Estimate(YES), NOISY, level), NOISY, level, blind=NO)
+    back = from_space(space, to_space(space, Estimate(YES), NOISY, level), NOISY, level, blind=NO)
     torch.testing.assert_close(back, YES)
 
 
 def test_a_noise_that_tells_nothing_is_not_read():
     level = at(1.0)
-    assert torch.equal(read("noise", YES, NOISY, level, blind=NO), NO)
+    assert torch.equal(from_space("noise", YES, NOISY, level, blind=NO), NO)
     torch.testing.assert_close(
         combine(Rescale(space="noise", phi=1.0), YES, NO, level=level).clean, cfg(4)
     )
@@ -206,13 +205,13 @@ def test_rescaling_gives_back_the_spread_of_the_conditional_answer(space):
     level = at(0.6, Cosine())
     rule = Rescale(ClassifierFree(7.0), phi=1.0, space=space)
     wanted, wide, found = (
-        deviation(write(space, Estimate(clean), NOISY, level))
+        deviation(to_space(space, Estimate(clean), NOISY, level))
         for clean in (YES, cfg(7), combine(rule, YES, NO, level=level).clean)
     )
     torch.testing.assert_close(found, wanted)
     part = combine(replace(rule, phi=0.7), YES, NO, level=level).clean
     torch.testing.assert_close(
-        deviation(write(space, Estimate(part), NOISY, level)),
+        deviation(to_space(space, Estimate(part), NOISY, level)),
         0.7 * wanted + 0.3 * wide,
         rtol=1e-9,
         atol=1e-9,
@@ -276,7 +275,7 @@ def test_cfg_zero_scales_the_negative_in_velocity_space(schedule):
     level, flow = at(0.6, schedule), SPACES["flow"]
 
     def clean(velocity):
-        return flow.read(velocity, NOISY, level).clean
+        return flow.to_estimate(velocity, NOISY, level).clean
 
     parallel = combine(CFGZero(6.0, zero=0), clean(YES), clean(0.3 * YES), level=level).clean
     torch.testing.assert_close(parallel, clean(YES), rtol=1e-8, atol=1e-8)
@@ -349,30 +348,33 @@ def test_two_scales_ask_for_the_picture_alone():
         asked.append(only)
         return Condition()
 
-    assert len(TwoScale().ask(Condition(), negative, at(0.5))) == 3
+    assert len(TwoScale().calls(Condition(), negative, at(0.5))) == 3
     assert asked == [{"text"}, None]
     torch.testing.assert_close(combine(TwoScale(3.0, 3.0), YES, OTHER, NO).clean, cfg(3))
     torch.testing.assert_close(combine(TwoScale(1.0, 1.0), YES, OTHER, NO).clean, YES)
 
 
-def test_a_distilled_network_hears_the_scale_in_one_pass():
-    heard = []
+class Distillate(Denoiser):
+    """A network that takes two scalars, keeps what it is called with, and answers the noisy latents."""
 
-    class Network:
-        hears = ("guidance", "second")
+    size_multiple = 1
+    scalar_names = ("guidance", "second")
 
-        def __call__(self, noisy, time, condition):
-            heard.append((len(noisy), condition.scalars))
-            return noisy
+    def __init__(self):
+        self.calls = []
 
-    network, condition = (
-        Network(),
-        Condition(vector=torch.zeros(3, 1), scalars={"second": torch.ones(3)}),
-    )
+    def __call__(self, noisy, time, condition):
+        self.calls.append((len(noisy), condition.scalars))
+        return noisy
+
+
+def test_a_distilled_network_takes_the_scale_in_one_pass():
+    network = Distillate()
+    condition = Condition(vector=torch.zeros(3, 1), scalars={"second": torch.ones(3)})
     guided(
         Process(Linear(), SPACES["clean"]), {"main": network}, Distilled(2.5), condition, nothing
     )(NOISY, at(0.5))
-    ((count, scalars),) = heard
+    ((count, scalars),) = network.calls
     assert count == 3
     assert scalars["guidance"].tolist() == [2.5] * 3
     assert scalars["second"].tolist() == [1] * 3
@@ -381,7 +383,7 @@ def test_a_distilled_network_hears_the_scale_in_one_pass():
     guided(process, {"main": network}, Distilled(2.5), condition, nothing, parts=parts)(
         NOISY, at(0.5)
     )
-    assert heard[1][1]["guidance"].tolist() == [2.5] * 6
+    assert network.calls[1][1]["guidance"].tolist() == [2.5] * 6
 
 
 def test_a_scale_that_the_network_does_not_hear_is_refused_when_the_run_is_made():
@@ -401,18 +403,22 @@ def test_a_scale_that_the_network_does_not_hear_is_refused_when_the_run_is_made(
 def test_weakened_networks_are_asked_within_their_levels_only():
     rule = SkipLayers(ClassifierFree(3.0), blocks=(0, 2), strength=2.0, low=0.3, high=0.6)
     rule = rule.begin(lambda by: None)
-    inside, outside = (rule.ask(Condition(), nothing, at(t)) for t in (0.5, 0.7))
-    assert [question.by for question in inside] == [Pass(), Pass(), Pass(skip=(0, 2))]
-    assert [question.by for question in outside] == [Pass(), Pass()]
+    inside, outside = (rule.calls(Condition(), nothing, at(t)) for t in (0.5, 0.7))
+    assert [question.network for question in inside] == [
+        NetworkVariant(),
+        NetworkVariant(),
+        NetworkVariant(skip_blocks=(0, 2)),
+    ]
+    assert [question.network for question in outside] == [NetworkVariant(), NetworkVariant()]
     assert torch.equal(combine(rule, YES, NO, level=at(0.7)).clean, cfg(3))
     torch.testing.assert_close(
         combine(rule, YES, NO, OTHER, level=at(0.5)).clean, cfg(3) + 2 * (YES - OTHER)
     )
     silent = SkipLayers(CFGZero(zero=1)).begin(lambda by: None)
-    assert silent.ask(Condition(), nothing, at(0.9)) == ()
+    assert silent.calls(Condition(), nothing, at(0.9)) == ()
     assert torch.equal(
         silent.combine([], NOISY, at(0.9)).clean,
-        SPACES["flow"].read(0 * NOISY, NOISY, at(0.9)).clean,
+        SPACES["flow"].to_estimate(0 * NOISY, NOISY, at(0.9)).clean,
     )
 
 
@@ -420,13 +426,11 @@ def test_weakened_networks_are_asked_within_their_levels_only():
     "kind", [k for k in Slot("diffusion.guidance").kinds() if k not in ("classifier", "cfg-zero")]
 )
 def test_the_conditional_answer_gives_the_variance_and_comes_first(kind):
-    rule = (
-        Slot("diffusion.guidance").read(kind).begin(lambda by: SimpleNamespace(hears=("guidance",)))
-    )
+    rule = Slot("diffusion.guidance").read(kind).begin(lambda variant: Distillate())
     condition = Condition()
-    asked = rule.ask(condition, nothing, at(0.5))
+    asked = rule.calls(condition, nothing, at(0.5))
     assert asked[0].condition is condition
-    assert asked[0].by == Pass()
+    assert asked[0].network == NetworkVariant()
     answers = [Estimate(clean, variance=clean) for clean in (YES, NO, OTHER)[: len(asked)]]
     assert rule.combine(answers, NOISY, at(0.5)).variance is YES
 

@@ -11,7 +11,7 @@ from safelight.diffusion.ideal import IdealGaussian
 from safelight.diffusion.prediction import Clean, Flow, noise_of
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
-from safelight.types.networks import Condition
+from safelight.types.networks import Condition, Denoiser
 
 SLOT = Slot("diffusion.guidance")
 KINDS = [kind for kind in SLOT.kinds() if kind != "classifier"]
@@ -25,10 +25,11 @@ NOISE = torch.randn(8, 4, 6, 7, generator=torch.Generator().manual_seed(3))
 TIMES = torch.linspace(1, 0, 8, dtype=torch.float64)
 
 
-class Known:
+class Known(Denoiser):
     """Networks that know their data: each sample is Gaussian about the mean that its condition says."""
 
-    hears = ("guidance",)
+    size_multiple = 1
+    scalar_names = ("guidance",)
 
     def __init__(self, schedule, deviation=0.5):
         self.schedule, self.deviation = schedule, deviation
@@ -38,7 +39,7 @@ class Known:
         level = self.schedule(time.to(torch.float64)[0] / 1000)
         return IdealGaussian(mean, torch.tensor(self.deviation))(noisy, level).clean
 
-    def without(self, skip, alone):
+    def variant(self, skip_blocks, self_only_blocks):
         return Known(self.schedule, 0.9)
 
 
@@ -98,7 +99,9 @@ def combined(kind, *answers, space=CLEAN, t=0.4):
     rule = SLOT.read(kind).begin(lambda by: None)
     level = Linear()(torch.tensor(t, dtype=torch.float64))
     noisy = 0.5 * NO.flip(0)
-    made = rule.combine([space.read(answer, noisy, level) for answer in answers], noisy, level)
+    made = rule.combine(
+        [space.to_estimate(answer, noisy, level) for answer in answers], noisy, level
+    )
     return space.target(made.clean, noise_of(made, noisy, level), level)
 
 
@@ -137,7 +140,7 @@ def test_as_in_diffusers_adaptive_projected(guiders, eta, threshold, momentum):
             YES, no, 4.0, memory, eta, threshold, use_original_formulation=True
         )
         ours = rule.combine(
-            [Clean().read(YES, YES, level), Clean().read(no, YES, level)], YES, level
+            [Clean().to_estimate(YES, YES, level), Clean().to_estimate(no, YES, level)], YES, level
         ).clean
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

@@ -35,7 +35,7 @@ def noisy_at(schedule, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_a_target_is_read_back(schedule, prediction):
     level, noisy = noisy_at(schedule, T)
-    estimate = prediction.read(prediction.target(CLEAN, NOISE, level), noisy, level)
+    estimate = prediction.to_estimate(prediction.target(CLEAN, NOISE, level), noisy, level)
     torch.testing.assert_close(estimate.clean, CLEAN, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(noise_of(estimate, noisy, level), NOISE, rtol=1e-9, atol=1e-11)
 

@@ -429,6 +429,10 @@ def test_edm_preconditioning(golden):
         sigma, torch.ones_like(sigma), sigma, torch.zeros_like(sigma), torch.ones_like(sigma)
     )
     one, none = torch.ones_like(sigma), torch.zeros_like(sigma)
-    torch.testing.assert_close(EDM().show(one, level), outputs["edm.c_in"][:, None])
-    torch.testing.assert_close(EDM().read(none, one, level).clean, outputs["edm.c_skip"][:, None])
-    torch.testing.assert_close(EDM().read(one, none, level).clean, outputs["edm.c_out"][:, None])
+    torch.testing.assert_close(EDM().scale_input(one, level), outputs["edm.c_in"][:, None])
+    torch.testing.assert_close(
+        EDM().to_estimate(none, one, level).clean, outputs["edm.c_skip"][:, None]
+    )
+    torch.testing.assert_close(
+        EDM().to_estimate(one, none, level).clean, outputs["edm.c_out"][:, None]
+    )

@@ -40,7 +40,7 @@ def pair(request):
     torch.manual_seed(0)
     network = config.build()
     if request.param == "text":
-        network.learn([Prompt("a red fox")])
+        network.fit([Prompt("a red fox")])
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.05 * torch.randn_like(p))

@@ -66,7 +66,7 @@ def test_running_means_are_those_of_the_latents_that_chose_the_code():
         ).float()
         count, total = 0.8 * count + 0.2 * chosen.sum(0), 0.8 * total + 0.2 * chosen.T @ flat
         codes = torch.where(chosen.sum(0)[:, None] > 0, total / count[:, None], codes)
-        book.settle(0, update)
+        book.after_update(0, update)
         torch.testing.assert_close(book.codes, codes)
     assert not list(book.parameters())
 
@@ -80,9 +80,9 @@ def test_two_processes_settle_as_one():
     sums = iter(
         [[getattr(book, name).clone() for book in others] for name in ("chosen", "sums", "squares")]
     )
-    one.settle(5, 7)
+    one.after_update(5, 7)
     for book in others[:1]:
-        book.settle(5, 7, lambda _: torch.stack(next(sums)).sum(0))
+        book.after_update(5, 7, lambda _: torch.stack(next(sums)).sum(0))
     torch.testing.assert_close(others[0].codes, one.codes)
 
 
@@ -94,7 +94,7 @@ def test_codes_long_idle_move_to_where_latents_are(decay, normalise):
     for update in range(8):
         before = book.codes.detach().clone()
         book.distances(given)
-        book.settle(0, update)
+        book.after_update(0, update)
         used = len(book.nearest(given).unique())
         moved = (book.codes != before).any(1).sum()
         if update == 2:  # the third without a latent
@@ -110,7 +110,7 @@ def test_a_restart_depends_on_seed_and_update_only():
         book = made(restart=1, number=64)
         book.distances(latents())
         torch.rand(3)  # the global stream has no part in it
-        book.settle(seed, update)
+        book.after_update(seed, update)
         return book.codes.detach()
 
     assert torch.equal(after(1, 2), after(1, 2))
@@ -123,7 +123,7 @@ def test_a_code_that_one_latent_chose_passes_on_that_latent():
     lone = latents(1, height=1)[..., :1]
     taken = book.nearest(lone).item()
     book.distances(lone)
-    book.settle(0, 0)
+    book.after_update(0, 0)
     rest = torch.arange(16) != taken
     torch.testing.assert_close(book.codes[rest], rows(lone).expand(15, 3))
 
@@ -135,7 +135,7 @@ def test_nothing_is_taken_down_but_while_training():
     book.eval().distances(latents())
     before = book.codes.clone()
     for update in range(3):
-        book.settle(0, update)
+        book.after_update(0, update)
     assert not book.chosen.any()
     assert torch.equal(book.codes, before)
     assert not book.idle.any()

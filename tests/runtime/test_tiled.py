@@ -171,9 +171,9 @@ def test_they_are_autoencoders_and_say_what_the_inner_one_says():
     tiled = Tiled(part, tile=61)
     assert isinstance(tiled, Autoencoder)
     assert tiled.factor == 4
-    assert tiled.last is part.last
+    assert tiled.last_layer is part.last_layer
     assert tiled.latent_shape((1, 3, 16, 8)) == (1, 4, 4, 2)
-    assert set(tiled.costs(part.encode(waves(16, 16)))) == {"kl"}
+    assert set(tiled.regularisers(part.encode(waves(16, 16)))) == {"kl"}
     with pytest.raises(BadInput, match="multiples of 4, got 18×16"):
         tiled.encode(waves(16, 18))
 

@@ -66,7 +66,7 @@ class Game:
         self.config.seen.append(("others' gradients", [g for g in others if g is not None]))
         return Loss(total, {"mean": x.mean()})
 
-    def settle(self, update):
+    def after_update(self, update):
         pass
 
     def judge(self, batch):

@@ -129,10 +129,11 @@ def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
     error = error * torch.exp(-s) + s
     push = -stage.opponent.network(again).mean()
     norms = [
-        torch.autograd.grad(x, autoencoder.last, retain_graph=True)[0].norm() for x in (error, push)
+        torch.autograd.grad(x, autoencoder.last_layer, retain_graph=True)[0].norm()
+        for x in (error, push)
     ]
     total = error + 0.7 * (norms[0] / (norms[1] + 1e-6)).detach() * push
-    total = total + 1e-6 * autoencoder.costs(encoding)["kl"].mean()
+    total = total + 1e-6 * autoencoder.regularisers(encoding)["kl"].mean()
     theirs = torch.autograd.grad(total, list(stage.groups[0].parameters.values()))
     assert number(found.measured["adaptive"]) == pytest.approx(
         number(norms[0] / norms[1]), rel=1e-4

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from safelight.adapters.image_tokens import Each, Resampler, Seen, Sight, Single
 from safelight.errors import BadInput
 from safelight.nn.clip_vision import ImageEncoder
-from safelight.types.networks import Bounded, Condition, Prompt, Tokens, Weighing, Wordy
+from safelight.types.networks import Condition, Conditioner, Prompt, Tokens
 
 GIVEN: Mapping[Sight, str] = {
     "vector": "image_vector",
@@ -89,7 +89,7 @@ class WithPictures(nn.Module):
 
     def __init__(
         self,
-        conditioner: Weighing,
+        conditioner: Conditioner,
         adapter: ImagePrompt,
         places: Sequence[Place],
         scale: float = 1.0,
@@ -108,34 +108,18 @@ class WithPictures(nn.Module):
             self.conditioner(prompts), prompts, [self.read(prompt) for prompt in prompts]
         )
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """Without what is named: ``image`` is the pictures' name."""
         kept = only is not None and "image" not in only
-        condition = self.conditioner.nothing(prompts, only)
+        condition = self.conditioner.null_condition(prompts, only)
         return self.joined(
             condition, prompts, [self.read(one) if kept else self.nobody() for one in prompts]
         )
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
-        self.conditioner.learn(prompts)
-
-    def at(self, prompt: Prompt, step: int, steps: int) -> Prompt:
-        return self.conditioner.at(prompt, step, steps)
-
-    def parts(self, prompt: Prompt) -> Sequence[tuple[Prompt, float]]:
-        return self.conditioner.parts(prompt)
-
-    def unread(self, prompt: Prompt) -> Sequence[str]:
-        return self.conditioner.unread(prompt) if isinstance(self.conditioner, Bounded) else ()
-
-    def check_word(self, name: str, vectors: Sequence[Tensor]) -> None:
-        self._wordy().check_word(name, vectors)
-
-    def add_word(self, name: str, vectors: Sequence[Tensor]) -> None:
-        self._wordy().add_word(name, vectors)
-
-    def remove_word(self, name: str) -> None:
-        self._wordy().remove_word(name)
+    def fit(self, prompts: Iterable[Prompt]) -> None:
+        self.conditioner.fit(prompts)
 
     def read(self, prompt: Prompt) -> dict[Sight, Tensor]:
         """What is seen for a prompt, (k, …) each."""
@@ -212,11 +196,6 @@ class WithPictures(nn.Module):
         )
         stream = self.adapter(stacked, scales.to(weight.device), self.places)
         return replace(condition, streams=(*condition.streams, stream))
-
-    def _wordy(self) -> Wordy:
-        if not isinstance(self.conditioner, Wordy):
-            raise BadInput("this model has no text towers that could read learned words.")
-        return self.conditioner
 
 
 def fits(image_encoder: Any, reads: Mapping[Sight, int]) -> bool:

@@ -22,7 +22,7 @@ from safelight.checkpoints.foreign import find
 from safelight.config import kind_of
 from safelight.denoisers.control import Branch, Controlled, Encode, Shown, encoded
 from safelight.errors import BadInput, Note
-from safelight.governance.licences import Licensed, stated
+from safelight.governance.licences import PartLicence, read_licence
 from safelight.media.pictures import read_picture, to_bytes, to_images
 from safelight.model import LatentDiffusion, with_more
 from safelight.runtime import ready
@@ -120,7 +120,7 @@ def _branched(
     side: tuple[int, int],
     scale: float,
     kind: str,
-) -> tuple[Controlled, Licensed]:
+) -> tuple[Controlled, PartLicence]:
     """The denoiser with the branch of a file beside it, and whose that is."""
     found, _ = find([file], {})
     if [one.part for one in found] != ["control"]:
@@ -135,7 +135,7 @@ def _branched(
         held = Controlled(
             model.denoiser, branch, hint, scale, encode=_encoder(model.autoencoder), mode=kind
         )
-    return held, Licensed("control", found[0].source, found[0].licence)
+    return held, PartLicence("control", found[0].source, found[0].licence)
 
 
 def _see(model: LatentDiffusion, file: Path | None, scale: float) -> None:
@@ -231,6 +231,6 @@ def _named(given: str, what: str) -> tuple[str, str]:
     return (found[1], found[2] or "") if found else (given, "")
 
 
-def _licence_of(part: str, path: Path) -> Licensed:
+def _licence_of(part: str, path: Path) -> PartLicence:
     """The licence that a file of weights states for what is attached to a model as ``part``."""
-    return Licensed(part, path.name, stated(open_weights(path).metadata, path))
+    return PartLicence(part, path.name, read_licence(open_weights(path).metadata, path))

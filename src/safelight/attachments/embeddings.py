@@ -6,9 +6,10 @@ from pathlib import Path
 from torch import Tensor
 
 from safelight.adapters.textual_inversion import read
+from safelight.conditioners import embedding_readers
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
-from safelight.types.networks import Wordy
+from safelight.types.networks import AcceptsEmbeddings
 from safelight.weights.files import open_weights
 
 
@@ -28,22 +29,27 @@ def learn(model: LatentDiffusion, words: Mapping[str, Sequence[Tensor]]) -> list
 
     BadInput, with the model untouched, for words of another model.
     """
-    conditioner = _wordy(model)
+    readers = _readers(model)
     for word, vectors in words.items():
-        conditioner.check_word(word, vectors)
+        for reader in readers:
+            reader.check_embedding(word, vectors)
     for word, vectors in words.items():
-        conditioner.add_word(word, vectors)
+        for reader in readers:
+            reader.add_embedding(word, vectors)
     return list(words)
 
 
-def remove_word(model: LatentDiffusion, name: str) -> None:
+def remove_embedding(model: LatentDiffusion, name: str) -> None:
     """Read ``name`` as other text again; BadInput if it was not added."""
-    _wordy(model).remove_word(name)
+    for reader in _readers(model):
+        reader.remove_embedding(name)
 
 
-def _wordy(model: LatentDiffusion) -> Wordy:
-    if not isinstance(model.conditioner, Wordy):
+def _readers(model: LatentDiffusion) -> list[AcceptsEmbeddings]:
+    readers = embedding_readers(model.conditioner)
+    if not readers:
         raise BadInput(
-            f"the model {model.card.name!r} has no text towers that could read learned words."
+            f"the model {model.card.name!r} has no text encoders that accept "
+            "textual-inversion embeddings."
         )
-    return model.conditioner
+    return readers

@@ -15,16 +15,16 @@ from safelight.checkpoints import is_part
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.detach import plain
 from safelight.checkpoints.foreign import find
+from safelight.conditioners import text_readers
 from safelight.denoisers.flux import Flux
 from safelight.denoisers.unet import UNet
 from safelight.errors import BadInput
-from safelight.governance.licences import Licensed
+from safelight.governance.licences import PartLicence
 from safelight.layouts.detection import Piece
 from safelight.model import LatentDiffusion, module, with_more
 from safelight.nn.attention import CrossAttention
 from safelight.nn.clip_vision import ImageEncoder
 from safelight.runtime import ready
-from safelight.types.networks import Weighing
 from safelight.weights.files import open_weights
 
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL", 4096: "FLUX.1"}
@@ -54,7 +54,9 @@ def with_image_prompt(
     path = Path(path)
     piece = read(path, hints or {})
     denoiser = plain(model).denoiser
-    if not isinstance(denoiser, UNet | Flux) or not isinstance(model.conditioner, Weighing):
+    conditioner = model.conditioner
+    reads = conditioner and any(reader.reads_weights for reader in text_readers(conditioner))
+    if not isinstance(denoiser, UNet | Flux) or conditioner is None or not reads:
         raise BadInput(
             f"an image prompt is for a U-Net or FLUX that reads with text towers, not {model.card.name!r}."
         )
@@ -69,10 +71,10 @@ def with_image_prompt(
         image_encoder = cast("ImageEncoder", ready(build(found), like.device, like.dtype))
     told = replace(
         model,
-        conditioner=WithPictures(model.conditioner, adapter, places, scale, image_encoder, shown),
+        conditioner=WithPictures(conditioner, adapter, places, scale, image_encoder, shown),
     )
     licences = [
-        Licensed(one.part, one.source, one.licence) for one in (piece, found) if one is not None
+        PartLicence(one.part, one.source, one.licence) for one in (piece, found) if one is not None
     ]
     return with_more(told, {f"{path.name}={called}": scale}, licences)
 
@@ -97,7 +99,7 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
     """
     if isinstance(denoiser, Flux):
         shape = denoiser.config
-        demand_fit(config, (shape.width,) * shape.double, shape.text_width, where)
+        require_fit(config, (shape.width,) * shape.double, shape.text_width, where)
         return [Place(number, shape.heads) for number in range(shape.double)]
     crosses = [
         _crosses(part) for part in (denoiser.encoder.down, denoiser.encoder.middle, denoiser.up)
@@ -106,7 +108,7 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
     numbers = [*range(down), *range(down + up, down + up + middle), *range(down, down + up)]
     flat = [cross for one in crosses for cross in one]
     widths = {number: cross.q.out_features for number, cross in zip(numbers, flat, strict=True)}
-    demand_fit(
+    require_fit(
         config,
         tuple(widths[number] for number in range(len(flat))),
         denoiser.config.text_width,
@@ -115,7 +117,7 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
     return [Place(number, cross.heads) for number, cross in zip(numbers, flat, strict=True)]
 
 
-def demand_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:
+def require_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:
     """BadInput unless an adapter's attentions and text are as wide as the denoiser's, in the adapter's order."""
     if (config.widths, config.project.text_width) != (tuple(widths), text_width):
         told = [

@@ -96,7 +96,7 @@ class DCAE(nn.Module):
         self.scale = LatentScale(config.latent_channels)
 
     @property
-    def last(self) -> Tensor:
+    def last_layer(self) -> Tensor:
         """The weight of the decoder's last layer."""
         leave = self.decoder.leave
         return leave.conv.weight if isinstance(leave, Up) else leave.weight
@@ -126,7 +126,7 @@ class DCAE(nn.Module):
         """The rest of ``decode``, in the precision of the weights."""
         return self.decoder.near_layers()
 
-    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+    def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """None: nothing but the pictures is asked of its latents."""
         return {}
 

@@ -33,7 +33,7 @@ class Identity(nn.Module):
         super().__init__()
         self.config = config
         self.factor = 1
-        self.last: Tensor | None = None  # it has no layers
+        self.last_layer: Tensor | None = None  # it has no layers
         self.scale = LatentScale(config.channels)
 
     def encode(self, images: Images) -> Encoding:
@@ -61,7 +61,7 @@ class Identity(nn.Module):
         """No layers."""
         return ()
 
-    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+    def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """None: there is nothing to train."""
         return {}
 

@@ -38,7 +38,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        self.pyramid.demand("kl", self.latent_channels, self.packed)
+        self.pyramid.require("kl", self.latent_channels, self.packed)
 
     @property
     def pyramid(self) -> Pyramid:
@@ -71,7 +71,7 @@ class KL(nn.Module):
         self.scale = LatentScale(config.packed_channels, 1e-4 if config.packed > 1 else None)
 
     @property
-    def last(self) -> Tensor:
+    def last_layer(self) -> Tensor:
         """The weight of the decoder's last layer."""
         return self.decoder.leave.weight
 
@@ -108,7 +108,7 @@ class KL(nn.Module):
         """The rest of ``decode``, in the precision of the weights."""
         return self.decoder.near_layers()
 
-    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+    def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """``kl`` (b,): divergence from the standard normal in nats, the mean over a latent's numbers."""
         raw = self.scale.unscaled(encoding)
         assert raw.deviation is not None

@@ -49,7 +49,7 @@ class Tiny(nn.Module):
         self.scale = LatentScale(config.latent_channels)
 
     @property
-    def last(self) -> Tensor:
+    def last_layer(self) -> Tensor:
         """The weight of the decoder's last layer."""
         return cast(nn.Conv2d, self.decoder[-1]).weight
 
@@ -90,7 +90,7 @@ class Tiny(nn.Module):
     def _images(self, unit: Tensor) -> Images:
         return unit.float() * 2 - 1
 
-    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+    def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """None: nothing but the pictures is asked of its latents."""
         return {}
 

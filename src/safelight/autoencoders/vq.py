@@ -44,7 +44,7 @@ class Config:
     legacy: bool = False
 
     def __post_init__(self) -> None:
-        self.pyramid.demand("vq", self.latent_channels, self.hidden_channels + 1)
+        self.pyramid.require("vq", self.latent_channels, self.hidden_channels + 1)
         if self.beta < 0:
             raise BadInput(f"vq: wanted beta ≥ 0, got {self.beta}.")
 
@@ -110,7 +110,7 @@ class VQ(nn.Module):
         """The codes of these numbers as latents in standard units. BadInput for a number that no code has."""
         return self.scale.standard(Encoding(self.codebook.lookup(indices))).mean
 
-    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+    def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """``quantisation`` (b,): mean squared distance of latents from their codes, once for each to learn by."""
         commitment, codebook = self.codebook.distances(self.scale.unscaled(encoding).mean)
         latents_learn, codes_learn = (
@@ -120,14 +120,14 @@ class VQ(nn.Module):
             codes_learn = 0.0  # they are running means
         return {"quantisation": latents_learn * commitment + codes_learn * codebook}
 
-    def settle(
+    def after_update(
         self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums
     ) -> None:
         """Once an update: running means of codes, and codes long idle drawn anew."""
-        self.codebook.settle(seed, update, total)
+        self.codebook.after_update(seed, update, total)
 
     @property
-    def last(self) -> Tensor:
+    def last_layer(self) -> Tensor:
         """The weight of the decoder's last layer."""
         return self.decoder.leave.weight
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safelight.errors import BadInput, unknown
-from safelight.governance.licences import restated, say_restricted, say_unstated
+from safelight.governance.licences import overridden, warn_restricted, warn_unstated
 
 if TYPE_CHECKING:
     from safelight.model import Card, LatentDiffusion
@@ -66,7 +66,7 @@ def load(
     where = device_of(device)
     reading = Reading(dtype_of(precision, where), channels_last=where.type == "cpu")
     model = read(source, hints, report, reading)
-    say_restricted(model.licences)
+    warn_restricted(model.licences)
     return prepare(model, device, precision)
 
 
@@ -89,7 +89,8 @@ def read(
     licences = {key: value for key, value in (hints or {}).items() if key.startswith("licence")}
     if licences:
         ours = [
-            replace(one, card=licensed(one.card, restated(one.licences, licences))) for one in ours
+            replace(one, card=licensed(one.card, overridden(one.licences, licences)))
+            for one in ours
         ]
     models = ours + ([_read_foreign(others, hints or {}, *how)] if others else [])
     if hints and not others and len(licences) < len(hints):
@@ -170,7 +171,7 @@ def save(
     Raises BadInput if the dialect is unknown, cannot hold the model or what stands around it (control, image prompts),
     or something else is in the way.
     """
-    from safelight.checkpoints.detach import demand_plain
+    from safelight.checkpoints.detach import require_detached
     from safelight.checkpoints.native import write_model
     from safelight.checkpoints.writing import write_folder, write_single
     from safelight.weights.progress import unheard
@@ -178,6 +179,6 @@ def save(
     writers = dict(zip(LAYOUTS, (write_model, write_single, write_folder), strict=True))
     if layout not in writers:
         raise unknown("layout", layout, LAYOUTS)
-    demand_plain(model)
-    say_unstated(model.licences)
+    require_detached(model)
+    warn_unstated(model.licences)
     writers[layout](model, Path(folder), report or unheard)

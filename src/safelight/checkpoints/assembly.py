@@ -16,7 +16,7 @@ from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, Note, unknown
 from safelight.files import digest
-from safelight.governance.licences import Licensed, restated
+from safelight.governance.licences import PartLicence, overridden
 from safelight.layouts import text_families
 from safelight.layouts.config_values import checked
 from safelight.layouts.detection import Piece
@@ -410,7 +410,7 @@ TOWERS = {
 
 def _licences(
     family: Family | None, pieces: Sequence[Piece], hints: Mapping[str, Any]
-) -> list[Licensed]:
+) -> list[PartLicence]:
     """The licence of each part: as the user says, else its file; else what it usually is."""
     found = []
     denoiser = next((one.source for one in pieces if one.part == "denoiser"), "")
@@ -419,8 +419,8 @@ def _licences(
         if one.part == "image_encoder" or (one.part == "tower" and one.source != denoiser):
             usual = TOWERS.get(one.kind, "")
         found.append(
-            Licensed(
+            PartLicence(
                 "conditioner" if one.part == "tower" else one.part, one.source, one.licence, usual
             )
         )
-    return restated(found, hints)
+    return overridden(found, hints)

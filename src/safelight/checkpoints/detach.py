@@ -26,7 +26,7 @@ def plain(model: LatentDiffusion) -> LatentDiffusion:
     return replace(model, denoiser=denoiser, conditioner=conditioner, card=card)
 
 
-def demand_plain(model: LatentDiffusion) -> None:
+def require_detached(model: LatentDiffusion) -> None:
     """BadInput if the model is more than files of models hold."""
     bare = plain(model)
     around = ["control"] if bare.denoiser is not model.denoiser else []

@@ -8,7 +8,7 @@ from typing import Any
 from safelight.checkpoints.assembly import Beside, Outline, assemble, outline, understood
 from safelight.checkpoints.diffusers_folder import read_folder, read_part, spread, words_in
 from safelight.errors import BadInput
-from safelight.governance.licences import stated
+from safelight.governance.licences import read_licence
 from safelight.layouts import training_metadata
 from safelight.layouts.detection import Piece, pieces, unwrapped
 from safelight.layouts.training_metadata import Marks
@@ -49,7 +49,7 @@ def find(paths: Sequence[Path], hints: Mapping[str, Any]) -> tuple[list[Piece], 
                 scale, shift = part.said.get("scaling_factor"), part.said.get("shift_factor")
                 beside = replace(beside, scale=scale, shift=shift, marks=spread(part.said))
         licensed = [
-            replace(one, source=path.name, licence=stated(one.weights.metadata, path))
+            replace(one, source=path.name, licence=read_licence(one.weights.metadata, path))
             for one in parts
         ]
         found = _with(found, licensed)

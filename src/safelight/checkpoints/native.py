@@ -13,7 +13,7 @@ from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput, unknown
 from safelight.files import digest, sha256, writing_folder
-from safelight.governance.licences import listed
+from safelight.governance.licences import markdown_table
 from safelight.model import Card, LatentDiffusion
 from safelight.weights.files import Weights, open_weights
 from safelight.weights.memory import AS_STORED, Reading, at_once
@@ -156,7 +156,7 @@ def load_strictly(
 def describe(card: Card, parts: Mapping[str, nn.Module]) -> str:
     """The model card as Markdown."""
     lines = [f"# {card.name}", "", card.summary, "", f"Licence: {card.licence}", ""]
-    lines += listed(card.licences)
+    lines += markdown_table(card.licences)
     lines += ["| part | kind | parameters |", "| --- | --- | --- |"]
     for name, part in parts.items():
         kind = PARTS[name].write(vars(part)["config"])["kind"]

@@ -18,7 +18,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import EDM
 from safelight.errors import BadInput, Note
 from safelight.files import writing, writing_folder
-from safelight.governance.licences import listed
+from safelight.governance.licences import markdown_table
 from safelight.layouts import schedulers, training_metadata
 from safelight.layouts.detection import all_layouts
 from safelight.layouts.families import Family, families, family_of
@@ -464,4 +464,6 @@ def _card(card: Card) -> str:
         "---",
         "",
     ]
-    return "\n".join([*head, f"# {card.name}", "", card.summary, "", *listed(card.licences)])
+    return "\n".join(
+        [*head, f"# {card.name}", "", card.summary, "", *markdown_table(card.licences)]
+    )

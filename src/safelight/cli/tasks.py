@@ -240,7 +240,9 @@ def _load(size: Size, options: Any) -> Any:
     with Bars(err, options.quiet) as bars:
         model = load(options.model or "stickers", *where, facts, bars.report)
         if options.weak is not None:
-            model = replace(model, beside={"weak": load(options.weak, *where, report=bars.report)})
+            model = replace(
+                model, companions={"weak": load(options.weak, *where, report=bars.report)}
+            )
     embeddings = [*(options.embedding or ()), *(options.word or ())]
     model = adapted(model, options.lora or (), embeddings)
     for image_prompt in options.image_prompt or ():

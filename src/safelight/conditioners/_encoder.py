@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from safelight.config import Slot
 from safelight.errors import BadInput
 from safelight.nn.text_models import Network, clip
-from safelight.prompting.syntax import Weighted
+from safelight.prompting.syntax import WeightedText
 from safelight.tokenization.chunks import Frame, Page, pages, unread
 from safelight.tokenization.tokenizers import Kind
 from safelight.tokenization.vocabulary import Words
@@ -78,7 +78,7 @@ class Reader(nn.Module):
         pad = {"end": self.words.end, "zero": 0, "own": self.words.pad}[self.tower.pad]
         return Frame(self.tower.length, self.words.ahead, self.words.behind, pad, self.words.left)
 
-    def pages(self, chunks: Sequence[Sequence[Weighted]]) -> list[Page]:
+    def pages(self, chunks: Sequence[Sequence[WeightedText]]) -> list[Page]:
         """A weighted text as the pages that this tower reads."""
         if self.tower.absent:
             return [self.frame.page([])]
@@ -90,7 +90,7 @@ class Reader(nn.Module):
             self._learned(),
         )
 
-    def unread(self, chunks: Sequence[Sequence[Weighted]]) -> str:
+    def truncated(self, chunks: Sequence[Sequence[WeightedText]]) -> str:
         """What of a weighted text is left out, because it is longer than this tower's pages."""
         if self.tower.absent:
             return ""
@@ -110,7 +110,7 @@ class Reader(nn.Module):
         """How many letters of a text are looked at: no piece is longer than 64."""
         return 64 * self.tower.chunks * self.tower.length
 
-    def _looked_at(self, chunks: Sequence[Sequence[Weighted]]) -> list[list[Weighted]]:
+    def _looked_at(self, chunks: Sequence[Sequence[WeightedText]]) -> list[list[WeightedText]]:
         return [[(text[: self._longest], weight) for text, weight in chunk] for chunk in chunks]
 
     def _learned(self) -> dict[str, Sequence[int]]:

@@ -36,7 +36,7 @@ class Config:
             )
 
     def build(self) -> "Label":
-        """The table, freshly initialised; it has to ``learn`` its names before it is called."""
+        """The table, freshly initialised; it has to ``fit`` its names before it is called."""
         return Label(self)
 
 
@@ -57,7 +57,7 @@ class Label(nn.Module):
         if self.table is not None:
             nn.init.normal_(self.table.weight, std=0.02)
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
+    def fit(self, prompts: Iterable[Prompt]) -> None:
         """Learn the names from ``given["label"]``; BadInput if there are none, or more than there are classes.
 
         Numbered classes have their names: the labels must be among them.
@@ -83,7 +83,9 @@ class Label(nn.Module):
             [self.row(str(prompt.given.get("label", prompt.text))) for prompt in prompts]
         )
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """No name for each prompt, or the prompts' own names if ``only`` leaves the label alone."""
         if only is not None and "label" not in only:
             return self.forward(prompts)

@@ -45,13 +45,15 @@ class Segments(nn.Module):
         self.config = config
         self.mapper = nn.Conv2d(config.classes, config.channels, 1, bias=config.bias)
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
+    def fit(self, prompts: Iterable[Prompt]) -> None:
         """Nothing: classes are numbers."""
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         return Condition(channels=torch.cat([self.one(prompt) for prompt in prompts]))
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """Zeros for each prompt, or the prompts' own maps if ``only`` leaves the segments alone."""
         told = self.forward(prompts)
         if told.channels is None or (only is not None and "segments" not in only):

@@ -44,7 +44,7 @@ class Config:
             )
 
     def build(self) -> "TextEncoder":
-        """The encoder, freshly initialised; it has to ``learn`` its tokens from captions before it is called."""
+        """The encoder, freshly initialised; it has to ``fit`` its tokens from captions before it is called."""
         return TextEncoder(self)
 
 
@@ -62,15 +62,17 @@ class TextEncoder(nn.Module):
         self.pool = nn.Linear(config.width, config.width) if config.pooled else None
         nn.init.normal_(self.embedding.weight, std=0.02)
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
+    def fit(self, prompts: Iterable[Prompt]) -> None:
         """Learn the tokens from the prompts' texts, the same ones whatever the order in which the texts come."""
-        self.vocabulary.learn(prompt.text for prompt in prompts)
+        self.vocabulary.fit(prompt.text for prompt in prompts)
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         """The condition of ``prompts``; BadInput if nothing was learned or loaded yet."""
         return self.encode(*self.tokenise(prompts))
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """The encoding of the empty text for each prompt, or the prompts' own if ``only`` leaves text alone."""
         if only is not None and "text" not in only:
             return self.encode(*self.tokenise(prompts))
@@ -104,7 +106,12 @@ class TextEncoder(nn.Module):
         """How many letters of a text are looked at."""
         return self.config.length * 64
 
-    def unread(self, prompt: Prompt) -> list[str]:
+    @property
+    def reads_weights(self) -> bool:
+        """False: brackets are characters like others."""
+        return False
+
+    def truncated(self, prompt: Prompt) -> list[str]:
         """What of a prompt does not fit between the markers, as a sentence."""
         most, longest = self.config.length - 2, self._longest
         left = self.vocabulary.behind(prompt.text[:longest], most) + prompt.text[longest:]
@@ -155,7 +162,7 @@ class Vocabulary(nn.Module):
         self.size = size
         self.tokenizer: Tokenizer | None = None
 
-    def learn(self, texts: Iterable[str]) -> None:
+    def fit(self, texts: Iterable[str]) -> None:
         """Learn the merges from ``texts``, each different one counted once."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

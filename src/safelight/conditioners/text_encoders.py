@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from safelight.conditioners._encoder import Reader, Tower
 from safelight.errors import BadInput, Note, unknown
 from safelight.nn.embeddings import sinusoidal
-from safelight.prompting.syntax import Weighted, at, composed, scheduled, weights
+from safelight.prompting.prompts import beyond_max_length, emphasis, weighted_sections
+from safelight.prompting.syntax import WeightedText
 from safelight.tokenization.chunks import shown
 from safelight.types.networks import Condition, Prompt, Tokens
 
 Number = Literal["original_size", "crop", "target_size", "aesthetic_score"]
-EMPHASES = ("none", "mean", "empty")
-LONGEST = 100_000  # letters of a text whose brackets are read
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,25 @@ class Towers(nn.Module):
         self.towers = nn.ModuleList(Reader(tower) for tower in config.towers)
         self.said_absent = False
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
+    def fit(self, prompts: Iterable[Prompt]) -> None:
         """Nothing: these towers read with the words that they were trained with."""
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         """The condition of ``prompts``; BadInput if a tower has no tokenizer yet."""
-        said = [(prompt.text, _emphasis(prompt)) for prompt in prompts]
-        once = list(dict.fromkeys(said))  # pictures of one prompt are read together
-        tokens, vectors = self.encode([chunks(*one) for one in once], [mode for _, mode in once])
-        which = torch.tensor([once.index(one) for one in said], device=tokens.values.device)
+        keys = [(prompt.text, emphasis(prompt)) for prompt in prompts]
+        distinct = dict(zip(keys, prompts, strict=True))  # equal texts are encoded once
+        tokens, vectors = self.encode(
+            [weighted_sections(prompt) for prompt in distinct.values()],
+            [mode for _, mode in distinct],
+        )
+        rows = {key: row for row, key in enumerate(distinct)}
+        which = torch.tensor([rows[key] for key in keys], device=tokens.values.device)
         vector = self.vector([one[which] for one in vectors], prompts)
         return Condition(tokens=Tokens(tokens.values[which], tokens.mask[which]), vector=vector)
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """No text for each prompt, or the prompts' own if ``only`` leaves text alone; sizes stay in any case."""
         if only is not None and "text" not in only:
             return self.forward(prompts)
@@ -93,7 +98,7 @@ class Towers(nn.Module):
         negatives = [replace(one, given={"negative": True, **one.given}) for one in prompts]
         return Condition(tokens=Tokens(values, mask), vector=self.vector(vectors, negatives))
 
-    def check_word(self, name: str, vectors: Sequence[Tensor]) -> None:
+    def check_embedding(self, name: str, vectors: Sequence[Tensor]) -> None:
         """BadInput if these are no vectors for the towers that are here."""
         widths = sorted({reader.width for reader in self._readers()})
         for one in vectors:
@@ -103,17 +108,17 @@ class Towers(nn.Module):
                     f"(n, {' or '.join(map(str, widths))}): it belongs to another model."
                 )
 
-    def add_word(self, name: str, vectors: Sequence[Tensor]) -> None:
+    def add_embedding(self, name: str, vectors: Sequence[Tensor]) -> None:
         """Let ``name``, in any case, stand for learned vectors (n, width) in every tower of that width (textual
         inversion, arXiv 2208.01618); BadInput if there is none. An earlier word of that name is replaced."""
-        self.check_word(name, vectors)
+        self.check_embedding(name, vectors)
         for reader in self._readers():
             mine = [one for one in vectors if one.shape[1] == reader.width]
             reader.learned.pop(name.lower(), None)
             if mine:
                 reader.learned[name.lower()] = mine[0]
 
-    def remove_word(self, name: str) -> None:
+    def remove_embedding(self, name: str) -> None:
         """Read ``name`` as any other text again; BadInput if it was not added."""
         readers = self._readers()
         if not any(name.lower() in reader.learned for reader in readers):
@@ -123,20 +128,16 @@ class Towers(nn.Module):
         for reader in readers:
             reader.learned.pop(name.lower(), None)
 
-    def at(self, prompt: Prompt, step: int, steps: int) -> Prompt:
-        """The prompt that holds at ``step``, from 0, of ``steps``."""
-        if _emphasis(prompt) == "none" or not scheduled(prompt.text[:LONGEST]):
-            return prompt
-        return replace(prompt, text=at(prompt.text[:LONGEST], step, steps))
+    @property
+    def reads_weights(self) -> bool:
+        """True: weights scale the states of tokens."""
+        return True
 
-    def unread(self, prompt: Prompt) -> list[str]:
+    def truncated(self, prompt: Prompt) -> list[str]:
         """What of a prompt each tower whose tokens are attended to leaves out, as sentences: it is too long."""
-        mode = _emphasis(prompt)
         said = []
         for reader in (one for one in self._readers() if one.tower.row is not None):
-            left = reader.unread(chunks(prompt.text, mode)) + (
-                prompt.text[LONGEST:] if mode != "none" else ""
-            )
+            left = reader.truncated(weighted_sections(prompt)) + beyond_max_length(prompt)
             if left.strip():
                 kind, most = reader.tower.words.upper(), reader.tower.chunks * reader.frame.room
                 said.append(
@@ -144,14 +145,8 @@ class Towers(nn.Module):
                 )
         return said
 
-    def parts(self, prompt: Prompt) -> list[tuple[Prompt, float]]:
-        """The prompts that AND parts, with their weights."""
-        if _emphasis(prompt) == "none":
-            return [(prompt, 1.0)]
-        return [(replace(prompt, text=text), weight) for text, weight in composed(prompt.text)]
-
     def encode(
-        self, texts: Sequence[list[list[Weighted]]], modes: Sequence[str]
+        self, texts: Sequence[list[list[WeightedText]]], modes: Sequence[str]
     ) -> tuple[Tokens, list[Tensor]]:
         """The joined tokens, and the vectors of the pooled towers in their order."""
         readers = self._readers()
@@ -219,18 +214,6 @@ class Towers(nn.Module):
                 Note,
                 stacklevel=4,
             )
-
-
-def chunks(text: str, mode: str) -> list[list[Weighted]]:
-    """What is to be read, as weighted text in chunks of their own; of a text that changes what holds at first."""
-    return [[(text, 1.0)]] if mode == "none" else weights(at(text[:LONGEST], 0, 1000))
-
-
-def _emphasis(prompt: Prompt) -> str:
-    mode = prompt.given.get("emphasis", "none")
-    if mode not in EMPHASES:
-        raise unknown("emphasis", mode, EMPHASES)
-    return str(mode)
 
 
 def _joined(rows: Sequence[Sequence[Tokens]]) -> Tokens:

@@ -26,9 +26,11 @@ class Nothing(nn.Module):
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
         return Condition()
 
-    def nothing(self, prompts: Sequence[Prompt], only: Collection[str] | None = None) -> Condition:
+    def null_condition(
+        self, prompts: Sequence[Prompt], only: Collection[str] | None = None
+    ) -> Condition:
         """The same."""
         return Condition()
 
-    def learn(self, prompts: Iterable[Prompt]) -> None:
+    def fit(self, prompts: Iterable[Prompt]) -> None:
         """Nothing is learned."""

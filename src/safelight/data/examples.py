@@ -1,4 +1,4 @@
-"""What data is: examples, the sources that hold them, and the order in which training visits them."""
+"""Training examples, the sources that hold them, and the order in which training takes them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from safelight.files import digest
 from safelight.media.pictures import read_picture
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many are done."""
+"""Called with how many are done, and of how many."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture as it lies in its source: ``picture`` holds the file's bytes."""
+    """A picture as its source holds it; ``picture`` is the content of the file."""
 
     name: str
     picture: bytes
@@ -26,7 +26,10 @@ class Example:
 
 
 class Source(Protocol):
-    """Pictures with captions and labels, in an order that never changes. One that cannot be read is BadInput."""
+    """Pictures with captions and labels, in an order that never changes.
+
+    Taking a picture that cannot be read raises BadInput.
+    """
 
     @property
     def skips_broken(self) -> bool: ...
@@ -40,11 +43,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Examination:
-    """What reading a whole source found: the indices that are fine, the broken ones, each picture's hash."""
+    """The result of reading a whole source: which pictures are good, and what belongs to each."""
 
-    good: tuple[int, ...]
+    good: tuple[int, ...]  # indices into the source
     broken: tuple[str, ...]  # "name: why"
-    hashes: tuple[str, ...]  # of the good ones
+    hashes: tuple[str, ...]  # of the good pictures, as are captions and labels
     captions: tuple[str, ...]
     labels: tuple[str | None, ...]
 
@@ -58,7 +61,10 @@ class Examination:
 
 
 def examine(source: Source, progress: Progress | None = None) -> Examination:
-    """Decode every picture once. Broken ones are named and counted: BadInput, unless the source skips them."""
+    """Decode every picture once.
+
+    BadInput names broken pictures, unless the source skips them.
+    """
     good, broken, examples = [], [], []
     for index in range(len(source)):
         try:
@@ -75,11 +81,13 @@ def examine(source: Source, progress: Progress | None = None) -> Examination:
         shown = " ".join(broken[:3])
         raise BadInput(
             f"{len(broken)} of {len(source)} pictures cannot be read: {shown}"
-            f'{" …" if len(broken) > 3 else ""} Mend or remove them, or set broken = "skip" in the recipe.'
+            f"{' …' if len(broken) > 3 else ''} "
+            'Repair or remove them, or set broken = "skip" in the recipe.'
         )
     if not good:
         raise BadInput(
-            f"none of the {len(source)} pictures can be read; the first: {broken[0] if broken else '-'}"
+            f"none of the {len(source)} pictures can be read; "
+            f"the first: {broken[0] if broken else '-'}"
         )
     hashes, captions, labels = zip(*examples, strict=True)
     return Examination(tuple(good), tuple(broken), hashes, captions, labels)
@@ -87,10 +95,10 @@ def examine(source: Source, progress: Progress | None = None) -> Examination:
 
 @dataclass(frozen=True)
 class Order:
-    """Which example comes at which position: a fresh permutation each epoch, the same for every world size.
+    """Which example comes at which position: a new permutation in each epoch.
 
-    Positions count examples since the start of training. Of each batch of ``batch`` positions, rank r of w takes
-    every w-th, so that the batch as a whole is the same however many processes share it.
+    Positions count examples since the start of training. Of each batch of ``batch`` positions, rank
+    r of w takes every w-th, so that the batch is the same however many processes share it.
     """
 
     count: int
@@ -99,15 +107,15 @@ class Order:
     world: int = 1
 
     def index(self, position: int) -> int:
-        """The example at one position."""
+        """The index of the example at a position."""
         epoch, place = divmod(position, self.count)
         return _permutation(self.count, self.seed, epoch)[place]
 
     def batches(self, batch: int, position: int = 0) -> Iterator[tuple[list[int], list[int]]]:
-        """(positions, indices) of this rank, batch after batch for ever, starting at ``position``."""
+        """Endless batches of (positions, indices) of this rank, starting at ``position``."""
         while True:
             positions = list(range(position + self.rank, position + batch, self.world))
-            yield positions, [self.index(one) for one in positions]
+            yield positions, [self.index(place) for place in positions]
             position += batch
 
 

@@ -1,7 +1,7 @@
-"""The latent cache: what the autoencoder makes of each picture, kept once and sampled just in time.
+"""The latent cache: each picture's encoding, computed once; training samples latents from it.
 
-Kept by content: the autoencoder's hash, the framing and the picture's hash together name an entry, so an entry can
-never be stale, and runs on overlapping data share what they have.
+The key of an entry is made of the hashes of the autoencoder and the picture and of the framing, so
+that an entry is never stale and runs on overlapping data share what they have.
 """
 
 import sqlite3
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from safelight.data.examples import Examination, Progress, Source
-from safelight.data.framing import Framing
+from safelight.data.framing import Framing, framed
 from safelight.errors import BadInput, CannotSave
 from safelight.files import digest
-from safelight.media.pictures import read_picture
 from safelight.types.networks import Encoding
 from safelight.types.tensors import Images
 
@@ -25,12 +25,13 @@ Encode = Callable[[Images], Encoding]
 
 
 class LatentCache:
-    """Encodings of a source's pictures in one SQLite file, in float32; made where they are missing."""
+    """The encodings of a source's pictures in one SQLite file, in float32."""
 
     def __init__(self, path: Path, autoencoder: str, framing: Framing) -> None:
         if not framing.fixed:
             raise BadInput(
-                'latents are kept only for fixed framing: set crop = "centre" and mirror = false.'
+                "latents can be cached only for fixed framing: "
+                'set crop = "centre" and mirror = false.'
             )
         self._framing = framing
         self._prefix = f"{autoencoder} {sorted(asdict(framing).items())}"
@@ -44,28 +45,26 @@ class LatentCache:
             )
 
     def close(self) -> None:
-        """Let go of the file; what it holds stays."""
+        """Close the file."""
         self._file.close()
 
     def fill(
         self,
         source: Source,
-        found: Examination,
+        examination: Examination,
         encode: Encode,
         batch: int = 16,
         progress: Progress | None = None,
     ) -> None:
-        """Encode every good picture that is not there yet; interrupted work is kept."""
-        there = {key for (key,) in self._file.execute("select key from latents")}
-        indices = dict(zip(map(self._key, found.hashes), found.good, strict=True))  # one of each
-        missing = [(index, key) for key, index in indices.items() if key not in there]
+        """Encode every good picture that is not in the file yet; interrupted work is kept."""
+        cached = {key for (key,) in self._file.execute("select key from latents")}
+        keys = map(self._key, examination.hashes)
+        indices = dict(zip(keys, examination.good, strict=True))  # of equal pictures one
+        missing = [(index, key) for key, index in indices.items() if key not in cached]
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
-            pictures = [read_picture(source[index].picture) for index, _ in part]
-            images = (
-                torch.stack([self._framing(picture) for picture in pictures]).float() / 127.5 - 1
-            )
-            self._keep([key for _, key in part], encode(images))
+            images = framed(source, [index for index, _ in part], self._framing)
+            self._write([key for _, key in part], encode(images))
             if progress:
                 progress(min(start + batch, len(missing)), len(missing))
 
@@ -73,36 +72,39 @@ class LatentCache:
         """The encodings of these pictures, as one batch."""
         rows = [
             self._file.execute(
-                "select shape, mean, deviation from latents where key = ?", (self._key(one),)
+                "select shape, mean, deviation from latents where key = ?", (self._key(picture),)
             ).fetchone()
-            for one in hashes
+            for picture in hashes
         ]
         shape = (len(rows), *(int(side) for side in rows[0][0].split()))
-        mean = torch.from_numpy(
-            np.frombuffer(b"".join(row[1] for row in rows), np.float32).copy()
-        ).view(shape)
+        mean = _tensor([row[1] for row in rows]).view(shape)
         if rows[0][2] is None:
             return Encoding(mean)
-        spread = np.frombuffer(b"".join(row[2] for row in rows), np.float32).copy()
-        return Encoding(mean, torch.from_numpy(spread).view(shape))
+        return Encoding(mean, _tensor([row[2] for row in rows]).view(shape))
 
     def _key(self, picture: str) -> str:
         return digest([self._prefix, picture])
 
-    def _keep(self, keys: Sequence[str], encoding: Encoding) -> None:
+    def _write(self, keys: Sequence[str], encoding: Encoding) -> None:
         mean = encoding.mean.detach().float().cpu()
         shape = " ".join(map(str, mean.shape[1:]))
-        deviations = [None] * len(keys)
+        deviations: list[bytes | None] = [None] * len(keys)
         if encoding.deviation is not None:
-            deviations = [
-                one.numpy().tobytes() for one in encoding.deviation.detach().float().cpu()
-            ]
-        rows = [
-            (key, shape, one.numpy().tobytes(), deviation)
-            for key, one, deviation in zip(keys, mean, deviations, strict=True)
-        ]
+            deviations = [*_blobs(encoding.deviation)]
+        means = _blobs(mean)
+        rows = [(key, shape, *blobs) for key, *blobs in zip(keys, means, deviations, strict=True)]
         with _saving(self._path), self._file:
             self._file.executemany("insert or replace into latents values (?, ?, ?, ?)", rows)
+
+
+def _blobs(batch: Tensor) -> list[bytes]:
+    """The values of each sample as the bytes of float32."""
+    return [sample.numpy().tobytes() for sample in batch.detach().float().cpu()]
+
+
+def _tensor(blobs: Sequence[bytes]) -> Tensor:
+    """The values of all samples, flat."""
+    return torch.from_numpy(np.frombuffer(b"".join(blobs), np.float32).copy())
 
 
 @contextmanager
@@ -111,5 +113,5 @@ def _saving(path: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise CannotSave(
-            f"cannot save the latent cache {str(path)!r}: {error}; what was there is kept."
+            f"cannot save the latent cache {str(path)!r}: {error}; what it held is unchanged."
         ) from error

@@ -21,7 +21,7 @@ from safelight.nn.attention import CrossAttention, SelfAttention, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
-from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
+from safelight.nn.patchify import patch_grid, patchify, require_latents, unpatchify
 from safelight.nn.positions import Rotation, grid_positions, rotation, split
 from safelight.types.networks import Condition, Network, Tokens
 from safelight.types.shapes import Shape
@@ -72,7 +72,7 @@ class DiT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.grain = config.patch
+        self.size_multiple = config.patch
         volume = config.patch**config.axes
         self.patches = nn.Linear((config.channels + config.extra_channels) * volume, config.width)
         self.time = TimeEmbedding(config.width)
@@ -86,7 +86,7 @@ class DiT(nn.Module):
             "vector": config.vector_width,
             "channels": config.extra_channels,
         }
-        self.hears: frozenset[str] = frozenset()
+        self.scalar_names: frozenset[str] = frozenset()
         self.takes = frozenset(name for name, is_open in ways.items() if is_open)
         self.initialise()
 
@@ -116,15 +116,15 @@ class DiT(nn.Module):
                 projected += block.cross.project(values)
         return replace(condition, tokens=replace(tokens, projected=projected))
 
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
-        """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
-        return partial(self, less=Less.of(skip, alone, len(self.blocks)))
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
+        """This network without the blocks ``skip_blocks``, and with patches that see only themselves in those ``self_only_blocks``."""
+        return partial(self, less=Less.of(skip_blocks, self_only_blocks, len(self.blocks)))
 
     def forward(
         self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
     ) -> Tensor:
         """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, *space)."""
-        demand_latents(noisy, self.config.channels, self.config.axes)
+        require_latents(noisy, self.config.channels, self.config.axes)
         grid = patch_grid(noisy.shape[2:], self.config.patch)
         condition = self.prepare(condition)
         tokens = condition.tokens

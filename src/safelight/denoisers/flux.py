@@ -22,7 +22,7 @@ from safelight.nn.attention import RMSNorm, Source, attend, joint, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import sinusoidal
 from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
-from safelight.nn.patchify import demand_latents, patch_grid
+from safelight.nn.patchify import patch_grid, require_latents
 from safelight.nn.positions import PairRotation, grid_positions, pair_rotation
 from safelight.types.networks import Condition, Network
 from safelight.types.shapes import Shape
@@ -116,7 +116,7 @@ class Flux(nn.Module):
     def __init__(self, config: Config, ends: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.grain = config.patch
+        self.size_multiple = config.patch
         bias, area = config.generation == 1, config.patch**2
         self.patches = nn.Linear(
             (config.channels + config.extra_channels) * area, config.width, bias
@@ -138,11 +138,11 @@ class Flux(nn.Module):
             "list[Single]", nn.ModuleList(Single(config) for _ in range(config.single))
         )
         self.final = Final(config.width, config.channels * area, bias) if ends else None
-        self.hears = frozenset({"guidance"} if config.guidance else ())
+        self.scalar_names = frozenset({"guidance"} if config.guidance else ())
         ways = {
             "vector": config.vector_width,
             "channels": config.extra_channels,
-            "scalars": self.hears,
+            "scalars": self.scalar_names,
         }
         self.takes = frozenset(
             {
@@ -159,9 +159,9 @@ class Flux(nn.Module):
         """Project the text once for all steps: ``tokens.projected`` is the one tensor (b, n, width) that enters the
         sequence. A condition that is prepared already is returned as it is."""
         refuse(condition, self.takes, "this FLUX")
-        if unheard := sorted(set(condition.scalars) - self.hears):
+        if unheard := sorted(set(condition.scalars) - self.scalar_names):
             raise BadInput(
-                f"of scalars this FLUX hears {sorted(self.hears)}, not {unheard}: leave them out."
+                f"of scalars this FLUX hears {sorted(self.scalar_names)}, not {unheard}: leave them out."
             )
         if any(len(one.projected) != 2 * len(self.doubles) for one in condition.streams):
             raise BadInput(
@@ -195,10 +195,12 @@ class Flux(nn.Module):
             self.config = replace(self.config, extra_channels=further)
             self.takes = self.takes - {"channels"} | ({"channels"} if further else set())
 
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
-        """This network without the blocks ``skip``, and with patches that see only themselves and the text in those
-        ``alone``; blocks are counted through, the double ones first."""
-        return partial(self, less=Less.of(skip, alone, len(self.doubles) + len(self.singles)))
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
+        """This network without the blocks ``skip_blocks``, and with patches that see only themselves and the text in those
+        ``self_only_blocks``; blocks are counted through, the double ones first."""
+        return partial(
+            self, less=Less.of(skip_blocks, self_only_blocks, len(self.doubles) + len(self.singles))
+        )
 
     def forward(
         self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
@@ -236,7 +238,7 @@ class Flux(nn.Module):
         """What the blocks start from, of a condition that is prepared."""
         pictures = (noisy, *condition.references)
         for one in pictures:
-            demand_latents(one, self.config.channels)
+            require_latents(one, self.config.channels)
         grids = [patch_grid(one.shape[2:], self.config.patch) for one in pictures]
         joined = [
             self.join(noisy, condition.channels),

@@ -20,7 +20,7 @@ from safelight.nn.attention import Heads, attend, joint, lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import Final, begin_at_rest, modulated
-from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
+from safelight.nn.patchify import patch_grid, patchify, require_latents, unpatchify
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
 from safelight.types.networks import Condition, Network
@@ -73,8 +73,8 @@ class MMDiT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.grain = config.patch
-        self.hears: frozenset[str] = frozenset()
+        self.size_multiple = config.patch
+        self.scalar_names: frozenset[str] = frozenset()
         self.takes = frozenset({"tokens", "vector", "residuals"})
         width, volume, last = config.width, config.channels * config.patch**2, config.depth - 1
         self.patches = nn.Linear(volume, width)
@@ -94,15 +94,15 @@ class MMDiT(nn.Module):
         refuse(condition, self.takes, "this transformer")
         return prepare(condition, self.text)
 
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
-        """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
-        return partial(self, less=Less.of(skip, alone, len(self.blocks)))
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
+        """This network without the blocks ``skip_blocks``, and with patches that see only themselves in those ``self_only_blocks``."""
+        return partial(self, less=Less.of(skip_blocks, self_only_blocks, len(self.blocks)))
 
     def forward(
         self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
     ) -> Tensor:
         """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
-        demand_latents(noisy, self.config.channels)
+        require_latents(noisy, self.config.channels)
         grid = patch_grid(noisy.shape[2:], self.config.patch)
         condition = self.prepare(condition)
         x = self.patches(

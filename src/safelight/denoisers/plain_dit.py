@@ -19,7 +19,7 @@ from safelight.nn.attention import lonely
 from safelight.nn.blocks import WHOLE, Less
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import Final, begin_at_rest
-from safelight.nn.patchify import demand_latents, patch_grid, patchify, unpatchify
+from safelight.nn.patchify import patch_grid, patchify, require_latents, unpatchify
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
 from safelight.types.networks import Condition, Network
@@ -81,8 +81,8 @@ class PlainDiT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.grain = config.patch
-        self.hears = frozenset({"label"} if config.classes else ())
+        self.size_multiple = config.patch
+        self.scalar_names = frozenset({"label"} if config.classes else ())
         self.takes = frozenset({"scalars"} if config.classes else ())
         width, volume = config.width, config.channels * config.patch**2
         hidden = int(width * config.mlp_ratio)
@@ -100,21 +100,21 @@ class PlainDiT(nn.Module):
     def prepare(self, condition: Condition) -> Condition:
         """Nothing can be done ahead of time; BadInput for a way in that is closed, or another scalar."""
         refuse(condition, self.takes, "this transformer")
-        if others := condition.scalars.keys() - self.hears:
+        if others := condition.scalars.keys() - self.scalar_names:
             raise BadInput(
                 f"this transformer hears label, got {', '.join(sorted(others))}: leave that out."
             )
         return condition
 
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
-        """This network without the blocks ``skip``, and with patches that see only themselves in those ``alone``."""
-        return partial(self, less=Less.of(skip, alone, len(self.blocks)))
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
+        """This network without the blocks ``skip_blocks``, and with patches that see only themselves in those ``self_only_blocks``."""
+        return partial(self, less=Less.of(skip_blocks, self_only_blocks, len(self.blocks)))
 
     def forward(
         self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
     ) -> Tensor:
         """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels or twice, h, w)."""
-        demand_latents(noisy, self.config.channels)
+        require_latents(noisy, self.config.channels)
         grid, dtype = patch_grid(noisy.shape[2:], self.config.patch), self.patches.weight.dtype
         label = self.prepare(condition).scalars.get("label")
         heard = [embedder(time, label) for embedder in self.embedders]

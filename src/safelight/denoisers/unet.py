@@ -143,14 +143,14 @@ class UNet(nn.Module):
     convolution, and to the middle's result (ControlNet, arXiv 2302.05543); then, or instead, what is added to the way
     down itself, one a level and perhaps one after the middle (T2I-Adapter, arXiv 2302.08453): behind a level's last
     attention, or, where it has none, behind its change of size. Any other way in, and sides that are no multiples of
-    ``grain``, are BadInput.
+    ``size_multiple``, are BadInput.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.grain = 2 ** (len(config.levels) - 1)
-        self.hears = hears(config)
+        self.size_multiple = 2 ** (len(config.levels) - 1)
+        self.scalar_names = scalar_names(config)
         self.encoder = Encoder(config)
         left = self.encoder.left
         before = config.levels[-1].width
@@ -182,19 +182,19 @@ class UNet(nn.Module):
     def forward(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
         return self.answer(noisy, time, condition)
 
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
-        """This network without the attention layers ``skip``, and with places that see only themselves in ``alone``.
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
+        """This network without the attention layers ``skip_blocks``, and with places that see only themselves in ``self_only_blocks``.
 
         A layer is the whole attention behind one residual block, counted from 0 on the way down, through the middle,
         up: 0 … 5, 6 and 7 … 15 in Stable Diffusion 1.
         """
         count = sum(block.attention is not None for block in blocks(self))
-        for layer in (*skip, *alone):
+        for layer in (*skip_blocks, *self_only_blocks):
             if not 0 <= layer < count:
                 raise BadInput(
                     f"this U-Net has the attention layers 0 to {count - 1}, not {layer}: name these."
                 )
-        return partial(self.answer, skip=frozenset(skip), alone=frozenset(alone))
+        return partial(self.answer, skip=frozenset(skip_blocks), alone=frozenset(self_only_blocks))
 
     def answer(
         self,
@@ -210,7 +210,7 @@ class UNet(nn.Module):
         more = split(condition.residuals, len(self.encoder.left), len(self.config.levels))
         heard = self.encoder.hear(time, condition)
         x, left = self.encoder(
-            self.encoder.join(noisy, condition.channels, self.grain), heard, plan, more[2]
+            self.encoder.join(noisy, condition.channels, self.size_multiple), heard, plan, more[2]
         )
         if more[0]:
             left = [one + added.to(one.dtype) for one, added in zip(left, more[0], strict=True)]
@@ -263,17 +263,17 @@ class Encoder(nn.Module):
         """The width of what each part leaves, in order."""
         return list(self._left)
 
-    def join(self, noisy: Latents, channels: Tensor | None, grain: int) -> Tensor:
+    def join(self, noisy: Latents, channels: Tensor | None, size_multiple: int) -> Tensor:
         """The latents and whatever is concatenated to them, in the precision of the parameters; BadInput for latents
         that do not fit."""
         config, sides = self.config, noisy.shape[2:]
         if (
             noisy.ndim != 4
             or noisy.shape[1] != config.channels
-            or any(side % grain for side in sides)
+            or any(side % size_multiple for side in sides)
         ):
             raise BadInput(
-                f"this U-Net takes {config.channels} channels and sides that are multiples of {grain}, not latents of "
+                f"this U-Net takes {config.channels} channels and sides that are multiples of {size_multiple}, not latents of "
                 f"shape {tuple(noisy.shape)}."
             )
         if config.extra_channels:
@@ -371,11 +371,11 @@ def takes(config: Config) -> frozenset[str]:
         "streams": config.text_width,
         "vector": config.vector_width,
     }
-    ways |= {"scalars": len(hears(config)), "channels": config.extra_channels}
+    ways |= {"scalars": len(scalar_names(config)), "channels": config.extra_channels}
     return frozenset(name for name, is_open in ways.items() if is_open)
 
 
-def hears(config: Config) -> frozenset[str]:
+def scalar_names(config: Config) -> frozenset[str]:
     """The scalars that it hears."""
     known = {"noise_level": config.classes, "guidance": config.guidance}
     return frozenset(name for name, is_open in known.items() if is_open)
@@ -391,8 +391,8 @@ def prepare(
 ) -> Condition:
     """See ``UNet.prepare``."""
     refuse(condition, ways, "this U-Net")
-    if set(condition.scalars) - hears(config):
-        known = " and ".join(sorted(hears(config)))
+    if set(condition.scalars) - scalar_names(config):
+        known = " and ".join(sorted(scalar_names(config)))
         raise BadInput(
             f"this U-Net hears the scalar {known}, got {', '.join(sorted(condition.scalars))}."
         )

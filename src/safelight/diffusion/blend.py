@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
-from safelight.types.diffusion import Estimate, Question
+from safelight.diffusion.checks import require
+from safelight.types.diffusion import Estimate, ModelCall
 from safelight.types.networks import Condition
 
 
@@ -26,7 +26,7 @@ class Part:
     where: Tensor | None = None
 
     def __post_init__(self) -> None:
-        demand(
+        require(
             math.isfinite(self.weight),
             "a weight must be a number",
             self.weight,
@@ -39,10 +39,10 @@ class Part:
         return self.weight * (torch.ones(()) if self.where is None else self.where)
 
 
-def demand_say(parts: Sequence[Part]) -> None:
+def require_say(parts: Sequence[Part]) -> None:
     """Raises BadInput unless the weights of ``parts`` sum to more than 0 at every place."""
     least = float(_total(parts).min()) if parts else 1.0
-    demand(
+    require(
         least > 0,
         "weights must sum to more than 0 at every place",
         least,
@@ -50,7 +50,7 @@ def demand_say(parts: Sequence[Part]) -> None:
     )
 
 
-def spread(question: Question, parts: Sequence[Part]) -> list[Question]:
+def spread(question: ModelCall, parts: Sequence[Part]) -> list[ModelCall]:
     """The same question under the condition of each part."""
     return [replace(question, condition=part.condition) for part in parts]
 

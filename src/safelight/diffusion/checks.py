@@ -3,7 +3,7 @@
 from safelight.errors import BadInput
 
 
-def demand(holds: bool, wanted: str, got: object, remedy: str) -> None:
+def require(holds: bool, wanted: str, got: object, remedy: str) -> None:
     """Raises BadInput "``wanted``, got ``got``: ``remedy``." unless ``holds`` (which NaN never does)."""
     if not holds:
         raise BadInput(f"{wanted}, got {got!r}: {remedy}.")

@@ -35,7 +35,7 @@ class Renoising(Protocol):
     def renoises(self) -> bool: ...
 
 
-def demand_fit(sampler: Sampler, prediction: Prediction, guidance: Guidance) -> None:
+def require_fit(sampler: Sampler, prediction: Prediction, guidance: Guidance) -> None:
     """Raises BadInput if the sampler wants a variance that the model lacks, or ignores the noise that guidance sets."""
     if isinstance(sampler, Wanting) and sampler.wants_variance and not prediction.learns_variance:
         raise BadInput(NO_VARIANCE)

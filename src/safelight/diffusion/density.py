@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Uniform:
     strata: int = 1
 
     def __post_init__(self) -> None:
-        _demand_strata(self.strata)
+        _require_strata(self.strata)
 
     def __call__(self, u: Tensor, position: Tensor) -> Tensor:
         return _stratified(u, position, self.strata)
@@ -40,9 +40,9 @@ class LogitNormal:
     strata: int = 1
 
     def __post_init__(self) -> None:
-        _demand_strata(self.strata)
-        demand(math.isfinite(self.mean), "mean must be a number", self.mean, "0 is usual")
-        demand(0 < self.std < math.inf, "std must be above 0", self.std, "1 is usual")
+        _require_strata(self.strata)
+        require(math.isfinite(self.mean), "mean must be a number", self.mean, "0 is usual")
+        require(0 < self.std < math.inf, "std must be above 0", self.std, "1 is usual")
 
     def __call__(self, u: Tensor, position: Tensor) -> Tensor:
         return torch.sigmoid(
@@ -54,5 +54,5 @@ def _stratified(u: Tensor, position: Tensor, strata: int) -> Tensor:
     return (position % strata + u) / strata
 
 
-def _demand_strata(strata: int) -> None:
-    demand(strata >= 1, "strata must be at least 1", strata, "1 draws freely")
+def _require_strata(strata: int) -> None:
+    require(strata >= 1, "strata must be at least 1", strata, "1 draws freely")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from safelight.diffusion.blend import Part, blend, demand_say, spread
+from safelight.diffusion.blend import Part, blend, require_say, spread
 from safelight.diffusion.condition import stack
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
@@ -16,12 +16,12 @@ from safelight.types.diffusion import (
     Denoise,
     Estimate,
     Guidance,
+    ModelCall,
     Negative,
+    NetworkVariant,
     NoiseLevel,
-    Pass,
-    Question,
 )
-from safelight.types.networks import Condition, Network, Skippable
+from safelight.types.networks import Condition, Denoiser, Network
 from safelight.types.tensors import Latents
 
 Told = Callable[[str, Condition], Condition]
@@ -51,25 +51,23 @@ def guided(
     sees the blend of their answers. Raises BadInput if guidance asks for a network that is not here, or that cannot
     leave out what it wants left out, and for weights that leave a place without a say.
     """
-    found: dict[Pass, Network] = {}
+    found: dict[NetworkVariant, Network] = {}
 
-    def find(by: Pass) -> Network:
+    def find(by: NetworkVariant) -> Network:
         if by not in found:
             found[by] = _found(networks, by)
         return found[by]
 
     rule = guidance.begin(find)
-    demand_say(parts)
+    require_say(parts)
 
     def denoise(noisy: Latents, level: NoiseLevel) -> Estimate:
-        asked = rule.ask(condition, negative, level)
+        asked = rule.calls(condition, negative, level)
         passed = {q: spread(q, parts) if parts and q.condition is condition else [q] for q in asked}
-        answers: dict[Question, Estimate] = {}
+        answers: dict[ModelCall, Estimate] = {}
         for batch in _batches([one for each in passed.values() for one in each], one_batch):
-            by = batch[0].by
-            conditions = [
-                _heard(told(by.network, one.condition), one.hears, noisy) for one in batch
-            ]
+            by = batch[0].network
+            conditions = [_heard(told(by.name, one.condition), one.scalars, noisy) for one in batch]
             answers |= zip(
                 batch, _answers(process, find(by), conditions, noisy, level), strict=True
             )
@@ -82,28 +80,28 @@ def guided(
     return denoise
 
 
-def _found(networks: Mapping[str, Network], by: Pass) -> Network:
-    if by.network not in networks:
+def _found(networks: Mapping[str, Network], by: NetworkVariant) -> Network:
+    if by.name not in networks:
         known = ", ".join(sorted(networks))
         raise BadInput(
-            f"this guidance asks a network {by.network!r}, the model has {known}: put one beside it."
+            f"this guidance asks a network {by.name!r}, the model has {known}: put one beside it."
         )
-    network = networks[by.network]
-    if not by.skip and not by.alone:
+    network = networks[by.name]
+    if not by.skip_blocks and not by.self_only_blocks:
         return network
-    if not isinstance(network, Skippable):
+    if not isinstance(network, Denoiser):
         raise BadInput(
             f"this guidance leaves out blocks, which {type(network).__name__} cannot: choose another one."
         )
-    return network.without(by.skip, by.alone)
+    return network.variant(by.skip_blocks, by.self_only_blocks)
 
 
-def _batches(questions: Sequence[Question], one_batch: bool) -> list[list[Question]]:
+def _batches(questions: Sequence[ModelCall], one_batch: bool) -> list[list[ModelCall]]:
     """The questions that pass together, each list of one pass."""
     if not one_batch:
         return [[question] for question in questions]
-    passes = dict.fromkeys(question.by for question in questions)
-    return [[question for question in questions if question.by == by] for by in passes]
+    passes = dict.fromkeys(question.network for question in questions)
+    return [[question for question in questions if question.network == by] for by in passes]
 
 
 def _heard(condition: Condition, scalars: Mapping[str, float], noisy: Latents) -> Condition:

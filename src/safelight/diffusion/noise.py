@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.types.shapes import Shape
 
 _MASK = 2**64 - 1
@@ -30,14 +30,14 @@ class SeededNoise:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        _demand_seeds(seeds)
+        _require_seeds(seeds)
         # A generator hears the low 32 bits only: fold in the high ones, so that large seeds differ as well.
         self._streams = [
             torch.Generator().manual_seed((seed ^ seed >> 32) & 0xFFFFFFFF) for seed in seeds
         ]
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor:
-        _demand_batch(shape, len(self._streams))
+        _require_batch(shape, len(self._streams))
         return torch.stack([torch.randn(shape[1:], generator=stream) for stream in self._streams])
 
 
@@ -52,17 +52,17 @@ class BrownianNoise:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        _demand_seeds(seeds)
+        _require_seeds(seeds)
         self._seeds = tuple(seeds)
         self._stream = torch.Generator()
         # The draws of the last increment: the next one begins at one of its ends, and ends near it.
         self._kept: dict[Shape, dict[int, Tensor]] = {}
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor:
-        _demand_batch(shape, len(self._seeds))
+        _require_batch(shape, len(self._seeds))
         first, last = sorted(_node(t) for t in interval or (0.0, 0.0))
         fits = 0 <= first < last <= _GRID
-        demand(
+        require(
             fits,
             "an interval must join two times in 0 to 1, some 1/30000 of them apart",
             interval,
@@ -115,14 +115,14 @@ class RecordedNoise:
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor:
         count = len(self._draws)
-        demand(
+        require(
             self._next < count,
             f"a recording of {count} draws was asked for more",
             self._next + 1,
             "record more",
         )
         draw = self._draws[self._next]
-        demand(
+        require(
             draw.shape == shape,
             f"recorded noise must be {tuple(shape)}",
             tuple(draw.shape),
@@ -139,7 +139,7 @@ def sample_noise(
 
     Draws of different ``stream`` are independent. Raises BadInput if the two lengths differ.
     """
-    _demand_batch(shape, len(positions))
+    _require_batch(shape, len(positions))
     generator = torch.Generator()
     seeds = [_key(seed, stream, int(position)) for position in positions]
     return torch.stack(
@@ -164,13 +164,13 @@ def _key(seed: int, stream: str, position: int) -> int:
     return key
 
 
-def _demand_seeds(seeds: Sequence[int]) -> None:
+def _require_seeds(seeds: Sequence[int]) -> None:
     fits = all(0 <= seed <= _MASK for seed in seeds)
-    demand(fits, "seeds must be from 0 to 2⁶⁴ - 1", tuple(seeds), "take smaller ones")
+    require(fits, "seeds must be from 0 to 2⁶⁴ - 1", tuple(seeds), "take smaller ones")
 
 
-def _demand_batch(shape: Shape, count: int) -> None:
-    demand(
+def _require_batch(shape: Shape, count: int) -> None:
+    require(
         shape[0] == count,
         f"noise for {count} samples must have that batch",
         tuple(shape),

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.types.diffusion import Estimate, NoiseLevel, Prediction
 from safelight.types.tensors import Latents
 
@@ -25,13 +25,13 @@ class Noise:
     needs_signal: ClassVar[bool] = True
     learns_variance: ClassVar[bool] = False
 
-    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return noise
 
-    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         return Estimate((noisy - level.sigma * answer) / level.alpha)
 
 
@@ -42,13 +42,13 @@ class Clean:
     needs_signal: ClassVar[bool] = False
     learns_variance: ClassVar[bool] = False
 
-    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return clean
 
-    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         return Estimate(answer)
 
 
@@ -59,13 +59,13 @@ class V:
     needs_signal: ClassVar[bool] = False
     learns_variance: ClassVar[bool] = False
 
-    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return level.alpha * noise - level.sigma * clean
 
-    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         return Estimate(
             (level.alpha * noisy - level.sigma * answer) / (level.alpha**2 + level.sigma**2)
         )
@@ -78,13 +78,13 @@ class Flow:
     needs_signal: ClassVar[bool] = False
     learns_variance: ClassVar[bool] = False
 
-    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return level.d_alpha * clean + level.d_sigma * noise
 
-    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         turn = level.alpha * level.d_sigma - level.d_alpha * level.sigma
         return Estimate((level.d_sigma * noisy - level.sigma * answer) / turn)
 
@@ -104,14 +104,14 @@ class EDM:
     learns_variance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        demand(
+        require(
             0 < self.deviation < math.inf,
             "deviation must be above 0",
             self.deviation,
             "0.5 is that of EDM",
         )
 
-    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy / self._spread(level)
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
@@ -123,7 +123,7 @@ class EDM:
             / spread
         )
 
-    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         spread = self._spread(level)
         guess = level.alpha * (self.deviation / spread) ** 2 * noisy
         return Estimate(guess + self._sign * level.sigma * self.deviation / spread * answer)
@@ -146,11 +146,11 @@ class NoiseAndVariance:
     needs_signal: ClassVar[bool] = True
     learns_variance: ClassVar[bool] = True
 
-    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
         noise, place = answer.chunk(2, dim=1)
         return Estimate((noisy - level.sigma * noise) / level.alpha, variance=(place + 1) / 2)
 
-    def show(self, noisy: Latents, level: NoiseLevel) -> Latents:
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
         return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
@@ -172,16 +172,16 @@ def noise_of(estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
     )
 
 
-def write(space: Space, estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
-    """What a network of that space would have answered, had it meant ``estimate``; the space's ``read`` undoes it."""
+def to_space(space: Space, estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
+    """What a network of that space would have answered, had it meant ``estimate``; ``from_space`` undoes it."""
     return SPACES[space].target(estimate.clean, noise_of(estimate, noisy, level), level)
 
 
-def read(
+def from_space(
     space: Space, answer: Latents, noisy: Latents, level: NoiseLevel, blind: Latents
 ) -> Latents:
     """The clean latents of an answer in that space; ``blind`` where it tells nothing of them (noise at alpha = 0)."""
-    clean = SPACES[space].read(answer, noisy, level).clean
+    clean = SPACES[space].to_estimate(answer, noisy, level).clean
     return (
         torch.where(level.alpha.to(clean) > 0, clean, blind)
         if SPACES[space].needs_signal

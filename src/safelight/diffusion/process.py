@@ -38,7 +38,9 @@ class Process:
         self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition
     ) -> Estimate:
         """The clean latents that ``network`` sees in ``noisy`` (b c *space); the level has one value, or one each."""
-        return self.prediction.read(self._answer(network, noisy, level, condition), noisy, level)
+        return self.prediction.to_estimate(
+            self._answer(network, noisy, level, condition), noisy, level
+        )
 
     def loss(
         self,
@@ -61,7 +63,7 @@ class Process:
             self.prediction.target(clean, noise, level),
         )
         loss = reduce((answer[:, : target.shape[1]] - target).square(), "b ... -> b", "mean")
-        estimate = self.prediction.read(answer, noisy, level)
+        estimate = self.prediction.to_estimate(answer, noisy, level)
         if estimate.variance is None:
             return loss
         before = torch.maximum(t - 1 / 1000, t / 2).reshape(level.sigma.shape)
@@ -72,4 +74,4 @@ class Process:
     ) -> Tensor:
         dtype = torch.promote_types(noisy.dtype, torch.float32)  # bfloat16 would round the time
         time = level.time.to(noisy.device, dtype).reshape(-1).expand(len(noisy))
-        return network(self.prediction.show(noisy, level), time, condition)
+        return network(self.prediction.scale_input(noisy, level), time, condition)

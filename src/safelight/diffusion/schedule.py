@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.types.diffusion import NoiseLevel
 
 
@@ -29,7 +29,7 @@ class Linear:
     time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        _demand_scale(self.time_scale)
+        _require_scale(self.time_scale)
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         t = _fine(t)
@@ -56,7 +56,7 @@ class ScaledLinear:
     zero_terminal: bool = False
 
     def __post_init__(self) -> None:
-        _demand_betas(self.steps, self.beta_start, self.beta_end)
+        _require_betas(self.steps, self.beta_start, self.beta_end)
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         return self._table.level(t)
@@ -86,7 +86,7 @@ class LinearBeta:
     zero_terminal: bool = False
 
     def __post_init__(self) -> None:
-        _demand_betas(self.steps, self.beta_start, self.beta_end)
+        _require_betas(self.steps, self.beta_start, self.beta_end)
 
     @cached_property
     def _table(self) -> _Table:
@@ -121,7 +121,7 @@ class Table:
             if len(self.alphas_cumprod) < 9
             else f"{len(self.alphas_cumprod)} entries"
         )
-        demand(
+        require(
             falls and bool(self.alphas_cumprod),
             "alphas_cumprod must fall within 1 and 0",
             told,
@@ -153,8 +153,8 @@ class Cosine:
     time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        _demand_scale(self.time_scale)
-        demand(
+        _require_scale(self.time_scale)
+        require(
             0 <= self.offset < math.inf, "offset must be 0 or more", self.offset, "0.008 is usual"
         )
 
@@ -196,15 +196,15 @@ class Sigmoid:
     time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        _demand_scale(self.time_scale)
-        demand(
+        _require_scale(self.time_scale)
+        require(
             0 < self.temperature < math.inf,
             "temperature must be above 0",
             self.temperature,
             "1 is usual",
         )
         ends = (self.start, self.end)
-        demand(
+        require(
             -math.inf < ends[0] < ends[1] < math.inf,
             "start must be below end",
             ends,
@@ -250,13 +250,13 @@ class EDM:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        demand(
+        require(
             0 < self.sigma_max < math.inf,
             "sigma_max must be above 0",
             self.sigma_max,
             "80 is usual",
         )
-        demand(0 < self.rho < math.inf, "rho must be above 0", self.rho, "7 is usual")
+        require(0 < self.rho < math.inf, "rho must be above 0", self.rho, "7 is usual")
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         t = _fine(t)
@@ -326,14 +326,14 @@ def _fine(t: Tensor) -> Tensor:
     return t if t.dtype == torch.float64 else t.float()
 
 
-def _demand_scale(time_scale: float) -> None:
-    demand(0 < time_scale < math.inf, "time_scale must be above 0", time_scale, "1000 is usual")
+def _require_scale(time_scale: float) -> None:
+    require(0 < time_scale < math.inf, "time_scale must be above 0", time_scale, "1000 is usual")
 
 
-def _demand_betas(steps: int, beta_start: float, beta_end: float) -> None:
-    demand(steps >= 1, "steps must be at least 1", steps, "1000 is usual")
+def _require_betas(steps: int, beta_start: float, beta_end: float) -> None:
+    require(steps >= 1, "steps must be at least 1", steps, "1000 is usual")
     betas = (beta_start, beta_end)
-    demand(
+    require(
         0 < betas[0] <= betas[1] < 1,
         "betas must rise within 0 and 1",
         betas,

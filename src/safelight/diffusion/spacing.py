@@ -15,7 +15,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.quantile import beta_quantile
 from safelight.types.diffusion import Schedule, Spacing
 
@@ -42,8 +42,8 @@ class Leading:
     to_first: bool = False
 
     def __post_init__(self) -> None:
-        demand(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
-        demand(
+        require(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
+        require(
             0 <= self.offset < self.table,
             "offset must be an entry of the table",
             self.offset,
@@ -51,11 +51,11 @@ class Leading:
         )
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        _demand_walk(steps, begin)
+        _require_walk(steps, begin)
         reach = round(self.table * begin)
         stride = reach // steps
         fits = stride > 0 and self.offset + stride * (steps - 1) < reach
-        demand(
+        require(
             fits,
             f"leading spacing must find its steps among {reach} entries",
             steps,
@@ -75,7 +75,7 @@ class Picked:
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         reach = int(self.among * begin)
-        demand(
+        require(
             1 <= steps <= reach,
             f"picked spacing must find its steps among {reach} times",
             steps,
@@ -96,11 +96,11 @@ class Linspace:
     table: int = 1000
 
     def __post_init__(self) -> None:
-        demand(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
+        require(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        _demand_walk(steps, begin)
-        demand(
+        _require_walk(steps, begin)
+        require(
             begin > 1 / self.table,
             f"begin must be above the first entry, {1 / self.table}",
             begin,
@@ -129,7 +129,7 @@ class Beta:
 
     def __post_init__(self) -> None:
         both = (self.alpha, self.beta)
-        demand(
+        require(
             all(0 < one < 100 for one in both),
             "alpha and beta must be within 0 and 100",
             both,
@@ -154,7 +154,7 @@ class Karras:
     sigma_max: float | None = None
 
     def __post_init__(self) -> None:
-        _demand_ratios(self.rho, self.sigma_min, self.sigma_max)
+        _require_ratios(self.rho, self.sigma_min, self.sigma_max)
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         bottom, top = _ends(steps, schedule, begin, self.sigma_min, self.sigma_max)
@@ -176,7 +176,7 @@ class Polyexponential:
     sigma_max: float | None = None
 
     def __post_init__(self) -> None:
-        _demand_ratios(self.rho, self.sigma_min, self.sigma_max)
+        _require_ratios(self.rho, self.sigma_min, self.sigma_max)
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         low, high = _ends(steps, schedule, begin, self.sigma_min, self.sigma_max)
@@ -195,7 +195,7 @@ class Exponential:
     sigma_max: float | None = None
 
     def __post_init__(self) -> None:
-        _demand_ratios(1.0, self.sigma_min, self.sigma_max)
+        _require_ratios(1.0, self.sigma_min, self.sigma_max)
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         return Polyexponential(1.0, self.sigma_min, self.sigma_max)(steps, schedule, begin)
@@ -220,7 +220,7 @@ class AYS:
 
     def __post_init__(self) -> None:
         known = ", ".join(self._RATIOS)
-        demand(
+        require(
             self.family in self._RATIOS,
             f"family must be one of {known}",
             self.family,
@@ -228,10 +228,10 @@ class AYS:
         )
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        _demand_walk(steps, begin)
+        _require_walk(steps, begin)
         levels = torch.tensor(self._RATIOS[self.family], dtype=torch.float64).log()
         top = math.log(min(_ratio(schedule, begin), float(levels[0].exp())))
-        demand(
+        require(
             top > float(levels[-1]),
             "begin must lie above the last level of the table",
             begin,
@@ -254,8 +254,8 @@ class Times:
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _demand_fall("times", self.times)
-        demand(self.times[0] <= 1, "times must be at most 1", self.times, "1 is pure noise")
+        _require_fall("times", self.times)
+        require(self.times[0] <= 1, "times must be at most 1", self.times, "1 is pure noise")
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         return _given(torch.tensor(self.times, dtype=torch.float64), steps, begin)
@@ -268,11 +268,11 @@ class Sigmas:
     sigmas: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _demand_fall("sigmas", self.sigmas)
+        _require_fall("sigmas", self.sigmas)
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
         times = schedule.when(-torch.tensor(self.sigmas, dtype=torch.float64).log())
-        demand(
+        require(
             bool((times.diff() < 0).all()),
             "sigmas must lie within the schedule",
             self.sigmas,
@@ -291,7 +291,7 @@ class Shifted:
     shift: float = 3.0
 
     def __post_init__(self) -> None:
-        demand(
+        require(
             0 < self.shift < math.inf,
             "shift must be above 0",
             self.shift,
@@ -318,9 +318,9 @@ class ShiftedByTokens:
     high_mu: float = 1.15
 
     def __post_init__(self) -> None:
-        _demand_tokens(self.tokens)
+        _require_tokens(self.tokens)
         ends = (self.low_tokens, self.high_tokens)
-        demand(
+        require(
             0 < ends[0] < ends[1],
             "low_tokens must be below high_tokens",
             ends,
@@ -349,7 +349,7 @@ class ShiftedByTokensAndSteps:
     tokens: int = 0
 
     def __post_init__(self) -> None:
-        _demand_tokens(self.tokens)
+        _require_tokens(self.tokens)
 
     def sized(self, tokens: int) -> Spacing:
         """This spacing for a picture of so many tokens, if it does not name another number itself."""
@@ -375,13 +375,13 @@ class ShiftedTwice:
     table: int = 1000
 
     def __post_init__(self) -> None:
-        demand(0 < self.shift < math.inf, "shift must be above 0", self.shift, "3 is that of SD3")
-        demand(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
+        require(0 < self.shift < math.inf, "shift must be above 0", self.shift, "3 is that of SD3")
+        require(self.table >= 2, "table must have 2 entries or more", self.table, "1000 is usual")
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor:
-        _demand_walk(steps, begin)
+        _require_walk(steps, begin)
         top, bottom = _unshift(self.shift, begin), _shift(self.shift, 1 / self.table)
-        demand(
+        require(
             top > bottom, "begin must be above the last time of the table", begin, "begin earlier"
         )
         times = _shift(self.shift, torch.linspace(top, bottom, steps, dtype=torch.float64))
@@ -399,8 +399,8 @@ def _unshift(shift: float, t: float) -> float:
     return t / (shift - (shift - 1) * t)
 
 
-def _demand_tokens(tokens: int) -> None:
-    demand(
+def _require_tokens(tokens: int) -> None:
+    require(
         0 <= tokens <= 2**24,
         "tokens must be 0 or more",
         tokens,
@@ -416,11 +416,11 @@ def _ends(
     steps: int, schedule: Schedule, begin: float, sigma_min: float | None, sigma_max: float | None
 ) -> tuple[float, float]:
     """The ratios sigma / alpha between which the steps fall."""
-    _demand_walk(steps, begin)
+    _require_walk(steps, begin)
     top = _ratio(schedule, begin)
     top = min(top if top < math.inf else _ratio(schedule, 0.999 * begin), sigma_max or math.inf)
     bottom = sigma_min or _ratio(schedule, 0.001)
-    demand(
+    require(
         bottom < top,
         f"sigma_min must be below where the steps begin, {top:.4g}",
         bottom,
@@ -429,12 +429,12 @@ def _ends(
     return bottom, top
 
 
-def _demand_ratios(rho: float, sigma_min: float | None, sigma_max: float | None) -> None:
-    demand(
+def _require_ratios(rho: float, sigma_min: float | None, sigma_max: float | None) -> None:
+    require(
         0 < rho < math.inf, "rho must be above 0", rho, "7 is usual for Karras, 1 is exponential"
     )
     ends = (sigma_min, sigma_max)
-    demand(
+    require(
         all(end is None or 0 < end < math.inf for end in ends),
         "sigmas must be above 0",
         ends,
@@ -442,21 +442,21 @@ def _demand_ratios(rho: float, sigma_min: float | None, sigma_max: float | None)
     )
 
 
-def _demand_fall(name: str, given: tuple[float, ...]) -> None:
-    demand(len(given) > 1, f"{name} must have two ends or more", given, "end them in 0")
+def _require_fall(name: str, given: tuple[float, ...]) -> None:
+    require(len(given) > 1, f"{name} must have two ends or more", given, "end them in 0")
     falls = all(above > below for above, below in pairwise((math.inf, *given)))
-    demand(falls and given[-1] >= 0, f"{name} must fall to 0 or above", given, "sort them")
+    require(falls and given[-1] >= 0, f"{name} must fall to 0 or above", given, "sort them")
 
 
 def _given(times: Tensor, steps: int, begin: float) -> Tensor:
-    _demand_walk(steps, begin)
-    demand(
+    _require_walk(steps, begin)
+    require(
         len(times) == steps + 1,
         f"{len(times)} given levels are {len(times) - 1} steps",
         steps,
         "ask for those",
     )
-    demand(
+    require(
         float(times[0]) <= begin,
         f"given levels must not pass begin = {begin}",
         float(times[0]),
@@ -466,7 +466,7 @@ def _given(times: Tensor, steps: int, begin: float) -> Tensor:
 
 
 def _falling(steps: int, begin: float) -> Tensor:
-    _demand_walk(steps, begin)
+    _require_walk(steps, begin)
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
@@ -475,6 +475,8 @@ def _ratio(schedule: Schedule, t: float) -> float:
     return float(level.sigma / level.alpha)
 
 
-def _demand_walk(steps: int, begin: float) -> None:
-    demand(1 <= steps <= 10_000, "steps must be from 1 to 10000", steps, "20 to 50 is usual")
-    demand(0 < begin <= 1, "begin must be above 0 and at most 1", begin, "1 starts from pure noise")
+def _require_walk(steps: int, begin: float) -> None:
+    require(1 <= steps <= 10_000, "steps must be from 1 to 10000", steps, "20 to 50 is usual")
+    require(
+        0 < begin <= 1, "begin must be above 0 and at most 1", begin, "1 starts from pure noise"
+    )

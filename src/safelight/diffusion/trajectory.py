@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.types.diffusion import Estimate, NoiseLevel, NoiseSource, Schedule, Step
 from safelight.types.tensors import Latents
 
@@ -66,7 +66,7 @@ def walk(times: Tensor, schedule: Schedule) -> Iterator[Leg]:
     """The legs between ``times``. Raises BadInput, before the first, unless they are finite and fall strictly."""
     times = times.to("cpu", torch.float64)
     fall = times.ndim == 1 and bool(times.isfinite().all()) and bool((times.diff() < 0).all())
-    demand(
+    require(
         fall and len(times) > 0,
         "times must be finite and fall",
         times.tolist(),
@@ -97,7 +97,7 @@ def partway(
     The steps are counted in whole ones, rounded down, as image-to-image has it everywhere; with strength 0 there are
     none, and the picture stays as it is. Raises BadInput unless strength lies in 0 to 1.
     """
-    demand(
+    require(
         0 <= strength <= 1,
         "strength must be from 0 to 1",
         strength,
@@ -157,9 +157,11 @@ def renoised(noisy: Latents, level: NoiseLevel, higher: NoiseLevel, fresh: Tenso
     ).sqrt() * fresh.to(noisy)
 
 
-def demand_eta(eta: float) -> None:
-    demand(0 <= eta <= 1, "eta must be from 0 to 1", eta, "0 is deterministic, 1 is ancestral")
+def require_eta(eta: float) -> None:
+    require(0 <= eta <= 1, "eta must be from 0 to 1", eta, "0 is deterministic, 1 is ancestral")
 
 
-def demand_order(order: int, most: int) -> None:
-    demand(1 <= order <= most, f"order must be from 1 to {most}", order, "2 is usual with guidance")
+def require_order(order: int, most: int) -> None:
+    require(
+        1 <= order <= most, f"order must be from 1 to {most}", order, "2 is usual with guidance"
+    )

@@ -13,8 +13,8 @@ from safelight.data.examples import Example, Source
 from safelight.evaluation.metric import Metric, Pairs, rounded
 from safelight.media.pictures import sheet, to_pictures
 from safelight.model import module
-from safelight.runtime.sizes import crop, demand_numbers, pad
-from safelight.types.networks import Autoencoder, Discrete
+from safelight.runtime.sizes import crop, pad, require_numbers
+from safelight.types.networks import Autoencoder, DiscreteAutoencoder
 from safelight.types.tensors import Images
 
 Told = Callable[[int, int], None]
@@ -70,12 +70,12 @@ def judge(
 @torch.no_grad()
 def pair(autoencoder: Autoencoder, images: Images) -> Pairs:
     """Images (b, c, h, w) of any size and what comes back of them. BadInput for pixels that are no numbers."""
-    demand_numbers(images)
+    require_numbers(images)
     inner = next(module(autoencoder).parameters(), images)
     latents = autoencoder.encode(pad(images.to(inner.device), autoencoder.factor)).mode()
     again = crop(autoencoder.decode(latents), *images.shape[-2:]).float().cpu()
     before, after = rounded(images), rounded(again)
-    if isinstance(autoencoder, Discrete):
+    if isinstance(autoencoder, DiscreteAutoencoder):
         return Pairs(before, after, autoencoder.indices(latents), autoencoder.codes)
     return Pairs(before, after)
 

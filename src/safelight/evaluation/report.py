@@ -18,7 +18,7 @@ from safelight.errors import BadInput
 from safelight.evaluation.metric import Metric, rounded
 from safelight.evaluation.reconstruction import Some, compared, judge, metrics
 from safelight.files import write_text, writing
-from safelight.governance.licences import whole
+from safelight.governance.licences import combined
 from safelight.media.pictures import to_images, to_pictures
 from safelight.model import LatentDiffusion, module
 from safelight.runtime.sizes import reconstruct
@@ -102,7 +102,7 @@ def _about(model: LatentDiffusion) -> dict[str, Any]:
     part = module(_autoencoder(model))
     dtype = next((str(one.dtype).removeprefix("torch.") for one in part.parameters()), "float32")
     kind = kind_of(vars(part)["config"])
-    licence = whole([one for one in model.licences if one.part == "autoencoder"])
+    licence = combined([one for one in model.licences if one.part == "autoencoder"])
     card = {"name": model.card.name, "hash": model.card.hash, "licence": licence}
     return {**card, "autoencoder": kind, "precision": dtype}
 

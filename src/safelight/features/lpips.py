@@ -41,7 +41,7 @@ class LPIPS(nn.Module):
         super().__init__()
         self.config = config
         self.name = f"lpips-{config.trunk}"
-        self.least = LEAST[config.trunk]
+        self.min_size = LEAST[config.trunk]
         self.features = TRUNKS[config.trunk]()
         path = _found(config.weights)
         tensors = {
@@ -76,7 +76,7 @@ class LPIPS(nn.Module):
 
     def maps(self, images: Images) -> tuple[Tensor, ...]:
         """As LPIPS takes them: after the last activation of each size or width."""
-        at_least(self.name, self.least, images)
+        at_least(self.name, self.min_size, images)
         x, found = (images - self.get_buffer("shift")) / self.get_buffer("scale"), []
         for number, layer in enumerate(self.features):
             x = layer(x)

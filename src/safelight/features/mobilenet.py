@@ -32,7 +32,7 @@ class MobileNet(nn.Module):
     1/4, … 1/32 of the size. It never trains; gradients pass through it to the images."""
 
     name = "mobilenet-v2"
-    least = 32
+    min_size = 32
     heads: tuple[Tensor, ...] = ()
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class MobileNet(nn.Module):
 
     def maps(self, images: Images) -> tuple[Tensor, ...]:
         """After the last block of each size."""
-        at_least(self.name, self.least, images)
+        at_least(self.name, self.min_size, images)
         x, found = images, []
         for number in range(SHOWN[-1] + 1):
             x = self.features[number](x)

@@ -44,7 +44,7 @@ class TinyDarknet(nn.Module):
     1/2, 1/4, 1/8 and 1/16 of the size. It never trains; gradients pass through it to the images."""
 
     name = "tiny-darknet"
-    least = 16
+    min_size = 16
     heads: tuple[Tensor, ...] = ()
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class TinyDarknet(nn.Module):
 
     def maps(self, images: Images) -> tuple[Tensor, ...]:
         """After the activation of the last convolution of each size."""
-        at_least(self.name, self.least, images)
+        at_least(self.name, self.min_size, images)
         return tuple(self._activations(images)[number] for number in SHOWN)
 
     def vector(self, images: Images) -> Tensor:

@@ -1,1 +1,1 @@
-"""What may be done with models and what is kept of it: licences."""
+"""What may be done with models: licences."""

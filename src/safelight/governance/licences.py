@@ -1,4 +1,4 @@
-"""Licences of weights: what was stated with them, what they rest on, and what has to be said aloud."""
+"""Licences of weights: what was stated with them, what a model is under, what users must know."""
 
 import json
 import re
@@ -13,20 +13,22 @@ from safelight.files import within
 
 PARTS = ("autoencoder", "conditioner", "denoiser")
 NOT_STATED = "not stated"
-KEYS = ("modelspec.license", "license", "licence")  # of a file's metadata
+METADATA_KEYS = ("modelspec.license", "license", "licence")
 _RESTRICTED = re.compile(r"non[- ]?commercial|\bnc\b", re.I)
 
 
 @dataclass(frozen=True)
-class Licensed:
-    """Weights and their licence. ``licence`` is empty where nobody stated one; ``usual`` is then that of the weights
-    which are published as such, in the form "Stable Diffusion 1: CreativeML Open RAIL-M", where it is known.
+class PartLicence:
+    """The licence of some weights: of a part of a model, or of a file that is attached to one.
 
-    ``part`` is autoencoder, conditioner or denoiser, else what stands on a model: adapter, word, control, image prompt.
+    ``part`` is autoencoder, conditioner or denoiser, else what the attached file is: adapter, word,
+    control, image prompt. ``licence`` is empty where nobody stated one; ``usual`` is then the
+    licence of the weights that are published under this architecture, where it is known, in the
+    form "Stable Diffusion 1: CreativeML Open RAIL-M".
     """
 
     part: str
-    source: str = ""  # the file, folder or model that they come from
+    source: str = ""  # the file, folder or model that the weights come from
     licence: str = ""
     usual: str = ""
 
@@ -37,16 +39,16 @@ class Licensed:
 
     @property
     def is_stated(self) -> bool:
-        """Whether somebody stated it; what was saved without is not stated either."""
+        """Whether somebody stated it; a model that was saved without one has "not stated"."""
         return bool(self.licence) and NOT_STATED not in self.licence
 
 
-def whole(items: Sequence[Licensed]) -> str:
-    """The licence of what all of them make up, as one line: what they share, else each with its parts."""
+def combined(items: Sequence[PartLicence]) -> str:
+    """The licence of a model that these make up, in one line; if they differ, by part."""
     parts: dict[str, list[str]] = {}
-    for one in items:
-        name = one.part if one.part in PARTS else f"{one.part} {one.source}".strip()
-        parts.setdefault(str(one), []).append(name)
+    for item in items:
+        name = item.part if item.part in PARTS else f"{item.part} {item.source}".strip()
+        parts.setdefault(str(item), []).append(name)
     if len(parts) < 2:
         return next(iter(parts), NOT_STATED)
     return "; ".join(
@@ -54,46 +56,57 @@ def whole(items: Sequence[Licensed]) -> str:
     )
 
 
-def listed(items: Sequence[Licensed]) -> list[str]:
-    """They as a table of Markdown, with an empty line behind it; nothing if there are none."""
-    rows = [f"| {one.part} | {one.source} | {one} |" for one in items]
+def markdown_table(items: Sequence[PartLicence]) -> list[str]:
+    """The lines of a Markdown table of licences and an empty line; none without licences."""
+    rows = [f"| {item.part} | {item.source} | {item} |" for item in items]
     return ["| part | from | licence |", "| --- | --- | --- |", *rows, ""] if rows else []
 
 
-def known(
-    items: Sequence[Licensed], licence: str, name: str, parts: Iterable[str]
-) -> tuple[Licensed, ...]:
-    """The licences of a model's ``parts``, and of all that stands on it: those that its card lists, else that one
-    ``licence`` is stated for the model called ``name``."""
+def licences_of_parts(
+    items: Sequence[PartLicence], licence: str, name: str, parts: Iterable[str]
+) -> tuple[PartLicence, ...]:
+    """The licences of a model's ``parts`` and of everything that is attached to it.
+
+    They are those that its card lists, else the one ``licence`` of the model called ``name``.
+    """
     stated = licence if NOT_STATED not in licence else ""
-    listed = items or [Licensed(part, name, stated) for part in PARTS]
-    here = {*parts}
-    return tuple(dict.fromkeys(one for one in listed if one.part in here or one.part not in PARTS))
+    listed = items or [PartLicence(part, name, stated) for part in PARTS]
+    present = {*parts}
+    kept = (item for item in listed if item.part in present or item.part not in PARTS)
+    return tuple(dict.fromkeys(kept))
 
 
-def restated(items: Sequence[Licensed], hints: Mapping[str, Any]) -> list[Licensed]:
-    """They, as the user says of all (``licence``) or of a part (``licence.denoiser``) instead."""
-    said = [
-        hints.get(f"licence.{one.part}", hints.get("licence") if one.part in PARTS else None)
-        for one in items
-    ]
+def overridden(items: Sequence[PartLicence], hints: Mapping[str, Any]) -> list[PartLicence]:
+    """Licences, replaced by those that the user states for all parts or for one.
+
+    The hint ``licence`` is for all parts, ``licence.denoiser`` for the denoiser.
+    """
+
+    def stated(item: PartLicence) -> Any:
+        for_all = hints.get("licence") if item.part in PARTS else None
+        return hints.get(f"licence.{item.part}", for_all)
+
+    licences = [stated(item) for item in items]
     return [
-        one if licence is None else replace(one, licence=str(licence))
-        for one, licence in zip(items, said, strict=True)
+        item if licence is None else replace(item, licence=str(licence))
+        for item, licence in zip(items, licences, strict=True)
     ]
 
 
-def stated(metadata: Mapping[str, str], file: Path) -> str:
-    """The licence that a file or folder of weights states: in its metadata, else in the card of the hub's folder that
-    it lies in; empty if none."""
-    said = next((value for key in KEYS if (value := str(metadata.get(key, "")).strip())), "")
-    return said or next((found for card in _cards(file) if (found := front_matter(card))), "")
+def read_licence(metadata: Mapping[str, str], file: Path) -> str:
+    """The licence that a file or folder of weights states; empty if none.
+
+    It is looked for in the metadata, then in the model card of the hub's folder that it is in.
+    """
+    stated = (str(metadata.get(key, "")).strip() for key in METADATA_KEYS)
+    cards = (front_matter_licence(card) for card in _cards(file))
+    return next((licence for source in (stated, cards) for licence in source if licence), "")
 
 
-def front_matter(card: Path) -> str:
+def front_matter_licence(card: Path) -> str:
     """The licence in the front matter of a model card, by its name where it has one; empty if none.
 
-    BadInput if it is a link out of its folder.
+    BadInput if the card is a link out of its folder.
     """
     if not card.is_file():
         return ""
@@ -103,40 +116,38 @@ def front_matter(card: Path) -> str:
         return ""
     head = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else []
     pairs = (line.partition(":") for line in head)
-    said = {key: _unquoted(value) for key, _, value in pairs if key in ("license", "license_name")}
-    return said.get("license_name") or said.get("license", "")
+    keys = ("license", "license_name")
+    values = {key: _unquoted(value) for key, _, value in pairs if key in keys}
+    return values.get("license_name") or values.get("license", "")
 
 
-def say_restricted(items: Sequence[Licensed]) -> None:
-    """Say aloud, each once, which licences forbid commerce, of weights that are about to be used."""
-    for one, which in _named(items):
-        if _RESTRICTED.search(str(one)):
-            warnings.warn(
-                f"the licence of {which} restricts commercial use: {one}.", Note, stacklevel=3
+def warn_restricted(items: Sequence[PartLicence]) -> None:
+    """Warn about each licence that forbids commercial use, of weights that are about to be used."""
+    for item, names in _by_licence(items):
+        if _RESTRICTED.search(str(item)):
+            message = f"the licence of {names} restricts commercial use: {item}."
+            warnings.warn(message, Note, stacklevel=3)
+
+
+def warn_unstated(items: Sequence[PartLicence]) -> None:
+    """Warn about weights whose licence nobody stated and from which others will be made."""
+    for item, names in _by_licence(items):
+        if not item.is_stated:
+            message = (
+                f"the licence of {names} is {item}: if you know it, state it with --hint licence=…"
             )
+            warnings.warn(message, Note, stacklevel=3)
 
 
-def say_unstated(items: Sequence[Licensed]) -> None:
-    """Say aloud, each once, which licences nobody stated, of weights that others will be made of."""
-    for one, which in _named(items):
-        if not one.is_stated:
-            what = (
-                f"the licence of {which} is {one}: if you know it, state it with --hint licence=…"
-            )
-            warnings.warn(what, Note, stacklevel=3)
-
-
-def _named(items: Sequence[Licensed]) -> Iterator[tuple[Licensed, str]]:
-    """One of each licence, and the files or parts that are under it."""
-    for one in {str(one): one for one in items}.values():
-        yield (
-            one,
-            ", ".join(dict.fromkeys(it.source or it.part for it in items if str(it) == str(one))),
-        )
+def _by_licence(items: Sequence[PartLicence]) -> Iterator[tuple[PartLicence, str]]:
+    """One item of each licence, and the names of the files or parts that are under it."""
+    for item in {str(item): item for item in items}.values():
+        same = (other for other in items if str(other) == str(item))
+        yield item, ", ".join(dict.fromkeys(other.source or other.part for other in same))
 
 
 def _cards(file: Path) -> Iterator[Path]:
-    """The card of a folder; that of a file if its folder was downloaded from the hub."""
+    """The model card of a folder; that of a file if its folder was downloaded from the hub."""
     if file.is_dir():
         yield file / "README.md"
         return

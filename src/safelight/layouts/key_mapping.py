@@ -177,22 +177,22 @@ class Table:
             for name in file
             if name not in known and not self.ignores(name)
         ]
-        demand_none(problems, where)
+        require_none(problems, where)
 
         def read(rule: Rule) -> tuple[str, Tensor]:
             theirs = [file[name] for name in rule.theirs]
-            demand_none(rule.unlike(theirs), where)
+            require_none(rule.unlike(theirs), where)
             try:
                 tensor = rule.read(theirs)
             except (RuntimeError, ValueError, IndexError):  # shapes that cannot even be joined
                 shapes = ", ".join(str(tuple(one.shape)) for one in theirs)
-                demand_none(
+                require_none(
                     [f"{' and '.join(rule.theirs)} have shapes {shapes} that do not go together"],
                     where,
                 )
             if tensor.shape != wanted[rule.ours].shape:
                 shapes = f"{tuple(tensor.shape)}, wanted {tuple(wanted[rule.ours].shape)}"
-                demand_none([f"{' and '.join(rule.theirs)} has shape {shapes}"], where)
+                require_none([f"{' and '.join(rule.theirs)} has shape {shapes}"], where)
             return rule.ours, tensor
 
         yield from at_once(read, self.rules)
@@ -258,7 +258,7 @@ def layer(
     return rules
 
 
-def demand_none(problems: Sequence[str], where: str) -> None:
+def require_none(problems: Sequence[str], where: str) -> None:
     """BadInput that lists the first of ``problems``, if there are any."""
     if problems:
         more = f" … and {len(problems) - 4} more" if len(problems) > 4 else ""

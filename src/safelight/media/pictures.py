@@ -84,7 +84,12 @@ def to_bytes(picture: Image.Image, mode: str = "RGB") -> Tensor:
 
 def to_images(pictures: Sequence[Image.Image]) -> Images:
     """Pictures of one size as float32 (b, 3, h, w) in [-1, 1]."""
-    return torch.stack([to_bytes(picture) for picture in pictures]).float() / 127.5 - 1
+    return normalised(torch.stack([to_bytes(picture) for picture in pictures]))
+
+
+def normalised(pixels: Tensor) -> Images:
+    """Pixels in uint8 as float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
 
 
 def to_pictures(images: Images) -> list[Image.Image]:

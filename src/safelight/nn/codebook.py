@@ -114,7 +114,7 @@ class Codebook(nn.Module):
     def distances(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """Mean squared distances (b,) of latents from their codes: for the latents to learn, and for the codes.
 
-        While training, it also takes down what ``settle`` needs of these latents.
+        While training, it also takes down what ``after_update`` needs of these latents.
         """
         latents = self.placed(latents.float())
         indices = self.nearest(latents)
@@ -128,7 +128,7 @@ class Codebook(nn.Module):
         return commitment.flatten(1).mean(1), codebook.flatten(1).mean(1)
 
     @torch.no_grad()
-    def settle(
+    def after_update(
         self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums
     ) -> None:
         """Move codes by what was taken down since the last time, over all processes that ``total`` sums over."""

@@ -41,7 +41,7 @@ class Pyramid:
             (self.width * m, 2**i in self.attention) for i, m in enumerate(self.multipliers)
         )
 
-    def demand(self, kind: str, *more: int) -> None:
+    def require(self, kind: str, *more: int) -> None:
         """BadInput, in the name of ``kind``, for a shape that cannot be; ``more`` are numbers of its own."""
         if (
             not self.multipliers

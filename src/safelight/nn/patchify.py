@@ -17,7 +17,7 @@ def patch_grid(space: Shape, patch: int) -> Shape:
     return tuple(size // patch for size in space)
 
 
-def demand_latents(noisy: Latents, channels: int, axes: int = 2) -> None:
+def require_latents(noisy: Latents, channels: int, axes: int = 2) -> None:
     """BadInput unless ``noisy`` has so many channels on so many spatial axes."""
     if noisy.ndim - 2 != axes or noisy.shape[1] != channels:
         raise BadInput(

@@ -1,1 +1,1 @@
-"""The prompt syntax of the web UIs, as pure functions of text."""
+"""The prompt syntax (weights, schedules, composition) as functions of text alone."""

@@ -1,129 +1,144 @@
-"""The prompt syntax of AUTOMATIC1111's web UI, read in time that grows with the length of the text alone.
+"""The prompt syntax of AUTOMATIC1111's web UI, parsed in time linear in the length of the text.
 
-Weights: ``(x)`` times 1.1, ``[x]`` divided by 1.1, ``(x:1.3)`` times 1.3, ``\\(`` a bracket as a letter; a bracket that
-is not closed reaches to the end; ``BREAK`` between blanks begins a new chunk. Schedules, by the step: ``[from:to:0.5]``
-changes at half of the steps, rounded down, ``[to:10]`` adds after the tenth, ``[from::0.5]`` takes away, ``[a|b]``
-alternates. ``a AND b :0.5`` are prompts of their own, each with a weight.
+Weights: ``(x)`` multiplies by 1.1, ``[x]`` divides by 1.1, ``(x:1.3)`` multiplies by 1.3, ``\\(`` is
+a literal bracket. A bracket that is never closed reaches to the end. ``BREAK`` between spaces
+begins a new section.
+
+Schedules, by sampling step: ``[from:to:0.5]`` changes after half of the steps (rounded down),
+``[to:10]`` adds after ten steps, ``[from::0.5]`` removes, ``[a|b]`` alternates.
+
+Composition: ``a AND b :0.5`` are two prompts, each with a weight.
 """
 
 import re
 from itertools import pairwise
 from typing import NamedTuple
 
-Weighted = tuple[str, float]
-"""Some text, and how much it is to weigh."""
+WeightedText = tuple[str, float]
+"""A text and its weight."""
 
-MOST = 100.0  # no weight is larger, so that a thousand brackets overflow nothing
+MAX_WEIGHT = 100.0  # weights are clamped, so that a thousand brackets do not overflow
 _TOKEN = re.compile(
-    r"\\[()\[\]\\]|\\|[(\[\])]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|:|\bBREAK\b|(?:(?!\bBREAK\b)[^\\()\[\]:])+"
+    r"\\[()\[\]\\]|\\|[(\[\])]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|:|\bBREAK\b"
+    r"|(?:(?!\bBREAK\b)[^\\()\[\]:])+"
 )
-_LETTERS = re.compile(r"\\.|\\|[()\[\]:|]|[^\\()\[\]:|]+", re.DOTALL)
+_SCHEDULE_TOKEN = re.compile(r"\\.|\\|[()\[\]:|]|[^\\()\[\]:|]+", re.DOTALL)
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
 
 
-def weights(text: str) -> list[list[Weighted]]:
-    """The chunks that ``BREAK`` parts, each as text with its weight; neighbours of one weight are one piece."""
-    tokens = [(found[0], found[1]) for found in _TOKEN.finditer(text)]
-    factors = _factors(tokens)
-    chunks: list[list[tuple[list[str], float]]] = [[]]
+def parse_weights(text: str) -> list[list[WeightedText]]:
+    """The sections that ``BREAK`` separates, each as texts with their weights.
+
+    Neighbouring texts of equal weight are merged.
+    """
+    tokens = [(match[0], match[1]) for match in _TOKEN.finditer(text)]
+    factors = _bracket_factors(tokens)
+    sections: list[list[tuple[list[str], float]]] = [[]]
     running: dict[str, list[float]] = {"(": [1.0], "[": [1.0]}
-    for place, (token, _) in enumerate(tokens):
+    for index, (token, _) in enumerate(tokens):
         if token == "BREAK":
-            chunks.append([])
-        elif place not in factors:
-            weight = _bounded(running["("][-1] * running["["][-1])
-            if not chunks[-1] or chunks[-1][-1][1] != weight:
-                chunks[-1].append(([], weight))
-            chunks[-1][-1][0].append(token[1:] if len(token) == 2 and token[0] == "\\" else token)
-        elif (factor := factors[place]) is not None:
-            running[token].append(_bounded(running[token][-1] * factor))
+            sections.append([])
+        elif index not in factors:
+            weight = _clamp(running["("][-1] * running["["][-1])
+            if not sections[-1] or sections[-1][-1][1] != weight:
+                sections[-1].append(([], weight))
+            escaped = len(token) == 2 and token[0] == "\\"
+            sections[-1][-1][0].append(token[1:] if escaped else token)
+        elif (factor := factors[index]) is not None:
+            running[token].append(_clamp(running[token][-1] * factor))
         else:
             running["[" if token == "]" else "("].pop()
-    return [_pieces(chunk, len(chunks) > 1) for chunk in chunks]
+    return [_weighted_texts(section, len(sections) > 1) for section in sections]
 
 
-def _pieces(chunk: list[tuple[list[str], float]], parted: bool) -> list[Weighted]:
-    """A chunk's texts, less the blanks beside BREAK."""
-    pieces = [("".join(texts), weight) for texts, weight in chunk]
-    if parted and pieces:
-        pieces[0] = (pieces[0][0].lstrip(), pieces[0][1])
-        pieces[-1] = (pieces[-1][0].rstrip(), pieces[-1][1])
-    return [piece for piece in pieces if piece[0]] or [("", 1.0)]
+def _weighted_texts(section: list[tuple[list[str], float]], strip: bool) -> list[WeightedText]:
+    """The texts of a section; ``strip`` removes the spaces next to BREAK."""
+    texts = [("".join(parts), weight) for parts, weight in section]
+    if strip and texts:
+        texts[0] = (texts[0][0].lstrip(), texts[0][1])
+        texts[-1] = (texts[-1][0].rstrip(), texts[-1][1])
+    return [item for item in texts if item[0]] or [("", 1.0)]
 
 
-def _factors(tokens: list[tuple[str, str | None]]) -> dict[int, float | None]:
-    """The brackets that mean something: what each opening one multiplies by, None for those that close."""
-    usual = {"(": 1.1, "[": 1 / 1.1}
-    opened: dict[str, list[int]] = {"(": [], "[": []}
+def _bracket_factors(tokens: list[tuple[str, str | None]]) -> dict[int, float | None]:
+    """By index of each matched bracket: the factor of an opening one, None for a closing one."""
+    defaults = {"(": 1.1, "[": 1 / 1.1}
+    open_brackets: dict[str, list[int]] = {"(": [], "[": []}
     factors: dict[int, float | None] = {}
-    for place, (token, number) in enumerate(tokens):
-        if token in usual:
-            opened[token].append(place)
-            factors[place] = usual[token]
+    for index, (token, number) in enumerate(tokens):
+        if token in defaults:
+            open_brackets[token].append(index)
+            factors[index] = defaults[token]
         elif token == "]" or (token[-1] == ")" and token[0] != "\\"):
-            stack = opened["[" if token == "]" else "("]
-            if stack:
-                begin = stack.pop()
-                factors[place] = None
-                factors[begin] = (
-                    usual["[" if token == "]" else "("] if number is None else float(number)
+            opening = "[" if token == "]" else "("
+            if open_brackets[opening]:
+                factors[index] = None
+                factors[open_brackets[opening].pop()] = (
+                    defaults[opening] if number is None else float(number)
                 )
     return factors
 
 
-def _bounded(weight: float) -> float:
-    return max(-MOST, min(MOST, weight))
+def _clamp(weight: float) -> float:
+    return max(-MAX_WEIGHT, min(MAX_WEIGHT, weight))
 
 
-def composed(text: str) -> list[Weighted]:
-    """The prompts that ``AND`` parts, each with the weight behind its last colon, if there is one; else the text."""
+def split_composition(text: str) -> list[WeightedText]:
+    """The prompts that ``AND`` separates, each with the weight after its last colon (default 1).
+
+    A text without ``AND`` is returned unchanged, with weight 1.
+    """
     parts = re.split(r"\bAND\b", text)
-    return [_weighed(part) for part in parts] if len(parts) > 1 else [(text, 1.0)]
+    return [_text_and_weight(part) for part in parts] if len(parts) > 1 else [(text, 1.0)]
 
 
-def _weighed(part: str) -> Weighted:
+def _text_and_weight(part: str) -> WeightedText:
     before, colon, after = part.rpartition(":")
     number = _NUMBER.fullmatch(after) if colon else None
     return (before.strip(), float(number[1])) if number else (part.strip(), 1.0)
 
 
-def scheduled(text: str) -> bool:
+def is_scheduled(text: str) -> bool:
     """Whether the text differs between steps."""
-    return _may_change(text) and bool(_schedules(_LETTERS.findall(text)))
+    return _may_be_scheduled(text) and bool(_schedules(_SCHEDULE_TOKEN.findall(text)))
 
 
-def at(text: str, step: int, steps: int) -> str:
-    """The text that holds at ``step`` (from 0) of ``steps``; weights stay in it as they are written."""
-    if not _may_change(text):
+def text_at(text: str, step: int, steps: int) -> str:
+    """The text in effect at ``step`` (from 0) of ``steps``; weights in it stay as written."""
+    if not _may_be_scheduled(text):
         return text
-    tokens = _LETTERS.findall(text)
+    tokens = _SCHEDULE_TOKEN.findall(text)
     schedules = _schedules(tokens)
-    said: list[str] = []
-    left = [(0, len(tokens))]  # to be read, the next range last
-    while left:
-        place, end = left.pop()
-        found = next((one for one in range(place, end) if one in schedules), end)
-        said += tokens[place:found]
-        if found < end:
-            left += [(schedules[found].end + 1, end), schedules[found].chosen(found, step, steps)]
-    return "".join(said)
+    output: list[str] = []
+    ranges = [(0, len(tokens))]  # still to be read, the next one last
+    while ranges:
+        start, end = ranges.pop()
+        begin = next((index for index in range(start, end) if index in schedules), end)
+        output += tokens[start:begin]
+        if begin < end:
+            schedule = schedules[begin]
+            ranges += [(schedule.end + 1, end), schedule.active_range(begin, step, steps)]
+    return "".join(output)
 
 
-def _may_change(text: str) -> bool:
+def _may_be_scheduled(text: str) -> bool:
     return "]" in text and (":" in text or "|" in text)
 
 
 class _Schedule(NamedTuple):
-    """A bracket of which something else holds at different steps: ``when`` it changes, or by turns; where its ``marks``
-    stand, and its ``end``."""
+    """A bracket whose content depends on the step.
+
+    ``when`` is the step or fraction at which it changes, or ``|`` if it alternates;
+    ``separators`` are the indices of its colons or bars, ``end`` that of its closing bracket.
+    """
 
     when: str
-    marks: list[int]
+    separators: list[int]
     end: int
 
-    def chosen(self, begin: int, step: int, steps: int) -> tuple[int, int]:
-        """From where to where that reaches which holds."""
-        borders = [begin, *self.marks, self.end]
+    def active_range(self, begin: int, step: int, steps: int) -> tuple[int, int]:
+        """The range of tokens that is in effect at ``step``."""
+        borders = [begin, *self.separators, self.end]
         parts = [(before + 1, after) for before, after in pairwise(borders)]
         if self.when == "|":
             return parts[step % len(parts)]
@@ -133,35 +148,35 @@ class _Schedule(NamedTuple):
 
 
 def _schedules(tokens: list[str]) -> dict[int, _Schedule]:
-    """All schedules by the place where they begin; a bracket that is not closed, or closes nothing, is a letter."""
-    found: dict[int, _Schedule] = {}
-    marks: dict[int, list[int]] = {}
-    opened: list[int] = []
-    squares = 0
-    for place, token in enumerate(tokens):
+    """All schedules by the index of their opening bracket; unmatched brackets are literal."""
+    schedules: dict[int, _Schedule] = {}
+    separators: dict[int, list[int]] = {}
+    open_brackets: list[int] = []
+    open_squares = 0
+    for index, token in enumerate(tokens):
         if token == "(" or token == "[":
-            opened.append(place)
-            squares += token == "["
-        elif not opened:
+            open_brackets.append(index)
+            open_squares += token == "["
+        elif not open_brackets:
             continue
         elif token == ")":
-            if tokens[opened[-1]] == "(":
-                opened.pop()
-        elif token == "]" and squares:
-            while tokens[begin := opened.pop()] == "(":
+            if tokens[open_brackets[-1]] == "(":
+                open_brackets.pop()
+        elif token == "]" and open_squares:
+            while tokens[begin := open_brackets.pop()] == "(":
                 pass
-            squares -= 1
-            if begin in marks and (when := _when(tokens, marks[begin], place)):
-                found[begin] = _Schedule(when, marks[begin], place)
-        elif (token == ":" or token == "|") and tokens[opened[-1]] == "[":
-            marks.setdefault(opened[-1], []).append(place)
-    return found
+            open_squares -= 1
+            if begin in separators and (when := _when(tokens, separators[begin], index)):
+                schedules[begin] = _Schedule(when, separators[begin], index)
+        elif (token == ":" or token == "|") and tokens[open_brackets[-1]] == "[":
+            separators.setdefault(open_brackets[-1], []).append(index)
+    return schedules
 
 
-def _when(tokens: list[str], marks: list[int], end: int) -> str:
-    """When a bracket with these marks changes; empty if it is none that does."""
-    kinds = [tokens[mark] for mark in marks]
+def _when(tokens: list[str], separators: list[int], end: int) -> str:
+    """When a bracket with these separators changes; empty if it is no schedule."""
+    kinds = [tokens[index] for index in separators]
     if ":" not in kinds:
         return "|"
-    number = _NUMBER.fullmatch(tokens[end - 1]) if end - marks[-1] == 2 else None
+    number = _NUMBER.fullmatch(tokens[end - 1]) if end - separators[-1] == 2 else None
     return number[1] if number and kinds in ([":"], [":", ":"]) else ""

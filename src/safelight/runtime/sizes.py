@@ -26,7 +26,7 @@ def crop(images: Images, height: int, width: int) -> Images:
     return images[..., :height, :width]
 
 
-def demand_numbers(images: Images) -> None:
+def require_numbers(images: Images) -> None:
     """BadInput for pixels that are no numbers."""
     if not images.isfinite().all():
         raise BadInput(
@@ -40,7 +40,7 @@ def reconstruct(autoencoder: Autoencoder, images: Images) -> Images:
 
     Raises BadInput for pixels that are no numbers.
     """
-    demand_numbers(images)
+    require_numbers(images)
     height, width = images.shape[-2:]
     again = autoencoder.decode(autoencoder.encode(pad(images, autoencoder.factor)).mode())
     return crop(again, height, width).float().clamp(-1, 1)

@@ -42,7 +42,11 @@ class Tiled:
             raise BadInput(
                 f"tiles: a {type(autoencoder).__name__} cannot be carried out in tiles; take it whole."
             )
-        self.autoencoder, self.factor, self.last = autoencoder, autoencoder.factor, autoencoder.last
+        self.autoencoder, self.factor, self.last_layer = (
+            autoencoder,
+            autoencoder.factor,
+            autoencoder.last_layer,
+        )
         self.tile, self.hold, self._parts = tile, hold, autoencoder
 
     @torch.no_grad()
@@ -73,9 +77,9 @@ class Tiled:
             images.append(through(layers, way, counts, self.hold).to(latents.dtype))
         return torch.cat(images)
 
-    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]:
+    def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """The autoencoder's own."""
-        return self.autoencoder.costs(encoding)
+        return self.autoencoder.regularisers(encoding)
 
     def latent_shape(self, image_shape: Shape) -> Shape:
         """The autoencoder's own."""

@@ -10,7 +10,7 @@ from safelight.tasks.text_to_image import TextToImage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from safelight.model import Whole
+    from safelight.model import CompleteModel
     from safelight.types.diffusion import NoiseSource
     from safelight.types.shapes import Shape
 
@@ -59,7 +59,7 @@ class Compose:
                 f"weights: wanted one for each of the {said} prompts, got {told}: {self.weights!r}."
             )
 
-    def start(self, model: "Whole", noise: "NoiseSource", count: int) -> Start:
+    def start(self, model: "CompleteModel", noise: "NoiseSource", count: int) -> Start:
         """As for one prompt, with a share for each."""
         from safelight.types.networks import Prompt
 

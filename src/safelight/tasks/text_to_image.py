@@ -7,7 +7,7 @@ from safelight.errors import BadInput
 from safelight.task import Start
 
 if TYPE_CHECKING:
-    from safelight.model import Whole
+    from safelight.model import CompleteModel
     from safelight.types.diffusion import NoiseSource
 
 LONGEST_SIDE = 8192
@@ -38,7 +38,7 @@ class TextToImage:
             if side is not None and not 1 <= side <= LONGEST_SIDE:
                 raise BadInput(f"{name}: wanted 1 to {LONGEST_SIDE} pixels, got {side}.")
 
-    def start(self, model: "Whole", noise: "NoiseSource", count: int) -> Start:
+    def start(self, model: "CompleteModel", noise: "NoiseSource", count: int) -> Start:
         """Pure noise of the latents' shape. BadInput if the autoencoder cannot make the size."""
         from safelight.types.networks import Prompt
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from safelight.prompting.syntax import Weighted
+from safelight.prompting.syntax import WeightedText
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ Parts = Sequence[tuple[str, float, Sequence[int] | None, bool]]
 
 
 def pages(
-    chunks: Sequence[Sequence[Weighted]],
+    chunks: Sequence[Sequence[WeightedText]],
     frame: Frame,
     most: int,
     pieces: Callable[[str], list[int]],
@@ -66,7 +66,7 @@ def pages(
 
 
 def unread(
-    chunks: Sequence[Sequence[Weighted]],
+    chunks: Sequence[Sequence[WeightedText]],
     frame: Frame,
     most: int,
     pieces: Callable[[str], list[int]],
@@ -102,7 +102,7 @@ def _placed(
             yield page, unit, weight, (number, place)
 
 
-def _parts(chunks: Sequence[Sequence[Weighted]], learned: Mapping[str, Sequence[int]]) -> Parts:
+def _parts(chunks: Sequence[Sequence[WeightedText]], learned: Mapping[str, Sequence[int]]) -> Parts:
     """The texts with learned words apart, each known by its ids."""
     names = sorted(map(re.escape, learned), key=len, reverse=True)
     pattern = re.compile(

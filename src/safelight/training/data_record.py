@@ -23,11 +23,11 @@ def examined(run: Run, report: Report) -> tuple[Dataset, Dataset, dict[str, Any]
         found = examine(source, partial(report, f"reading {name}"))
         datasets[name] = Dataset(source, found, recipe.framing, recipe.seed)
         records[name] = _record(source, found)
-    demand_same(run, records)
+    require_same(run, records)
     return datasets["data"], datasets.get("validation", datasets["data"]), records
 
 
-def demand_same(run: Run, records: Mapping[str, Any]) -> None:
+def require_same(run: Run, records: Mapping[str, Any]) -> None:
     """A run goes on only with the data, and on the model, that it began with; BadInput says what is another."""
     earlier = run.recall("data") if run.checkpoints else None
     if earlier is None:

@@ -22,7 +22,7 @@ from safelight.model import Card
 from safelight.nn.blocks import compile_blocks, recompute
 from safelight.runtime import dtype_of
 from safelight.settings import Settings
-from safelight.training.data_record import demand_same, examined
+from safelight.training.data_record import examined, require_same
 from safelight.training.objective import Group, Objective, Report, Setting
 from safelight.training.parallel import Processes
 from safelight.training.plot import plot
@@ -66,7 +66,7 @@ def train(
     with processes.in_turn():
         objective.prepare([training, checks], told)
     records["stands on"] = objective.stands_on
-    demand_same(run, records)
+    require_same(run, records)
     update, recent = state.load(run.checkpoints[-1]) if run.checkpoints else (0, {})
     if processes.first:
         run.begin(records, processes.world)
@@ -190,7 +190,7 @@ def _update(
         state.ema[group.name].update(update)
         measured |= {name: fmean(map(float, values)) for name, values in found.items()}
         measured[f"{group.name}/gradient"] = float(norm)
-    objective.settle(update)
+    objective.after_update(update)
     return processes.means(measured)
 
 

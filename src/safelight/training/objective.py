@@ -57,7 +57,7 @@ class Objective(Protocol):
 
     def loss(self, group: str, batch: Any) -> Loss: ...
 
-    def settle(self, update: int) -> None:
+    def after_update(self, update: int) -> None:
         """After the optimisers' steps of an update: what changes otherwise than by gradient."""
         ...
 

@@ -99,11 +99,11 @@ class Prediction(Protocol):
     def learns_variance(self) -> bool:
         """True if the answer holds a variance as well."""
 
-    def show(self, noisy: Latents, level: NoiseLevel) -> Latents: ...
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents: ...
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents: ...
 
-    def read(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate: ...
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate: ...
 
 
 @runtime_checkable
@@ -149,31 +149,31 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class Pass:
+class NetworkVariant:
     """Which network answers, and what of it: blocks are named by their numbers, from 0.
 
-    ``skip`` leaves whole blocks out; in the self-attention of those named in ``alone`` every patch sees only itself
+    ``skip_blocks`` leaves whole blocks out; in the self-attention of ``self_only_blocks`` every patch sees only itself
     (and joint text, if there is any).
     """
 
-    network: str = "main"
-    skip: tuple[int, ...] = ()
-    alone: tuple[int, ...] = ()
+    name: str = "main"
+    skip_blocks: tuple[int, ...] = ()
+    self_only_blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class ModelCall:
     """One thing that guidance asks: what the latents are under ``condition``, in the answer of which pass.
 
-    ``hears``: scalars that the network hears beside those of the condition, each the same for all samples.
+    ``scalars``: scalars that the network hears beside those of the condition, each the same for all samples.
     """
 
     condition: Condition
-    by: Pass = Pass()
-    hears: Mapping[str, float] = field(default_factory=dict)
+    network: NetworkVariant = NetworkVariant()
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
-Networks: TypeAlias = Callable[[Pass], Network]
+Networks: TypeAlias = Callable[[NetworkVariant], Network]
 """The network of a pass; BadInput if there is none that can make it."""
 
 
@@ -188,9 +188,9 @@ class Guidance(Protocol):
 
     def begin(self, networks: Networks) -> Guidance: ...
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]: ...
+    ) -> tuple[ModelCall, ...]: ...
 
     def combine(
         self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel

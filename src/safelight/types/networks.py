@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from safelight.errors import BadInput
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Images, Latents
 
@@ -77,21 +78,21 @@ Network: TypeAlias = Callable[[Latents, Tensor, Condition], Tensor]
 class Autoencoder(Protocol):
     """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance.
 
-    ``factor``: a latent's side in pixels. ``costs``: what training asks of an encoding besides giving the images
-    back, each by its name in the field (``kl``, ``quantisation``), as (b,). ``last``: the weight of the decoder's last
+    ``factor``: a latent's side in pixels. ``regularisers``: what training asks of an encoding besides giving the images
+    back, each by its name in the field (``kl``, ``quantisation``), as (b,). ``last_layer``: the weight of the decoder's last
     layer, by which adversarial training balances its terms; None if there is none.
     """
 
     factor: int
 
     @property
-    def last(self) -> Tensor | None: ...
+    def last_layer(self) -> Tensor | None: ...
 
     def encode(self, images: Images) -> Encoding: ...
 
     def decode(self, latents: Latents) -> Images: ...
 
-    def costs(self, encoding: Encoding) -> Mapping[str, Tensor]: ...
+    def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]: ...
 
     def latent_shape(self, image_shape: Shape) -> Shape: ...
 
@@ -100,7 +101,7 @@ class Autoencoder(Protocol):
 class Features(Protocol):
     """A network that others trained to see: for the perceptual loss and for distances between sets of pictures.
 
-    ``name`` is what results are reported by, ``least`` the smallest side in pixels, ``heads`` a weight for each
+    ``name`` is what results are reported by, ``min_size`` the smallest side in pixels, ``heads`` a weight for each
     channel of each map where such were learned (LPIPS), else empty. It never trains, but gradients reach the images.
     ``maps`` gives features of several depths, (b, c, h, w) each; ``vector`` pooled ones (b, d) at its native size.
     """
@@ -109,7 +110,7 @@ class Features(Protocol):
     def name(self) -> str: ...
 
     @property
-    def least(self) -> int: ...
+    def min_size(self) -> int: ...
 
     @property
     def heads(self) -> tuple[Tensor, ...]: ...
@@ -120,10 +121,10 @@ class Features(Protocol):
 
 
 @runtime_checkable
-class Discrete(Autoencoder, Protocol):
+class DiscreteAutoencoder(Autoencoder, Protocol):
     """An autoencoder whose latents are rounded to the nearest of ``codes`` vectors before they are decoded.
 
-    ``settle``: once an update, after its optimiser step, what a codebook keeps of the batches that it saw; ``total``
+    ``after_update``: once an update, after its optimiser step, what a codebook keeps of the batches that it saw; ``total``
     sums a tensor over processes, and (seed, update) key what it draws.
     """
 
@@ -133,36 +134,34 @@ class Discrete(Autoencoder, Protocol):
 
     def lookup(self, indices: Int[Tensor, " b *space"]) -> Latents: ...
 
-    def settle(self, seed: int, update: int, total: Callable[[Tensor], Tensor] = ...) -> None: ...
+    def after_update(
+        self, seed: int, update: int, total: Callable[[Tensor], Tensor] = ...
+    ) -> None: ...
 
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """The network; it knows nothing of schedules. ``prepare`` does once a prompt what does not depend on time.
+    """The network that learns to remove noise. It knows nothing of noise schedules.
 
-    ``grain``: the sides of its latents are multiples of it.
+    ``size_multiple``: the sides of its latents are multiples of it. ``scalar_names``: the scalar conditions that it
+    takes. ``prepare`` does, once for a prompt, what does not depend on time. ``variant`` is the network without some
+    blocks, counted from 0: ``skip_blocks`` are left out whole; in the self-attention of ``self_only_blocks`` every
+    patch sees only itself, and joint text if there is any. It raises BadInput for blocks that it does not have.
     """
 
-    grain: int
+    size_multiple: int
+
+    @property
+    def scalar_names(self) -> Collection[str]:
+        return ()
 
     def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor: ...
 
-    def prepare(self, condition: Condition) -> Condition: ...
+    def prepare(self, condition: Condition) -> Condition:
+        return condition
 
-
-@runtime_checkable
-class Skippable(Protocol):
-    """A denoiser that also answers in part: see ``Pass``. Raises BadInput for a block that it does not have."""
-
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network: ...
-
-
-@runtime_checkable
-class Hearing(Protocol):
-    """A network that hears scalars, by the names that it declares."""
-
-    @property
-    def hears(self) -> Collection[str]: ...
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
+        raise BadInput(f"{type(self).__name__} cannot leave out blocks: choose another guidance.")
 
 
 @runtime_checkable
@@ -171,40 +170,39 @@ class Conditioner(Protocol):
 
     def __call__(self, prompts: Sequence[Prompt]) -> Condition: ...
 
-    def nothing(
+    def null_condition(
         self, prompts: Sequence[Prompt], only: Collection[str] | None = None
     ) -> Condition: ...
 
-    def learn(self, prompts: Iterable[Prompt]) -> None: ...
+    def fit(self, prompts: Iterable[Prompt]) -> None: ...
 
 
 @runtime_checkable
-class Bounded(Conditioner, Protocol):
-    """A conditioner that reads so much of a text and no more: ``unread`` says in sentences what it leaves out."""
+class ReadsText(Protocol):
+    """A conditioner, or a module within one, that reads the texts of prompts.
 
-    def unread(self, prompt: Prompt) -> Sequence[str]: ...
-
-
-@runtime_checkable
-class Weighing(Conditioner, Protocol):
-    """A conditioner that reads brackets where ``given["emphasis"]`` asks for it: weights, and what changes with the
-    steps. ``at`` is the prompt that holds at a step, the same object if it never changes; ``parts`` are the prompts
-    that a text composes, each with its weight."""
-
-    def at(self, prompt: Prompt, step: int, steps: int) -> Prompt: ...
-
-    def parts(self, prompt: Prompt) -> Sequence[tuple[Prompt, float]]: ...
-
-
-@runtime_checkable
-class Wordy(Conditioner, Protocol):
-    """A conditioner that reads learned words: a name stands for vectors (n, width), one tensor for each width.
-
-    ``check_word`` and ``add_word`` raise BadInput if they are for another model, ``remove_word`` if there is none.
+    ``reads_weights``: whether it scales tokens by weights in brackets, where
+    ``given["emphasis"]`` asks for it. ``truncated`` returns a sentence for each text encoder that
+    cuts off the end of a prompt.
     """
 
-    def check_word(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+    @property
+    def reads_weights(self) -> bool: ...
 
-    def add_word(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+    def truncated(self, prompt: Prompt) -> Sequence[str]: ...
 
-    def remove_word(self, name: str) -> None: ...
+
+@runtime_checkable
+class AcceptsEmbeddings(Protocol):
+    """A conditioner, or a module within one, whose prompts may use textual-inversion embeddings.
+
+    An embedding is a name that stands for vectors (n, width), one tensor for each width.
+    ``check_embedding`` and ``add_embedding`` raise BadInput if it belongs to another model,
+    ``remove_embedding`` if there is none of that name.
+    """
+
+    def check_embedding(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+
+    def add_embedding(self, name: str, vectors: Sequence[Tensor]) -> None: ...
+
+    def remove_embedding(self, name: str) -> None: ...

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.types.networks import Condition, Denoiser, Hearing, Network, Skippable
+from safelight.types.networks import Condition, Denoiser, Network
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Images, Latents
 
@@ -75,8 +75,8 @@ class Controlled:
                 f"control begins and ends within 0 and 1 of the way, got {begin} to {end}."
             )
         self.denoiser, self.branch, self.scale, self.span = denoiser, branch, scale, (begin, end)
-        self.grain = denoiser.grain
-        self.hears = frozenset(denoiser.hears if isinstance(denoiser, Hearing) else ())
+        self.size_multiple = denoiser.size_multiple
+        self.scalar_names = frozenset(denoiser.scalar_names)
         branch.meet(innermost(denoiser))
         self.seen = branch.see(hint, encode, chosen(branch.modes, mode))
 
@@ -95,9 +95,9 @@ class Controlled:
     def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
         return self.answer(self.denoiser, noisy, time, condition)
 
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
         """As the denoiser; what controls it stays whole."""
-        return partial(self.answer, partly(self.denoiser, skip, alone))
+        return partial(self.answer, self.denoiser.variant(skip_blocks, self_only_blocks))
 
     def answer(
         self, network: Network, noisy: Latents, time: Tensor, condition: Condition
@@ -132,8 +132,8 @@ class Shown:
 
     def __init__(self, denoiser: Denoiser, picture: Latents) -> None:
         self.denoiser, self.picture = denoiser, picture
-        self.grain = denoiser.grain
-        self.hears = frozenset(denoiser.hears if isinstance(denoiser, Hearing) else ())
+        self.size_multiple = denoiser.size_multiple
+        self.scalar_names = frozenset(denoiser.scalar_names)
 
     def prepare(self, condition: Condition) -> Condition:
         """As the denoiser."""
@@ -142,9 +142,9 @@ class Shown:
     def __call__(self, noisy: Latents, time: Tensor, condition: Condition) -> Tensor:
         return self.answer(self.denoiser, noisy, time, condition)
 
-    def without(self, skip: Sequence[int], alone: Sequence[int]) -> Network:
+    def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
         """As the denoiser, which sees the picture all the same."""
-        return partial(self.answer, partly(self.denoiser, skip, alone))
+        return partial(self.answer, self.denoiser.variant(skip_blocks, self_only_blocks))
 
     def answer(
         self, network: Network, noisy: Latents, time: Tensor, condition: Condition
@@ -166,15 +166,6 @@ def innermost(denoiser: Denoiser) -> Denoiser:
     while isinstance(denoiser, Controlled | Shown):
         denoiser = denoiser.denoiser
     return denoiser
-
-
-def partly(denoiser: Denoiser, skip: Sequence[int], alone: Sequence[int]) -> Network:
-    """Some of a denoiser; BadInput if it cannot answer in part."""
-    if not isinstance(denoiser, Skippable):
-        raise BadInput(
-            f"{type(denoiser).__name__} cannot leave out blocks: choose another guidance."
-        )
-    return denoiser.without(skip, alone)
 
 
 def chosen(modes: Mapping[str, int], mode: str) -> int | None:

@@ -17,7 +17,7 @@ from safelight.errors import BadInput
 from safelight.nn.attention import joint
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import begin_at_rest
-from safelight.nn.patchify import demand_latents, patch_grid, patchify
+from safelight.nn.patchify import patch_grid, patchify, require_latents
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
 from safelight.types.networks import Condition, Denoiser
@@ -144,7 +144,7 @@ class ControlNet(nn.Module):
         self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition, config = self.prepare(condition), self.config
-        demand_latents(noisy, config.network.channels)
+        require_latents(noisy, config.network.channels)
         patches, positions = self.first()
         grid = patch_grid(noisy.shape[2:], config.network.patch)
         x = patches(patchify(noisy.to(self.hint.weight.dtype), config.network.patch))

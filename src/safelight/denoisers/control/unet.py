@@ -48,7 +48,7 @@ class ControlNet(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.colours = config, config.hint_channels
-        self.grain = 2 ** (len(config.network.levels) - 1)
+        self.size_multiple = 2 ** (len(config.network.levels) - 1)
         self.encoder = unet.Encoder(config.network)
         self.hint = looking(config.hint_channels, config.hints, config.network.levels[0].width)
         self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.left)
@@ -106,7 +106,7 @@ class ControlNet(nn.Module):
         self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
-        x = self.encoder.join(noisy, None, self.grain)
+        x = self.encoder.join(noisy, None, self.size_multiple)
         if seen[0].shape[2:] != x.shape[2:]:
             size, wanted = ("×".join(map(str, one.shape[2:])) for one in (seen[0], x))
             raise BadInput(

@@ -9,25 +9,25 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
-from safelight.types.diffusion import Estimate, Guidance, Negative, NoiseLevel, Question
+from safelight.diffusion.checks import require
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
 
-def demand_number(name: str, value: float, usual: str) -> None:
+def require_number(name: str, value: float, usual: str) -> None:
     """Raises BadInput unless ``value`` is finite."""
-    demand(math.isfinite(value), f"{name} must be a number", value, usual)
+    require(math.isfinite(value), f"{name} must be a number", value, usual)
 
 
-def demand_scale(scale: float) -> None:
+def require_scale(scale: float) -> None:
     """Raises BadInput unless a scale is finite."""
-    demand_number("scale", scale, "1 is no guidance, 4 is usual")
+    require_number("scale", scale, "1 is no guidance, 4 is usual")
 
 
-def demand_ends(low: float, high: float) -> None:
+def require_ends(low: float, high: float) -> None:
     """Raises BadInput unless the ends of an interval of noise levels are ones."""
-    demand(
+    require(
         0 <= low < high <= 1,
         "low and high must rise within 0 to 1",
         (low, high),
@@ -35,9 +35,11 @@ def demand_ends(low: float, high: float) -> None:
     )
 
 
-def both(condition: Condition, negative: Negative, scale: float) -> tuple[Question, ...]:
+def both(condition: Condition, negative: Negative, scale: float) -> tuple[ModelCall, ...]:
     """The condition and the negative; at scale 1, which is no guidance, the condition alone."""
-    return (Question(condition),) if scale == 1 else (Question(condition), Question(negative(None)))
+    return (
+        (ModelCall(condition),) if scale == 1 else (ModelCall(condition), ModelCall(negative(None)))
+    )
 
 
 def past(toward: Estimate, away: Estimate, scale: float) -> Estimate:
@@ -67,21 +69,21 @@ def over(number: Tensor, divisor: Tensor) -> Tensor:
     return number / divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
 
 
-def demand_weakened(blocks: Sequence[int], strength: float, low: float, high: float) -> None:
+def require_weakened(blocks: Sequence[int], strength: float, low: float, high: float) -> None:
     """Raises BadInput for options of guidance by a weakened network that cannot work."""
-    demand(
+    require(
         len(blocks) > 0 and min(blocks) >= 0,
         "blocks must name some, counted from 0",
         blocks,
         "blocks=[1]",
     )
-    demand_number("strength", strength, "3 is usual, 0 is none")
-    demand_ends(low, high)
+    require_number("strength", strength, "3 is usual, 0 is none")
+    require_ends(low, high)
 
 
 def weakened(
-    asked: tuple[Question, ...], also: Question, level: NoiseLevel, low: float, high: float
-) -> tuple[Question, ...]:
+    asked: tuple[ModelCall, ...], also: ModelCall, level: NoiseLevel, low: float, high: float
+) -> tuple[ModelCall, ...]:
     """What is ``asked`` and, where anything is and the level is within, ``also``."""
     return (*asked, also) if asked and within(level, low, high) else asked
 

@@ -8,16 +8,16 @@ from typing import ClassVar
 
 import torch
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.guidance._rules import (
     both,
-    demand_number,
-    demand_scale,
     each,
     over,
     product,
+    require_number,
+    require_scale,
 )
-from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -41,16 +41,16 @@ class APG:
     momentum: float = -0.5
 
     def __post_init__(self) -> None:
-        demand_scale(self.scale)
-        demand_number("eta", self.eta, "0 is usual, 1 keeps all")
-        demand_number("threshold", self.threshold, "15 is usual, 0 is none")
-        demand(
+        require_scale(self.scale)
+        require_number("eta", self.eta, "0 is usual, 1 keeps all")
+        require_number("threshold", self.threshold, "15 is usual, 0 is none")
+        require(
             self.threshold >= 0,
             "threshold must be 0 or more",
             self.threshold,
             "15 is usual, 0 is none",
         )
-        demand(
+        require(
             -1 < self.momentum < 1,
             "momentum must be between -1 and 1",
             self.momentum,
@@ -60,9 +60,9 @@ class APG:
     def begin(self, networks: Networks) -> Guidance:
         return self if self.momentum == 0 else _Moving(self)
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
+    ) -> tuple[ModelCall, ...]:
         return both(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
@@ -91,10 +91,10 @@ class _Moving:
     def begin(self, networks: Networks) -> Guidance:
         return self.rule.begin(networks)
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return self.rule.ask(condition, negative, level)
+    ) -> tuple[ModelCall, ...]:
+        return self.rule.calls(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         if len(answers) < 2:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safelight.diffusion.guidance._rules import demand_scale, past
-from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Pass, Question
+from safelight.diffusion.guidance._rules import past, require_scale
+from safelight.types.diffusion import (
+    Estimate,
+    ModelCall,
+    Negative,
+    Networks,
+    NetworkVariant,
+    NoiseLevel,
+)
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
-WEAK = Pass("weak")
+WEAK = NetworkVariant("weak")
 
 
 @dataclass(frozen=True)
@@ -24,17 +31,17 @@ class Autoguidance:
     scale: float = 2.0
 
     def __post_init__(self) -> None:
-        demand_scale(self.scale)
+        require_scale(self.scale)
 
     def begin(self, networks: Networks) -> Autoguidance:
         networks(WEAK)
         return self
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        main = Question(condition)
-        return (main,) if self.scale == 1 else (main, Question(condition, WEAK))
+    ) -> tuple[ModelCall, ...]:
+        main = ModelCall(condition)
+        return (main,) if self.scale == 1 else (main, ModelCall(condition, WEAK))
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         return answers[0] if len(answers) < 2 else past(answers[0], answers[1], self.scale)

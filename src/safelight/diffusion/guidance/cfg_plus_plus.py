@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.guidance._rules import past
 from safelight.diffusion.prediction import noise_of
-from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -29,15 +29,15 @@ class CFGPlusPlus:
     scale: float = 0.6
 
     def __post_init__(self) -> None:
-        demand(0 <= self.scale <= 1, "scale must be from 0 to 1", self.scale, "0.6 is usual")
+        require(0 <= self.scale <= 1, "scale must be from 0 to 1", self.scale, "0.6 is usual")
 
     def begin(self, networks: Networks) -> CFGPlusPlus:
         return self
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return Question(condition), Question(negative(None))
+    ) -> tuple[ModelCall, ...]:
+        return ModelCall(condition), ModelCall(negative(None))
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         toward, away = answers

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from safelight.diffusion.checks import demand
-from safelight.diffusion.guidance._rules import both, demand_scale, each, over, product
-from safelight.diffusion.prediction import SPACES, write
-from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.diffusion.checks import require
+from safelight.diffusion.guidance._rules import both, each, over, product, require_scale
+from safelight.diffusion.prediction import SPACES, to_space
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -31,25 +31,25 @@ class CFGZero:
     zero: int = 1
 
     def __post_init__(self) -> None:
-        demand_scale(self.scale)
-        demand(self.zero >= 0, "zero must be 0 or more evaluations", self.zero, "1 is usual")
+        require_scale(self.scale)
+        require(self.zero >= 0, "zero must be 0 or more evaluations", self.zero, "1 is usual")
 
     def begin(self, networks: Networks) -> Guidance:
         return _ZeroFirst(self) if self.zero else self
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
+    ) -> tuple[ModelCall, ...]:
         return both(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         if len(answers) < 2:
             return answers[0]
-        toward, away = (write("flow", answer, noisy, level) for answer in answers)
+        toward, away = (to_space("flow", answer, noisy, level) for answer in answers)
         away = over(each(product, toward, away), each(product, away, away)) * away
         velocity = away + self.scale * (toward - away)
         return Estimate(
-            SPACES["flow"].read(velocity, noisy, level).clean, variance=answers[0].variance
+            SPACES["flow"].to_estimate(velocity, noisy, level).clean, variance=answers[0].variance
         )
 
 
@@ -63,13 +63,13 @@ class _ZeroFirst:
     def begin(self, networks: Networks) -> Guidance:
         return self.rule.begin(networks)
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return () if self.count < self.rule.zero else self.rule.ask(condition, negative, level)
+    ) -> tuple[ModelCall, ...]:
+        return () if self.count < self.rule.zero else self.rule.calls(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         self.count += 1
         if answers:
             return self.rule.combine(answers, noisy, level)
-        return SPACES["flow"].read(torch.zeros_like(noisy), noisy, level)
+        return SPACES["flow"].to_estimate(torch.zeros_like(noisy), noisy, level)

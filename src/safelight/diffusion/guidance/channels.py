@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.prediction import noise_of
-from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -27,15 +27,15 @@ class Channels:
     first: int = 3
 
     def __post_init__(self) -> None:
-        demand(self.first >= 1, "first must be at least 1 channel", self.first, "3 is DiT's")
+        require(self.first >= 1, "first must be at least 1 channel", self.first, "3 is DiT's")
 
     def begin(self, networks: Networks) -> Channels:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return self.of.ask(condition, negative, level)
+    ) -> tuple[ModelCall, ...]:
+        return self.of.calls(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)

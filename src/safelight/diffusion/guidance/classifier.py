@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from safelight.diffusion.guidance._rules import demand_number
+from safelight.diffusion.guidance._rules import require_number
 from safelight.diffusion.guidance.none import Unguided
-from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -30,15 +30,15 @@ class Classifier:
     of: Guidance = field(default_factory=Unguided)
 
     def __post_init__(self) -> None:
-        demand_number("scale", self.scale, "1 is Bayes' rule")
+        require_number("scale", self.scale, "1 is Bayes' rule")
 
     def begin(self, networks: Networks) -> Classifier:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return self.of.ask(condition, negative, level)
+    ) -> tuple[ModelCall, ...]:
+        return self.of.calls(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)

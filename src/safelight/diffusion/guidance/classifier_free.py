@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safelight.diffusion.guidance._rules import both, demand_scale, past
-from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Question
+from safelight.diffusion.guidance._rules import both, past, require_scale
+from safelight.types.diffusion import Estimate, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -21,14 +21,14 @@ class ClassifierFree:
     scale: float = 4.0
 
     def __post_init__(self) -> None:
-        demand_scale(self.scale)
+        require_scale(self.scale)
 
     def begin(self, networks: Networks) -> ClassifierFree:
         return self
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
+    ) -> tuple[ModelCall, ...]:
         return both(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safelight.diffusion.guidance._rules import demand_number
+from safelight.diffusion.guidance._rules import require_number
 from safelight.errors import BadInput
-from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Pass, Question
-from safelight.types.networks import Condition, Hearing
+from safelight.types.diffusion import (
+    Estimate,
+    ModelCall,
+    Negative,
+    Networks,
+    NetworkVariant,
+    NoiseLevel,
+)
+from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Latents
 
 
@@ -24,11 +31,11 @@ class Distilled:
     name: str = "guidance"
 
     def __post_init__(self) -> None:
-        demand_number("scale", self.scale, "3.5 is usual")
+        require_number("scale", self.scale, "3.5 is usual")
 
     def begin(self, networks: Networks) -> Distilled:
-        network = networks(Pass())
-        heard: list[str] = sorted(network.hears) if isinstance(network, Hearing) else []
+        network = networks(NetworkVariant())
+        heard: list[str] = sorted(network.scalar_names) if isinstance(network, Denoiser) else []
         if self.name not in heard:
             raise BadInput(
                 f"guidance that was distilled wants a network that hears {self.name!r}, this one hears "
@@ -36,10 +43,10 @@ class Distilled:
             )
         return self
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return (Question(condition, hears={self.name: self.scale}),)
+    ) -> tuple[ModelCall, ...]:
+        return (ModelCall(condition, scalars={self.name: self.scale}),)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         return answers[0]

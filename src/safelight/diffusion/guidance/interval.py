@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from safelight.diffusion.guidance._rules import demand_ends, within
+from safelight.diffusion.guidance._rules import require_ends, within
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
-from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -25,16 +25,16 @@ class Interval:
     high: float = 0.8
 
     def __post_init__(self) -> None:
-        demand_ends(self.low, self.high)
+        require_ends(self.low, self.high)
 
     def begin(self, networks: Networks) -> Interval:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
+    ) -> tuple[ModelCall, ...]:
         holds = within(level, self.low, self.high)
-        return self.of.ask(condition, negative, level) if holds else (Question(condition),)
+        return self.of.calls(condition, negative, level) if holds else (ModelCall(condition),)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         return (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -20,10 +20,10 @@ class Unguided:
     def begin(self, networks: Networks) -> Unguided:
         return self
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return (Question(condition),)
+    ) -> tuple[ModelCall, ...]:
+        return (ModelCall(condition),)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         return answers[0]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.guidance._rules import each, over
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
-from safelight.diffusion.prediction import Space, read, write
-from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.diffusion.prediction import Space, from_space, to_space
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -30,23 +30,23 @@ class Rescale:
     space: Space = "v"
 
     def __post_init__(self) -> None:
-        demand(0 <= self.phi <= 1, "phi must be from 0 to 1", self.phi, "0.7 is usual")
+        require(0 <= self.phi <= 1, "phi must be from 0 to 1", self.phi, "0.7 is usual")
 
     def begin(self, networks: Networks) -> Rescale:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return self.of.ask(condition, negative, level)
+    ) -> tuple[ModelCall, ...]:
+        return self.of.calls(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)
         if len(answers) < 2 or self.phi == 0:
             return guided
-        wide = write(self.space, replace(guided, noise=None), noisy, level)
-        narrow = write(self.space, answers[0], noisy, level)
+        wide = to_space(self.space, replace(guided, noise=None), noisy, level)
+        narrow = to_space(self.space, answers[0], noisy, level)
         factor = self.phi * over(each(Tensor.std, narrow), each(Tensor.std, wide)) + (1 - self.phi)
         return replace(
-            guided, clean=read(self.space, factor * wide, noisy, level, blind=guided.clean)
+            guided, clean=from_space(self.space, factor * wide, noisy, level, blind=guided.clean)
         )

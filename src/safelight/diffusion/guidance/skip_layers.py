@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from safelight.diffusion.guidance._rules import beyond, demand_weakened, weakened
+from safelight.diffusion.guidance._rules import beyond, require_weakened, weakened
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.types.diffusion import (
     Estimate,
     Guidance,
+    ModelCall,
     Negative,
     Networks,
+    NetworkVariant,
     NoiseLevel,
-    Pass,
-    Question,
 )
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
@@ -36,17 +36,17 @@ class SkipLayers:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        demand_weakened(self.blocks, self.strength, self.low, self.high)
+        require_weakened(self.blocks, self.strength, self.low, self.high)
 
     def begin(self, networks: Networks) -> SkipLayers:
-        networks(Pass(skip=self.blocks))
+        networks(NetworkVariant(skip_blocks=self.blocks))
         return replace(self, of=self.of.begin(networks))
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        also = Question(condition, Pass(skip=self.blocks))
-        return weakened(self.of.ask(condition, negative, level), also, level, self.low, self.high)
+    ) -> tuple[ModelCall, ...]:
+        also = ModelCall(condition, NetworkVariant(skip_blocks=self.blocks))
+        return weakened(self.of.calls(condition, negative, level), also, level, self.low, self.high)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         return beyond(self.of, answers, self.strength, noisy, level, self.low, self.high)

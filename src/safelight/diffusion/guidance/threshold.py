@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
-from safelight.types.diffusion import Estimate, Guidance, Negative, Networks, NoiseLevel, Question
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -30,21 +30,21 @@ class Threshold:
     bound: float = 3.0
 
     def __post_init__(self) -> None:
-        demand(
+        require(
             0 < self.quantile <= 1,
             "quantile must be above 0 and at most 1",
             self.quantile,
             "0.995 is usual",
         )
-        demand(self.bound > 0, "bound must be above 0", self.bound, "1 suits pixels, 3 latents")
+        require(self.bound > 0, "bound must be above 0", self.bound, "1 suits pixels, 3 latents")
 
     def begin(self, networks: Networks) -> Threshold:
         return replace(self, of=self.of.begin(networks))
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return self.of.ask(condition, negative, level)
+    ) -> tuple[ModelCall, ...]:
+        return self.of.calls(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)

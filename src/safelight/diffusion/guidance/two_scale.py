@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safelight.diffusion.guidance._rules import demand_number
-from safelight.types.diffusion import Estimate, Negative, Networks, NoiseLevel, Question
+from safelight.diffusion.guidance._rules import require_number
+from safelight.types.diffusion import Estimate, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
@@ -26,16 +26,16 @@ class TwoScale:
     picture: float = 1.5
 
     def __post_init__(self) -> None:
-        demand_number("text", self.text, "7.5 is usual")
-        demand_number("picture", self.picture, "1.5 is usual")
+        require_number("text", self.text, "7.5 is usual")
+        require_number("picture", self.picture, "1.5 is usual")
 
     def begin(self, networks: Networks) -> TwoScale:
         return self
 
-    def ask(
+    def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[Question, ...]:
-        return Question(condition), Question(negative({"text"})), Question(negative(None))
+    ) -> tuple[ModelCall, ...]:
+        return ModelCall(condition), ModelCall(negative({"text"})), ModelCall(negative(None))
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         both, picture, nothing = (answer.clean for answer in answers)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.trajectory import About, freshen, levels, renoised, straight, walk
 from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule
 from safelight.types.tensors import Latents
@@ -50,7 +50,7 @@ class LCM:
 
     def __post_init__(self) -> None:
         both = (self.scaling, self.deviation)
-        demand(
+        require(
             all(0 < one < math.inf for one in both),
             "scaling and deviation must be above 0",
             both,
@@ -87,7 +87,7 @@ class TCD:
     eta: float = 0.3
 
     def __post_init__(self) -> None:
-        demand(0 <= self.eta <= 1, "eta must be from 0 to 1", self.eta, "0.3 is usual")
+        require(0 <= self.eta <= 1, "eta must be from 0 to 1", self.eta, "0.3 is usual")
 
     def __call__(
         self,

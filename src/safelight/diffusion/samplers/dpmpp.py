@@ -13,9 +13,9 @@ from safelight.diffusion.trajectory import (
     About,
     Leg,
     ancestral,
-    demand_eta,
     diffused,
     freshen,
+    require_eta,
     straight,
     walk,
 )
@@ -40,7 +40,7 @@ class DPMpp2M:
     rule: Literal["midpoint", "heun"] = "midpoint"
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -86,7 +86,7 @@ class DPMpp3M:
     lower_last: bool = False
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -145,7 +145,7 @@ class DPMpp2MSDE:
     rule: Literal["midpoint", "heun"] = "midpoint"
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -170,7 +170,7 @@ class DPMpp3MSDE:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -198,7 +198,7 @@ class DPMppSDE:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.trajectory import About, ancestral, demand_eta, freshen, straight, walk
+from safelight.diffusion.trajectory import About, ancestral, freshen, require_eta, straight, walk
 from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule, Step
 from safelight.types.tensors import Latents
 
@@ -33,8 +33,8 @@ class Euler:
     swell: float = 1.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
-        demand(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
+        require_eta(self.eta)
+        require(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
 
     def __call__(
         self,
@@ -61,7 +61,7 @@ class DDIM:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -85,7 +85,7 @@ class EulerAncestral:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,

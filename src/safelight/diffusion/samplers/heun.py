@@ -13,15 +13,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.prediction import noise_of
 from safelight.diffusion.trajectory import (
     About,
     Leg,
     ancestral,
-    demand_eta,
     freshen,
     renoised,
+    require_eta,
     straight,
     walk,
 )
@@ -51,17 +51,17 @@ class Heun:
     second: bool = True
 
     def __post_init__(self) -> None:
-        demand(
+        require(
             0 <= self.churn < math.inf, "churn must be 0 or more", self.churn, "0 is deterministic"
         )
         bounds = (self.churn_from, self.churn_to)
-        demand(
+        require(
             0 <= bounds[0] <= bounds[1],
             "churn_from must be within 0 and churn_to",
             bounds,
             "leave them out",
         )
-        demand(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
+        require(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
 
     def __call__(
         self,
@@ -127,7 +127,7 @@ class DPM2:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -162,7 +162,7 @@ class DPM2Ancestral:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,

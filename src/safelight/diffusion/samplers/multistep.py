@@ -11,7 +11,7 @@ from torch import Tensor
 
 from safelight.diffusion.exponential import History, advance, lagrange, mixed, placed
 from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.trajectory import About, demand_order, straight, walk
+from safelight.diffusion.trajectory import About, require_order, straight, walk
 from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule
 from safelight.types.tensors import Latents
 
@@ -35,7 +35,7 @@ class LMS:
     order: int = 4
 
     def __post_init__(self) -> None:
-        demand_order(self.order, 4)
+        require_order(self.order, 4)
 
     def __call__(
         self,
@@ -154,7 +154,7 @@ class DEIS:
     lower_last: bool = False
 
     def __post_init__(self) -> None:
-        demand_order(self.order, 4)
+        require_order(self.order, 4)
 
     def __call__(
         self,

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.exponential import Form, History, Nodes, Rule, advance, placed, value
-from safelight.diffusion.trajectory import About, Leg, demand_order, diffused, straight, walk
+from safelight.diffusion.trajectory import About, Leg, diffused, require_order, straight, walk
 from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule
 from safelight.types.tensors import Latents
 
@@ -34,7 +34,7 @@ class UniPC:
     lower_last: bool = False
 
     def __post_init__(self) -> None:
-        demand_order(self.order, 3)
+        require_order(self.order, 3)
 
     def __call__(
         self,
@@ -99,21 +99,21 @@ class SASolver:
     renew_to: float = 1.0
 
     def __post_init__(self) -> None:
-        demand_order(self.predictor, 4)
-        demand(
+        require_order(self.predictor, 4)
+        require(
             0 <= self.corrector <= 4,
             "corrector must be an order from 0 to 4",
             self.corrector,
             "2 is usual",
         )
-        demand(
+        require(
             0 <= self.tau <= 2,
             "tau must be from 0 to 2",
             self.tau,
             "1 is the SDE of DDPM, 0 its flow",
         )
         bounds = (self.renew_from, self.renew_to)
-        demand(
+        require(
             0 <= bounds[0] <= bounds[1],
             "renew_from must be within 0 and renew_to",
             bounds,

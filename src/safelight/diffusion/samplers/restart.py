@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.samplers.heun import Heun
 from safelight.diffusion.trajectory import About, renoised, walk
 from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule
@@ -36,14 +36,14 @@ class Restart:
 
     def __post_init__(self) -> None:
         bounds = (self.low, self.high)
-        demand(
+        require(
             0 < bounds[0] < bounds[1] < math.inf,
             "low must be above 0 and below high",
             bounds,
             "0.1 and 0.3 do",
         )
-        demand(1 <= self.count <= 1000, "count must be at least 1", self.count, "2 is usual")
-        demand(1 <= self.steps <= 1000, "steps must be at least 1", self.steps, "3 is usual")
+        require(1 <= self.count <= 1000, "count must be at least 1", self.count, "2 is usual")
+        require(1 <= self.steps <= 1000, "steps must be at least 1", self.steps, "3 is usual")
 
     def __call__(
         self,

@@ -11,15 +11,15 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from safelight.diffusion.checks import demand
+from safelight.diffusion.checks import require
 from safelight.diffusion.exponential import Form
 from safelight.diffusion.stages import Passes
 from safelight.diffusion.trajectory import (
     About,
     ancestral,
-    demand_eta,
-    demand_order,
     freshen,
+    require_eta,
+    require_order,
     straight,
     values,
     walk,
@@ -44,8 +44,8 @@ class Single:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        demand_order(self.order, 3)
-        demand_eta(self.eta)
+        require_order(self.order, 3)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -72,7 +72,7 @@ class DPMpp2S:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        demand_eta(self.eta)
+        require_eta(self.eta)
 
     def __call__(
         self,
@@ -109,10 +109,10 @@ class Adaptive:
     together: bool = False
 
     def __post_init__(self) -> None:
-        demand(self.order in (2, 3), "order must be 2 or 3", self.order, "3 is usual")
-        demand_eta(self.eta)
+        require(self.order in (2, 3), "order must be 2 or 3", self.order, "3 is usual")
+        require_eta(self.eta)
         both = (self.relative, self.absolute)
-        demand(
+        require(
             all(0 < one < math.inf for one in both),
             "tolerances must be above 0",
             both,
@@ -194,7 +194,7 @@ class Adaptive:
                 estimate,
                 schedule.when(torch.stack([lam.min(), goal.min()])),
             )
-        demand(
+        require(
             False, "adaptive steps must arrive within 10000 trials", 10_000, "raise the tolerances"
         )
 

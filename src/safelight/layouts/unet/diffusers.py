@@ -57,11 +57,11 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
 
 def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
-    demand(said, ONLY)
+    require(said, ONLY)
     return infer(words, shapes, told(said))
 
 
-def demand(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
+def require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
     """BadInput for a config.json that asks for what is not here."""
     for name, known in only.items():
         if name in said and said[name] not in known:

@@ -5,7 +5,7 @@ from typing import Any
 
 from safelight.denoisers.control.unet import Config
 from safelight.layouts.key_mapping import Layout
-from safelight.layouts.unet.diffusers import ONLY, WORDS, demand, shape, told
+from safelight.layouts.unet.diffusers import ONLY, WORDS, require, shape, told
 from safelight.layouts.unet_control.mapping import inferred, table
 from safelight.types.shapes import Shapes
 
@@ -20,7 +20,7 @@ ALSO = {"controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditio
 
 def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
-    demand(said, {**ONLY, **ALSO})
+    require(said, {**ONLY, **ALSO})
     return inferred(WORDS, HINTS, shapes, told(said))
 
 

@@ -12,9 +12,9 @@ Mean = Callable[[Tensor], Tensor]
 
 
 class Discriminator(Protocol):
-    """Images to logits (b, …), above 0 for what looks like the data. ``least``: the smallest side in pixels."""
+    """Images to logits (b, …), above 0 for what looks like the data. ``min_size``: the smallest side in pixels."""
 
-    least: int
+    min_size: int
 
     def __call__(self, images: Images) -> Tensor: ...
 

@@ -33,13 +33,13 @@ class Config:
 
 
 class Patch(nn.Module):
-    """Images (b, 3, h, w), ``least`` pixels a side or more, to logits (b, 1, h', w'): above 0 where a patch looks
+    """Images (b, 3, h, w), ``min_size`` pixels a side or more, to logits (b, 1, h', w'): above 0 where a patch looks
     like one of the data."""
 
     def __init__(self, config: Config, mean: Mean) -> None:
         super().__init__()
         self.config = config
-        self.least = 3 * 2**config.layers
+        self.min_size = 3 * 2**config.layers
         widths = [config.width * min(2**number, 8) for number in range(config.layers + 1)]
         layers: list[nn.Module] = [
             nn.Conv2d(3, widths[0], 4, stride=2, padding=1),

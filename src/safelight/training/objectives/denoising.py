@@ -23,7 +23,7 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
-from safelight.governance.licences import known, say_unstated
+from safelight.governance.licences import licences_of_parts, warn_unstated
 from safelight.media.pictures import sheet
 from safelight.model import Card, LatentDiffusion, licensed, module
 from safelight.pipeline import generate
@@ -81,7 +81,7 @@ class Denoising:
                 f"objective.autoencoder: the model {config.autoencoder!r} has no autoencoder."
             )
         self.licences = [one for one in self.source.licences if one.part == "autoencoder"]
-        say_unstated(self.licences)
+        warn_unstated(self.licences)
         self.autoencoder = self.source.autoencoder
         self.denoiser, self.conditioner = config.denoiser.build(), config.conditioner.build()
         self.parts: Mapping[str, nn.Module] = {
@@ -107,7 +107,7 @@ class Denoising:
                 "no picture has a caption, so a conditioner on text has nothing to learn: add metadata.jsonl or a .txt "
                 'beside each picture, or train on class folders with objective.conditioner = { kind = "label" }.'
             )
-        self.conditioner.learn(prompts)
+        self.conditioner.fit(prompts)
         for dataset in datasets:
             cache = LatentCache(
                 self.setting.cache / "latents.sqlite",
@@ -116,7 +116,7 @@ class Denoising:
             )
             cache.fill(
                 dataset.source,
-                dataset.found,
+                dataset.examination,
                 self._encode,
                 progress=partial(report, "encoding"),
             )
@@ -132,11 +132,11 @@ class Denoising:
         seed, places = self.setting.seed, batch.positions
         condition = self.conditioner(batch.prompts)
         left_out = sample_uniform(seed, places, "dropout") < self.config.dropout
-        condition = choose(left_out, self.conditioner.nothing(batch.prompts), condition)
+        condition = choose(left_out, self.conditioner.null_condition(batch.prompts), condition)
         losses = self._losses(batch, seed, condition)
         return Loss(losses.mean(), {})
 
-    def settle(self, update: int) -> None:
+    def after_update(self, update: int) -> None:
         """Nothing changes but by gradient."""
 
     def judge(self, batch: Noised) -> Mapping[str, Tensor]:
@@ -165,7 +165,9 @@ class Denoising:
                 licensed(
                     card,
                     [
-                        *known((), card.licence, card.name, ("conditioner", "denoiser")),
+                        *licences_of_parts(
+                            (), card.licence, card.name, ("conditioner", "denoiser")
+                        ),
                         *self.licences,
                     ],
                 ),

@@ -26,7 +26,7 @@ from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial, Opponent, balance, through
 from safelight.training.calibration import finish
 from safelight.training.objective import Group, Loss, Report, Setting
-from safelight.types.networks import Autoencoder, Discrete, Encoding, Features
+from safelight.types.networks import Autoencoder, DiscreteAutoencoder, Encoding, Features
 from safelight.types.tensors import Images, Latents
 
 COSTS = {"kl": 1e-6, "quantisation": 1.0}
@@ -119,7 +119,7 @@ class Reconstruction:
         groups = [Group("autoencoder", learned)]
         self.opponent = None
         if against := config.adversarial:
-            if against.adaptive and self.autoencoder.last is None:
+            if against.adaptive and self.autoencoder.last_layer is None:
                 raise BadInput(
                     f"objective.adversarial: the {kind_of(config.autoencoder)} autoencoder has no last layer, where "
                     "gradients are balanced; set adaptive = false."
@@ -141,15 +141,15 @@ class Reconstruction:
             "adversarial": self.opponent and self.opponent.network,
         }
         for name, judge in judges.items():
-            if judge and size < judge.least:
+            if judge and size < judge.min_size:
                 raise BadInput(
-                    f"objective.{name}: wanted a framing.size of at least {judge.least}, got {size}."
+                    f"objective.{name}: wanted a framing.size of at least {judge.min_size}, got {size}."
                 )
         latents = torch.zeros(
             self.autoencoder.latent_shape((1, 3, size, size)), device=self.setting.device
         )
         with torch.no_grad():
-            known = self.autoencoder.costs(Encoding(latents, torch.ones_like(latents)))
+            known = self.autoencoder.regularisers(Encoding(latents, torch.ones_like(latents)))
         for name in self.config.costs:
             if name not in known:
                 raise unknown(
@@ -178,7 +178,9 @@ class Reconstruction:
         latents = encoding.sample(noise.to(images.device))
         again = self.autoencoder.decode(self._troubled(latents, batch.positions)).float()
         batch.again = again.detach()
-        measured = {name: cost.mean() for name, cost in self.autoencoder.costs(encoding).items()}
+        measured = {
+            name: cost.mean() for name, cost in self.autoencoder.regularisers(encoding).items()
+        }
         total = torch.stack(
             [self.weights[name] * cost for name, cost in measured.items()] or [again.new_zeros(())]
         ).sum()
@@ -216,7 +218,7 @@ class Reconstruction:
     ) -> Tensor:
         """The adversarial term, as strong as the recipe says."""
         assert self.opponent is not None
-        config, last = self.opponent.config, self.autoencoder.last
+        config, last = self.opponent.config, self.autoencoder.last_layer
         terms["adversarial"] = self.opponent.against(seen)
         (push,) = torch.autograd.grad(terms["adversarial"], seen)
         factor: float | Tensor = config.weight
@@ -250,10 +252,10 @@ class Reconstruction:
         smaller = self.autoencoder.decode(F.interpolate(latents, half, mode="area")).float()
         return (smaller - F.interpolate(images, smaller.shape[2:], mode="area")).abs().mean()
 
-    def settle(self, update: int) -> None:
+    def after_update(self, update: int) -> None:
         """A codebook takes in what it saw in this update."""
-        if isinstance(self.autoencoder, Discrete):
-            self.autoencoder.settle(self.setting.seed, update, self.setting.total)
+        if isinstance(self.autoencoder, DiscreteAutoencoder):
+            self.autoencoder.after_update(self.setting.seed, update, self.setting.total)
 
     def judge(self, batch: Shown) -> Mapping[str, Tensor]:
         """L1, PSNR (8-bit range, dB) and, by its network's name, the perceptual distance of each picture's likeliest
