@@ -1,4 +1,5 @@
-"""``safelight evaluate`` of a model with a denoiser, and ``safelight compare``, from the command line."""
+"""``safelight evaluate`` of a model with a denoiser, and ``safelight compare``, from the command
+line."""
 
 import json
 

@@ -40,7 +40,7 @@ from safelight.evaluation.reference import (
 from safelight.evaluation.retrieval import nearest_captions, rank_figures, ranks
 from safelight.evaluation.sampling import parameter_counts, sample, speed_figures
 from safelight.features.clip import CLIP
-from safelight.governance.licences import whole
+from safelight.governance.licences import combined
 from safelight.model import LatentDiffusion, module
 from safelight.pipeline import resolve
 from safelight.settings import GUIDANCE, SAMPLER, SPACING, Settings
@@ -391,7 +391,7 @@ def about(model: LatentDiffusion) -> dict[str, Any]:
     return {
         "name": model.card.name,
         "hash": model.card.hash,
-        "licence": whole(model.licences),
+        "licence": combined(model.licences),
         "parts": parts,
         "parameters": parameter_counts(model),
         "precision": str(dtype).removeprefix("torch."),

@@ -51,12 +51,12 @@ class Reference:
 
     def facts(self) -> dict[str, Any]:
         """What is recorded of the data: where they are from, how many were taken, their hash."""
-        found = self.dataset.found
+        examination = self.dataset.examination
         return {
             **self.dataset.source.origin(),
             "judged": len(self),
-            "broken": list(found.broken),
-            "digest": found.digest,
+            "broken": list(examination.broken),
+            "digest": examination.digest,
         }
 
 
@@ -87,8 +87,8 @@ def reference(
 def shared_pictures(held_out: Reference, training: Reference) -> int:
     """How many held-out pictures are training pictures, byte for byte. BadInput if all of them
     are."""
-    known = set(training.dataset.found.hashes)
-    count = sum(one in known for one in held_out.dataset.found.hashes)
+    known = set(training.dataset.examination.hashes)
+    count = sum(one in known for one in held_out.dataset.examination.hashes)
     if count == len(held_out):
         raise BadInput(
             f"all {count} pictures to judge against are training pictures; name held-out ones, "
@@ -122,7 +122,7 @@ def reference_vectors(
     from safetensors.torch import load_file, save_file
 
     framing = [str(value) for value in vars(pictures.dataset.framing).values()]
-    key = digest([_fingerprint(network), *framing, *pictures.dataset.found.hashes])
+    key = digest([_fingerprint(network), *framing, *pictures.dataset.examination.hashes])
     path = cache_folder() / "features" / f"{network.name}-{key[:24]}.safetensors"
     if path.is_file():
         return load_file(path)["vectors"]

@@ -12,7 +12,7 @@ import torch
 
 from safelight.evaluation.intervals import Figure
 from safelight.media.pictures import to_images
-from safelight.model import LatentDiffusion, Whole, module
+from safelight.model import CompleteModel, LatentDiffusion, module
 from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.task import Start
@@ -28,7 +28,7 @@ class Prompts:
     prompts: tuple[str, ...]
     size: int = 0
 
-    def start(self, model: Whole, noise: NoiseSource, count: int) -> Start:
+    def start(self, model: CompleteModel, noise: NoiseSource, count: int) -> Start:
         """Pure noise; ``count`` must be the number of prompts."""
         assert count == len(self.prompts)
         height, width = (self.size or side for side in model.card.size)
