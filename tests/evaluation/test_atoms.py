@@ -22,7 +22,7 @@ def known(count=48, seed=0):
     style = torch.tensor([[5.0 * (s == "flat")] for s in styles])
     vectors = torch.cat([one_hot.float(), style], 1)
     vectors = vectors + 0.1 * torch.randn(vectors.shape, generator=rng)
-    return checkers.Known(
+    return checkers.KnownPictures(
         lambda places: images[list(places)],
         vectors,
         [thing + STYLES[style] for thing, style in zip(things, styles, strict=True)],
@@ -86,7 +86,7 @@ def test_a_classifier_that_knows_nothing_says_so():
     """Labels that have nothing to do with the pictures: the checker is right as often as chance."""
     training, test = known(), known(24, 1)
     noise = torch.randn(len(training.captions), 7, generator=torch.Generator().manual_seed(3))
-    blank = checkers.Known(training.images, noise, *list(vars(training).values())[2:])
+    blank = checkers.KnownPictures(training.images, noise, *list(vars(training).values())[2:])
     found = {one.kind: one for one in checkers.checkers(blank, test, THINGS)}
     assert found["thing"].accuracy.value < 0.5
 

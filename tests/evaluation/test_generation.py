@@ -12,7 +12,7 @@ from safelight.errors import BadInput
 from safelight.evaluation import reference as real
 from safelight.evaluation.clip_score import clip_score_figure
 from safelight.evaluation.distances import frechet_distance, kernel_distance
-from safelight.evaluation.generation import Judging, Plan
+from safelight.evaluation.generation import DenoiserEvaluation, Plan
 from safelight.evaluation.generation_report import page, write_evaluation
 from safelight.evaluation.retrieval import ranks
 from safelight.evaluation.sampling import sample
@@ -88,7 +88,7 @@ PLAN = Plan(
 
 def judging(data, network, **changes):
     plan = Plan(**(vars(PLAN) | changes))
-    return Judging(
+    return DenoiserEvaluation(
         making.tiny_model(), [network], pictures(data, "held"), pictures(data, "train"), plan, quiet
     )
 
@@ -217,7 +217,9 @@ def test_without_training_pictures_there_are_no_baselines(data):
         curve_guidance=(),
         speed_repeats=0,
     )
-    made = Judging(run.model, run.networks, run.held_out, None, run.plan, quiet).evaluate()
+    made = DenoiserEvaluation(
+        run.model, run.networks, run.held_out, None, run.plan, quiet
+    ).evaluate()
     assert [row["set"] for row in made.facts["distribution"]["corners"]] == ["samples"]
     assert {"atoms", "memorisation", "diversity", "curves"}.isdisjoint(made.facts)
     assert list(made.sheets) == ["samples"]

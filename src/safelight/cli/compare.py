@@ -98,7 +98,7 @@ def _count(options: Compare) -> None:
         raise BadInput("choices are counted with both --choices FORM.csv and --key KEY.json.")
     figures = count_choices(read_key(options.key), read_choices(options.choices))
     if options.as_json:
-        typer.echo(json.dumps([vars(one) for one in figures], indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([vars(figure) for figure in figures], indent=2, ensure_ascii=False))
     else:
         Console(highlight=False).print(figure_table("Choices", figures))
 
@@ -108,7 +108,7 @@ def _compare(options: Compare) -> None:
     if len(names) < 2 or len(set(names)) < len(names):
         raise BadInput(f"compare: wanted two or more different models, got {names or 'none'}.")
     from safelight.checkpoints import load
-    from safelight.evaluation.comparison import compare, judged, write_comparison
+    from safelight.evaluation.comparison import compare, with_figures, write_comparison
     from safelight.evaluation.generation import Plan
     from safelight.files import check_writable
     from safelight.progress import Bars
@@ -127,28 +127,28 @@ def _compare(options: Compare) -> None:
         first = models[names[0]]
         held_out, training = _references(options, first, bars)
         prompts = _prompts(options, held_out)
-        found = compare(models, prompts, options.seeds, plan, bars.report)
+        result = compare(models, prompts, options.seeds, plan, bars.report)
         if held_out is not None:
             networks = build_networks(options.features, first)
             pictures = (held_out, training)
-            found = judged(found, models, networks, pictures, plan, bars.report)
+            result = with_figures(result, models, networks, pictures, plan, bars.report)
     shuffle = random.SystemRandom() if options.blind else None
-    written = write_comparison(found, options.out, shuffle)
-    _show(options, found, written)
+    written = write_comparison(result, options.out, shuffle)
+    _show(options, result, written)
 
 
-def _show(options: Compare, found: Any, written: list[Path]) -> None:
+def _show(options: Compare, result: Any, written: list[Path]) -> None:
     from safelight.evaluation.comparison import comparison_facts, figure_rows
 
     if options.as_json:
-        facts = {} if options.blind else comparison_facts(found)
+        facts = {} if options.blind else comparison_facts(result)
         facts = facts | {"files": [str(path) for path in written]}
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False)
     if not options.blind:
-        table = Table("figure", *found.models)
-        for cells in figure_rows(found.figures):
+        table = Table("figure", *result.models)
+        for cells in figure_rows(result.figures):
             table.add_row(*cells)
         console.print(table)
     console.print("Written: " + ", ".join(map(str, written)), soft_wrap=True)

@@ -136,15 +136,15 @@ class Evaluate:
         check_writable(self.out)
         with Bars(err, self.quiet) as bars:
             model = load(self.model, self.device, self.precision, hints(self.hint), bars.report)
-            whole = model.denoiser is not None and self.part != "autoencoder"
+            has_denoiser = model.denoiser is not None and self.part != "autoencoder"
             if self.part == "denoiser" and model.denoiser is None:
                 raise BadInput(f"the model {model.card.name!r} has no denoiser to judge.")
-            facts, shown = (_denoiser if whole else _autoencoder)(self, model, bars)
+            facts, result_tables = (_denoiser if has_denoiser else _autoencoder)(self, model, bars)
         if self.as_json:
             typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
             return
         console = Console(highlight=False)
-        for table in shown:
+        for table in result_tables:
             console.print(table)
         console.print(f"The report is {self.out}.", soft_wrap=True)
 
@@ -157,9 +157,9 @@ def _autoencoder(options: Evaluate, model: "LatentDiffusion", bars: Any) -> tupl
         raise BadInput("an autoencoder is judged on pictures: name a folder or zip of them.")
     size = model.card.size[0] if options.size is None else options.size
     source = picture_folder(options.data, options.only, options.skip_broken).build()
-    made = report.reconstruction(model, source, size, options.count, bars.report)
-    report.write(made, options.out)
-    return made.facts, [report.table(made)]
+    result = report.reconstruction(model, source, size, options.count, bars.report)
+    report.write(result, options.out)
+    return result.facts, [report.table(result)]
 
 
 def _denoiser(options: Evaluate, model: "LatentDiffusion", bars: Any) -> tuple[Any, list[Any]]:
@@ -170,20 +170,20 @@ def _denoiser(options: Evaluate, model: "LatentDiffusion", bars: Any) -> tuple[A
 
     verdicts = read_verdicts(options.judge_results) if options.judge_results else None
     rows = read_prompts(options.judge_prompts) if options.judge_prompts else []
-    made = _evaluation(options, model, bars)
-    facts = dict(made.facts)
+    result = _evaluation(options, model, bars)
+    facts = dict(result.facts)
     if rows:
         facts["judge_folder"] = _for_judge(options, model, rows, bars)
     if verdicts is not None and options.judge_results is not None:
         figures = judge_figures(verdicts, options.judge_results.name)
         facts["judge"] = [vars(figure) for figure in figures]
-    made = Evaluation(facts, made.sheets)
-    write_evaluation(made, options.out)
+    result = Evaluation(facts, result.sheets)
+    write_evaluation(result, options.out)
     return facts, tables(facts)
 
 
 def _evaluation(options: Evaluate, model: "LatentDiffusion", bars: Any) -> Any:
-    from safelight.evaluation.generation import Judging
+    from safelight.evaluation.generation import DenoiserEvaluation
     from safelight.evaluation.prompts_only import evaluate_prompts
     from safelight.evaluation.reference import Columns, reference
     from safelight.features.clip import Config as CLIPConfig
@@ -205,10 +205,10 @@ def _evaluation(options: Evaluate, model: "LatentDiffusion", bars: Any) -> Any:
         )
     size = options.size or model.card.size[0]
     columns = Columns(options.style_key, options.thing_key, options.group_key)
-    known = (columns, size)
+    framing = (columns, size)
     held_out = reference(
         picture_folder(options.data, options.only, options.skip_broken),
-        *known,
+        *framing,
         options.count,
         bars.report,
         "held-out pictures",
@@ -218,9 +218,11 @@ def _evaluation(options: Evaluate, model: "LatentDiffusion", bars: Any) -> Any:
         source = picture_folder(
             options.train or options.data, options.train_only, options.skip_broken
         )
-        training = reference(source, *known, 10**9, bars.report, "training pictures")
-    found = build_networks(options.features, model)
-    return Judging(model, found, held_out, training, plan, bars.report, clip).evaluate()
+        training = reference(source, *framing, 10**9, bars.report, "training pictures")
+    networks = build_networks(options.features, model)
+    return DenoiserEvaluation(
+        model, networks, held_out, training, plan, bars.report, clip
+    ).evaluate()
 
 
 def _for_judge(
@@ -261,7 +263,7 @@ def _plan(options: Evaluate) -> Any:
         things=options.things,
         diversity_seeds=options.seeds,
         curve_prompts=options.curve_count,
-        curve_steps=tuple(int(one) for one in numbers("--curve-steps", options.curve_steps)),
+        curve_steps=tuple(int(number) for number in numbers("--curve-steps", options.curve_steps)),
         curve_guidance=tuple(numbers("--curve-guidance", options.curve_guidance)),
         batch=options.batch,
     )
@@ -273,7 +275,7 @@ def picture_folder(
     """The configuration of a source of pictures."""
     from safelight.data.sources.folder import Config as FolderConfig
 
-    pairs = [one.partition("=") for one in only or ()]
+    pairs = [pair.partition("=") for pair in only or ()]
     if wrong := [key for key, equals, value in pairs if not (key and equals and value)]:
         raise BadInput(f"--only: wanted KEY=VALUE such as split=val, got {wrong[0]!r}.")
     return FolderConfig(
@@ -289,9 +291,9 @@ def build_networks(kinds: list[str] | None, model: "LatentDiffusion") -> "list[F
     from safelight.model import module
 
     slot = Slot("features")
-    found = [slot.read(kind).build() for kind in kinds or ["mobilenet"]]
+    networks = [slot.read(kind).build() for kind in kinds or ["mobilenet"]]
     device = next(module(model.denoiser).parameters()).device
-    return [network.to(device) for network in found]
+    return [network.to(device) for network in networks]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -300,15 +302,15 @@ def read_lines(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{str(path)!r} cannot be read: {error}.") from None
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
         raise BadInput(f"{str(path)!r} holds no prompts; wanted one a line.")
-    return found
+    return prompts
 
 
 def numbers(flag: str, text: str) -> list[float]:
     """Numbers between commas."""
     try:
-        return [float(one) for one in text.split(",") if one.strip()]
+        return [float(number) for number in text.split(",") if number.strip()]
     except ValueError:
         raise BadInput(f"{flag}: wanted numbers such as 4,8,12, got {text!r}.") from None

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from safelight.evaluation.checkers import NUMBERS, PLACES, Checker, Known
+from safelight.evaluation.checkers import NUMBERS, PLACES, Checker, KnownPictures
 from safelight.evaluation.intervals import Figure, share
 from safelight.evaluation.measurement import COLOURS
 from safelight.files import digest
 from safelight.types.tensors import Images
 
-EACH = 24
+PROMPTS_PER_KIND = 24
 """How many prompts ask for a colour, a number or a position."""
 
 
@@ -30,7 +30,7 @@ class Atom:
     asks: tuple[tuple[str, str], ...]
 
 
-def make_atoms(known: Known, things: int = 24) -> list[Atom]:
+def make_atoms(known: KnownPictures, things: int = 24) -> list[Atom]:
     """Prompts for ``things`` things in every style, then for colours, numbers and positions."""
     endings = caption_endings(known.captions, known.styles)
     styles = sorted(endings)
@@ -50,7 +50,7 @@ def make_atoms(known: Known, things: int = 24) -> list[Atom]:
     for number, (colour, noun) in enumerate(coloured(known, chosen)):
         add(number, f"{colour} {noun}", "colour", colour)
     nouns = [thing for thing in chosen if not thing.endswith("s")]
-    for number in range(EACH if nouns else 0):
+    for number in range(PROMPTS_PER_KIND if nouns else 0):
         turn = number + number // len(nouns)  # so that a noun meets every number in turn
         word = list(NUMBERS)[turn % len(NUMBERS)]
         noun = nouns[number % len(nouns)]
@@ -72,8 +72,10 @@ def caption_endings(captions: Sequence[str], styles: Sequence[str]) -> dict[str,
     none."""
     endings = {}
     for style in sorted(set(styles)):
-        own = {one for one, kind in zip(captions, styles, strict=True) if kind == style}
-        shared = _shared_ending(sorted(own)) if len(own) > 1 else ""
+        own_captions = {
+            caption for caption, kind in zip(captions, styles, strict=True) if kind == style
+        }
+        shared = _shared_ending(sorted(own_captions)) if len(own_captions) > 1 else ""
         comma = shared.find(",")
         endings[style] = shared[comma:] if comma >= 0 else ""
     return endings
@@ -88,15 +90,19 @@ def _shared_ending(texts: Sequence[str]) -> str:
     return texts[0][len(texts[0]) - count :]
 
 
-def choose_things(known: Known, count: int) -> list[str]:
+def choose_things(known: KnownPictures, count: int) -> list[str]:
     """Things of one or two words that most styles show, drawn evenly from the groups by a hash."""
-    shown = Counter(known.things)
+    pictures_of = Counter(known.things)
     least = max(2, min(len(set(known.styles)), 3))
     group_of = dict(zip(known.things, known.groups, strict=True))
-    able = [t for t in shown if t and shown[t] >= least and len(t.split()) <= 2 and ":" not in t]
-    able.sort(key=lambda thing: digest([thing]))
+    candidates = [
+        t
+        for t in pictures_of
+        if t and pictures_of[t] >= least and len(t.split()) <= 2 and ":" not in t
+    ]
+    candidates.sort(key=lambda thing: digest([thing]))
     queues = {
-        group: [one for one in able if group_of[one] == group]
+        group: [thing for thing in candidates if group_of[thing] == group]
         for group in sorted(set(known.groups))
     }
     chosen: list[str] = []
@@ -107,9 +113,10 @@ def choose_things(known: Known, count: int) -> list[str]:
     return chosen
 
 
-def coloured(known: Known, things: Sequence[str]) -> list[tuple[str, str]]:
-    """Colours and the nouns that they go with, ``EACH`` of them at most: the nouns that training
-    names call by the most colours, such as heart, in every colour that training names know."""
+def coloured(known: KnownPictures, things: Sequence[str]) -> list[tuple[str, str]]:
+    """Colours and the nouns that they go with, ``PROMPTS_PER_KIND`` of them at most: the nouns that
+    training names call by the most colours, such as heart, in every colour that training names
+    know."""
     colours_of: dict[str, set[str]] = defaultdict(set)
     for thing in set(known.things):
         colour, _, noun = thing.partition(" ")
@@ -119,7 +126,7 @@ def coloured(known: Known, things: Sequence[str]) -> list[tuple[str, str]]:
     colours = sorted({colour for noun in nouns for colour in colours_of[noun]})
     if not nouns:
         nouns, colours = list(things[:3]), ["blue", "green", "red", "yellow"]
-    return [(colour, noun) for colour in colours for noun in nouns][:EACH]
+    return [(colour, noun) for colour in colours for noun in nouns][:PROMPTS_PER_KIND]
 
 
 def atom_figures(

@@ -31,7 +31,7 @@ Check = Callable[[Images, Tensor, Sequence[str]], Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class KnownPictures:
     """Real pictures as the checkers know them: vectors (n, d) and, row by row, what they show."""
 
     images: Callable[[Sequence[int]], Images]
@@ -53,21 +53,25 @@ class Checker:
     chance: float
 
 
-def checkers(training: Known, held_out: Known, things: Sequence[str]) -> list[Checker]:
+def checkers(
+    training: KnownPictures, held_out: KnownPictures, things: Sequence[str]
+) -> list[Checker]:
     """All checkers that these pictures allow: of the ``things`` and styles that they name, of
     groups, and of what can be measured."""
-    found = [_thing(training, things)] if len(things) > 1 else []
-    for kind, known, test in (
+    available = [_thing(training, things)] if len(things) > 1 else []
+    for kind, labels, test_labels in (
         ("style", training.styles, held_out.styles),
         ("group", training.groups, held_out.groups),
     ):
-        if len(set(known)) > 1:
-            found.append(_learned(kind, training.vectors, known, held_out.vectors, test))
-    some = held_out.images(range(min(SCENES, len(held_out.captions))))
-    return [*found, *_colour(training), _number(some), _position(some)]
+        if len(set(labels)) > 1:
+            available.append(
+                _learned(kind, training.vectors, labels, held_out.vectors, test_labels)
+            )
+    cut_outs = held_out.images(range(min(SCENES, len(held_out.captions))))
+    return [*available, *_colour(training), _number(cut_outs), _position(cut_outs)]
 
 
-def _thing(training: Known, things: Sequence[str]) -> Checker:
+def _thing(training: KnownPictures, things: Sequence[str]) -> Checker:
     places = [place for place, thing in enumerate(training.things) if thing in things]
     labels = [training.things[place] for place in places]
     styles = [training.styles[place] for place in places]
@@ -85,8 +89,8 @@ def _learned(
     kind: str, vectors: Tensor, labels: Sequence[str], test: Tensor, answers: Sequence[str]
 ) -> Checker:
     model = logistic_regression(vectors, labels)
-    given = model(test)
-    right = sum(a == b for a, b in zip(given, answers, strict=True))
+    predicted = model(test)
+    right = sum(a == b for a, b in zip(predicted, answers, strict=True))
     accuracy = share("held-out pictures", right, len(answers))
 
     def check(images: Images, vectors: Tensor, styles: Sequence[str]) -> Sequence[str]:
@@ -95,7 +99,7 @@ def _learned(
     return Checker(kind, check, accuracy, 1 / len(model.names))
 
 
-def _colour(training: Known) -> list[Checker]:
+def _colour(training: KnownPictures) -> list[Checker]:
     """Measured; tested on real pictures whose name is one colour and one noun."""
     pattern = rf"({'|'.join(measurement.COLOURS)}) \w+"
     named = [re.fullmatch(pattern, thing) for thing in training.things]
@@ -113,8 +117,8 @@ def _number(cut_outs: Images) -> Checker:
     words = list(NUMBERS)
 
     def named(images: Images) -> list[str]:
-        found = measurement.counts(images)
-        return [words[count - 1] if 1 <= count <= len(words) else str(count) for count in found]
+        counts = measurement.counts(images)
+        return [words[count - 1] if 1 <= count <= len(words) else str(count) for count in counts]
 
     right = sum(
         _agreement(named(composed(cut_outs, NUMBERS[word])), [word] * len(cut_outs))

@@ -97,7 +97,7 @@ class NearestMean:
 def kind_means(vectors: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
     """The mean vector of each kind."""
     return {
-        kind: vectors[[place for place, one in enumerate(kinds) if one == kind]].double().mean(0)
+        kind: vectors[[place for place, name in enumerate(kinds) if name == kind]].double().mean(0)
         for kind in sorted(set(kinds))
     }
 

@@ -27,7 +27,7 @@ def clip_score_figure(
     1, without the words "a photo depicts" before captions). BadInput if the network reads no texts.
     """
     tokenizer = shipped("clip")
-    found = []
+    cosines = []
     for start in range(0, len(images), batch):
         texts = captions[start : start + batch]
         ids = [
@@ -35,8 +35,11 @@ def clip_score_figure(
             for text in texts
         ]
         with torch.inference_mode():
-            seen, read = network.vector(images[start : start + batch]), network.text_vector(ids)
-        found.append(F.cosine_similarity(seen.double(), read.double()))
-    scores = SCALE * torch.cat(found).clamp(min=0)
+            image_vectors, text_vectors = (
+                network.vector(images[start : start + batch]),
+                network.text_vector(ids),
+            )
+        cosines.append(F.cosine_similarity(image_vectors.double(), text_vectors.double()))
+    scores = SCALE * torch.cat(cosines).clamp(min=0)
     figure = mean("CLIP score", scores.clone(), repeats, generator)
     return Figure(figure.name, figure.value, figure.low, figure.high, figure.count, network.name)

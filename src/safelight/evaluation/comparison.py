@@ -15,7 +15,7 @@ from PIL import Image
 
 from safelight.errors import BadInput
 from safelight.evaluation import sheets
-from safelight.evaluation.generation import Judging, Plan, about
+from safelight.evaluation.generation import DenoiserEvaluation, Plan, about
 from safelight.evaluation.generation_report import markdown_row, value_text
 from safelight.evaluation.intervals import Figure, share
 from safelight.evaluation.reference import Reference
@@ -67,24 +67,24 @@ def compare(
     seed ``seed + i`` whatever the model is.
     """
     every = [prompt for prompt in prompts for _ in range(seeds)]
-    images, figures, known = {}, {}, {}
+    images, figures, descriptions = {}, {}, {}
     for name, model in models.items():
         settings = resolve(model, plan.settings)
         speed = speed_figures(model, prompts[0], settings, plan.speed_repeats, plan.batch)
         progress = partial(report, f"{name}: sampling")
         images[name] = sample(model, every, settings, progress, plan.size, plan.batch)
-        known[name] = about(model)
-        size = sum(known[name]["parameters"].values()) / 1e6
+        descriptions[name] = about(model)
+        size = sum(descriptions[name]["parameters"].values()) / 1e6
         figures[name] = [Figure("parameters, millions", size), *speed]
-    sides = {tuple(one.shape[-2:]) for one in images.values()}
+    sides = {tuple(pictures.shape[-2:]) for pictures in images.values()}
     if len(sides) > 1:
         raise BadInput(
             "compare: these models make pictures of different sizes; name one for all with --size."
         )
-    return Comparison(known, prompts, seeds, plan.settings.seed or 0, images, figures)
+    return Comparison(descriptions, prompts, seeds, plan.settings.seed or 0, images, figures)
 
 
-def judged(
+def with_figures(
     comparison: Comparison,
     models: Mapping[str, LatentDiffusion],
     networks: Sequence[Features],
@@ -93,15 +93,17 @@ def judged(
     report: Progress,
 ) -> Comparison:
     """The comparison with figures of each model against held-out pictures."""
-    figures = {name: list(known) for name, known in comparison.figures.items()}
+    figures = {name: list(earlier) for name, earlier in comparison.figures.items()}
     for name, model in models.items():
-        judging = Judging(model, networks, *references, plan, _titled(report, name))
+        judging = DenoiserEvaluation(model, networks, *references, plan, _titled(report, name))
         figures[name] += [
             Figure(**figure)
             for network in networks
             for figure in judging.distribution(network)[0]["figures"]
         ]
-        figures[name] += [one for one in judging.obedience() if "nearest caption" not in one.name]
+        figures[name] += [
+            rank for rank in judging.obedience() if "nearest caption" not in rank.name
+        ]
         if references[1] is not None:
             figures[name] += judging.memorisation(references[1])[0]
     return replace(comparison, figures=figures)
@@ -109,7 +111,7 @@ def judged(
 
 def comparison_sheet(comparison: Comparison) -> Image.Image:
     """A row for each prompt and seed, a column for each model."""
-    columns = [(name, to_pictures(one)) for name, one in comparison.images.items()]
+    columns = [(name, to_pictures(pictures)) for name, pictures in comparison.images.items()]
     titles = [f"{prompt} (seed {seed})" for prompt, seed in comparison.rows]
     return sheets.rows_sheet(columns, titles)
 
@@ -119,7 +121,7 @@ def blind_sheet(
 ) -> tuple[Image.Image, dict[str, Any]]:
     """The sheet with the models of each row in an order of its own, and the key to it."""
     names = list(comparison.images)
-    pictures = {name: to_pictures(one) for name, one in comparison.images.items()}
+    pictures = {name: to_pictures(images) for name, images in comparison.images.items()}
     orders = [shuffle.sample(names, len(names)) for _ in comparison.rows]
     columns = [
         (str(place + 1), [pictures[order[place]][row] for row, order in enumerate(orders)])
@@ -211,7 +213,8 @@ def write_comparison(
         return [path, stem.with_suffix(".json"), stem.with_suffix(".png")]
     picture, key = blind_sheet(comparison, shuffle)
     names = [
-        stem.with_name(f"{stem.name}-{one}") for one in ("blind.png", "choices.csv", "key.json")
+        stem.with_name(f"{stem.name}-{ending}")
+        for ending in ("blind.png", "choices.csv", "key.json")
     ]
     _save(picture, names[0])
     write_text(names[1], choice_form(comparison))
@@ -229,7 +232,8 @@ def comparison_facts(comparison: Comparison) -> dict[str, Any]:
         "seeds": comparison.seeds,
         "seed": comparison.seed,
         "figures": {
-            name: [asdict(one) for one in figures] for name, figures in comparison.figures.items()
+            name: [asdict(figure) for figure in figures]
+            for name, figures in comparison.figures.items()
         },
     }
 
@@ -240,7 +244,7 @@ def figure_rows(figures: Mapping[str, Sequence[Figure]]) -> list[list[str]]:
     rows = []
     for place, figure in enumerate(first):
         title = f"{figure.name} ({figure.features})" if figure.features else figure.name
-        rows.append([title, *(value_text(one[place]) for one in figures.values())])
+        rows.append([title, *(value_text(of_model[place]) for of_model in figures.values())])
     return rows
 
 

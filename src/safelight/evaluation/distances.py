@@ -146,7 +146,7 @@ def affordable(repeats: int, x: Tensor, y: Tensor) -> int:
 
 def intercept(places: list[float], values: list[float]) -> float:
     """Where the least-squares line through points meets 0."""
-    at, value = (torch.tensor(one, dtype=torch.float64) for one in (places, values))
+    at, value = (torch.tensor(numbers, dtype=torch.float64) for numbers in (places, values))
     line = torch.stack([torch.ones_like(at), at], dim=1)
     return float(torch.linalg.lstsq(line, value[:, None]).solution[0, 0])
 

@@ -23,6 +23,8 @@ def diversity_figure(
     ``samples`` are (prompts, seeds, d). 0 says that every seed gives the same picture; 1 that the
     prompt decides nothing but the style. The interval is over prompts.
     """
-    values = torch.tensor([mean_distance(one) / reference for one in samples], dtype=torch.float64)
+    values = torch.tensor(
+        [mean_distance(vectors) / reference for vectors in samples], dtype=torch.float64
+    )
     figure = mean("diversity over seeds", values, repeats, generator)
     return replace(figure, note=f"{samples.shape[0]} prompts of {samples.shape[1]} seeds")

@@ -1,4 +1,5 @@
-"""Judging a denoiser: samples from the captions of held-out pictures, against those pictures."""
+"""Judging a denoiser: samples from the captions of held-out pictures, against those
+pictures."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 from safelight.config import kind_of
 from safelight.evaluation import atoms as atom
 from safelight.evaluation import sheets
-from safelight.evaluation.checkers import Known, checkers
+from safelight.evaluation.checkers import KnownPictures, checkers
 from safelight.evaluation.clip_score import clip_score_figure
 from safelight.evaluation.distances import (
     frechet_figure,
@@ -78,7 +79,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class Judging:
+class DenoiserEvaluation:
     """One evaluation: the model, real held-out pictures and, if there are any, training pictures.
 
     The first of ``networks`` decides obedience, memorisation, diversity and curves.
@@ -96,7 +97,7 @@ class Judging:
         """Everything that the plan asks for. BadInput if all held-out pictures are training
         ones."""
         shared = shared_pictures(self.held_out, self.training) if self.training else 0
-        shown: dict[str, Image.Image] = {}
+        pictures: dict[str, Image.Image] = {}
         facts = {
             "what": "generation",
             "judged": "denoiser",
@@ -106,19 +107,21 @@ class Judging:
             "data": self._data(shared),
             "speed": self._figures(self._speed()),  # first: peak memory is then that of sampling
         }
-        facts["distribution"] = {one.name: self.distribution(one) for one in self.networks}
+        facts["distribution"] = {
+            network.name: self.distribution(network) for network in self.networks
+        }
         facts["obedience"] = self._figures(self.obedience())
-        shown["samples"] = self._sample_sheet()
+        pictures["samples"] = self._sample_sheet()
         if self.training:
-            memorised, shown["nearest"] = self.memorisation(self.training)
+            memorised, pictures["nearest"] = self.memorisation(self.training)
             facts["memorisation"] = self._figures(memorised)
             if self.plan.things:
-                facts["atoms"], shown["atoms"] = self._atoms(self.training)
+                facts["atoms"], pictures["atoms"] = self._atoms(self.training)
         if self.plan.diversity_prompts and self.plan.diversity_seeds > 1:
-            spread, shown["seeds"] = self._diversity()
+            spread, pictures["seeds"] = self._diversity()
             facts["diversity"] = self._figures([spread])
         curves = self._curves()
-        return Evaluation(facts | ({"curves": curves} if curves else {}), shown)
+        return Evaluation(facts | ({"curves": curves} if curves else {}), pictures)
 
     @property
     def first(self) -> Features:
@@ -175,7 +178,7 @@ class Judging:
         return torch.Generator().manual_seed(self.settings.seed or 0)
 
     def _figures(self, figures: Sequence[Figure], features: str = "") -> list[dict[str, Any]]:
-        return [asdict(replace(one, features=features or one.features)) for one in figures]
+        return [asdict(replace(figure, features=features or figure.features)) for figure in figures]
 
     def _sample(self, prompts: Sequence[str], settings: Settings, title: str) -> Images:
         progress = partial(self.report, title)
@@ -195,11 +198,11 @@ class Judging:
             return []
         self.report("timing", 0, 1)
         prompt = self.held_out.captions[0]
-        found = speed_figures(
+        figures = speed_figures(
             self.model, prompt, self.settings, self.plan.speed_repeats, self.plan.batch
         )
         self.report("timing", 1, 1)
-        return found
+        return figures
 
     def distribution(self, network: Features) -> list[dict[str, Any]]:
         """A row of figures for the samples and for both baselines, over one network."""
@@ -241,15 +244,17 @@ class Judging:
         samples, real = self.first_vectors
         styles = self.held_out.styles
         name = self.first.name
-        found = [
-            replace(one, features=name)
-            for one in rank_figures(ranks(samples, real, styles), styles)
+        figures = [
+            replace(rank, features=name)
+            for rank in rank_figures(ranks(samples, real, styles), styles)
         ]
         if self.training:
             pool = self.vectors(self.first, self.training, "training pictures")
             cheat = rank_figures(ranks(pool[self.retrieved], real, styles), styles)
-            named = [replace(one, name=f"{one.name}, nearest caption's picture") for one in cheat]
-            found += [replace(one, features=name) for one in named]
+            renamed = [
+                replace(rank, name=f"{rank.name}, nearest caption's picture") for rank in cheat
+            ]
+            figures += [replace(rank, features=name) for rank in renamed]
         if self.clip is not None:
             captions, repeats = self.held_out.captions, self.plan.repeats
             for title, images in (
@@ -257,13 +262,13 @@ class Judging:
                 ("held-out pictures", self.held_out.images(range(len(self.held_out)))),
             ):
                 figure = clip_score_figure(self.clip, images, captions, repeats, self._generator())
-                found.append(replace(figure, name=f"CLIP score of {title}"))
-        return found
+                figures.append(replace(figure, name=f"CLIP score of {title}"))
+        return figures
 
     def memorisation(self, training: Reference) -> tuple[list[Figure], Image.Image]:
         """How near samples are to training pictures, with the nearest ones on a sheet."""
         pool = self.vectors(self.first, training, "training pictures")
-        samples, real = (nearest(one, pool) for one in self.first_vectors)
+        samples, real = (nearest(vectors, pool) for vectors in self.first_vectors)
         count = min(ALTERED, len(training))
         places = [place * len(training) // count for place in range(count)]
         copies = self.sample_vectors(
@@ -273,23 +278,26 @@ class Judging:
         generator = self._generator()
         figures = memorisation_figures(samples, real, limit, self.plan.repeats, generator)
         note = f"near-copy: within {limit:.3g}, as 95 % of slightly altered training pictures are"
-        figures = [replace(one, features=self.first.name, note=note) for one in figures]
+        figures = [replace(figure, features=self.first.name, note=note) for figure in figures]
         sheet = sheets.nearest_sheet(self.samples, training, samples, limit)
         return figures, sheet
 
     def _atoms(self, training: Reference) -> tuple[list[dict[str, Any]], Image.Image]:
         pool = self.vectors(self.first, training, "training pictures")
-        known, test = _known(training, pool), _known(self.held_out, self.first_vectors[1])
-        things = atom.choose_things(known, self.plan.things)
-        asked = atom.make_atoms(known, self.plan.things)
-        images = self._sample([one.prompt for one in asked], self.settings, "sampling atoms")
+        training_known, held_out_known = (
+            _known(training, pool),
+            _known(self.held_out, self.first_vectors[1]),
+        )
+        things = atom.choose_things(training_known, self.plan.things)
+        atoms = atom.make_atoms(training_known, self.plan.things)
+        images = self._sample([item.prompt for item in atoms], self.settings, "sampling atoms")
         vectors = self.sample_vectors(self.first, images, "atoms")
         self.report("training checkers", 0, 1)
-        able = checkers(known, test, things)
+        able_checkers = checkers(training_known, held_out_known, things)
         self.report("training checkers", 1, 1)
-        figures, verdicts = atom.atom_figures(asked, images, vectors, able)
+        figures, verdicts = atom.atom_figures(atoms, images, vectors, able_checkers)
         facts = self._figures(figures, self.first.name)
-        return facts, sheets.atom_sheet(images, asked, verdicts)
+        return facts, sheets.atom_sheet(images, atoms, verdicts)
 
     def _diversity(self) -> tuple[Figure, Image.Image]:
         plan = self.plan
@@ -301,7 +309,9 @@ class Judging:
         vectors = self.sample_vectors(self.first, images, "seeds")
         grouped = torch.stack(vectors.split(plan.diversity_seeds))  # type: ignore[no-untyped-call]
         real, styles = self.first_vectors[1], self.held_out.styles
-        rows = [[p for p, one in enumerate(styles) if one == kind] for kind in sorted(set(styles))]
+        rows = [
+            [p for p, style in enumerate(styles) if style == kind] for kind in sorted(set(styles))
+        ]
         apart = [mean_distance(real[row]) for row in rows if len(row) > 1]
         reference = sum(apart) / len(apart) if apart else mean_distance(real)
         figure = diversity_figure(grouped, reference, plan.repeats, self._generator())
@@ -352,13 +362,13 @@ class Judging:
         places = [place * len(self.held_out) // count for place in range(count)]
         rows = [("real", self.held_out.images(places)), ("sample", self.samples[places])]
         if self.training:
-            found = [self.retrieved[place] for place in places]
-            rows.append(("nearest caption", self.training.images(found)))
+            retrieved = [self.retrieved[place] for place in places]
+            rows.append(("nearest caption", self.training.images(retrieved)))
         return sheets.columns_sheet(rows, [self.held_out.captions[place] for place in places])
 
 
-def _known(pictures: Reference, vectors: Tensor) -> Known:
-    return Known(
+def _known(pictures: Reference, vectors: Tensor) -> KnownPictures:
+    return KnownPictures(
         pictures.images,
         vectors,
         pictures.captions,

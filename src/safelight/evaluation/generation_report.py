@@ -39,48 +39,48 @@ CAPTIONS = {
 }
 
 
-def write_evaluation(made: Evaluation, path: Path) -> list[Path]:
+def write_evaluation(evaluation: Evaluation, path: Path) -> list[Path]:
     """``path`` as Markdown with its sheets, and the facts as .json, beside each other; what was
     written."""
     stem = path.with_suffix("")
     written = []
-    for name, picture in made.sheets.items():
+    for name, picture in evaluation.sheets.items():
         target = stem.with_name(f"{stem.name}-{name}.png")
         with writing(target) as aside:
             picture.save(aside, format="PNG", optimize=True)
         written.append(target)
     curves = stem.with_name(f"{stem.name}-curves.png")
-    if made.facts.get("curves") and plot_curves(made.facts["curves"], curves):
+    if evaluation.facts.get("curves") and plot_curves(evaluation.facts["curves"], curves):
         written.append(curves)
-    facts = json.dumps(made.facts, indent=2, ensure_ascii=False) + "\n"
+    facts = json.dumps(evaluation.facts, indent=2, ensure_ascii=False) + "\n"
     write_text(path.with_suffix(".json"), facts)
-    names = {one.stem.removeprefix(f"{stem.name}-"): one.name for one in written}
-    write_text(path.with_suffix(".md"), page(made.facts, names))
+    names = {file.stem.removeprefix(f"{stem.name}-"): file.name for file in written}
+    write_text(path.with_suffix(".md"), page(evaluation.facts, names))
     return [path.with_suffix(".md"), path.with_suffix(".json"), *written]
 
 
 def tables(facts: Mapping[str, Any]) -> list[Table]:
     """All figures for people."""
-    found = []
+    shown_tables = []
     for network, rows in facts.get("distribution", {}).items():
-        shown = Table(title=f"{headline(facts)}, over {network}", title_justify="left")
+        table = Table(title=f"{headline(facts)}, over {network}", title_justify="left")
         for column in ("figure", *(row["set"] for row in rows)):
-            shown.add_column(column)
+            table.add_column(column)
         for cells in _distribution_cells(rows):
-            shown.add_row(*cells)
-        found.append(shown)
+            table.add_row(*cells)
+        shown_tables.append(table)
     for key, title in SECTIONS.items():
         if facts.get(key):
-            found.append(figure_table(title, [_figure(one) for one in facts[key]]))
-    return found
+            shown_tables.append(figure_table(title, [_figure(values) for values in facts[key]]))
+    return shown_tables
 
 
 def figure_table(title: str, figures: Sequence[Figure]) -> Table:
     """A table of figures for people."""
-    shown = Table("figure", "value", "chance", "count", title=title, title_justify="left")
+    table = Table("figure", "value", "chance", "count", title=title, title_justify="left")
     for figure in figures:
-        shown.add_row(*_cells(figure))
-    return shown
+        table.add_row(*_cells(figure))
+    return table
 
 
 def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
@@ -91,11 +91,11 @@ def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         lines += [f"## Over {network}", ""]
         lines += [markdown_row("figure", *sets), markdown_row("---", *("---" for _ in sets))]
         lines += [markdown_row(*cells) for cells in _distribution_cells(rows)]
-        lines += _notes([_figure(one) for row in rows for one in row["figures"]])
+        lines += _notes([_figure(values) for row in rows for values in row["figures"]])
         lines += [""]
     for key, title in SECTIONS.items():
         if facts.get(key):
-            figures = [_figure(one) for one in facts[key]]
+            figures = [_figure(values) for values in facts[key]]
             lines += [f"## {title}", "", markdown_row("figure", "value", "chance", "pictures")]
             lines += [markdown_row("---", "---", "---", "---")]
             lines += [markdown_row(*_cells(figure)) for figure in figures]
@@ -132,10 +132,10 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path)
         bottom.set_ylabel("% of prompts", fontsize=9)
         bottom.set_ylim(0, 100)
         bottom.legend(fontsize=8)
-        for one in (top, bottom):
-            one.set_xlabel(name, fontsize=9)
-            one.grid(alpha=0.3)
-            one.tick_params(labelsize=8)
+        for panel in (top, bottom):
+            panel.set_xlabel(name, fontsize=9)
+            panel.grid(alpha=0.3)
+            panel.tick_params(labelsize=8)
     with writing(path) as aside:
         canvas.savefig(aside, format="png", dpi=110)
     return True
@@ -144,7 +144,7 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path)
 def headline(facts: Mapping[str, Any]) -> str:
     """What was judged, in one line."""
     data = facts.get("data", {}).get("held_out")
-    names = ", ".join(Path(one).name for one in data["paths"]) if data else ""
+    names = ", ".join(Path(path).name for path in data["paths"]) if data else ""
     on = f" on {data['judged']} held-out pictures of {names}" if data else ""
     return f"The {facts['judged']} of {facts['model']['name']}{on}"
 
@@ -196,7 +196,9 @@ def _title(figure: Figure, name: str) -> str:
 def value_text(figure: Figure) -> str:
     """A figure with its interval: shares in per cent, kernel distances a thousandfold."""
     if figure.name == "kernel distance":
-        low, high = (None if one is None else 1000 * one for one in (figure.low, figure.high))
+        low, high = (
+            None if number is None else 1000 * number for number in (figure.low, figure.high)
+        )
         return Figure("", 1000 * figure.value, low, high).text()
     return figure.text(percent=figure.name.startswith(SHARES))
 

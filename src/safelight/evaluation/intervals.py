@@ -81,7 +81,9 @@ def bootstrap(
     """``statistic`` of sets whose pictures are drawn anew, each set for itself: (repeats,)."""
     values = []
     for _ in range(repeats):
-        places = [torch.randint(len(one), (len(one),), generator=generator) for one in samples]
+        places = [
+            torch.randint(len(vectors), (len(vectors),), generator=generator) for vectors in samples
+        ]
         values.append(statistic(*(x[i] for x, i in zip(samples, places, strict=True))))
     return torch.tensor(values, dtype=torch.float64)
 

@@ -86,7 +86,8 @@ def judge_figures(verdicts: Iterable[Mapping[str, Any]], judge: str) -> list[Fig
         overall = sum(figure.value for figure in figures) / len(figures)
         figures.append(Figure("judge: mean over tags", overall, count=count))
     return [
-        Figure(one.name, one.value, one.low, one.high, one.count, features=judge) for one in figures
+        Figure(figure.name, figure.value, figure.low, figure.high, figure.count, features=judge)
+        for figure in figures
     ]
 
 
@@ -95,7 +96,7 @@ def _rows(path: Path, key: str) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{str(path)!r} cannot be read: {error}.") from None
-    found = []
+    rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -105,7 +106,7 @@ def _rows(path: Path, key: str) -> list[dict[str, Any]]:
             raise BadInput(f"{path.name}: line {number} is not JSON ({error}).") from None
         if not isinstance(row, dict) or key not in row:
             raise BadInput(f"{path.name}: line {number} has no {key!r}.")
-        found.append(row)
-    if not found:
+        rows.append(row)
+    if not rows:
         raise BadInput(f"{path.name} holds no rows; wanted lines of JSON with {key!r}.")
-    return found
+    return rows

@@ -45,12 +45,12 @@ def colours(images: Images) -> list[str]:
     """
     numbers = _named(images)
     masks = foreground(images)
-    found = []
+    names = []
     for picture, mask in zip(numbers, masks, strict=True):
         inside = mask if mask.double().mean() > 0.02 else torch.ones_like(mask)
         counts = torch.bincount(picture[inside], minlength=len(COLOURS))
-        found.append(COLOURS[int(counts.argmax())])
-    return found
+        names.append(COLOURS[int(counts.argmax())])
+    return names
 
 
 def counts(images: Images) -> list[int]:
@@ -58,31 +58,31 @@ def counts(images: Images) -> list[int]:
     masks = F.adaptive_max_pool2d(foreground(images).float()[:, None], 64)
     reach = max(1, round(APART * 64 / 2))
     grown = F.max_pool2d(masks, 2 * reach + 1, 1, padding=reach)[:, 0] > 0
-    found = []
+    numbers = []
     for mask in grown:
         sizes = torch.bincount(components(mask).flatten())[1:]
-        found.append(int((sizes >= SMALLEST * sizes.max()).sum()) if len(sizes) else 0)
-    return found
+        numbers.append(int((sizes >= SMALLEST * sizes.max()).sum()) if len(sizes) else 0)
+    return numbers
 
 
 def positions(images: Images) -> list[str]:
     """On which side of the middle the centroid of the foreground lies, or "centre"."""
-    found = []
+    names = []
     for mask in foreground(images).double():
         total = mask.sum()
         if total == 0:
-            found.append("centre")
+            names.append("centre")
             continue
         height, width = mask.shape
         across = float((mask.sum(0) * torch.arange(width)).sum() / total + 0.5) / width - 0.5
         down = float((mask.sum(1) * torch.arange(height)).sum() / total + 0.5) / height - 0.5
         if max(abs(across), abs(down)) < OFF_CENTRE:
-            found.append("centre")
+            names.append("centre")
         elif abs(across) >= abs(down):
-            found.append("left" if across < 0 else "right")
+            names.append("left" if across < 0 else "right")
         else:
-            found.append("top" if down < 0 else "bottom")
-    return found
+            names.append("top" if down < 0 else "bottom")
+    return names
 
 
 def components(mask: Tensor) -> Tensor:

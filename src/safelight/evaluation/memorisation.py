@@ -24,10 +24,9 @@ class Nearest:
 
 def nearest(vectors: Tensor, training: Tensor, chunk: int = 512) -> Nearest:
     """The nearest of ``training`` (m, d) to each of ``vectors`` (n, d)."""
-    found = [distances(part, training).min(1) for part in torch.split(vectors, chunk)]
-    return Nearest(
-        torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
-    )
+    closest = [distances(part, training).min(1) for part in torch.split(vectors, chunk)]
+    values, indices = zip(*closest, strict=True)
+    return Nearest(torch.cat(values), torch.cat(indices))
 
 
 def altered(images: Images) -> Images:
@@ -60,14 +59,14 @@ def memorisation_figures(
 ) -> list[Figure]:
     """Near-copies among samples and among held-out real pictures, and the ratio of the median
     distances (below 1: samples hug the training pictures more than real pictures do)."""
-    copies = [int((one.distances <= limit).sum()) for one in (samples, held_out)]
+    copies = [int((neighbours.distances <= limit).sum()) for neighbours in (samples, held_out)]
     ratio = samples.distances.median() / held_out.distances.median()
     medians = []
-    for one in (samples.distances, held_out.distances):
-        order = one.argsort()
-        drawn = weights(len(one), repeats, generator)[:, order].cumsum(1)
-        middle = (drawn >= len(one) / 2).int().argmax(1)
-        medians.append(one[order][middle])
+    for values in (samples.distances, held_out.distances):
+        order = values.argsort()
+        drawn = weights(len(values), repeats, generator)[:, order].cumsum(1)
+        middle = (drawn >= len(values) / 2).int().argmax(1)
+        medians.append(values[order][middle])
     low, high = percentiles(medians[0] / medians[1])
     count = len(samples.distances)
     return [

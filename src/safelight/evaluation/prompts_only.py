@@ -38,7 +38,7 @@ def evaluate_prompts(
         vectors = picture_vectors(
             network, lambda places: images[list(places)], len(images), partial(report, network.name)
         )
-        apart = [mean_distance(one) for one in torch.split(vectors, seeds)]
+        apart = [mean_distance(item) for item in torch.split(vectors, seeds)]
         generator = torch.Generator().manual_seed(settings.seed or 0)
         values = torch.tensor(apart, dtype=torch.float64)
         figure = mean("distance between seeds", values, plan.repeats, generator)
@@ -51,7 +51,7 @@ def evaluate_prompts(
         "settings": written_settings(settings),
         "seed": settings.seed,
         "prompts": list(prompts),
-        "diversity": [asdict(one) for one in figures],
-        "speed": [asdict(one) for one in speed],
+        "diversity": [asdict(item) for item in figures],
+        "speed": [asdict(item) for item in speed],
     }
     return Evaluation(facts, {"seeds": sheets.seed_sheet(images, prompts, seeds)})

@@ -68,13 +68,13 @@ def reference(
     BadInput if there are none, or if a key that ``columns`` names is not in the metadata.
     """
     whole = config.build()
-    some = Some(whole, count)
-    found = examine(some, lambda done, total: report(f"reading {title}", done, total))
-    dataset = Dataset(some, found, Framing(size), seed=0)
-    places = [place * len(whole) // len(some) for place in found.good]
+    subset = Some(whole, count)
+    examination = examine(subset, lambda done, total: report(f"reading {title}", done, total))
+    dataset = Dataset(subset, examination, Framing(size), seed=0)
+    places = [place * len(whole) // len(subset) for place in examination.good]
     things = _column(config, columns.thing, "name", places)
-    captions = list(found.captions)
-    labels = [label or "" for label in found.labels]
+    captions = list(examination.captions)
+    labels = [label or "" for label in examination.labels]
     return Reference(
         dataset,
         [caption or label for caption, label in zip(captions, labels, strict=True)],
@@ -87,8 +87,8 @@ def reference(
 def shared_pictures(held_out: Reference, training: Reference) -> int:
     """How many held-out pictures are training pictures, byte for byte. BadInput if all of them
     are."""
-    known = set(training.dataset.examination.hashes)
-    count = sum(one in known for one in held_out.dataset.examination.hashes)
+    training_hashes = set(training.dataset.examination.hashes)
+    count = sum(picture in training_hashes for picture in held_out.dataset.examination.hashes)
     if count == len(held_out):
         raise BadInput(
             f"all {count} pictures to judge against are training pictures; name held-out ones, "
@@ -106,13 +106,13 @@ def picture_vectors(
 ) -> Tensor:
     """The pooled features of ``count`` pictures, float32 (count, d) on the CPU."""
     device = _device(network)
-    found = []
+    batches = []
     for start in range(0, count, batch):
         places = range(start, min(start + batch, count))
         with torch.inference_mode():
-            found.append(network.vector(images(places).to(device)).float().cpu())
+            batches.append(network.vector(images(places).to(device)).float().cpu())
         report(places.stop, count)
-    return torch.cat(found).clone()
+    return torch.cat(batches).clone()
 
 
 def reference_vectors(
@@ -145,11 +145,13 @@ def _column(config: FolderConfig, key: str | None, usual: str, places: Sequence[
 
 def _device(network: Features) -> torch.device:
     assert isinstance(network, torch.nn.Module)
-    return next((one.device for one in network.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def _fingerprint(network: Features) -> str:
     """A hash of a network's weights: its name alone would not tell two files apart."""
     assert isinstance(network, torch.nn.Module)
     tensors = sorted(network.state_dict().items())
-    return digest([part for name, one in tensors for part in (name, one.cpu().numpy().tobytes())])
+    return digest(
+        [part for name, tensor in tensors for part in (name, tensor.cpu().numpy().tobytes())]
+    )

@@ -25,7 +25,7 @@ def ranks(samples: Tensor, real: Tensor, kinds: Sequence[str]) -> Tensor:
 
 
 def rank_figures(
-    found: Tensor, kinds: Sequence[str], first: Sequence[int] = (1, 5)
+    order: Tensor, kinds: Sequence[str], first: Sequence[int] = (1, 5)
 ) -> list[Figure]:
     """The share of samples whose own picture is among the nearest 1 and 5, with chance."""
     sizes = Counter(kinds)
@@ -33,7 +33,7 @@ def rank_figures(
     for most in first:
         chance = sum(min(most, sizes[kind]) / sizes[kind] for kind in kinds) / len(kinds)
         name = "true picture first" if most == 1 else f"true picture among the first {most}"
-        figures.append(share(name, int((found <= most).sum()), len(found), chance))
+        figures.append(share(name, int((order <= most).sum()), len(order), chance))
     return figures
 
 
@@ -44,9 +44,10 @@ def nearest_captions(captions: Sequence[str], known: Sequence[str]) -> list[int]
     (tf-idf: log((1 + n) / (1 + n_word)) + 1, Salton and Buckley 1988). Ties go to the first.
     """
     words = {
-        word: place for place, word in enumerate(sorted({w for one in known for w in _words(one)}))
+        word: place
+        for place, word in enumerate(sorted({w for caption in known for w in _words(caption)}))
     }
-    frequency = Counter(word for one in known for word in set(_words(one)))
+    frequency = Counter(word for caption in known for word in set(_words(caption)))
     rarity = {word: math.log((1 + len(known)) / (1 + frequency[word])) + 1 for word in words}
     table = _vectors(known, words, rarity)
     return [int(place) for place in (_vectors(captions, words, rarity) @ table.T).argmax(1)]

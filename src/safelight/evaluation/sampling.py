@@ -33,7 +33,7 @@ class Prompts:
         assert count == len(self.prompts)
         height, width = (self.size or side for side in model.card.size)
         latents = noise(model.latent_shape(count, height, width))
-        return Start(latents, [Prompt(one) for one in self.prompts], [Prompt("")] * count)
+        return Start(latents, [Prompt(prompt) for prompt in self.prompts], [Prompt("")] * count)
 
 
 def sample(
@@ -48,14 +48,14 @@ def sample(
 
     Picture i has the seed ``seed + i``: it can be made again alone.
     """
-    found = []
+    batches = []
     seed = settings.seed or 0
     for start in range(0, len(prompts), batch):
-        some = tuple(prompts[start : start + batch])
-        chosen = replace(settings, seed=seed + start, count=len(some))
-        found.append(to_images(generate(model, Prompts(some, size), chosen)))
+        chunk = tuple(prompts[start : start + batch])
+        chosen = replace(settings, seed=seed + start, count=len(chunk))
+        batches.append(to_images(generate(model, Prompts(chunk, size), chosen)))
         report(min(start + batch, len(prompts)), len(prompts))
-    return torch.cat(found)
+    return torch.cat(batches)
 
 
 def speed_figures(
@@ -67,7 +67,7 @@ def speed_figures(
     least and the most as its interval.
     """
     alone = _seconds(model, [prompt], settings, repeats)
-    together = [one / batch for one in _seconds(model, [prompt] * batch, settings, repeats)]
+    together = [seconds / batch for seconds in _seconds(model, [prompt] * batch, settings, repeats)]
     return [
         Figure("seconds a picture, alone", *_spread(alone), repeats),
         Figure(f"seconds a picture, {batch} in a batch", *_spread(together), repeats),
@@ -79,7 +79,7 @@ def parameter_counts(model: LatentDiffusion) -> dict[str, int]:
     """How many parameters each part has."""
     parts = {name: vars(model)[name] for name in ("autoencoder", "conditioner", "denoiser")}
     return {
-        name: sum(one.numel() for one in module(part).parameters())
+        name: sum(parameter.numel() for parameter in module(part).parameters())
         for name, part in parts.items()
         if part is not None
     }
@@ -88,12 +88,12 @@ def parameter_counts(model: LatentDiffusion) -> dict[str, int]:
 def _seconds(
     model: LatentDiffusion, prompts: Sequence[str], settings: Settings, repeats: int
 ) -> list[float]:
-    found = []
+    durations = []
     for _ in range(repeats + 1):
         begin = time.perf_counter()
         sample(model, prompts, settings, lambda done, total: None, batch=len(prompts))
-        found.append(time.perf_counter() - begin)
-    return found[1:]
+        durations.append(time.perf_counter() - begin)
+    return durations[1:]
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float, float]:

@@ -26,8 +26,8 @@ def labelled(
     if frame:
         draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=frame, width=3)
     width = max(8, picture.width // 6)
-    shown = "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
-    draw.multiline_text((2, picture.height + 3), shown, fill=colour, font_size=10, spacing=2)
+    lines_shown = "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+    draw.multiline_text((2, picture.height + 3), lines_shown, fill=colour, font_size=10, spacing=2)
     return cell
 
 
@@ -73,17 +73,18 @@ def rows_sheet(
 
 
 def nearest_sheet(
-    samples: Images, training: Reference, found: Nearest, limit: float, count: int = 12
+    samples: Images, training: Reference, closest: Nearest, limit: float, count: int = 12
 ) -> Image.Image:
     """The samples that are nearest to training pictures, each beside that picture; near-copies
     framed."""
-    order = found.distances.argsort()[:count].tolist()
+    order = closest.distances.argsort()[:count].tolist()
     cells = []
     for place in order:
-        distance = float(found.distances[place])
-        original = int(found.places[place])
+        distance = float(closest.distances[place])
+        original = int(closest.places[place])
         mine, theirs = (
-            to_pictures(one)[0] for one in (samples[place : place + 1], training.images([original]))
+            to_pictures(images)[0]
+            for images in (samples[place : place + 1], training.images([original]))
         )
         frame = RED if distance <= limit else ""
         colour = RED if frame else GREY

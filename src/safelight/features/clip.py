@@ -100,14 +100,14 @@ class CLIP(nn.Module):
         at_least(self.name, self.least, images)
         side, depth = self.image.config.size, len(self.image.blocks)
         mean, deviation = (
-            torch.tensor(one, device=images.device, dtype=images.dtype).view(3, 1, 1)
-            for one in (clip_vision.MEAN, clip_vision.DEVIATION)
+            torch.tensor(value, device=images.device, dtype=images.dtype).view(3, 1, 1)
+            for value in (clip_vision.MEAN, clip_vision.DEVIATION)
         )
         pixels = ((native(images, side) + 1) / 2 - mean) / deviation
-        shown = sorted({depth * number // 5 for number in range(1, 6)} - {0})
-        states = [self.image.walk(pixels, number)[:, 1:] for number in shown]
+        depths = sorted({depth * number // 5 for number in range(1, 6)} - {0})
+        states = [self.image.walk(pixels, number)[:, 1:] for number in depths]
         places = side // self.image.config.patch
-        return tuple(rearrange(one, "b (h w) d -> b d h w", h=places) for one in states)
+        return tuple(rearrange(value, "b (h w) d -> b d h w", h=places) for value in states)
 
     def vector(self, images: Images) -> Tensor:
         """(b, d): the projected vector, of the middle square as CLIP is shown pictures, not
@@ -126,33 +126,33 @@ class CLIP(nn.Module):
                 f"{self.config.weights!r} holds no text encoder; name a file of CLIPModel."
             )
         longest = self.text.config.length
-        found = []
+        vectors = []
         for ids in tokens:
             cut = list(ids) if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
             embedded = self.text.embedding(torch.tensor([cut]))
             _, states = self.text(embedded, whole=True)
-            found.append(self.text.project(states[0, -1]))
-        return torch.stack(found)
+            vectors.append(self.text.project(states[0, -1]))
+        return torch.stack(vectors)
 
 
 def _translated(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """The tensors of one encoder by the names that ours has; position numbers are left out."""
     named = IMAGE if kind == "vision_model" else TEXT
-    found: dict[str, Tensor] = {}
+    translated: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stem, _, part = name.rpartition(".")
         block = re.fullmatch(rf"{kind}\.encoder\.layers\.(\d+)\.(.+)", stem)
         if name in named:
-            found[named[name]] = tensor
+            translated[named[name]] = tensor
         elif stem in NORMS and name.startswith(f"{kind}."):
-            found[f"{NORMS[stem]}.{part}"] = tensor
+            translated[f"{NORMS[stem]}.{part}"] = tensor
         elif block and block[2] in BLOCK:
-            found[f"blocks.{block[1]}.{BLOCK[block[2]]}.{part}"] = tensor
+            translated[f"blocks.{block[1]}.{BLOCK[block[2]]}.{part}"] = tensor
         elif block and block[2] == "self_attn.q_proj":
             parts = [tensors.get(name.replace("q_proj", other)) for other in ("k_proj", "v_proj")]
-            whole = [tensor, *(one for one in parts if one is not None)]
-            found[f"blocks.{block[1]}.qkv.{part}"] = torch.cat(whole)
-    return found
+            whole = [tensor, *(tensor for tensor in parts if tensor is not None)]
+            translated[f"blocks.{block[1]}.qkv.{part}"] = torch.cat(whole)
+    return translated
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:

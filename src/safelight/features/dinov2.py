@@ -103,11 +103,13 @@ class DINOv2(nn.Module):
         """The patches after blocks at five even depths (all, if it has fewer), (b, width, h, w)."""
         at_least(self.name, self.least, images)
         depth = len(self.blocks)
-        shown = sorted({depth * number // 5 - 1 for number in range(1, 6)} - {-1})
+        indices = sorted({depth * number // 5 - 1 for number in range(1, 6)} - {-1})
         rows, columns = (side // self.patch for side in images.shape[-2:])
         states = self._states(images)
-        kept = [states[number][:, -rows * columns :] for number in shown]
-        return tuple(rearrange(one, "b (h w) d -> b d h w", h=rows, w=columns) for one in kept)
+        patches = [states[number][:, -rows * columns :] for number in indices]
+        return tuple(
+            rearrange(state, "b (h w) d -> b d h w", h=rows, w=columns) for state in patches
+        )
 
     def vector(self, images: Images) -> Tensor:
         """(b, width): the normed class token, of images scaled to 224×224, bilinear."""
@@ -206,22 +208,24 @@ class Gated(nn.Module):
 
 def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the names of DINOv2's authors; those of transformers are translated."""
-    bare = {re.sub(r"^dinov2(_with_registers)?\.", "", name): one for name, one in tensors.items()}
-    found: dict[str, Tensor] = {}
+    bare = {
+        re.sub(r"^dinov2(_with_registers)?\.", "", name): item for name, item in tensors.items()
+    }
+    translated: dict[str, Tensor] = {}
     for name, tensor in bare.items():
         if not any(f".{part}." in name for parts in PARTS for part in parts):
-            found[_original_name(name)] = tensor
+            translated[_original_name(name)] = tensor
     for query, key, value in PARTS:
-        for name in [one for one in bare if f".{query}." in one]:
-            parts = [bare.get(name.replace(query, one)) for one in (query, key, value)]
+        for name in [item for item in bare if f".{query}." in item]:
+            parts = [bare.get(name.replace(query, item)) for item in (query, key, value)]
             if any(part is None for part in parts):
                 raise BadInput(
                     f"DINOv2: {name} has no key or value beside it; the file is not whole."
                 )
             block, kind = re.findall(r"layer\.(\d+)\..*\.(weight|bias)$", name)[0]
             whole = torch.cat([part for part in parts if part is not None])
-            found[f"blocks.{block}.attn.qkv.{kind}"] = whole
-    return found
+            translated[f"blocks.{block}.attn.qkv.{kind}"] = whole
+    return translated
 
 
 def _original_name(name: str) -> str:

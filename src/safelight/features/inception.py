@@ -60,12 +60,12 @@ class Inception(nn.Module):
     def maps(self, images: Images) -> tuple[Tensor, ...]:
         """The last layer of each size, at the size of the images."""
         at_least(self.name, self.least, images)
-        found = []
+        maps = []
         x = images
         for name in LAYERS:
             x = self._layer(name, x)
-            found += [x] if name in MAP_LAYERS else []
-        return tuple(found)
+            maps += [x] if name in MAP_LAYERS else []
+        return tuple(maps)
 
     def vector(self, images: Images) -> Tensor:
         """(b, 2048): the last layer's mean over places, of images scaled to 299×299.
