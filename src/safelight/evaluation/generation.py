@@ -1,5 +1,4 @@
-"""Judging a denoiser: samples from the captions of held-out pictures, against those
-pictures."""
+"""Judging a denoiser: samples from the captions of held-out pictures, against those pictures."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
