@@ -226,6 +226,21 @@ def test_without_training_pictures_there_are_no_baselines(data):
     assert "Memorisation" not in page(made.facts, {})
 
 
+def test_more_samples_than_captions_take_the_captions_in_turn(data):
+    few = judging(data, Network())
+    run = judging(data, Network(), samples=15)
+    assert run.samples.shape[0] == 15
+    assert torch.equal(run.samples[:12], few.samples)
+    again = sample(run.model, [run.held_out.captions[0]], Settings(steps=2, seed=5 + 12), quiet)
+    assert float((again[0] - run.samples[12]).abs().max()) <= 1.01 / 127.5
+    assert [figure.value for figure in run.obedience()[:2]] == [
+        figure.value for figure in few.obedience()[:2]
+    ]
+    rows = run.distribution(run.first)
+    assert rows[0]["figures"][0]["value"] == kernel_distance(*run.first_vectors)
+    assert len(run.real_draw) == 15
+
+
 def test_the_settings_are_the_card_s_where_nothing_is_said(data):
     run = judging(data, Network(), settings=Settings(seed=1))
     assert run.settings.steps == resolve(run.model, Settings()).steps == 3

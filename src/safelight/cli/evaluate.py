@@ -76,6 +76,10 @@ class Evaluate:
         int,
         typer.Option("--count", "-n", min=1, help="At most this many pictures, spread evenly."),
     ] = 5000
+    samples: Annotated[
+        int,
+        typer.Option(min=0, help="Samples in all, over the captions in turn. Default: one each."),
+    ] = 0
     style_key: Annotated[
         str | None, typer.Option(help="Metadata key of a picture's style.", show_default="style")
     ] = None
@@ -259,6 +263,7 @@ def _plan(options: Evaluate) -> Any:
     return Plan(
         settings=_settings(options),
         size=options.size or 0,
+        samples=options.samples,
         repeats=options.bootstrap,
         things=options.things,
         diversity_seeds=options.seeds,

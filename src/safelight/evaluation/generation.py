@@ -58,6 +58,7 @@ class Plan:
 
     settings: Settings = field(default_factory=Settings)
     size: int = 0  # of the pictures in pixels; 0: the model's own
+    samples: int = 0  # made in all, over the captions in turn; fewer than held-out: one for each
     repeats: int = 1000  # bootstrap samples
     things: int = 24  # atoms: things that are asked for in every style
     diversity_prompts: int = 8
@@ -104,6 +105,7 @@ class DenoiserEvaluation:
             "settings": written_settings(self.settings),
             "seed": self.settings.seed,
             "data": self._data(shared),
+            "samples": max(len(self.held_out), self.plan.samples),
             "speed": self._figures(self._speed()),  # first: peak memory is then that of sampling
         }
         facts["distribution"] = {
@@ -134,14 +136,18 @@ class DenoiserEvaluation:
 
     @cached_property
     def samples(self) -> Images:
-        """A sample for the caption of each held-out picture."""
-        return self._sample(self.held_out.captions, self.settings, "sampling")
+        """A sample for the caption of each held-out picture, then further ones in the same
+        order."""
+        captions = self.held_out.captions
+        count = max(len(captions), self.plan.samples)
+        prompts = [captions[number % len(captions)] for number in range(count)]
+        return self._sample(prompts, self.settings, "sampling")
 
     @cached_property
     def real_draw(self) -> list[int]:
-        """As many training pictures as there are held-out ones, spread evenly."""
+        """As many training pictures as there are samples, spread evenly."""
         assert self.training is not None
-        count = min(len(self.held_out), len(self.training))
+        count = min(len(self.samples), len(self.training))
         return [place * len(self.training) // count for place in range(count)]
 
     @cached_property
@@ -240,7 +246,7 @@ class DenoiserEvaluation:
 
     def obedience(self) -> list[Figure]:
         """The rank of the true picture for samples and for the nearest caption's pictures."""
-        samples, real = self.first_vectors
+        samples, real = self.first_vectors[0][: len(self.held_out)], self.first_vectors[1]
         styles = self.held_out.styles
         name = self.first.name
         figures = [
@@ -257,7 +263,7 @@ class DenoiserEvaluation:
         if self.clip is not None:
             captions, repeats = self.held_out.captions, self.plan.repeats
             for title, images in (
-                ("samples", self.samples),
+                ("samples", self.samples[: len(self.held_out)]),
                 ("held-out pictures", self.held_out.images(range(len(self.held_out)))),
             ):
                 figure = clip_score_figure(self.clip, images, captions, repeats, self._generator())
@@ -276,7 +282,7 @@ class DenoiserEvaluation:
         limit = threshold(pool[places], copies)
         generator = self._generator()
         figures = memorisation_figures(samples, real, limit, self.plan.repeats, generator)
-        note = f"near-copy: within {limit:.3g}, as 95 % of slightly altered training pictures are"
+        note = f"near-copy: within {limit:.3g}, as half of slightly altered training pictures are"
         figures = [replace(figure, features=self.first.name, note=note) for figure in figures]
         sheet = sheets.nearest_sheet(self.samples, training, samples, limit)
         return figures, sheet

@@ -164,7 +164,11 @@ def _introduction(facts: Mapping[str, Any]) -> list[str]:
     ]
     data = facts.get("data")
     if data:
-        lines += ["", f"Pictures: {data['framing']}. Figures in brackets are 95 % intervals."]
+        lines += [
+            "",
+            f"{facts['samples']} samples of the captions of {data['held_out']['judged']} held-out "
+            f"pictures: {data['framing']}. Figures in brackets are 95 % intervals.",
+        ]
         if data["held_out_among_training"]:
             count = data["held_out_among_training"]
             lines += [

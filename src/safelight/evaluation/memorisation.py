@@ -10,7 +10,7 @@ from safelight.evaluation.intervals import Figure, percentiles, share, weights
 from safelight.evaluation.neighbourhoods import distances
 from safelight.types.tensors import Images
 
-QUANTILE = 0.95
+QUANTILE = 0.5
 """A copy is as near as this share of slightly altered training pictures are to their originals."""
 
 
