@@ -26,8 +26,8 @@ from safelight.diffusion.noise import sample_noise
 from safelight.model import module
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial
-from safelight.training.objective import Setting
-from safelight.training.objectives.reconstruction import Perceptual, Reconstruction, Shown
+from safelight.training.objective import RunContext
+from safelight.training.objectives.reconstruction import Perceptual, PictureBatch, Reconstruction
 from safelight.training.optimisers import Adamw
 from safelight.training.recipe import Recipe
 
@@ -51,11 +51,11 @@ def main() -> None:
         perceptual=Perceptual(),
         adversarial=Adversarial(),
     )
-    setting = Setting(0, Path(tempfile.gettempdir()), torch.device("cpu"), torch.bfloat16)
+    setting = RunContext(0, Path(tempfile.gettempdir()), torch.device("cpu"), torch.bfloat16)
     objective = Reconstruction(config, setting)
-    assert objective.opponent is not None
-    objective.opponent.begun.fill_(True)  # from the first update on, so that it is measured
-    shown = Shown(
+    assert objective.adversary is not None
+    objective.adversary.begun.fill_(True)  # from the first update on, so that it is measured
+    shown = PictureBatch(
         sample_noise(
             1, range(options.batch), (options.batch, 3, options.size, options.size)
         ).tanh(),
@@ -84,7 +84,7 @@ def main() -> None:
     )
 
 
-def _ours(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, float]]:
+def _ours(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mapping[str, float]]:
     for part in objective.parts.values():
         part.to(memory_format=torch.channels_last)
     optimisers = {group.name: Adamw().build(group.parameters) for group in objective.groups}
@@ -101,7 +101,7 @@ def _ours(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, 
             nn.utils.clip_grad_norm_(group.parameters.values(), 1.0)
             optimisers[group.name].step()
             optimisers[group.name].zero_grad()
-            measured |= {name: value.item() for name, value in loss.measured.items()} | {
+            measured |= {name: value.item() for name, value in loss.metrics.items()} | {
                 group.name: loss.total.item()
             }
         return {name: measured[name] for name in ("l1", "adaptive", "discriminator")}
@@ -109,13 +109,13 @@ def _ours(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, 
     return update
 
 
-def _plain(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str, float]]:
-    assert objective.opponent is not None
+def _plain(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mapping[str, float]]:
+    assert objective.adversary is not None
     assert objective.features is not None
     autoencoder, features, judge = (
         objective.autoencoder,
         objective.features,
-        module(objective.opponent.network),
+        module(objective.adversary.network),
     )
     optimisers = [
         torch.optim.AdamW(list(part.parameters()), lr=1e-3, foreach=False, fused=False)
@@ -151,9 +151,9 @@ def _plain(objective: Reconstruction, shown: Shown) -> Callable[[], Mapping[str,
         )
         judge.train()
         real, fake = judge(images), judge(again.detach())
-        separation = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-        step(optimisers[1], separation)
-        return {"l1": l1.item(), "adaptive": adaptive.item(), "discriminator": separation.item()}
+        gan_loss = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+        step(optimisers[1], gan_loss)
+        return {"l1": l1.item(), "adaptive": adaptive.item(), "discriminator": gan_loss.item()}
 
     return update
 

@@ -90,7 +90,7 @@ title = "{title}"
 [objective]
 kind = "reconstruction"
 l1 = 1.0
-costs = {{ {"quantisation = 1.0" if row.codes else "kl = 1e-6"} }}
+regularisers = {{ {"quantisation = 1.0" if row.codes else "kl = 1e-6"} }}
 
 [objective.autoencoder]
 kind = "{row.kind}"
@@ -105,7 +105,7 @@ weight = 1.0
 # network = {{ kind = "lpips", trunk = "vgg", weights = "vgg16.safetensors" }}
 
 [objective.adversarial]
-begins = {0 if row.codes else 50_000}
+start = {0 if row.codes else 50_000}
 weight = {0.75 if row.codes else 0.5}
 
 [data]
@@ -208,7 +208,7 @@ l1 = 1.0
 weight = 0.5
 
 [objective.adversarial]
-begins = 1_800
+start = 1_800
 weight = 0.5
 rate = 0.2
 

@@ -21,7 +21,7 @@ from safelight.data.framing import Framing
 from safelight.data.sources.folder import Config as Folder
 from safelight.files import sha256
 from safelight.model import Card, LatentDiffusion
-from safelight.training.calibration import finish
+from safelight.training.calibration import calibrate
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     source = Folder(paths=tuple(options.pictures)).build()
     dataset = Dataset(source, examine(source), Framing(size=options.size), seed=0)
     places = list(range(0, len(dataset), -(-len(dataset) // 512)))
-    colours = finish(tiny, (dataset.images(part, part) for part in _parts(places)))
+    colours = calibrate(tiny, (dataset.images(part, part) for part in _parts(places)))
     card = Card(
         name=options.encoder.stem.removesuffix("_encoder"),
         summary="Tiny autoencoder by Ollin Boer Bohan; its latents' scale was measured on the pictures named below.",

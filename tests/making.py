@@ -142,7 +142,7 @@ def go(folder: Path, made: Recipe, cache: Path | None = None) -> Run:
     """Begin a run, or go on with it, to its end."""
     run = Run(folder, made)
     with run.claim():
-        for _ in train(run, cache or folder.parent / "cache", lambda *told: None):
+        for _ in train(run, cache or folder.parent / "cache", lambda *progress: None):
             pass
     return run
 

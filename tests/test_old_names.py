@@ -45,7 +45,7 @@ TABLE = OldNames(
         ("option", "model.Card", "words", "summary"),
         ("option", "picture", "weights", "model"),
         ("option", "picture.model", "called", "name"),
-        ("option", "run.data", "basis", "stands on"),
+        ("option", "run.data", "basis", "parents"),
         ("option", "settings.Settings", "rounds", "steps"),
         ("option", "tasks.text-to-image", "words", "prompt"),
         ("option", "training.objectives.denoising", "blank", "dropout"),
@@ -186,7 +186,9 @@ def test_a_run_with_old_names_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "run-denoising"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        old_names, "TABLE", OldNames(row for row in TABLE.rows if row.where != "autoencoders.kl")
+        old_names,
+        "TABLE",
+        OldNames([*old_names.ROWS, *(row for row in TABLE.rows if row.where != "autoencoders.kl")]),
     )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["pace"], config["loop"]["turns"] = config.pop("rate"), config["loop"].pop("updates")

@@ -42,6 +42,16 @@ class OldName(NamedTuple):
 ROWS: tuple[OldName, ...] = (
     OldName("2026-12-01", "kind", "conditioners", "nothing", "unconditional"),
     OldName("2026-12-01", "kind", "conditioners", "towers", "text-encoders"),
+    OldName("2026-12-01", "option", "training.adversarial.Adversarial", "begins", "start"),
+    OldName(
+        "2026-12-01", "option", "training.adversarial.Adversarial", "most", "max_adaptive_weight"
+    ),
+    OldName("2026-12-01", "option", "training.objectives.reconstruction", "costs", "regularisers"),
+    OldName(
+        "2026-12-01", "option", "training.objectives.reconstruction", "robust", "decoder_noise"
+    ),
+    OldName("2026-12-01", "option", "training.optimisers.muon", "least", "min_side"),
+    OldName("2026-12-01", "option", "run.data", "stands on", "parents"),
 )
 
 

@@ -150,8 +150,8 @@ def test_it_trains_uses_its_codes_and_goes_on_to_the_bit(pictures, tmp_path):
 
 
 def test_a_cost_that_the_autoencoder_does_not_have_is_refused(pictures, tmp_path):
-    tree = discrete(pictures, objective__costs={"kl": 1e-6})
+    tree = discrete(pictures, objective__regularisers={"kl": 1e-6})
     with pytest.raises(
-        BadInput, match=r"cost in objective\.costs of a vq autoencoder: 'kl'; known: quant"
+        BadInput, match=r"regulariser of a vq autoencoder in objective: 'kl'; known: quant"
     ):
         go(tmp_path / "run", recipe(tree))

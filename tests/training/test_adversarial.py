@@ -11,11 +11,11 @@ import safelight.training.discriminators
 from safelight.errors import BadInput
 from safelight.training.adversarial import (
     Adversarial,
-    Opponent,
-    balance,
-    penalty,
-    separation,
-    through,
+    Adversary,
+    adaptive_weight,
+    gan_loss,
+    r1_penalty,
+    with_gradient,
 )
 from safelight.training.discriminators.patch import ActNorm, Config
 
@@ -44,29 +44,31 @@ def patch(norm="group", mean=same, **options):
 
 def test_the_discriminator_s_losses_by_hand():
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 0.5])
-    assert number(separation("hinge", real, fake)) == pytest.approx((0.5 + 0.75) / 2)
+    assert number(gan_loss("hinge", real, fake)) == pytest.approx((0.5 + 0.75) / 2)
     wanted = [
         math.log1p(math.exp(-2)),
         math.log(2),
         math.log1p(math.exp(-3)),
         math.log1p(math.exp(0.5)),
     ]
-    assert number(separation("non-saturating", real, fake)) == pytest.approx(sum(wanted) / 4)
+    assert number(gan_loss("non-saturating", real, fake)) == pytest.approx(sum(wanted) / 4)
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("hinge", 1.25), ("non-saturating", None)])
 def test_what_the_autoencoder_descends_by_hand(kind, wanted):
-    opponent = Opponent(Adversarial(loss=kind), same)
-    opponent.network = torch.nn.Flatten()
+    adversary = Adversary(Adversarial(loss=kind), same)
+    adversary.network = torch.nn.Flatten()
     fake = torch.tensor([[-3.0], [0.5]])
     wanted = wanted or (math.log1p(math.exp(3)) + math.log1p(math.exp(-0.5))) / 2
-    assert number(opponent.against(fake)) == pytest.approx(wanted)
+    assert number(adversary.generator_loss(fake)) == pytest.approx(wanted)
 
 
 def test_what_is_written_down_of_a_discriminator():
-    opponent = Opponent(Adversarial(r1=2.0), same)
-    opponent.network = torch.nn.Flatten()
-    total, measured = opponent.loss(torch.tensor([[2.0], [-1.0]]), torch.tensor([[-3.0], [-0.5]]))
+    adversary = Adversary(Adversarial(r1=2.0), same)
+    adversary.network = torch.nn.Flatten()
+    total, measured = adversary.discriminator_loss(
+        torch.tensor([[2.0], [-1.0]]), torch.tensor([[-3.0], [-0.5]])
+    )
     assert {name: number(value) for name, value in measured.items()} == pytest.approx(
         {"real": 0.5, "fake": -1.75, "accuracy": 0.75, "r1": 1.0}
     )
@@ -75,11 +77,11 @@ def test_what_is_written_down_of_a_discriminator():
 
 def test_r1_of_a_linear_discriminator_is_the_square_of_its_weights():
     weight = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    found = penalty(lambda x: (x * weight).sum((1, 2, 3)).view(-1, 1, 1, 1) + 7, images(3, 5))
+    found = r1_penalty(lambda x: (x * weight).sum((1, 2, 3)).view(-1, 1, 1, 1) + 7, images(3, 5))
     assert number(found) == pytest.approx(number(weight.square().sum()))
     (gradient,) = torch.autograd.grad(found, weight)
     torch.testing.assert_close(gradient, 2 * weight)
-    halves = penalty(
+    halves = r1_penalty(
         lambda x: torch.stack([(x * weight).sum((1, 2, 3)), x.new_zeros(len(x))], 1), images(3, 5)
     )
     assert number(halves) == pytest.approx(
@@ -92,10 +94,12 @@ def test_the_balance_by_hand():
     last = torch.tensor([2.0], requires_grad=True)
     z = torch.tensor([[1.0, 2.0, -1.0]])
     pull, push = torch.tensor([[3.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.5, 0.0]])
-    assert number(balance(last * z, last, pull, push, 1e4, same)) == pytest.approx(4 / (1 + 1e-6))
-    assert number(balance(last * z, last, pull, push, 3.0, same)) == 3.0
-    assert number(balance(last * z, last, pull, 0 * push, 1e4, same)) == 1e4
-    assert not balance(last * z, last, pull, push, 1e4, same).requires_grad
+    assert number(adaptive_weight(last * z, last, pull, push, 1e4, same)) == pytest.approx(
+        4 / (1 + 1e-6)
+    )
+    assert number(adaptive_weight(last * z, last, pull, push, 3.0, same)) == 3.0
+    assert number(adaptive_weight(last * z, last, pull, 0 * push, 1e4, same)) == 1e4
+    assert not adaptive_weight(last * z, last, pull, push, 1e4, same).requires_grad
     assert last.grad is None
 
 
@@ -103,7 +107,7 @@ def test_processes_are_averaged_before_the_norms_are_taken():
     """Of two processes, one pulls with 4 and the other with -2; both push with 1: (4 - 2) / 2 over 1."""
     last = torch.tensor([2.0], requires_grad=True)
     others = iter([torch.tensor([-2.0]), torch.tensor([1.0])])
-    found = balance(
+    found = adaptive_weight(
         last * torch.ones(1, 1),
         last,
         torch.full((1, 1), 4.0),
@@ -116,7 +120,7 @@ def test_processes_are_averaged_before_the_norms_are_taken():
 
 def test_through_has_the_value_that_it_is_given_and_the_gradient_too():
     x, own = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor(5.0, requires_grad=True)
-    value = through(3 * x, torch.tensor([1.0, -1.0]), own.square())
+    value = with_gradient(3 * x, torch.tensor([1.0, -1.0]), own.square())
     assert number(value) == 25
     value.backward()
     assert x.grad.tolist() == [3, -3]
@@ -132,7 +136,7 @@ def test_every_discriminator_is_asked_here():
 def test_a_patch_discriminator_gives_a_logit_a_patch(norm):
     network = patch(norm)
     assert network(images(2, 24)).shape == (2, 1, 4, 4)
-    assert network(images(2, network.least)).shape == (2, 1, 1, 1)
+    assert network(images(2, network.min_size)).shape == (2, 1, 1, 1)
     network.eval()
     together = network(images(4))
     for row in range(4):  # no statistics of the batch
@@ -205,15 +209,15 @@ def test_actnorm_of_two_processes_is_that_of_one():
 @pytest.mark.parametrize("norm", NORMS)
 def test_only_its_own_step_changes_an_opponent(norm):
     torch.manual_seed(0)
-    opponent = Opponent(Adversarial(Config(8, 2, norm)), same)
-    assert not opponent.begun
-    opponent.loss(images(), images(seed=1))
-    assert opponent.begun
-    before = {name: value.clone() for name, value in opponent.state_dict().items()}
-    opponent.against(images(seed=2))
+    adversary = Adversary(Adversarial(Config(8, 2, norm)), same)
+    assert not adversary.begun
+    adversary.discriminator_loss(images(), images(seed=1))
+    assert adversary.begun
+    before = {name: value.clone() for name, value in adversary.state_dict().items()}
+    adversary.generator_loss(images(seed=2))
     assert [
         name
-        for name, value in opponent.state_dict().items()
+        for name, value in adversary.state_dict().items()
         if not torch.equal(value, before[name])
     ] == []
 
@@ -221,11 +225,11 @@ def test_only_its_own_step_changes_an_opponent(norm):
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
 def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
     torch.manual_seed(0)
-    opponent = Opponent(Adversarial(Config(8, 2, "spectral"), loss, r1=0.1), same)
-    optimiser = torch.optim.Adam(opponent.parameters(), 1e-2)
+    adversary = Adversary(Adversarial(Config(8, 2, "spectral"), loss, r1=0.1), same)
+    optimiser = torch.optim.Adam(adversary.parameters(), 1e-2)
     for step in range(40):
         smooth = F.interpolate(images(4, 6, seed=step), (24, 24))
-        total, measured = opponent.loss(smooth, images(4, 24, seed=1000 + step))
+        total, measured = adversary.discriminator_loss(smooth, images(4, 24, seed=1000 + step))
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
@@ -234,12 +238,13 @@ def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"weight": -1.0}, {"most": float("inf")}, {"begins": -1}, {"r1": float("nan")}]
+    "wrong",
+    [{"weight": -1.0}, {"max_adaptive_weight": float("inf")}, {"start": -1}, {"r1": float("nan")}],
 )
 def test_numbers_that_cannot_be_are_refused(wrong):
     with pytest.raises(
-        BadInput, match="adversarial: wanted weight, begins, most, r1 and rate of at least 0"
+        BadInput, match="adversarial: wanted weight, start, max_adaptive_weight, r1 and rate of"
     ):
         Adversarial(**wrong)
-    with pytest.raises(BadInput, match="patch: every number wants to be at least 1"):
+    with pytest.raises(BadInput, match="patch: wanted width ≥ 1 and layers ≥ 1"):
         Config(layers=0)

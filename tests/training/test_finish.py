@@ -19,7 +19,7 @@ from safelight.errors import BadInput
 from safelight.media.pictures import to_images
 from safelight.model import Card, preview
 from safelight.nn.latent_scale import LatentScale
-from safelight.training.calibration import finish, fit
+from safelight.training.calibration import calibrate, fit_preview
 from safelight.types.networks import Encoding
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "emoji"
@@ -45,7 +45,7 @@ def colourful(count=6, side=16):
 def test_a_linear_autoencoder_is_previewed_exactly():
     noise = torch.Generator().manual_seed(1)
     mixer = Mixer(7 * torch.randn(5, 3, generator=noise), torch.randn(5, generator=noise))
-    card = Card(preview=finish(mixer, colourful().split(4)))
+    card = Card(preview=calibrate(mixer, colourful().split(4)))
     shown = colourful(2, side=24)
     torch.testing.assert_close(
         preview(card, mixer.encode(shown).mode()), F.avg_pool2d(shown, 4), atol=1e-5, rtol=0
@@ -60,7 +60,7 @@ def test_it_is_the_nearest_map_and_a_constant_channel_says_nothing():
         torch.randn(3, 3, 5, 6, generator=noise),
     )
     latents[:, 2] = 0.0
-    found = torch.tensor(fit(latents.split(2), small.split(2)), dtype=torch.float64)
+    found = torch.tensor(fit_preview(latents.split(2), small.split(2)), dtype=torch.float64)
     rows = F.pad(latents.double().movedim(1, -1).reshape(-1, 4), (0, 1), value=1.0)
     wanted = torch.linalg.pinv(rows) @ small.double().movedim(1, -1).reshape(-1, 3)
     torch.testing.assert_close(found, wanted.T, atol=1e-6, rtol=0)
@@ -78,7 +78,7 @@ def test_each_channel_is_standard_afterwards_however_often(config):
             list(dict(autoencoder.encoder.named_parameters()))[-1]
         ).add_(3.0)
     shown = colourful(8, 32)
-    first = finish(autoencoder, shown.split(3))
+    first = calibrate(autoencoder, shown.split(3))
     for _ in range(2):
         with torch.no_grad():
             encoding = autoencoder.encode(shown)
@@ -87,7 +87,7 @@ def test_each_channel_is_standard_afterwards_however_often(config):
         )
         assert encoding.mean.mean((0, 2, 3)) == pytest.approx([0.0] * 4, abs=1e-4)
         assert second.mean((0, 2, 3)) == pytest.approx([1.0] * 4, rel=1e-4)
-        again = finish(autoencoder, shown.split(3))
+        again = calibrate(autoencoder, shown.split(3))
     torch.testing.assert_close(torch.tensor(again), torch.tensor(first), atol=1e-3, rtol=1e-3)
 
 
@@ -131,7 +131,7 @@ def test_emoji_can_be_told_from_their_previews():
     with zipfile.ZipFile(SHARED / "emoji-fluent-128.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
         shown = to_images([flat(archive.read(name)) for name in names[:: len(names) // 16]])
-    card = Card(preview=finish(tiny, shown[::2].split(4)))
+    card = Card(preview=calibrate(tiny, shown[::2].split(4)))
     with torch.no_grad():
         seen = preview(card, tiny.encode(shown[1::2]).mode())
     wanted = F.avg_pool2d(shown[1::2], 8)

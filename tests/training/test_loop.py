@@ -22,11 +22,11 @@ from safelight.training.run import Run
 class Toy:
     """Two weights that both losses see: ``first`` is drawn to 1 and away from ``second``, which is drawn to -1."""
 
-    begins: int = 0
+    start: int = 0
     breaks: int = 10**9  # from this position on the loss is no number
     seen: list[Any] = field(default_factory=list)
 
-    def build(self, setting):
+    def build(self, context):
         return Game(self)
 
 
@@ -35,10 +35,10 @@ class Game:
         self.config = config
         self.net = nn.ModuleDict({name: nn.Linear(2, 1) for name in ("first", "second")})
         self.parts = {"net": self.net}
-        self.stands_on = {}
+        self.parents = {}
         self.groups = tuple(
-            Group(name, dict(self.net[name].named_parameters()), begins)
-            for name, begins in {"first": 0, "second": config.begins}.items()
+            Group(name, dict(self.net[name].named_parameters()), start)
+            for name, start in {"first": 0, "second": config.start}.items()
         )
 
     def prepare(self, datasets, report):
@@ -69,7 +69,7 @@ class Game:
     def after_update(self, update):
         pass
 
-    def judge(self, batch):
+    def validate(self, batch):
         return {"loss": torch.zeros(len(batch))}
 
     def sheet(self, dataset):
@@ -121,13 +121,13 @@ def test_a_group_takes_no_gradient_in_anothers_step(pictures, tmp_path):
 
 @pytest.mark.usefixtures("no_record")
 def test_a_group_begins_when_it_is_told_to(pictures, tmp_path):
-    late = Toy(begins=4)
+    late = Toy(start=4)
     run = go(tmp_path / "late", toy(pictures, late))
     asked = [what for what, _ in late.seen if what in ("first", "second")]
     assert asked == ["first"] * 4 + ["first", "second"] * 2
     lines = metrics(run.folder)
     assert ["second/loss" in line for line in lines if "rate" in line] == [False] * 4 + [True] * 2
-    idle = go(tmp_path / "idle", toy(pictures, Toy(begins=99)))
+    idle = go(tmp_path / "idle", toy(pictures, Toy(start=99)))
     before, after = (weights(one) for one in (idle, run))
     assert not torch.equal(before["weights/net/second.weight"], after["weights/net/second.weight"])
     assert float(after["optimiser/second/weight/step"]) == 2
@@ -152,7 +152,7 @@ def test_accumulation_in_a_real_stage(pictures, tmp_path):
             pictures,
             loop__batch=8,
             loop__updates=1,
-            objective__costs={"kl": 0.01},
+            objective__regularisers={"kl": 0.01},
         )
     )
     once = weights(go(tmp_path / "once", made))
@@ -173,7 +173,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_stands(picture
         run.claim(),
         pytest.raises(SafelightError, match="first/loss is nan at update 5; the last checkpoint"),
     ):
-        list(train(run, tmp_path, lambda *told: None))
+        list(train(run, tmp_path, lambda *progress: None))
     assert [path.name for path in run.checkpoints] == ["0000002", "0000004"]
     assert all(value.isfinite().all() for value in weights(run).values())
     assert max(line["update"] for line in metrics(run.folder)) == 4
@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_between_two_lines_is_never_saved(pictures, tmp
     )
     run = Run(tmp_path / "run", made)
     with run.claim(), pytest.raises(SafelightError, match="at update 3"):
-        list(train(run, tmp_path, lambda *told: None))
+        list(train(run, tmp_path, lambda *progress: None))
     assert [path.name for path in run.checkpoints] == ["0000001", "0000002"]
 
 
@@ -195,7 +195,7 @@ def test_asked_to_stop_before_the_first_update_it_saves_where_it_is(pictures, tm
     run = Run(tmp_path / "run", toy(pictures))
     with run.claim():
         told = []
-        for one in train(run, tmp_path, lambda *told: None, stop=lambda: bool(told)):
+        for one in train(run, tmp_path, lambda *progress: None, stop=lambda: bool(told)):
             told.append(one)
     assert [(one.update, one.updates) for one in told] == [(0, 6)]
     assert [path.name for path in run.checkpoints] == ["0000000"]
@@ -209,7 +209,7 @@ def test_asked_to_stop_before_the_first_update_it_saves_where_it_is(pictures, tm
 def test_asked_to_stop_while_it_prepares_it_stops_at_once_and_leaves_nothing(pictures, tmp_path):
     run = Run(tmp_path / "run", toy(pictures))
     with pytest.raises(KeyboardInterrupt), run.claim():
-        list(train(run, tmp_path, lambda *told: None, stop=lambda: True))
+        list(train(run, tmp_path, lambda *progress: None, stop=lambda: True))
     assert not (tmp_path / "run").exists()
 
 
@@ -255,7 +255,7 @@ def test_progress_tells_each_update_and_its_measures(pictures, tmp_path):
         )
     assert [(one.update, one.updates) for one in told] == [(0, 2), (1, 2), (2, 2)]
     assert reported[-1] == ("reading data", 12, 12)
-    assert set(told[1].measured) == {
+    assert set(told[1].metrics) == {
         f"autoencoder/{name}" for name in ("l1", "kl", "loss", "gradient")
     }
     assert told[1].pictures_a_second > 0

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from safelight.errors import BadInput
-from safelight.training.optimisers import Adamw, Muon, orthogonal
+from safelight.training.optimisers import Adamw, Muon, orthogonalised
 from safelight.training.recipe import Loop, Rate, Watch
 
 
@@ -45,10 +45,10 @@ def test_adamw_is_torchs_and_decays_matrices_only():
 @pytest.mark.parametrize("shape", [(64, 128), (128, 64), (64, 256)])
 def test_orthogonal_sets_every_singular_value_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonal(matrix).float())
+    values = torch.linalg.svdvals(orthogonalised(matrix).float())
     assert values.min() >= 0.6
     assert values.max() <= 1.3
-    assert (matrix * orthogonal(matrix)).sum() > 0
+    assert (matrix * orthogonalised(matrix)).sum() > 0
 
 
 def test_muons_other_half_is_adamw():

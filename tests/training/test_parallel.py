@@ -15,7 +15,7 @@ from torch.distributed import HashStore
 from making import forked, go, metrics, recipe, tables, write_recipe
 from safelight.data.examples import Order
 from safelight.errors import BadInput
-from safelight.training.parallel import Processes, _spoken, joined
+from safelight.training.parallel import Processes, _another_failed, process_group
 from safelight.training.run import open_run
 
 
@@ -142,7 +142,7 @@ def test_one_that_is_told_to_stop_stops_both_and_they_were_as_one(tree, tmp_path
     codes, told = ended(processes)
     reached = int(open_run(tmp_path / "two").checkpoints[-1].name)
     assert codes == [130, 130], told
-    assert told == [f"saved at update {reached}; go on with: safelight train {tmp_path / 'two'}"]
+    assert told == [f"saved at update {reached}; resume with: safelight train {tmp_path / 'two'}"]
     assert_two_are_one(tree, tmp_path)
 
 
@@ -153,14 +153,14 @@ def test_one_that_is_killed_ends_the_other_with_a_sentence_and_they_were_as_one(
     codes, told = ended(processes)
     assert codes == [1, -signal.SIGKILL]
     assert told == [
-        "error: another process of this run has ended, so this one ends too; the last checkpoint stands."
+        "error: another process of this run has ended, so this one ends too; the last checkpoint is kept."
     ]
     assert_two_are_one(tree, tmp_path)
 
 
 def test_the_first_to_fail_speaks():
     store = HashStore()
-    assert [_spoken(store) for _ in range(3)] == [False, True, True]
+    assert [_another_failed(store) for _ in range(3)] == [False, True, True]
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
@@ -211,7 +211,7 @@ def test_alone_nothing_is_exchanged():
     assert alone.total(values) is values
     assert alone.means({"a": 0.1}) == {"a": 0.1}
     assert [alone.any(flag) for flag in (True, False)] == [True, False]
-    with joined() as processes:
+    with process_group() as processes:
         assert processes == alone
 
 
@@ -225,5 +225,5 @@ def test_alone_nothing_is_exchanged():
 def test_half_an_environment_is_refused(given, told, monkeypatch):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BadInput, match=told), joined():
+    with pytest.raises(BadInput, match=told), process_group():
         pass

@@ -19,8 +19,8 @@ from safelight.errors import BadInput
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial
 from safelight.training.discriminators.patch import Config as Patch
-from safelight.training.objective import Setting
-from safelight.training.objectives.reconstruction import Config, Perceptual, Shown
+from safelight.training.objective import RunContext
+from safelight.training.objectives.reconstruction import Config, Perceptual, PictureBatch
 
 SMALL = Patch(width=8, layers=2)
 
@@ -33,13 +33,15 @@ def number(value):
 def objective(tmp_path, **options):
     torch.manual_seed(0)
     config = Config(**{"autoencoder": read(KL, AUTOENCODER), **options})
-    return config.build(Setting(3, tmp_path, torch.device("cpu"), torch.float32))
+    return config.build(RunContext(3, tmp_path, torch.device("cpu"), torch.float32))
 
 
 def shown(batch=4, seed=0):
     draw = torch.Generator().manual_seed(seed)
     small = 2 * torch.rand(batch, 3, 8, 8, generator=draw) - 1
-    return Shown(nn.functional.interpolate(small, (32, 32), mode="bilinear"), list(range(batch)))
+    return PictureBatch(
+        nn.functional.interpolate(small, (32, 32), mode="bilinear"), list(range(batch))
+    )
 
 
 def gradients(part):
@@ -73,7 +75,7 @@ def test_neither_step_leaks_into_the_other(norm, tmp_path):
     autoencoder, discriminator = stage.parts["autoencoder"], stage.parts["discriminator"]
     before = values(discriminator)
     loss = stage.loss("autoencoder", batch)
-    assert {"adversarial", "adaptive", "tiny-darknet", "log_variance"} < set(loss.measured)
+    assert {"adversarial", "adaptive", "tiny-darknet", "log_variance"} < set(loss.metrics)
     loss.total.backward()
     assert gradients(autoencoder) == [name for name, _ in autoencoder.named_parameters()]
     assert gradients(stage.parts["log_variance"]) == ["value"]
@@ -92,14 +94,14 @@ def test_the_discriminator_judges_what_the_autoencoder_s_step_made(tmp_path):
     stage = objective(tmp_path, adversarial=Adversarial(SMALL))
     batch = shown()
     stage.loss("autoencoder", batch)
-    assert not batch.again.requires_grad
+    assert not batch.reconstruction.requires_grad
     seen = []
-    stage.opponent.network.register_forward_hook(lambda network, given, out: seen.append(given[0]))
+    stage.adversary.network.register_forward_hook(lambda network, given, out: seen.append(given[0]))
     with torch.no_grad():
         for p in stage.parts["autoencoder"].parameters():
             p.zero_()  # as if a step had moved it
     stage.loss("discriminator", batch)
-    assert torch.equal(seen[0], torch.cat([batch.images, batch.again]))
+    assert torch.equal(seen[0], torch.cat([batch.images, batch.reconstruction]))
 
 
 def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
@@ -127,7 +129,7 @@ def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
     error = error + 0.3 * perceptual(stage.features, again, batch.images).mean()
     s = stage.parts["log_variance"].value
     error = error * torch.exp(-s) + s
-    push = -stage.opponent.network(again).mean()
+    push = -stage.adversary.network(again).mean()
     norms = [
         torch.autograd.grad(x, autoencoder.last_layer, retain_graph=True)[0].norm()
         for x in (error, push)
@@ -135,9 +137,7 @@ def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
     total = error + 0.7 * (norms[0] / (norms[1] + 1e-6)).detach() * push
     total = total + 1e-6 * autoencoder.regularisers(encoding)["kl"].mean()
     theirs = torch.autograd.grad(total, list(stage.groups[0].parameters.values()))
-    assert number(found.measured["adaptive"]) == pytest.approx(
-        number(norms[0] / norms[1]), rel=1e-4
-    )
+    assert number(found.metrics["adaptive"]) == pytest.approx(number(norms[0] / norms[1]), rel=1e-4)
     assert number(found.total) == pytest.approx(number(total), rel=1e-5)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * number(other.abs().max()))
@@ -152,7 +152,7 @@ def test_the_log_variance_is_learned_and_ends_at_the_log_of_the_error(tmp_path):
         (slope,) = torch.autograd.grad(loss.total, [value])
         with torch.no_grad():
             value -= slope / (1 - slope)
-    error = loss.measured["l1"] + loss.measured["tiny-darknet"]
+    error = loss.metrics["l1"] + loss.metrics["tiny-darknet"]
     assert number(value) == pytest.approx(math.log(number(error)), abs=0.02)
 
 
@@ -160,19 +160,19 @@ def test_by_default_there_is_no_more_than_l1_and_the_autoencoder_s_own_costs(tmp
     stage = objective(tmp_path)
     batch = shown()
     loss = stage.loss("autoencoder", batch)
-    assert set(loss.measured) == {"l1", "kl"}
+    assert set(loss.metrics) == {"l1", "kl"}
     assert number(loss.total) == pytest.approx(
-        number(loss.measured["l1"] + 1e-6 * loss.measured["kl"])
+        number(loss.metrics["l1"] + 1e-6 * loss.metrics["kl"])
     )
     assert set(stage.parts) == {"autoencoder"}
     assert [group.name for group in stage.groups] == ["autoencoder"]
-    assert set(stage.judge(batch)) == {"l1", "psnr"}
+    assert set(stage.validate(batch)) == {"l1", "psnr"}
 
 
 def test_the_perceptual_distance_is_judged_by_its_network_s_name(tmp_path):
     stage = objective(tmp_path, perceptual=Perceptual())
     with torch.no_grad():
-        found = stage.judge(shown())
+        found = stage.validate(shown())
     assert set(found) == {"l1", "psnr", "tiny-darknet"}
     assert all(value.shape == (4,) and value.isfinite().all() for value in found.values())
 
@@ -183,10 +183,10 @@ def test_equivariance_compares_halves_and_trains_both_ways(tmp_path):
     loss = stage.loss("autoencoder", batch)
     off = objective(tmp_path).loss("autoencoder", batch)
     assert number(loss.total - off.total) == pytest.approx(
-        2 * number(loss.measured["equivariance"]), rel=1e-4
+        2 * number(loss.metrics["equivariance"]), rel=1e-4
     )
     torch.autograd.grad(
-        loss.measured["equivariance"], [stage.autoencoder.encoder.enter.weight], retain_graph=True
+        loss.metrics["equivariance"], [stage.autoencoder.encoder.enter.weight], retain_graph=True
     )
     stage.autoencoder.encode = lambda images: None
     stage.autoencoder.decode = lambda latents: (
@@ -195,21 +195,23 @@ def test_equivariance_compares_halves_and_trains_both_ways(tmp_path):
     flat = torch.full(
         (1, 3, 16, 16), 0.5
     )  # equivariant: the images' own means, decoded by repetition
-    assert number(stage._unequal(flat, torch.full((1, 3, 32, 32), 0.5))) == 0
-    assert number(stage._unequal(flat, torch.full((1, 3, 32, 32), 0.25))) == pytest.approx(0.25)
+    assert number(stage._equivariance_loss(flat, torch.full((1, 3, 32, 32), 0.5))) == 0
+    assert number(
+        stage._equivariance_loss(flat, torch.full((1, 3, 32, 32), 0.25))
+    ) == pytest.approx(0.25)
 
 
 def test_robust_adds_noise_to_what_is_decoded_each_picture_s_own(tmp_path):
-    stage, quiet = objective(tmp_path, robust=0.5), objective(tmp_path)
+    stage, quiet = objective(tmp_path, decoder_noise=0.5), objective(tmp_path)
     latents = 10 * torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    added = stage._troubled(latents, range(64)) - latents
+    added = stage._with_noise(latents, range(64)) - latents
     levels = added.flatten(1).std(1) / latents.flatten(1).std(1)
     assert number(levels.mean()) == pytest.approx(
         0.5 * math.sqrt(2 / math.pi), rel=0.25
     )  # of |N(0, 0.5²)|
     assert number(levels.std()) > 0.1
-    torch.testing.assert_close(stage._troubled(latents[7:9], [7, 8]) - latents[7:9], added[7:9])
-    assert quiet._troubled(latents, range(64)) is latents
+    torch.testing.assert_close(stage._with_noise(latents[7:9], [7, 8]) - latents[7:9], added[7:9])
+    assert quiet._with_noise(latents, range(64)) is latents
     batch = shown()
     assert stage.loss("autoencoder", batch).total != quiet.loss("autoencoder", shown()).total
 
@@ -220,7 +222,7 @@ class Blank:
 
     def build(self):
         made = read(KL, AUTOENCODER).build()
-        made.__class__ = type("Lastless", (type(made),), {"last": None})
+        made.__class__ = type("Lastless", (type(made),), {"last_layer": None})
         return made
 
 
@@ -236,9 +238,9 @@ def test_an_autoencoder_without_a_last_layer_is_refused_only_where_it_matters(tm
     alone = stage.loss("autoencoder", batch).total
     stage.loss("discriminator", batch)
     both = stage.loss("autoencoder", batch)
-    assert "adaptive" not in both.measured
+    assert "adaptive" not in both.metrics
     assert number(both.total - alone) == pytest.approx(
-        0.1 * number(both.measured["adversarial"]), abs=1e-5
+        0.1 * number(both.metrics["adversarial"]), abs=1e-5
     )
 
 
@@ -264,18 +266,19 @@ def test_pictures_too_small_to_be_judged_are_refused_before_training(
         framing = Framing(size=size)
 
     with pytest.raises(BadInput, match=message):
-        objective(tmp_path, **options).prepare([Small()], lambda *told: None)
+        objective(tmp_path, **options).prepare([Small()], lambda *progress: None)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"l1": -1.0}, {"robust": float("nan")}, {"perceptual": Perceptual(weight=-1.0)}]
+    "wrong",
+    [{"l1": -1.0}, {"decoder_noise": float("nan")}, {"perceptual": Perceptual(weight=-1.0)}],
 )
 def test_weights_that_cannot_be_are_refused(wrong):
     with pytest.raises(BadInput, match="reconstruction: wanted weights of at least 0"):
         Config(**wrong)
 
 
-ADVERSARIAL = {"discriminator": {"kind": "patch", "width": 8, "layers": 2}, "begins": 2}
+ADVERSARIAL = {"discriminator": {"kind": "patch", "width": 8, "layers": 2}, "start": 2}
 
 
 def test_the_discriminator_begins_when_told_and_counts_its_own_updates(pictures, tmp_path):
@@ -311,7 +314,7 @@ def test_the_discriminator_begins_when_told_and_counts_its_own_updates(pictures,
 def test_accumulated_micro_batches_equal_one_batch_with_an_adversary(pictures, tmp_path):
     """At a rate of 0, so that both have the same weights; the balance is each micro-batch's own, so it is off."""
     tree = tables("reconstruction", pictures, rate__peak=0.0, loop__updates=2, loop__batch=8)
-    tree["objective"]["adversarial"] = ADVERSARIAL | {"begins": 0, "adaptive": False}
+    tree["objective"]["adversarial"] = ADVERSARIAL | {"start": 0, "adaptive": False}
     made = recipe(tree)
     once, parts = (
         load_file(go(tmp_path / str(count), one).checkpoints[-1] / "state.safetensors")
@@ -351,7 +354,7 @@ def test_on_photographs_an_adversary_costs_no_psnr(tmp_path):
         },
         "perceptual": {"weight": 0.1},
         "adversarial": {
-            "begins": 50,
+            "start": 50,
             "discriminator": {"kind": "patch", "width": 16, "layers": 2, "norm": "spectral"},
         },
     }

@@ -19,10 +19,10 @@ ADVERSARIAL = {  # all that stage one has, begun before the first checkpoint
     "objective__perceptual": {"weight": 0.5},
     "objective__log_variance": 0.0,
     "objective__equivariance": 0.1,
-    "objective__robust": 0.1,
+    "objective__decoder_noise": 0.1,
     "objective__adversarial": {
         "discriminator": {"kind": "patch", "width": 8, "layers": 2},
-        "begins": 3,
+        "start": 3,
         "r1": 1.0,
         "optimiser": {"kind": "adamw", "betas": [0.5, 0.9]},
     },
@@ -43,9 +43,9 @@ def tree(stage, precision, pictures, tiny_folder):
         **(ADVERSARIAL if stage == "adversarial" else {}),
     )
     if stage == "adversarial":
-        against = made["objective"]["adversarial"]
-        made["objective"]["adversarial"] = against | {
-            "discriminator": against["discriminator"] | {"norm": NORMS[precision]}
+        generator_loss = made["objective"]["adversarial"]
+        made["objective"]["adversarial"] = generator_loss | {
+            "discriminator": generator_loss["discriminator"] | {"norm": NORMS[precision]}
         }
     return made
 
@@ -109,7 +109,7 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_the_same_bits(tree
     reached = int(open_run(tmp_path / "cut").checkpoints[-1].name)
     stopping, saved = told.splitlines()
     assert stopping == "stopping; once more to stop at once without saving"
-    assert saved == f"saved at update {reached}; go on with: safelight train {tmp_path / 'cut'}"
+    assert saved == f"saved at update {reached}; resume with: safelight train {tmp_path / 'cut'}"
     assert not out
     assert (
         json.loads((tmp_path / "cut" / "model" / "config.json").read_text())["card"]["origin"][

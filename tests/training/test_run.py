@@ -54,7 +54,7 @@ def test_another_recipe_is_refused_and_the_same_one_goes_on(tmp_path, pictures):
     path = write_recipe(tmp_path / "shapes.toml", tree)
     go(tmp_path / "run", open_run(path, tmp_path / "run").recipe)
     assert open_run(path, tmp_path / "run").recipe == open_run(tmp_path / "run").recipe
-    with pytest.raises(BadInput, match="holds a run of another recipe; go on with it by"):
+    with pytest.raises(BadInput, match="holds a run of another recipe; resume it with"):
         open_run(path, tmp_path / "run", ("loop.batch=5",))
     longer = open_run(tmp_path / "run", changes=("loop.updates=2",))
     assert longer.recipe.loop.updates == 2
@@ -87,7 +87,7 @@ def test_other_data_is_refused(tmp_path, pictures):
     Image.new("RGB", (32, 32), "black").save(data / "red" / "square2.png")
     with pytest.raises(
         BadInput,
-        match=r"the data is not what .* began with \(12 pictures then, 12 now, or other ones",
+        match=r"the data differs from the data that .* began with \(12 pictures then, 12 now, or other ones",
     ):
         go(tmp_path / "run", recipe(tables("reconstruction", data, loop__updates=2)))
     (data / "red" / "square2.png").unlink()
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_one_sentence_and_the_one_before_goes_on(tmp_pat
     file.write_bytes(file.read_bytes()[:1000])
     longer = recipe(tables("reconstruction", pictures, loop__updates=3, watch__save=1))
     with pytest.raises(
-        BadInput, match=f"{newest.name}' cannot be read .*; remove it to go on from the one before"
+        BadInput, match=f"{newest.name}' cannot be read .*; remove it to resume from the one before"
     ):
         go(run.folder, longer)
     shutil.rmtree(newest)
@@ -229,6 +229,6 @@ def test_another_autoencoder_under_a_denoiser_is_refused(tmp_path, pictures, tin
     next(other.autoencoder.parameters()).add_(0.1)
     safelight.save(other, tmp_path / "autoencoder")
     with pytest.raises(
-        BadInput, match=r"began on \{'autoencoder': .* restore it, or begin a new run"
+        BadInput, match=r"began with \{'autoencoder': .* restore it, or start a new run"
     ):
         go(tmp_path / "run", made)

@@ -67,7 +67,7 @@ def update(net, made, number):
     made.ema["all"].update(number)
 
 
-@pytest.mark.parametrize("config", [Adamw(decay=0.1), Muon(least=32)])
+@pytest.mark.parametrize("config", [Adamw(decay=0.1), Muon(min_side=32)])
 def test_a_state_comes_back_with_all_that_moves_the_weights(config, tmp_path):
     net, made = state(config)
     for number in range(3):
@@ -89,7 +89,9 @@ def test_a_checkpoint_that_is_not_whole_is_refused_in_one_sentence(tmp_path):
     made.save(tmp_path / "3", 3, {})
     file = tmp_path / "3" / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(BadInput, match=r"cannot be read .* remove it to go on from the one before"):
+    with pytest.raises(
+        BadInput, match=r"cannot be read .* remove it to resume from the one before"
+    ):
         made.load(tmp_path / "3")
     made.save(tmp_path / "4", 4, {})
     for broken in ("{", "[]", json.dumps({"update": None}), json.dumps({})):

@@ -43,11 +43,11 @@ def train(
     from safelight.files import cache_folder
     from safelight.progress import Bars
     from safelight.training.loop import train as training
-    from safelight.training.parallel import joined
+    from safelight.training.parallel import process_group
     from safelight.training.run import open_run
 
     opened = open_run(target, run, tuple(changes or ()), hints(hint))
-    with joined() as processes, opened.claim() if processes.first else nullcontext():
+    with process_group() as processes, opened.claim() if processes.first else nullcontext():
         with _stopping(processes.first) as stop, Bars(err, quiet or not processes.first) as bars:
             for last in training(opened, cache_folder(), bars.report, stop, processes):
                 bars.report("training", last.update, last.updates, _note(last))
@@ -63,8 +63,8 @@ def train(
 
 def _note(progress: Any) -> str:
     """Losses and speed, for the progress bar; empty before the first update."""
-    measured = progress.measured.items()
-    losses = " ".join(f"{value:.4f}" for name, value in measured if name.endswith("/loss"))
+    metrics = progress.metrics.items()
+    losses = " ".join(f"{value:.4f}" for name, value in metrics if name.endswith("/loss"))
     return f"loss {losses}  {progress.pictures_a_second:.1f} pictures/s" if losses else ""
 
 

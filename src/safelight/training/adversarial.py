@@ -1,5 +1,8 @@
-"""The adversarial part of training an autoencoder: a discriminator learns to tell originals from reconstructions, and
-the autoencoder to make that hard (VQGAN; Esser et al., arXiv 2012.09841)."""
+"""Adversarial training of an autoencoder (VQGAN; Esser et al., arXiv 2012.09841).
+
+A discriminator learns to distinguish originals from reconstructions, and the autoencoder to make
+that hard.
+"""
 
 import math
 from collections.abc import Callable
@@ -20,11 +23,11 @@ from safelight.types.tensors import Images
 
 @dataclass(frozen=True)
 class Adversarial:
-    """``begins`` is the update from which the discriminator learns; the autoencoder hears it from the next one on.
+    """``start`` is the update at which the discriminator starts; its loss counts from the next on.
 
-    ``adaptive`` balances the term by gradients (``balance``), ``most`` being the largest factor; ``weight`` multiplies
-    it in any case. ``rate`` is the discriminator's share of the recipe's rate, ``optimiser`` its own kind of optimiser
-    if it has another than the recipe's.
+    ``adaptive`` scales the adversarial loss by gradients (``adaptive_weight``, at most
+    ``max_adaptive_weight``); ``weight`` multiplies it in any case. ``rate`` multiplies the recipe's
+    learning rate for the discriminator; ``optimiser`` is its own, if not the recipe's.
     """
 
     discriminator: Annotated[BuildsDiscriminator, Slot("training.discriminators")] = field(
@@ -32,23 +35,24 @@ class Adversarial:
     )
     loss: Literal["hinge", "non-saturating"] = "hinge"
     weight: float = 0.5
-    begins: int = 0
+    start: int = 0
     adaptive: bool = True
-    most: float = 1e4
+    max_adaptive_weight: float = 1e4
     r1: float = 0.0  # weight of the gradient penalty on originals; 0: none
     rate: float = 1.0
     optimiser: Annotated[Any, Slot("training.optimisers")] | None = None
 
     def __post_init__(self) -> None:
-        numbers = (self.weight, self.begins, self.most, self.r1, self.rate)
+        numbers = (self.weight, self.start, self.max_adaptive_weight, self.r1, self.rate)
         if not all(0 <= number < math.inf for number in numbers):
             raise BadInput(
-                f"adversarial: wanted weight, begins, most, r1 and rate of at least 0, got {numbers}."
+                "adversarial: wanted weight, start, max_adaptive_weight, r1 and rate "
+                f"of at least 0, got {numbers}."
             )
 
 
-class Opponent(nn.Module):
-    """A discriminator that knows whether it has begun. Only ``loss`` changes it, and only its own step calls that."""
+class Adversary(nn.Module):
+    """A discriminator with both losses; ``begun`` is true once it has had an update of its own."""
 
     begun: Tensor
 
@@ -58,34 +62,30 @@ class Opponent(nn.Module):
         self.network = config.discriminator.build(mean)
         self.register_buffer("begun", torch.tensor(False))
 
-    def against(self, fake: Images) -> Tensor:
-        """What the autoencoder descends: how surely its pictures are told from originals."""
-        module(
-            self.network
-        ).eval()  # power iterations and first batches belong to the discriminator's step
+    def generator_loss(self, fake: Images) -> Tensor:
+        """The adversarial loss of the autoencoder: low if ``fake`` is taken for real."""
+        module(self.network).eval()  # spectral norm and ActNorm change in its own step only
         logits = self.network(fake)
-        return (
-            -logits.float().mean()
-            if self.config.loss == "hinge"
-            else F.softplus(-logits.float()).mean()
-        )
+        if self.config.loss == "hinge":
+            return -logits.float().mean()
+        return F.softplus(-logits.float()).mean()
 
-    def loss(self, real: Images, fake: Images) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the discriminator descends, and what is worth writing down."""
+    def discriminator_loss(self, real: Images, fake: Images) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the discriminator, and metrics of it."""
         module(self.network).train()
         of_real, of_fake = self.network(torch.cat([real, fake])).float().chunk(2)
         self.begun.fill_(True)
-        right = (of_real > 0).float().mean() + (of_fake < 0).float().mean()
-        measured = {"real": of_real.mean(), "fake": of_fake.mean(), "accuracy": right / 2}
-        total = separation(self.config.loss, of_real, of_fake)
+        correct = (of_real > 0).float().mean() + (of_fake < 0).float().mean()
+        metrics = {"real": of_real.mean(), "fake": of_fake.mean(), "accuracy": correct / 2}
+        total = gan_loss(self.config.loss, of_real, of_fake)
         if self.config.r1:
-            measured["r1"] = penalty(self.network, real)
-            total = total + self.config.r1 / 2 * measured["r1"]
-        return total, measured
+            metrics["r1"] = r1_penalty(self.network, real)
+            total = total + self.config.r1 / 2 * metrics["r1"]
+        return total, metrics
 
 
-def separation(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's loss of logits of originals and reconstructions, half the sum of both means.
+def gan_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """The loss of the discriminator's logits of originals and reconstructions: the mean of both.
 
     ``hinge``: Lim and Ye, arXiv 1705.02894; ``non-saturating``: Goodfellow et al., arXiv 1406.2661.
     """
@@ -94,37 +94,47 @@ def separation(kind: str, real: Tensor, fake: Tensor) -> Tensor:
     return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
 
 
-def penalty(discriminator: Callable[[Images], Tensor], real: Images) -> Tensor:
-    """R1 (Mescheder et al., arXiv 1801.04406): the mean over pictures of the squared norm of the gradient of a
-    picture's mean logit. In float32."""
+def r1_penalty(discriminator: Callable[[Images], Tensor], real: Images) -> Tensor:
+    """R1 (Mescheder et al., arXiv 1801.04406): the gradient penalty on originals, in float32.
+
+    It is the mean over pictures of the squared norm of the gradient of a picture's mean logit.
+    """
     with torch.autocast(real.device.type, enabled=False):
-        seen = real.detach().float().requires_grad_()
-        logits = discriminator(seen).flatten(1).mean(1).sum()
-        (gradient,) = torch.autograd.grad(logits, seen, create_graph=True)
+        leaf = real.detach().float().requires_grad_()
+        logits = discriminator(leaf).flatten(1).mean(1).sum()
+        (gradient,) = torch.autograd.grad(logits, leaf, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
 
 
-def balance(
-    again: Images, last: Tensor, pull: Tensor, push: Tensor, most: float, mean: Mean
+def adaptive_weight(
+    output: Images,
+    last_layer: Tensor,
+    reconstruction_gradient: Tensor,
+    adversarial_gradient: Tensor,
+    limit: float,
+    mean: Mean,
 ) -> Tensor:
-    """How much of the adversarial term is as strong as the reconstruction's terms at the decoder's last layer.
+    """The weight at which both losses have equally large gradients at the decoder's last layer.
 
-    ``pull`` and ``push`` are both terms' gradients at the reconstruction ``again``. The factor is the ratio of their
-    norms once carried on to ``last`` (arXiv 2012.09841, eq. 7 with its δ of 1e-6), and ``most`` at most.
+    The gradients are given at the decoder's ``output``. The weight is the ratio of their norms once
+    propagated to ``last_layer`` (arXiv 2012.09841, eq. 7 with its δ of 1e-6), at most ``limit``.
     """
+    gradients = (reconstruction_gradient, adversarial_gradient)
     norms = [
-        mean(torch.autograd.grad(again, last, one.to(again.dtype), retain_graph=True)[0]).norm()
-        for one in (pull, push)
+        mean(
+            torch.autograd.grad(output, last_layer, g.to(output.dtype), retain_graph=True)[0]
+        ).norm()
+        for g in gradients
     ]
-    factor: Tensor = norms[0] / (norms[1] + 1e-6)
-    return factor.clamp(max=most).detach()
+    weight: Tensor = norms[0] / (norms[1] + 1e-6)
+    return weight.clamp(max=limit).detach()
 
 
-def through(again: Images, gradient: Tensor, value: Tensor) -> Tensor:
-    """``value`` (which may have gradients of its own), with ``gradient`` as its gradient at ``again``.
+def with_gradient(output: Images, gradient: Tensor, value: Tensor) -> Tensor:
+    """``value``, with ``gradient`` as its gradient at ``output`` in addition to its own.
 
-    So a term's gradient is found once, at the picture: it serves the balance and the update, and reaches nothing but
-    the picture of all that the term was made with.
+    The gradient of a loss is so computed once, at the picture, and serves both the adaptive weight
+    and the update. It reaches no other input of that loss.
     """
-    work = (again * gradient).sum()
-    return value + (work - work.detach())
+    product = (output * gradient).sum()
+    return value + (product - product.detach())

@@ -1,4 +1,4 @@
-"""What a loop trains: parameter groups, each with its own loss and optimiser."""
+"""What the training loop trains: groups of parameters, each with its own loss and optimiser."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,55 +13,57 @@ from safelight.data.dataset import Dataset
 from safelight.model import Card, LatentDiffusion
 from safelight.training.parallel import Processes
 
-Report = Callable[[str, int, int], None]
-"""Told what is under way, how much is done, and of how much."""
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Parameters that one optimiser updates, from update ``begins`` on, at ``rate`` times the recipe's rate.
+    """Parameters with one optimiser, updated from update ``start`` on.
 
-    ``optimiser`` is its own kind of optimiser, where it has another than the recipe's.
+    ``rate`` multiplies the recipe's learning rate; ``optimiser`` is None for the recipe's.
     """
 
     name: str
     parameters: Mapping[str, nn.Parameter]
-    begins: int = 0
+    start: int = 0
     rate: float = 1.0
     optimiser: Any = None
 
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """A scalar to descend, and what is worth writing down beside it."""
+    """A scalar to minimise, and metrics to log."""
 
     total: Tensor
-    measured: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor]
 
 
 class Objective(Protocol):
-    """One stage of training. ``parts`` are saved; ``groups`` are updated in their order, each by its own loss.
+    """One stage of training.
 
-    A batch is made of positions in the order of training and indices of the dataset; all randomness is keyed by
-    position, so that a resumed or divided run draws the same. Losses are means over a batch, so that the mean over
-    micro-batches and processes is that of the whole.
+    ``parts`` are saved; ``groups`` are updated in order, each by its own loss. A batch is made from
+    positions in the order of training and indices of the dataset. All random numbers are keyed by
+    position, so that a run draws the same ones when it resumes and for any number of processes.
+    Losses are means over a batch, so that the mean over micro-batches and processes is that of the
+    whole batch.
     """
 
     parts: Mapping[str, nn.Module]
     groups: Sequence[Group]
-    stands_on: Mapping[str, str]  # hashes of trained parts that this stage takes as they are
+    parents: Mapping[str, str]  # hashes of trained parts that this stage uses unchanged
 
-    def prepare(self, datasets: Sequence[Dataset], report: Report) -> None: ...
+    def prepare(self, datasets: Sequence[Dataset], progress: ProgressCallback) -> None: ...
 
     def batch(self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]) -> Any: ...
 
     def loss(self, group: str, batch: Any) -> Loss: ...
 
     def after_update(self, update: int) -> None:
-        """After the optimisers' steps of an update: what changes otherwise than by gradient."""
+        """Change what is not changed by gradients, such as a codebook; called after each update."""
         ...
 
-    def judge(self, batch: Any) -> Mapping[str, Tensor]: ...
+    def validate(self, batch: Any) -> Mapping[str, Tensor]: ...
 
     def sheet(self, dataset: Dataset) -> Image.Image: ...
 
@@ -69,11 +71,11 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
-    """What a run hands to the objective that it builds.
+class RunContext:
+    """What an objective needs to know of the run that it belongs to.
 
-    ``mean`` and ``total`` are taken over the processes of the run, and leave a tensor as it is if there is one. What is
-    called by every process may use them (``loss``); ``judge``, ``sheet`` and ``model`` are the first one's alone.
+    ``mean`` and ``total`` are taken over the processes of the run. ``loss`` may use them, because
+    every process calls it; ``validate``, ``sheet`` and ``model`` are called by the first one only.
     """
 
     seed: int

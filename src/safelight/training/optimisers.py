@@ -1,4 +1,4 @@
-"""How weights move: AdamW, and Muon for matrices."""
+"""Optimisers: AdamW, and Muon for matrices."""
 
 import math
 import re
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
+from safelight.runtime import dtype_of
 
 
 @dataclass(frozen=True)
 class Adamw:
-    """AdamW (arXiv 1711.05101), fused. ``decay`` applies to matrices and convolutions, not to biases and gains."""
+    """AdamW (arXiv 1711.05101), fused. ``decay`` is not applied to biases and gains."""
 
     betas: tuple[float, float] = (0.9, 0.99)
     decay: float = 0.0
@@ -33,15 +34,16 @@ class Adamw:
 
 @dataclass(frozen=True)
 class Muon:
-    """Muon (Jordan, 2024) for hidden matrices: momentum, made orthogonal; AdamW for everything else.
+    """Muon (Jordan, 2024) for hidden matrices: orthogonalised momentum; AdamW for the rest.
 
-    A matrix's update is scaled to AdamW's usual size (arXiv 2502.16982, eq. 4), so that one rate serves both.
-    Embeddings, and matrices with a side shorter than ``least``, go to AdamW.
+    The update of a matrix is scaled to the usual size of AdamW's (arXiv 2502.16982, eq. 4), so that
+    one learning rate serves both. AdamW also updates embeddings and matrices with a side shorter
+    than ``min_side``.
     """
 
     momentum: float = 0.95
     decay: float = 0.0
-    least: int = 64
+    min_side: int = 64
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
@@ -49,17 +51,17 @@ class Muon:
             raise BadInput(f"muon: wanted a momentum from 0 to below 1, got {self.momentum}.")
 
     def build(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        return MuonOptimizer(parameters, self)
+        return MuonOptimiser(parameters, self)
 
 
-class MuonOptimizer(torch.optim.Optimizer):
-    """The optimiser of ``Muon``: two kinds of parameter groups, told apart by their key ``muon``."""
+class MuonOptimiser(torch.optim.Optimizer):
+    """The optimiser of ``Muon``; parameter groups with the key ``muon`` hold hidden matrices."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], options: Muon) -> None:
         def hidden(name: str, p: nn.Parameter) -> bool:
             return (
                 p.dim() == 2
-                and min(p.shape) >= options.least
+                and min(p.shape) >= options.min_side
                 and not re.search("embed|table", name)
             )
 
@@ -75,32 +77,32 @@ class MuonOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            some = [p for p in group["params"] if p.grad is not None]
-            (self._orthogonal if group["muon"] else self._adam)(some, group["lr"])
+            parameters = [p for p in group["params"] if p.grad is not None]
+            (self._muon if group["muon"] else self._adam)(parameters, group["lr"])
 
-    def _orthogonal(self, some: list[nn.Parameter], rate: float) -> None:
-        for p in some:
+    def _muon(self, parameters: list[nn.Parameter], rate: float) -> None:
+        for p in parameters:
             assert p.grad is not None
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
             state["momentum"].lerp_(p.grad, 1 - self.options.momentum)
-            update = orthogonal(p.grad.lerp(state["momentum"], self.options.momentum))
+            update = orthogonalised(p.grad.lerp(state["momentum"], self.options.momentum))
             p.mul_(1 - rate * self.options.decay)
             p.add_(update.to(p.dtype), alpha=-rate * 0.2 * math.sqrt(max(p.shape)))
 
-    def _adam(self, some: list[nn.Parameter], rate: float) -> None:
-        for p in some:
+    def _adam(self, parameters: list[nn.Parameter], rate: float) -> None:
+        for p in parameters:
             state = self.state[p]
             if not state:
                 step = torch.zeros((), device=p.device)
                 state |= {"step": step, "first": torch.zeros_like(p), "second": torch.zeros_like(p)}
-        if not some:
+        if not parameters:
             return
-        states = [self.state[p] for p in some]
+        states = [self.state[p] for p in parameters]
         torch._fused_adamw_(
-            list[Tensor](some),
-            [p.grad for p in some if p.grad is not None],
+            list[Tensor](parameters),
+            [p.grad for p in parameters if p.grad is not None],
             [s["first"] for s in states],
             [s["second"] for s in states],
             [],
@@ -115,13 +117,14 @@ class MuonOptimizer(torch.optim.Optimizer):
         )
 
 
-def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """The nearest orthogonal matrix, roughly: singular values land between about 0.7 and 1.2.
+def orthogonalised(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """Roughly the nearest orthogonal matrix: its singular values are between about 0.7 and 1.2.
 
-    Newton–Schulz with the quintic of Jordan (2024), in bf16, on the shorter side.
+    Newton–Schulz iteration with the quintic of Jordan (2024), on the shorter side, in bf16 where
+    that is faster than fp32 on the device.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
+    x = matrix.to(dtype_of("auto", matrix.device))
     x = x.T if matrix.shape[0] > matrix.shape[1] else x
     x = x / (x.norm() + 1e-7)
     for _ in range(rounds):

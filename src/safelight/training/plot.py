@@ -1,4 +1,4 @@
-"""Metrics as curves: one panel a measure, over updates."""
+"""Plots of metrics over updates."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from safelight.files import writing
 
 
 def plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw every measure of metrics.jsonl to a PNG; without matplotlib (extra ``plot``) nothing is drawn."""
+    """Write a PNG with a plot of each metric; without matplotlib (extra ``plot``) do nothing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -19,9 +19,9 @@ def plot(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
-    for place, name in enumerate(names, 1):
+    for number, name in enumerate(names, 1):
         points = [(line["update"], line[name]) for line in lines if name in line]
-        axes = figure.add_subplot(rows, columns, place)
+        axes = figure.add_subplot(rows, columns, number)
         axes.plot(
             *zip(*points, strict=True),
             linewidth=1.2,

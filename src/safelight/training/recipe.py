@@ -8,19 +8,22 @@ from safelight.config import Builds, Slot
 from safelight.data.examples import Source
 from safelight.data.framing import Framing
 from safelight.errors import BadInput
-from safelight.training.objective import Objective, Setting
+from safelight.training.objective import Objective, RunContext
 from safelight.training.optimisers import Adamw
 
 
 class BuildsObjective(Protocol):
-    """The configuration of a stage."""
+    """The configuration of a stage of training."""
 
-    def build(self, setting: Setting) -> Objective: ...
+    def build(self, context: RunContext) -> Objective: ...
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Linear warm-up to ``peak``, then constant, or down to ``floor`` of it along a cosine or a line."""
+    """The learning rate: a linear warm-up to ``peak``, then constant or falling.
+
+    It falls to ``floor`` times ``peak``, along a cosine or a line.
+    """
 
     peak: float = 1e-4
     warmup: int = 100  # updates
@@ -32,7 +35,7 @@ class Rate:
             raise BadInput(f"rate: wanted peak ≥ 0, warmup ≥ 0 and floor from 0 to 1, got {self}.")
 
     def at(self, update: int, updates: int) -> float:
-        """The rate of an update, counted from 0, of ``updates`` in all."""
+        """The learning rate of an update, counted from 0, of ``updates`` in all."""
         if update < self.warmup:
             return self.peak * (update + 1) / self.warmup
         done = (update - self.warmup) / max(1, updates - self.warmup)
@@ -46,19 +49,17 @@ class Rate:
 
 @dataclass(frozen=True)
 class Loop:
-    """How long, how many at once, how finely."""
+    """How long to train, with how many pictures at once and in which precision."""
 
     updates: int = 10_000
     batch: int = 32  # pictures an update, over all processes and micro-batches
     accumulate: int = 1  # micro-batches an update
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the compute; master weights are fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of computing; weights are fp32
     device: str = "auto"
-    ema: float = 0.999  # decay of the running mean of the weights that is saved and judged; 0: none
+    ema: float = 0.999  # decay of the running mean of the weights, which is saved; 0: none
     clip: float = 1.0  # largest norm of a group's gradient; 0: no limit
-    recompute: bool = (
-        False  # activations of the blocks in the backward pass: less memory, the same gradients
-    )
-    compile: bool = False  # the blocks, at their first use
+    recompute: bool = False  # activations in the backward pass (gradient checkpointing)
+    compile: bool = False  # the blocks, with torch.compile
 
     def __post_init__(self) -> None:
         if min(self.updates, self.batch, self.accumulate) < 1 or self.batch % self.accumulate:
@@ -72,26 +73,24 @@ class Loop:
 
 @dataclass(frozen=True)
 class Watch:
-    """How often to look, in updates; 0: only at the end."""
+    """How often to log, validate and save, in updates; 0: only at the end."""
 
-    write: int = 20  # a line of metrics
-    check: int = 500  # validation
-    sheet: int = 500  # a picture of where it stands
-    save: int = 250  # a checkpoint
-    keep: int = 2  # checkpoints
-    pictures: int = 256  # judged at a check
+    write: int = 20  # metrics are logged
+    check: int = 500  # the validation data is evaluated
+    sheet: int = 500  # a sheet of samples is drawn
+    save: int = 250  # a checkpoint is saved
+    keep: int = 2  # how many checkpoints are kept
+    pictures: int = 256  # how many are evaluated at a check
 
     def __post_init__(self) -> None:
-        if (
-            min(self.write, self.check, self.sheet, self.save) < 0
-            or min(self.keep, self.pictures) < 1
-        ):
+        intervals = (self.write, self.check, self.sheet, self.save)
+        if min(intervals) < 0 or min(self.keep, self.pictures) < 1:
             raise BadInput(f"watch: wanted keep ≥ 1, pictures ≥ 1 and the others ≥ 0, got {self}.")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. ``data`` is trained on; ``validation`` is only looked at (without it, some of ``data`` is)."""
+    """A whole run. Without ``validation`` some of the training ``data`` is evaluated instead."""
 
     objective: Annotated[BuildsObjective, Slot("training.objectives")]
     data: Annotated[Builds[Source], Slot("data.sources")]
@@ -103,4 +102,4 @@ class Recipe:
     loop: Loop = field(default_factory=Loop)
     watch: Watch = field(default_factory=Watch)
     seed: int = 0
-    licence: str = ""  # of what comes out; none: see those of the data
+    licence: str = ""  # of the trained model; empty: see those of the data

@@ -1,4 +1,4 @@
-"""The run folder, a run's only output: recipe, origin, data record, metrics, samples, checkpoints, model."""
+"""The run folder: recipe, origin, data record, metrics, samples, checkpoints and model."""
 
 import json
 import os
@@ -28,22 +28,26 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, the newest last."""
+        """The complete checkpoints, the newest last."""
         return sorted(
             path for path in (self.folder / "checkpoints").glob("[0-9]*") if path.is_dir()
         )
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keep the folder for this process; Busy if another has it. One that was made in vain is removed again."""
-        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        """Lock the folder for this process; Busy if another has it locked.
+
+        A folder that is still empty at the end is removed again.
+        """
+        created = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / "lock")
             lock.acquire(timeout=0)
         except Timeout:
             raise Busy(
-                f"the run {str(self.folder)!r} is in use by another process; wait for it, or choose another --run."
+                f"the run {str(self.folder)!r} is in use by another process; "
+                "wait for it, or choose another --run."
             ) from None
         except OSError as error:
             raise CannotSave(
@@ -53,9 +57,9 @@ class Run:
             yield
         finally:
             lock.release()
-            if made and {path.name for path in self.folder.iterdir()} <= {"lock"}:
+            if created and {path.name for path in self.folder.iterdir()} <= {"lock"}:
                 (self.folder / "lock").unlink(missing_ok=True)
-                for path in made:
+                for path in created:
                     path.rmdir()
 
     def record(self, name: str, value: Mapping[str, Any]) -> None:
@@ -70,7 +74,7 @@ class Run:
         return old_names.TABLE.options(f"run.{name}", _json(path)) if path.exists() else None
 
     def begin(self, data: Mapping[str, Any], processes: int = 1) -> None:
-        """Write down what this run is, on which data and where it runs, once a start."""
+        """Write the recipe, the record of the data and, once per start, where the run came from."""
         self.record("config", dump(self.recipe))
         self.record("data", data)
         starts = (self.recall("origin") or {"starts": []})["starts"]
@@ -78,7 +82,7 @@ class Run:
             "origin", {"starts": [*starts, origin(self.recipe.seed) | {"processes": processes}]}
         )
 
-    def measured(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         try:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -89,22 +93,22 @@ class Run:
             ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl."""
+        """All complete lines of metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 
     def rewind(self, update: int) -> None:
-        """Forget metrics after ``update``: a killed run writes them again."""
+        """Remove metrics after ``update``, which a resumed run writes again."""
         kept = [line for line in self.metrics() if line["update"] <= update]
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def tidy(self) -> None:
-        """Remove all but the newest checkpoints, and what a killed process left aside."""
+        """Remove all but the newest checkpoints, and unfinished files of a killed process."""
         for old in self.checkpoints[: -self.recipe.watch.keep or None]:
             shutil.rmtree(old)
-        for left in [path for kind in ("part", "old") for path in self.folder.rglob(f".*.{kind}")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for path in [path for kind in ("part", "old") for path in self.folder.rglob(f".*.{kind}")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def open_run(
@@ -113,9 +117,9 @@ def open_run(
     changes: tuple[str, ...] = (),
     hints: Mapping[str, str] | None = None,
 ) -> Run:
-    """A run from a recipe file (begun, or gone on with if its folder holds the same recipe) or from a run folder.
+    """A run from a recipe file or a run folder; one whose folder holds the same recipe resumes.
 
-    ``hints`` go into ``objective.hints``: what the file that it stands on cannot tell.
+    ``hints`` go into ``objective.hints``: facts that the file of the autoencoder does not hold.
     """
     if hints:
         table = ", ".join(
@@ -127,15 +131,15 @@ def open_run(
             raise BadInput(
                 f"{str(target)!r} is not a run folder: it has no config.json; give a recipe.toml."
             )
-        kept = read(Recipe, _json(target / "config.json"))
-        return Run(target, override(Recipe, kept, changes))
+        recipe = read(Recipe, _json(target / "config.json"))
+        return Run(target, override(Recipe, recipe, changes))
     recipe = override(Recipe, read(Recipe, read_toml(target)), changes)
     run = Run(folder or Path("runs") / target.stem, recipe)
     earlier = run.recall("config")
     if earlier is not None and dump(read(Recipe, earlier)) != dump(recipe):
         raise BadInput(
-            f"{str(run.folder)!r} holds a run of another recipe; go on with it by 'safelight train {run.folder}', "
-            "or choose another --run."
+            f"{str(run.folder)!r} holds a run of another recipe; "
+            f"resume it with 'safelight train {run.folder}', or choose another --run."
         )
     return run
 
@@ -145,33 +149,34 @@ def _json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(
-            f"{str(path)!r} cannot be read: {error}; put it back, or begin a new run."
+            f"{str(path)!r} cannot be read: {error}; restore it, or start a new run."
         ) from None
 
 
 def origin(seed: int) -> dict[str, Any]:
-    """What a run came from: versions, commit, hardware."""
+    """Versions, commit and hardware of a start of a run."""
     return {
         "safelight": __version__,
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads",
+        "machine": (
+            f"{platform.machine()}, {os.cpu_count()} processors, {torch.get_num_threads()} threads"
+        ),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "seed": seed,
     }
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
     try:
-        got = subprocess.run(
+        result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return got.stdout.strip() or None
+    return result.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""The state of a run between two updates: weights, their running mean, the optimisers' memory. Exact to the bit."""
+"""The state of a run: weights, their running mean and the optimisers' state, bit for bit."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Ema:
-    """A running mean of parameters (decay grows to ``decay`` from the start, so that early ones are forgotten)."""
+    """An exponential moving average of parameters, whose decay grows up to ``decay``."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
@@ -32,7 +32,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, update: int) -> None:
-        """Take in the parameters as they are after ``update`` updates."""
+        """Average in the parameters as they are after ``update`` updates."""
         keep = min(self.decay, (1 + update) / (10 + update))
         torch._foreach_lerp_(
             list(self.mean.values()), [p.detach() for p in self._parameters.values()], 1 - keep
@@ -40,7 +40,7 @@ class Ema:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within the block the parameters are their running means; after it they are exactly as before."""
+        """Within the block the parameters are their averages; after it they are as before."""
         kept = {name: p.detach().clone() for name, p in self._parameters.items()}
         try:
             self._set(self.mean)
@@ -56,7 +56,7 @@ class Ema:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Everything that changes while a run goes on, but for the count of updates."""
+    """Everything that changes during a run, except the count of updates."""
 
     parts: Mapping[str, nn.Module]
     groups: Sequence[Group]
@@ -64,7 +64,7 @@ class State:
     ema: Mapping[str, Ema]
 
     def save(self, folder: Path, update: int, recent: Mapping[str, list[float]]) -> None:
-        """Write a checkpoint folder, aside and then renamed; ``recent`` are the measures not yet written down."""
+        """Write a checkpoint folder atomically; ``recent`` are the metrics not logged yet."""
         tensors: dict[str, Tensor] = {}
         for name, part in self.parts.items():
             tensors |= {f"weights/{name}/{key}": value for key, value in part.state_dict().items()}
@@ -84,56 +84,55 @@ class State:
             write_tensors(tensors, aside / "state.safetensors")
 
     def load(self, folder: Path) -> tuple[int, dict[str, list[float]]]:
-        """Take on a checkpoint; returns the count of updates behind it, and the measures not yet written down."""
+        """Load a checkpoint; returns its count of updates and the metrics not logged yet."""
         try:
             tensors = load_file(folder / "state.safetensors")
             written = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             facts = old_names.TABLE.options("run.state", written)
-            update, recent = (
-                int(facts["update"]),
-                {name: list(some) for name, some in facts.get("recent", {}).items()},
-            )
+            update = int(facts["update"])
+            recent = {name: list(values) for name, values in facts.get("recent", {}).items()}
         except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadInput(
-                f"the checkpoint {str(folder)!r} cannot be read ({error}); remove it to go on from the one before."
+                f"the checkpoint {str(folder)!r} cannot be read ({error}); "
+                "remove it to resume from the one before."
             ) from None
         for name, part in self.parts.items():
-            load_strictly(part, _below(tensors, f"weights/{name}/"), str(folder))
+            load_strictly(part, _under(tensors, f"weights/{name}/"), str(folder))
         for group in self.groups:
-            self._recall(group, tensors)
+            self._load_group(group, tensors)
         return update, recent
 
-    def _recall(self, group: Group, tensors: Mapping[str, Tensor]) -> None:
-        mean = self._today(group, _below(tensors, f"ema/{group.name}/"))
+    def _load_group(self, group: Group, tensors: Mapping[str, Tensor]) -> None:
+        mean = self._renamed(group, _under(tensors, f"ema/{group.name}/"))
         memories: dict[str, dict[str, Tensor]] = {}
-        for name, value in _below(tensors, f"optimiser/{group.name}/").items():
+        for name, value in _under(tensors, f"optimiser/{group.name}/").items():
             key, _, what = name.rpartition("/")
             memories.setdefault(key, {})[what] = value
-        memories = self._today(group, memories)
+        memories = self._renamed(group, memories)
         optimiser = self.optimisers[group.name]
         for key, p in group.parameters.items():
             self.ema[group.name].mean[key].copy_(mean[key])
             if memory := memories.get(key):
                 optimiser.state[p] = {what: _like(p, value) for what, value in memory.items()}
 
-    def _today(self, group: Group, held: Mapping[str, T]) -> dict[str, T]:
-        """What is held for each parameter of a group, by today's names.
+    def _renamed(self, group: Group, values: Mapping[str, T]) -> dict[str, T]:
+        """The values of a group's parameters under today's names.
 
-        A group names parameters as their part does, or with the name of the part before that.
+        A group names a parameter as its part does, or with the name of the part in front.
         """
-        found = dict(held)
+        result = dict(values)
         for name, part in self.parts.items():
             for prefix in (f"{name}.", ""):
-                mine = _below(found, prefix)
-                others = {key: value for key, value in found.items() if not key.startswith(prefix)}
-                wanted = _below(group.parameters, prefix)
-                found = others | {
-                    prefix + key: value for key, value in renamed(part, mine, wanted).items()
+                inner = _under(result, prefix)
+                others = {key: value for key, value in result.items() if not key.startswith(prefix)}
+                wanted = _under(group.parameters, prefix)
+                result = others | {
+                    prefix + key: value for key, value in renamed(part, inner, wanted).items()
                 }
-        return found
+        return result
 
 
-def _below(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+def _under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
@@ -142,7 +141,7 @@ def _below(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
 
 
 def _like(p: nn.Parameter, value: Tensor) -> Tensor:
-    """A memory on the device and in the layout of its parameter, as fused optimisers want it."""
+    """Optimiser state with the device and memory layout of its parameter, for fused optimisers."""
     if value.shape != p.shape:
         return value.to(p.device)
     return torch.empty_like(p, dtype=value.dtype).copy_(value)

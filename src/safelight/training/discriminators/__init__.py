@@ -1,4 +1,4 @@
-"""One file a discriminator; what each of them is."""
+"""Discriminators, each in a file of its own."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -12,7 +12,7 @@ Mean = Callable[[Tensor], Tensor]
 
 
 class Discriminator(Protocol):
-    """Images to logits (b, …), above 0 for what looks like the data. ``min_size``: the smallest side in pixels."""
+    """Images to logits (b, …), above 0 for what looks real. ``min_size`` is the smallest side."""
 
     min_size: int
 
@@ -20,6 +20,6 @@ class Discriminator(Protocol):
 
 
 class BuildsDiscriminator(Protocol):
-    """The configuration of a discriminator; what it measures of a batch, it averages by ``mean``."""
+    """The configuration of a discriminator; it averages statistics of a batch by ``mean``."""
 
     def build(self, mean: Mean) -> Discriminator: ...

@@ -1,5 +1,8 @@
-"""The patch discriminator (PatchGAN; Isola et al., arXiv 1611.07004, appendix 6.1.2): plain convolutions, one logit for
-each patch of the picture; with three layers a patch is 70 pixels wide."""
+"""The patch discriminator (PatchGAN; Isola et al., arXiv 1611.07004, appendix 6.1.2).
+
+Convolutions that give one logit for each patch of the picture; with three layers a patch is 70
+pixels wide.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,24 +20,28 @@ from safelight.types.tensors import Images
 
 @dataclass(frozen=True)
 class Config:
-    """There is no batch norm: its statistics would differ by how a batch is divided into micro-batches and over
-    processes, and those of originals and reconstructions would mix."""
+    """There is no batch norm: its statistics would depend on how a batch is divided.
 
-    width: int = 64  # after the first layer; doubled by each further one, up to eightfold
-    layers: int = 3  # that halve the size
+    They would also mix originals and reconstructions.
+    """
+
+    width: int = 64  # channels after the first layer; each further one doubles them, up to 8 times
+    layers: int = 3  # layers that halve the size
     norm: Literal["spectral", "actnorm", "group", "none"] = "group"
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers) < 1:
-            raise BadInput(f"patch: every number wants to be at least 1, got {self}.")
+            raise BadInput(f"patch: wanted width ≥ 1 and layers ≥ 1, got {self}.")
 
     def build(self, mean: Mean) -> "Patch":
         return Patch(self, mean)
 
 
 class Patch(nn.Module):
-    """Images (b, 3, h, w), ``min_size`` pixels a side or more, to logits (b, 1, h', w'): above 0 where a patch looks
-    like one of the data."""
+    """Images (b, 3, h, w) to logits (b, 1, h', w'), above 0 where a patch looks real.
+
+    The images have sides of at least ``min_size`` pixels.
+    """
 
     def __init__(self, config: Config, mean: Mean) -> None:
         super().__init__()
@@ -53,7 +60,7 @@ class Patch(nn.Module):
             ]
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))
-        for layer in [one for one in self.layers if isinstance(one, nn.Conv2d)]:
+        for layer in [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]:
             nn.init.normal_(layer.weight, 0.0, 0.02)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             if config.norm == "spectral":
@@ -64,11 +71,11 @@ class Patch(nn.Module):
 
 
 class ActNorm(nn.Module):
-    """A gain and a shift a channel that give the first batch of training zero mean and unit variance (Glow, Kingma and
-    Dhariwal, arXiv 1807.03039, section 3.1), and learn from then on.
+    """Activation normalisation (Glow; Kingma and Dhariwal, arXiv 1807.03039, section 3.1).
 
-    The first batch is the first micro-batch of all processes; ``ready`` is saved, so that a resumed run does not begin
-    anew. Outside of training it changes nothing of itself.
+    A learned gain and shift of each channel, initialised so that the first batch of training has
+    zero mean and unit variance. That batch is the first micro-batch of all processes. ``ready`` is
+    saved, so that a resumed run is not initialised again; in evaluation mode it never is.
     """
 
     ready: Tensor
@@ -82,11 +89,11 @@ class ActNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.ready:
-            self._begin(x.detach().float())
+            self._initialise(x.detach().float())
         return (x + self.shift.view(-1, 1, 1)) * self.gain.view(-1, 1, 1)
 
     @torch.no_grad()
-    def _begin(self, x: Tensor) -> None:
+    def _initialise(self, x: Tensor) -> None:
         mean, square = self._mean(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))
         self.shift.copy_(-mean)
         self.gain.copy_((square - mean.square()).clamp(min=1e-12).rsqrt())

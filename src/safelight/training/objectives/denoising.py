@@ -1,4 +1,4 @@
-"""Stage two: a denoiser, with the conditioner that speaks to it, learns the latents of a trained autoencoder."""
+"""Stage two: a denoiser and its conditioner learn the latents of a trained autoencoder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from safelight.model import Card, LatentDiffusion, licensed, module
 from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
-from safelight.training.objective import Group, Loss, Report, Setting
+from safelight.training.objective import Group, Loss, ProgressCallback, RunContext
 from safelight.types.diffusion import Density, Prediction, Schedule
 from safelight.types.networks import Condition, Conditioner, Denoiser, Encoding, Prompt
 from safelight.types.tensors import Images
@@ -37,7 +37,7 @@ from safelight.types.tensors import Images
 
 @dataclass(frozen=True)
 class Config:
-    """``autoencoder`` names a model or a run whose latents are learned; it is part of the model that comes out."""
+    """``autoencoder`` is the model or run whose latents are learned; it is part of the result."""
 
     autoencoder: str
     denoiser: Annotated[Builds[Denoiser], Slot("denoisers")] = field(default_factory=DiTConfig)
@@ -47,22 +47,20 @@ class Config:
     schedule: Annotated[Schedule, Slot("diffusion.schedule")] = field(default_factory=Linear)
     prediction: Annotated[Prediction, Slot("diffusion.prediction")] = field(default_factory=Flow)
     density: Annotated[Density, Slot("diffusion.density")] = field(default_factory=LogitNormal)
-    dropout: float = 0.1  # how often the condition is left out, so that guidance has something to point away from
-    prompts: tuple[str, ...] = ()  # of the sample sheet; none: captions of the validation data
-    settings: Settings = field(
-        default_factory=Settings
-    )  # of the sheet, and the model card's defaults
-    hints: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what the autoencoder's file cannot tell: scale, licence
+    dropout: float = 0.1  # how often the condition is dropped, which guidance needs
+    prompts: tuple[str, ...] = ()  # of the sample sheet; empty: captions of the validation data
+    # of the sample sheet, and the defaults of the model card
+    settings: Settings = field(default_factory=Settings)
+    # facts that the autoencoder's file does not hold: scale, licence
+    hints: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, setting: Setting) -> "Denoising":
-        return Denoising(self, setting)
+    def build(self, context: RunContext) -> "Denoising":
+        return Denoising(self, context)
 
 
 @dataclass(frozen=True, eq=False)
-class Noised:
-    """What one update needs of the data: encodings, prompts, and places in the order of training."""
+class LatentBatch:
+    """The data of an update: encodings, prompts, and positions in the order of training."""
 
     encoding: Encoding
     prompts: Sequence[Prompt]
@@ -70,17 +68,19 @@ class Noised:
 
 
 class Denoising:
-    """An ``Objective`` with one group: the denoiser and the conditioner together, as in the paper."""
+    """An ``Objective`` whose one group is the denoiser with the conditioner (arXiv 2112.10752)."""
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        self.config, self.setting = config, setting
+    def __init__(self, config: Config, context: RunContext) -> None:
+        self.config, self.context = config, context
         self.process = Process(config.schedule, config.prediction)
-        self.source = load(config.autoencoder, str(setting.device), "fp32", config.hints or None)
+        self.source = load(config.autoencoder, str(context.device), "fp32", config.hints or None)
         if self.source.autoencoder is None:
             raise BadInput(
                 f"objective.autoencoder: the model {config.autoencoder!r} has no autoencoder."
             )
-        self.licences = [one for one in self.source.licences if one.part == "autoencoder"]
+        self.licences = [
+            licence for licence in self.source.licences if licence.part == "autoencoder"
+        ]
         warn_unstated(self.licences)
         self.autoencoder = self.source.autoencoder
         self.denoiser, self.conditioner = config.denoiser.build(), config.conditioner.build()
@@ -94,104 +94,96 @@ class Denoising:
             for key, p in part.named_parameters()
         }
         self.groups = (Group("denoiser", parameters),)
-        self.stands_on = {"autoencoder": fingerprint(module(self.autoencoder))}
+        self.parents = {"autoencoder": fingerprint(module(self.autoencoder))}
         self._caches: dict[int, LatentCache] = {}
 
-    def prepare(self, datasets: Sequence[Dataset], report: Report) -> None:
-        """The conditioner learns its words from the training data; what is not in the latent cache yet is encoded."""
+    def prepare(self, datasets: Sequence[Dataset], progress: ProgressCallback) -> None:
+        """Fit the conditioner to the training prompts; encode pictures that are not cached."""
         prompts = datasets[0].prompts(range(len(datasets[0])))
         if isinstance(self.config.conditioner, TextConfig) and not any(
             prompt.text for prompt in prompts
         ):
             raise BadInput(
-                "no picture has a caption, so a conditioner on text has nothing to learn: add metadata.jsonl or a .txt "
-                'beside each picture, or train on class folders with objective.conditioner = { kind = "label" }.'
+                "no picture has a caption, so a text conditioner has nothing to learn: add "
+                "metadata.jsonl or a .txt file next to each picture, or train on class folders with "
+                'objective.conditioner = { kind = "label" }.'
             )
         self.conditioner.fit(prompts)
         for dataset in datasets:
             cache = LatentCache(
-                self.setting.cache / "latents.sqlite",
-                self.stands_on["autoencoder"],
+                self.context.cache / "latents.sqlite",
+                self.parents["autoencoder"],
                 dataset.framing,
             )
             cache.fill(
                 dataset.source,
                 dataset.examination,
                 self._encode,
-                progress=partial(report, "encoding"),
+                progress=partial(progress, "encoding"),
             )
             self._caches[id(dataset)] = cache
 
-    def batch(self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]) -> Noised:
+    def batch(
+        self, dataset: Dataset, positions: Sequence[int], indices: Sequence[int]
+    ) -> LatentBatch:
         """Encodings from the cache, with their prompts."""
         encoding = self._caches[id(dataset)].read(dataset.hashes(indices))
-        return Noised(encoding, dataset.prompts(indices), list(positions))
+        return LatentBatch(encoding, dataset.prompts(indices), list(positions))
 
-    def loss(self, group: str, batch: Noised) -> Loss:
-        """The process's loss on a fresh draw of each encoding, with the condition left out now and then."""
-        seed, places = self.setting.seed, batch.positions
+    def loss(self, group: str, batch: LatentBatch) -> Loss:
+        """The loss of the process on samples of the encodings, with some conditions dropped."""
+        seed, places = self.context.seed, batch.positions
         condition = self.conditioner(batch.prompts)
-        left_out = sample_uniform(seed, places, "dropout") < self.config.dropout
-        condition = choose(left_out, self.conditioner.null_condition(batch.prompts), condition)
+        dropped = sample_uniform(seed, places, "dropout") < self.config.dropout
+        condition = choose(dropped, self.conditioner.null_condition(batch.prompts), condition)
         losses = self._losses(batch, seed, condition)
         return Loss(losses.mean(), {})
 
     def after_update(self, update: int) -> None:
-        """Nothing changes but by gradient."""
+        """Do nothing: all parts change by gradients."""
 
-    def judge(self, batch: Noised) -> Mapping[str, Tensor]:
-        """The loss of each sample under its whole condition, at times and noise that are the same at each check."""
-        return {"loss": self._losses(batch, self.setting.seed + 1, self.conditioner(batch.prompts))}
+    def validate(self, batch: LatentBatch) -> Mapping[str, Tensor]:
+        """The loss of each sample, at the same times and with the same noise at each validation."""
+        return {"loss": self._losses(batch, self.context.seed + 1, self.conditioner(batch.prompts))}
 
     def sheet(self, dataset: Dataset) -> Image.Image:
-        """Sixteen prompts, seed 0 each."""
+        """Samples of up to sixteen prompts, each with seed 0."""
         indices = [i * len(dataset) // 16 for i in range(min(16, len(dataset)))]
-        prompts = self.config.prompts or [
-            self._asked(prompt) for prompt in dataset.prompts(indices)
-        ]
+        prompts = self.config.prompts or [self._text(prompt) for prompt in dataset.prompts(indices)]
         size = dataset.framing.size
         model = self.model(Card(size=(size, size)), dataset)
         pictures = [generate(model, TextToImage(prompt), Settings(seed=0))[0] for prompt in prompts]
         return sheet([pictures[i : i + 4] for i in range(0, len(pictures), 4)])
 
     def model(self, card: Card, dataset: Dataset) -> LatentDiffusion:
-        """The whole model, its data including that of the autoencoder."""
+        """The complete model; its card names the data of the autoencoder as well."""
+        parts = ("conditioner", "denoiser")
+        trained = licences_of_parts((), card.licence, card.name, parts)
         return LatentDiffusion(
             autoencoder=self.autoencoder,
             conditioner=self.conditioner,
             denoiser=self.denoiser,
             process=self.process,
             card=replace(
-                licensed(
-                    card,
-                    [
-                        *licences_of_parts(
-                            (), card.licence, card.name, ("conditioner", "denoiser")
-                        ),
-                        *self.licences,
-                    ],
-                ),
+                licensed(card, [*trained, *self.licences]),
                 settings=self.config.settings,
                 data=(*card.data, *self.source.card.data),
                 preview=self.source.card.preview,
             ),
         )
 
-    def _losses(self, batch: Noised, seed: int, condition: Condition) -> Tensor:
-        places, device = batch.positions, self.setting.device
+    def _losses(self, batch: LatentBatch, seed: int, condition: Condition) -> Tensor:
+        places, device = batch.positions, self.context.device
         shape = tuple(batch.encoding.mean.shape)
         clean = batch.encoding.sample(sample_noise(seed, places, shape, "encoding")).to(device)
         noise = sample_noise(seed, places, shape, "noise").to(device)
-        t = (
-            self.config.density(sample_uniform(seed, places, "time"), torch.tensor(places))
-            .float()
-            .to(device)
-        )
+        uniform = sample_uniform(seed, places, "time")
+        t = self.config.density(uniform, torch.tensor(places)).float().to(device)
         return self.process.loss(self.denoiser, clean, noise, t, condition)
 
     def _encode(self, images: Images) -> Encoding:
         with torch.no_grad():
-            return self.autoencoder.encode(images.to(self.setting.device))
+            return self.autoencoder.encode(images.to(self.context.device))
 
-    def _asked(self, prompt: Prompt) -> str:
+    def _text(self, prompt: Prompt) -> str:
         return str(prompt.given.get("label", "")) if not prompt.text else prompt.text
