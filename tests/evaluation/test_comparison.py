@@ -48,7 +48,6 @@ def test_the_same_prompts_and_seeds_go_to_every_model(found):
         "parameters, millions",
         "seconds a picture, alone",
         "seconds a picture, 8 in a batch",
-        "peak memory, MiB",
     ]
 
 

@@ -194,6 +194,10 @@ def test_everything_is_judged_and_written(data, tmp_path):
         "near-copies among held-out pictures",
     ]
     assert [point["steps"] for point in facts["curves"]["steps"]] == [1, 2]
+    (kernel, first_rank, *_) = facts["curves"]["guidance"][0]["figures"]
+    assert (kernel["name"], kernel["features"]) == ("kernel distance", "corners")
+    assert kernel["low"] <= kernel["value"] <= kernel["high"]
+    assert (first_rank["name"], first_rank["count"]) == ("true picture first", 4)
     assert facts["diversity"][0]["note"] == "2 prompts of 3 seeds"
     assert facts["speed"][0]["value"] > 0
     json.dumps(facts)

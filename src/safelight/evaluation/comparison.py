@@ -70,7 +70,7 @@ def compare(
     images, figures, descriptions = {}, {}, {}
     for name, model in models.items():
         settings = resolve(model, plan.settings)
-        speed = speed_figures(model, prompts[0], settings, plan.speed_repeats, plan.batch)
+        speed = speed_figures(model, prompts[0], settings, plan.speed_repeats, plan.batch, False)
         progress = partial(report, f"{name}: sampling")
         images[name] = sample(model, every, settings, progress, plan.size, plan.batch)
         descriptions[name] = about(model)

@@ -19,7 +19,6 @@ from safelight.evaluation.distances import (
     frechet_figure,
     frechet_floor,
     infinity_figure,
-    kernel_distance,
     kernel_figure,
 )
 from safelight.evaluation.diversity import diversity_figure, mean_distance
@@ -323,27 +322,21 @@ class DenoiserEvaluation:
         sheet = sheets.seed_sheet(images, prompts, plan.diversity_seeds)
         return replace(figure, features=self.first.name), sheet
 
-    def _curves(self) -> dict[str, list[dict[str, float]]]:
-        """Kernel distance, rank and time over steps and over guidance, on some of the prompts."""
-        plan = self.plan
-        settings = {
-            "steps": [replace(self.settings, steps=value) for value in plan.curve_steps],
-            "guidance": [replace(self.settings, guidance=value) for value in plan.curve_guidance],
-        }
-        values: dict[str, Sequence[float]] = {
-            "steps": plan.curve_steps,
-            "guidance": plan.curve_guidance,
-        }
-        return {
-            name: [
-                {name: value, **self._point(chosen, f"sampling at {name} {value:g}")}
-                for value, chosen in zip(values[name], settings[name], strict=True)
-            ]
-            for name in settings
-            if values[name]
-        }
+    def _curves(self) -> dict[str, list[dict[str, Any]]]:
+        """Figures of some of the prompts over steps and over guidance, a point for each value."""
+        curves: dict[str, list[dict[str, Any]]] = {}
+        known: dict[Settings, list[dict[str, Any]]] = {}
+        values = {"steps": self.plan.curve_steps, "guidance": self.plan.curve_guidance}
+        for name, numbers in values.items():
+            for number in numbers:
+                chosen = replace(self.settings, **{name: number})  # type: ignore[arg-type]
+                if chosen not in known:
+                    title = f"sampling at {name} {number:g}"
+                    known[chosen] = self._figures(self._point(chosen, title), self.first.name)
+                curves.setdefault(name, []).append({name: number, "figures": known[chosen]})
+        return curves
 
-    def _point(self, settings: Settings, title: str) -> dict[str, float]:
+    def _point(self, settings: Settings, title: str) -> list[Figure]:
         count = min(self.plan.curve_prompts, len(self.held_out))
         places = [place * len(self.held_out) // count for place in range(count)]
         begin = time.perf_counter()
@@ -354,13 +347,11 @@ class DenoiserEvaluation:
         order = torch.stack(
             [_rank(vectors[row], real, place, styles) for row, place in enumerate(places)]
         )
-        return {
-            "pictures": count,
-            "seconds a picture": seconds,
-            "kernel distance": kernel_distance(vectors, real),
-            "true picture first": float((order <= 1).double().mean()),
-            "true picture among the first 5": float((order <= 5).double().mean()),
-        }
+        return [
+            kernel_figure(vectors, real, self.plan.repeats, self._generator()),
+            *rank_figures(order, [styles[place] for place in places]),
+            Figure("seconds a picture", seconds, count=count),
+        ]
 
     def _sample_sheet(self) -> Image.Image:
         count = min(24, len(self.held_out))

@@ -101,20 +101,13 @@ def page(facts: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             lines += [markdown_row(*_cells(figure)) for figure in figures]
             lines += [*_notes(figures), ""]
     for name, points in facts.get("curves", {}).items():
-        lines += [
-            f"## Over {name}",
-            "",
-            markdown_row(*points[0]),
-            markdown_row(*("---" for _ in points[0])),
-        ]
-        lines += [markdown_row(*(f"{value:.3g}" for value in point.values())) for point in points]
-        lines += [""]
+        lines += [*_curve_table(name, points), ""]
     for name, file in pictures.items():
         lines += [CAPTIONS.get(name, name), "", f"![{name}]({file})", ""]
     return "\n".join(lines)
 
 
-def plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> bool:
+def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool:
     """Draw the curves to a PNG; without matplotlib (extra ``plot``) nothing is drawn."""
     try:
         from matplotlib.figure import Figure as Canvas
@@ -124,21 +117,38 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path)
     axes = canvas.subplots(2, len(curves), squeeze=False)
     for column, (name, points) in enumerate(curves.items()):
         at = [point[name] for point in points]
-        top, bottom = axes[0][column], axes[1][column]
-        top.plot(at, [1000 * point["kernel distance"] for point in points], marker="o")
-        top.set_ylabel("kernel distance × 1000", fontsize=9)
-        for measure in ("true picture first", "true picture among the first 5"):
-            bottom.plot(at, [100 * point[measure] for point in points], marker="o", label=measure)
-        bottom.set_ylabel("% of prompts", fontsize=9)
-        bottom.set_ylim(0, 100)
-        bottom.legend(fontsize=8)
-        for panel in (top, bottom):
+        series = zip(
+            *([_figure(values) for values in point["figures"]] for point in points), strict=True
+        )
+        for figures in series:
+            title = figures[0].name
+            if title.startswith("seconds"):
+                continue
+            panel, scale = (axes[1][column], 100) if "picture" in title else (axes[0][column], 1000)
+            values = [scale * figure.value for figure in figures]
+            low = [scale * (figure.value - (figure.low or 0)) for figure in figures]
+            high = [scale * ((figure.high or 0) - figure.value) for figure in figures]
+            panel.errorbar(at, values, [low, high], marker="o", capsize=3, label=title)
+        for panel, label in ((axes[0][column], "kernel distance × 1000"), (axes[1][column], "%")):
+            panel.set_ylabel(label, fontsize=9)
             panel.set_xlabel(name, fontsize=9)
             panel.grid(alpha=0.3)
             panel.tick_params(labelsize=8)
+        axes[1][column].set_ylim(0, 100)
+        axes[1][column].legend(fontsize=8)
     with writing(path) as aside:
         canvas.savefig(aside, format="png", dpi=110)
     return True
+
+
+def _curve_table(name: str, points: Sequence[Mapping[str, Any]]) -> list[str]:
+    columns = [[_figure(values) for values in point["figures"]] for point in points]
+    titles = [_title(figure, figure.name) for figure in columns[0]]
+    lines = [f"## Over {name}", "", markdown_row(name, *titles)]
+    lines += [markdown_row("---", *("---" for _ in titles))]
+    for point, figures in zip(points, columns, strict=True):
+        lines += [markdown_row(f"{point[name]:g}", *(value_text(figure) for figure in figures))]
+    return lines
 
 
 def headline(facts: Mapping[str, Any]) -> str:

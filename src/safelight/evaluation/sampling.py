@@ -59,19 +59,28 @@ def sample(
 
 
 def speed_figures(
-    model: LatentDiffusion, prompt: str, settings: Settings, repeats: int = 3, batch: int = 8
+    model: LatentDiffusion,
+    prompt: str,
+    settings: Settings,
+    repeats: int = 3,
+    batch: int = 8,
+    memory: bool = True,
 ) -> list[Figure]:
     """Seconds for a picture alone and in a batch, and the most memory that the process needed.
 
     The first picture, which warms up, is not counted. The median of ``repeats`` is given, with the
-    least and the most as its interval.
+    least and the most as its interval. ``memory`` is for a process that has done nothing else: the
+    peak is that of its whole life, but on a GPU.
     """
+    if _is_cuda(model):
+        torch.cuda.reset_peak_memory_stats()
     alone = _seconds(model, [prompt], settings, repeats)
     together = [seconds / batch for seconds in _seconds(model, [prompt] * batch, settings, repeats)]
+    peak = Figure("peak memory, MiB", _peak(model) / 2**20, count=1, note=_memory_note(model))
     return [
         Figure("seconds a picture, alone", *_spread(alone), repeats),
         Figure(f"seconds a picture, {batch} in a batch", *_spread(together), repeats),
-        Figure("peak memory, MiB", _peak(model) / 2**20, count=1, note=_memory_note(model)),
+        *([peak] if memory or _is_cuda(model) else []),
     ]
 
 
