@@ -1,9 +1,11 @@
-"""What a person waits for: importing, asking for help, loading the embedded model, a picture from a cold process.
+"""Measure what a user waits for, each from a new process.
+
+That is importing, --help, loading the embedded model, and a picture.
 
 python benchmarks/cold_start.py [--rounds 5]
 
-Whole processes, in turn, the median of several; each beside a bare ``python -c pass`` and, where torch is needed,
-``import torch`` alone.
+Whole processes, in turn, the median of several; each beside a bare ``python -c pass`` and, where
+torch is needed, ``import torch`` alone.
 """
 
 import argparse

@@ -1,12 +1,15 @@
-"""How fast the first stage decodes beside diffusers, and what memory a large picture takes.
+"""Compare decoding with diffusers, and measure the memory that a large picture takes.
 
 python benchmarks/first_stage.py decode [--size 512] [--rounds 3] [--threads 2] [--compile]
-python benchmarks/first_stage.py memory [--size 2048] [--precision bf16] [--tile 128] [--hold 1024] [--threads 2]
+python benchmarks/first_stage.py memory [--size 2048] [--precision bf16] [--tile 128]
+    [--hold 1024] [--threads 2]
 
-decode: the f8 decoder in Stable Diffusion's shape against diffusers' AutoencoderKL with the same weights, in each
-precision and memory format (``--compile``: and compiled by torch). Outputs are checked equal first.
-memory: the peak resident memory of a decode in tiles, above what the process holds before it with its weights (what
-kernels derive from weights counts as above); maps between layers are held up to ``--hold`` MiB. Linux only.
+decode: the f8 decoder in Stable Diffusion's shape against diffusers' AutoencoderKL with the same
+weights, in each precision and memory format (``--compile``: and compiled by torch). Outputs are
+checked equal first.
+memory: the peak resident memory of a decode in tiles, minus what the process holds before it with
+its weights (values that kernels derive from weights are counted); maps between layers are kept in
+memory up to ``--hold`` MiB. Linux only.
 """
 
 import argparse
@@ -21,7 +24,8 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.autoencoders.kl import KL, Config
+from safelight.autoencoders.kl.config import Config
+from safelight.autoencoders.kl.network import KL
 from safelight.model import LatentDiffusion
 from safelight.nn.kernels.compiled import library
 from safelight.nn.kernels.convolution import Convolution3
@@ -65,7 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
-        f"{machine()}, diffusers {version('diffusers')}, kernels {'compiled' if library() else 'not compiled'}"
+        f"{machine()}, diffusers {version('diffusers')}, kernels "
+        f"{'compiled' if library() else 'not compiled'}"
     )
     {"decode": decode, "memory": memory}[options.what](options)
 
@@ -156,7 +161,8 @@ def decode(options: argparse.Namespace) -> None:
         difference = run().float() - truth
         most, mean = difference.abs().max() / truth.abs().max(), difference.norm() / truth.norm()
         print(
-            f"{name:40} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the mean square"
+            f"{name:40} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the "
+            "mean square"
         )
         assert most < 1e-4 if "fp32" in name else mean < 0.05, name
     took = interleaved(ways, options.rounds, warmup=0)
@@ -171,7 +177,8 @@ def decode(options: argparse.Namespace) -> None:
         )
     best = min(seconds for name, seconds in took.items() if name.startswith("diffusers"))
     print(
-        f"decoding {size}×{size}: {best / took['ours bf16']:.2f} times as fast as diffusers' best of all"
+        f"decoding {size}×{size}: {best / took['ours bf16']:.2f} times as fast as diffusers' best "
+        "of all"
     )
 
 
@@ -195,7 +202,8 @@ def memory(options: argparse.Namespace) -> None:
     assert images.isfinite().all()
     above = resident("VmHWM") - before
     print(
-        f"{size}×{size} {options.precision}, tiles of {tiled.tile}, {options.hold} MiB to hold: {took:.0f} s"
+        f"{size}×{size} {options.precision}, tiles of {tiled.tile}, {options.hold} MiB to hold: "
+        f"{took:.0f} s"
     )
     print(
         f"peak {above / 1e6:.0f} MB above the {before / 1e6:.0f} MB of the process with its weights"

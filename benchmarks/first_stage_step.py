@@ -1,12 +1,13 @@
-"""An update of the generator and of the discriminator, as the loop does both, against a plain fp32 loop.
+"""Compare updates of autoencoder and discriminator with a plain fp32 loop.
 
 python benchmarks/first_stage_step.py [--batch 16] [--size 64] [--rounds 5] [--threads 2]
 
-Ours: bf16 compute on fp32 weights, channels-last, fused AdamW, one backward through each network. Plain: fp32, the
-layout torch begins with, AdamW as written out by torch, the adaptive weight from two gradients of the whole graph, as
-public training code does it. Both take the networks of ``recipes/emoji-kl-f8.toml``, the perceptual distance, the patch
-discriminator, the same weights and the same pictures. It ends with what the processor gives at most: bf16 beside fp32
-convolutions of the same sizes.
+Ours: bf16 compute on fp32 weights, channels-last, fused AdamW, one backward through each network.
+Plain: fp32, the layout torch begins with, AdamW as written out by torch, the adaptive weight from
+two gradients of the whole graph, as public training code does it. Both take the networks of
+``recipes/emoji-kl-f8.toml``, the perceptual distance, the patch discriminator, the same weights and
+the same pictures. It ends with what the processor gives at most: bf16 beside fp32 convolutions of
+the same sizes.
 """
 
 import argparse
@@ -80,7 +81,8 @@ def main() -> None:
         {str(dtype): _product(dtype, options.batch) for dtype in (torch.float32, torch.bfloat16)}
     )
     print(
-        f"bf16 convolutions are {products['torch.float32'] / products['torch.bfloat16']:.2f} times as fast as fp32"
+        f"bf16 convolutions are {products['torch.float32'] / products['torch.bfloat16']:.2f} "
+        "times as fast as fp32"
     )
 
 
@@ -92,9 +94,9 @@ def _ours(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mappin
     def update() -> Mapping[str, float]:
         measured: dict[str, float] = {}
         for group in objective.groups:
-            for one in objective.groups:
-                for p in one.parameters.values():
-                    p.requires_grad_(one is group)
+            for other in objective.groups:
+                for p in other.parameters.values():
+                    p.requires_grad_(other is group)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = objective.loss(group.name, shown)
             loss.total.backward()
@@ -125,8 +127,8 @@ def _plain(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mappi
     assert last is not None
 
     def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-        for one in optimisers:
-            one.zero_grad()
+        for item in optimisers:
+            item.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
         optimiser.step()
@@ -140,7 +142,8 @@ def _plain(objective: Reconstruction, shown: PictureBatch) -> Callable[[], Mappi
         judge.eval()
         against = -judge(again).mean()
         norms = [
-            torch.autograd.grad(one, last, retain_graph=True)[0].norm() for one in (error, against)
+            torch.autograd.grad(item, last, retain_graph=True)[0].norm()
+            for item in (error, against)
         ]
         adaptive = (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4).detach()
         step(

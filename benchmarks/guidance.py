@@ -1,9 +1,10 @@
-"""What guidance costs: two answers in one batch against two passes, and what the rules themselves take.
+"""Measure what guidance costs: one batch against two passes, and the rules themselves.
 
 python benchmarks/guidance.py [--batch 4] [--rounds 9] [--device cpu]
 
-The network is the embedded model's denoiser. One pass of twice the batch should take no more than two passes and 3 %.
-The rules are timed with a null denoiser on 4×64×64 latents: what is left is guidance itself.
+The network is the embedded model's denoiser. One pass of twice the batch should take no more than
+two passes and 3 %. The rules are timed with a null denoiser on 4×64×64 latents: what is left is
+guidance itself.
 """
 
 import argparse
@@ -36,12 +37,12 @@ def main() -> None:
 
 
 def passes(batch: int, rounds: int, device: str) -> None:
-    """Seconds of a guided evaluation of the embedded model, its two answers together and one after the other."""
+    """Seconds of a guided evaluation of the embedded model, in one batch and in two."""
     model = safelight.load("stickers", device=device, precision="fp32").complete()
     prompts = [Prompt(f"red heart, flat emoji {i}") for i in range(batch)]
     yes, no = (
-        model.denoiser.prepare(one)
-        for one in (model.conditioner(prompts), model.conditioner.null_condition(prompts))
+        model.denoiser.prepare(item)
+        for item in (model.conditioner(prompts), model.conditioner.null_condition(prompts))
     )
     latents = torch.randn(model.latent_shape(batch, *model.card.size)).to(device)
     level = model.process.schedule(torch.tensor(0.5, dtype=torch.float64))
@@ -65,7 +66,8 @@ def passes(batch: int, rounds: int, device: str) -> None:
     for name, seconds in took.items():
         print(f"{name:20} {1000 * seconds:8.2f} ms  (batch {batch}, {tuple(latents.shape[1:])})")
     print(
-        f"{'ratio':20} {took['one batch of two'] / took['two passes']:8.3f}     (answers within {float(error):.1e})"
+        f"{'ratio':20} {took['one batch of two'] / took['two passes']:8.3f}     (answers within "
+        f"{float(error):.1e})"
     )
 
 

@@ -2,20 +2,23 @@
 
 python benchmarks/load.py [--rounds 3] [--stored fp16] [--precision fp16] [--folder FOLDER]
 
-Writes a diffusers folder of Stable Diffusion 1.5's shapes with random weights (2.1 GB in fp16, the file cache warm),
-then loads it in turn, each time in a new process: with diffusers' ``from_pretrained`` of the three networks, with our
-reader into the same three classes (``assigned``), with ``safelight.load``, if that knows the folder, and, as what
-nobody can be faster than, without a model: the bytes mapped, or copied into new memory (``bare``). Said of
-each: the median seconds of the loading alone, by the clock and of the processor (which other work on the machine
-disturbs less), and the peak resident memory over the size of the files, whole and above what the process held before
-it began. Linux only. diffusers leaves weights unread where it does not cast them, while our reader looks each through
-for NaN: ``--touch`` has both go on until every weight was read once.
+Writes a diffusers folder of Stable Diffusion 1.5's shapes with random weights (2.1 GB in fp16, the
+file cache warm), then loads it in turn, each time in a new process: with diffusers'
+``from_pretrained`` of the three networks, with our reader into the same three classes
+(``assigned``), with ``safelight.load``, if that knows the folder, and, as what nobody can be faster
+than, without a model: the bytes mapped, or copied into new memory (``bare``). Said of each: the
+median seconds of the loading alone, by the clock and of the processor (which other work on the
+machine disturbs less), and the peak resident memory over the size of the files, whole and above
+what the process held before it began. Linux only. diffusers leaves weights unread where it does not
+cast them, while our reader looks each through for NaN: ``--touch`` has both go on until every
+weight was read once.
 
-Twice as fast as diffusers cannot be had where ``bare`` takes half its time. On a busy virtual machine of two cores
-(AMD EPYC with AVX512-bf16; diffusers 0.42.1; medians of 5) from fp16 into bf16: bare 1.15 s, ours 2.10, diffusers 2.67
-(before weights were converted in the cache and several at once: 3.23 against 2.47), at a peak of 1.22 and 1.80 times
-the files, and when it was quiet 0.76, 2.35 and 2.04; as they are, touched: bare 0.25, ours 0.99, diffusers 0.83. Half
-of ours is the kernel's, which hands out and clears new pages of 4 KB. In huge pages it takes a fifth, but not in a
+Twice as fast as diffusers cannot be had where ``bare`` takes half its time. On a busy virtual
+machine of two cores (AMD EPYC with AVX512-bf16; diffusers 0.42.1; medians of 5) from fp16 into
+bf16: bare 1.15 s, ours 2.10, diffusers 2.67 (before weights were converted in the cache and several
+at once: 3.23 against 2.47), at a peak of 1.22 and 1.80 times the files, and when it was quiet 0.76,
+2.35 and 2.04; as they are, touched: bare 0.25, ours 0.99, diffusers 0.83. Half of ours is the
+kernel's, which hands out and clears new pages of 4 KB. In huge pages it takes a fifth, but not in a
 virtual machine whose host takes free ones back.
 """
 
@@ -104,7 +107,8 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     """Each contestant in turn, in processes of their own."""
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     print(
-        f"{machine()}, diffusers {version('diffusers')}; {size / 1e9:.2f} GB, loaded as {options.precision}"
+        f"{machine()}, diffusers {version('diffusers')}; {size / 1e9:.2f} GB, loaded as "
+        f"{options.precision}"
     )
     took: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
     command = [sys.executable, __file__, "--folder", str(folder), "--precision", options.precision]
@@ -120,10 +124,11 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     for name, results in took.items():
         if results[1:]:
             seconds, processor, peak, before = (
-                statistics.median(one[key] for one in results[1:]) for key in KEYS
+                statistics.median(result[key] for result in results[1:]) for key in KEYS
             )
             print(
-                f"{name:10}  {seconds:7.2f}  {processor:12.2f}  {peak / size:12.2f}  {(peak - before) / size:23.2f}"
+                f"{name:10}  {seconds:7.2f}  {processor:12.2f}  {peak / size:12.2f}  "
+                f"{(peak - before) / size:23.2f}"
             )
 
 
@@ -133,7 +138,7 @@ KEYS = ("seconds", "processor", "peak", "before")
 def measure(
     load: Callable[[Path, str], Sequence[nn.Module]], options: argparse.Namespace
 ) -> dict[str, float]:
-    """The seconds of one loading, the peak of resident memory in it and what was held before, in bytes."""
+    """The seconds of one load, its peak of resident memory, and the memory before, in bytes."""
     import diffusers  # noqa: F401  what is imported is no part of loading, theirs or ours
     import transformers  # noqa: F401
 
@@ -186,7 +191,7 @@ def write(folder: Path, dtype: torch.dtype) -> None:
             "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
         )
         state = {
-            key: repeated(values, one.shape).to(dtype) for key, one in module.state_dict().items()
+            key: repeated(values, item.shape).to(dtype) for key, item in module.state_dict().items()
         }
         save_file(state, folder / name / file, metadata={"format": "pt"})
         config: Any = module.config
@@ -222,14 +227,14 @@ def assigned(folder: Path, precision: str) -> list[nn.Module]:
     for name, (_, make) in classes().items():
         weights = open_weights(next((folder / name).glob("*.safetensors")))
         module = hollow(make).to(DTYPES[precision]).eval()
-        state = {key: one.to(DTYPES[precision]) for key, one in weights.items()}
+        state = {key: item.to(DTYPES[precision]) for key, item in weights.items()}
         load_strictly(module, state, name, assign=True)
         modules.append(module)
     return modules
 
 
 def bare(folder: Path, precision: str) -> list[nn.Module]:
-    """No model, but what none can do without: the files mapped, and copied into new memory where weights change."""
+    """The lower bounds: mapping the files, and copying them into new memory."""
     found = []
     for file in folder.rglob("*.safetensors"):
         mapped = torch.from_file(str(file), size=file.stat().st_size // 2, dtype=torch.float16)

@@ -1,12 +1,13 @@
-"""What a step of each sampler costs beside diffusers' scheduler of the same name: no model, 4x64x64, a batch of 4.
+"""Compare a step of each sampler with the scheduler of diffusers, without a model.
 
     python benchmarks/samplers.py [--rounds N] [--write]
 
-The denoiser answers zeros at once, so what is measured is the sampler alone, over 20 steps of Stable Diffusion's table.
-LMS has no peer here: diffusers wants scipy for it. A step may make several passes; beside diffusers, whose step is
-always one pass, the time of one pass counts. Stochastic samplers draw on the CPU, one stream a sample; Brownian ones
-follow one path whatever the number of steps, which diffusers' scheduler of that name does not: its draws are fresh.
-One thread, in processor time, both in turn. ``--write`` keeps the figures for docs/samplers.md.
+The denoiser answers zeros at once, so what is measured is the sampler alone, over 20 steps of
+Stable Diffusion's table. LMS has no peer here: diffusers wants scipy for it. A step may make
+several passes; beside diffusers, whose step is always one pass, the time of one pass counts.
+Stochastic samplers draw on the CPU, one stream a sample; Brownian ones follow one path whatever the
+number of steps, which diffusers' scheduler of that name does not: its draws are fresh. One thread,
+in processor time, both in turn. ``--write`` keeps the figures for docs/samplers.md.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from timing import interleaved, machine
 from safelight.config import kind_of
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.diffusion.schedule import ScaledLinear
-from safelight.diffusion.spacing import Leading
+from safelight.diffusion.spacing.even import Leading
 from safelight.settings import SAMPLER
 from safelight.types.diffusion import Estimate, NoiseLevel
 from safelight.types.tensors import Latents
@@ -69,7 +70,7 @@ class Null:
 
 
 def ours(kind: str, null: Null, fresh: bool = False) -> Callable[[], object]:
-    """A whole run of a sampler, on the noise that it is given by ``generate``, or on ``fresh`` draws."""
+    """A run of a sampler, on noise as ``generate`` draws it or on ``fresh`` draws."""
     sampler, schedule = SAMPLER.read(kind), ScaledLinear()
     times, start = (
         Leading()(STEPS, schedule),
@@ -80,7 +81,7 @@ def ours(kind: str, null: Null, fresh: bool = False) -> Callable[[], object]:
         null.passes = 0
         source = (
             BrownianNoise(range(4))
-            if sampler.about.brownian and not fresh
+            if sampler.info.brownian and not fresh
             else SeededNoise(range(4))
         )
         return [step.index for step in sampler(null, start, times, schedule, source)]

@@ -1,10 +1,11 @@
-"""How fast one step of a denoiser is beside diffusers: the same weights, two samples as guidance asks, its own prompt.
+"""Compare a step of a U-Net with diffusers: same weights, two samples, two prompts.
 
-python benchmarks/step.py [--shape sd1] [--size 64] [--rounds 5] [--threads 2] [--compile] [--profile]
+python benchmarks/step.py [--shape sd1] [--size 64] [--rounds 5] [--threads 2] [--compile]
+    [--profile]
 
-Against diffusers' fp32 default, its bf16 channels-last eager mode and, with ``--compile``, that mode frozen and
-compiled by torch (the minute of compiling is not counted). Outputs are checked equal first. ``--profile``: where our
-bf16 step spends its time, instead.
+Against diffusers' fp32 default, its bf16 channels-last eager mode and, with ``--compile``, that
+mode frozen and compiled by torch (the minute of compiling is not counted). Outputs are checked
+equal first. ``--profile``: where our bf16 step spends its time, instead.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.denoisers.unet import Config, Level, UNet
+from safelight.denoisers.unet.config import Config, Level
+from safelight.denoisers.unet.network import UNet
 from safelight.layouts.unet.diffusers import LAYOUTS
 from safelight.model import LatentDiffusion
 from safelight.nn.embeddings import sinusoidal
@@ -52,7 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
-        f"{machine()}, diffusers {version('diffusers')}, kernels {'compiled' if library() else 'not compiled'}"
+        f"{machine()}, diffusers {version('diffusers')}, kernels "
+        f"{'compiled' if library() else 'not compiled'}"
     )
     (profile if options.profile else compare)(options)
 
@@ -150,7 +153,8 @@ def compare(options: argparse.Namespace) -> None:
         difference = run().float() - truth
         most, mean = difference.abs().max() / truth.abs().max(), difference.norm() / truth.norm()
         print(
-            f"{name:32} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the mean square"
+            f"{name:32} from diffusers' fp32: {most:.1e} of the largest value, {mean:.1e} in the "
+            "mean square"
         )
         assert most < 1e-4 if "fp32" in name else mean < 0.05, name
     took = interleaved(ways, options.rounds)

@@ -13,7 +13,10 @@ def interleaved(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each candidate, run in turn ``rounds`` times after ``warmup`` turns that do not count."""
+    """Median seconds of each candidate, run in turn ``rounds`` times after a warm-up.
+
+    The ``warmup`` turns do not count.
+    """
     took: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warmup + rounds):
         for name, run in candidates.items():
@@ -30,7 +33,8 @@ def machine() -> str:
 
     features = [name for name in ("avx512_bf16", "amx_bf16") if name in _flags()]
     return (
-        f"torch {torch.__version__}, python {platform.python_version()}, {os.cpu_count()} processors, "
+        f"torch {torch.__version__}, python {platform.python_version()}, {os.cpu_count()} "
+        "processors, "
         f"{torch.get_num_threads()} threads, {' '.join(features) or 'no bf16 instructions'}"
     )
 

@@ -1,9 +1,10 @@
-"""An update of the shipped denoiser, as the loop does it, against the same network in a plain fp32 loop.
+"""Compare an update of the embedded denoiser with a plain fp32 loop.
 
 python benchmarks/training_update.py [--batch 64] [--rounds 7]
 
-Ours: bf16 compute on fp32 weights, fused AdamW. Plain: fp32, AdamW as written out by torch (no fused or foreach
-kernels). Both take the shipped recipe's denoiser and text encoder at the same weights, with the same data.
+Ours: bf16 compute on fp32 weights, fused AdamW. Plain: fp32, AdamW as written out by torch (no
+fused or foreach kernels). Both take the shipped recipe's denoiser and text encoder at the same
+weights, with the same data.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""How fast one step of a transformer is beside diffusers: the same weights, two samples as guidance asks.
+"""Compare a step of a transformer with diffusers: same weights, two samples.
 
-python benchmarks/transformer_step.py [--shape dit-xl] [--precisions bf16 fp32] [--rounds 5] [--threads 2] [--compile]
-    [--depth 24] [--profile] [--cpu-time]
+python benchmarks/transformer_step.py [--shape dit-xl] [--precisions bf16 fp32] [--rounds 5]
+    [--threads 2] [--compile] [--depth 24] [--profile] [--cpu-time]
 
-dit-xl: DiT-XL/2 at 256 tokens. sd35-medium: Stable Diffusion 3.5 medium at 512 × 512 pixels with 333 words. Outputs are
-checked equal first, and weights are shared where they can be, so that both fit. ``--depth`` takes fewer blocks,
-``--cpu-time`` counts the processor's time, which a busy machine does not lengthen, with one thread. ``--compile``: also
-diffusers' bf16 compiled by torch, whose compiling is not counted.
+dit-xl: DiT-XL/2 at 256 tokens. sd35-medium: Stable Diffusion 3.5 medium at 512 × 512 pixels with
+333 words. Outputs are checked equal first, and weights are shared where they can be, so that both
+fit. ``--depth`` takes fewer blocks, ``--cpu-time`` counts the processor's time, which a busy
+machine does not lengthen, with one thread. ``--compile``: also diffusers' bf16 compiled by torch,
+whose compiling is not counted.
 """
 
 import argparse
@@ -20,7 +21,8 @@ import torch
 from timing import interleaved, machine
 from torch import Tensor, nn
 
-from safelight.denoisers import mmdit, plain_dit
+from safelight.denoisers.mmdit import config as mmdit_config
+from safelight.denoisers.plain_dit import config as plain_dit_config
 from safelight.layouts.dit import diffusers as diffusers_dit
 from safelight.layouts.key_mapping import Layout
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
@@ -33,7 +35,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Shape:
-    """A network at its public size: our configuration, the latents, and how many words it is told."""
+    """A network at its public size: our configuration, the latents, and the number of tokens."""
 
     config: Any
     layout: Layout
@@ -43,7 +45,7 @@ class Shape:
 
 SHAPES = {
     "dit-xl": Shape(
-        plain_dit.Config(
+        plain_dit_config.Config(
             width=1152,
             depth=28,
             heads=16,
@@ -56,7 +58,7 @@ SHAPES = {
         (2, 4, 32, 32),
     ),
     "sd35-medium": Shape(
-        mmdit.Config(
+        mmdit_config.Config(
             width=1536,
             depth=24,
             heads=24,
@@ -116,12 +118,13 @@ def compare(shape: Shape, options: argparse.Namespace) -> None:
     )
     for name, seconds in took.items():
         print(
-            f"{name:32} {seconds:.3f} s, {seconds / took['ours ' + options.precisions[0]]:.2f} times ours"
+            f"{name:32} {seconds:.3f} s, {seconds / took['ours ' + options.precisions[0]]:.2f} "
+            "times ours"
         )
 
 
 def lively(shape: Shape, precision: str) -> nn.Module:
-    """Our network, ready for use, in which everything counts: small random weights in place of zeros."""
+    """Our network with small random weights instead of zeros, so that every layer counts."""
     with torch.device("meta"):
         network: nn.Module = shape.config.build().to(DTYPES[precision])
     network.to_empty(device="cpu")

@@ -1,8 +1,8 @@
 """Point the links of docs/*.md and README.md at the lines where things are defined now.
 
-A link such as [`steps`](../src/safelight/pipeline.py#L44) names a function, class, method (`Class.method`) or constant
-of that file; this finds its line. Names that a file no longer has are listed. ``--check`` changes nothing and fails if
-a link is stale.
+A link such as [`steps`](../src/safelight/pipeline.py#L44) names a function, class, method
+(`Class.method`) or constant of that file; this finds its line. Names that a file no longer has are
+listed. ``--check`` changes nothing and fails if a link is stale.
 """
 
 import argparse
@@ -31,7 +31,10 @@ def definitions(text: str) -> dict[str, int]:
 
 
 def linked(page: Path) -> str:
-    """The page's text with every link at its line; KeyError lists the names that are no longer there."""
+    """The page's text with every link at its line.
+
+    KeyError lists the names that are no longer there.
+    """
     gone: list[str] = []
 
     def point(match: re.Match[str]) -> str:

@@ -1,8 +1,9 @@
-"""The sticker set: captioned emoji in five drawing styles, 128-px RGBA, rebuilt from its public sources.
+"""Build the sticker set: captioned emoji in five drawing styles, from public sources.
 
-Each style becomes one zip that follows the imagefolder convention: WebP pictures, a `metadata.jsonl` that describes
-them, the licences and an ATTRIBUTION.md. Commits are pinned, zips are deterministic: with the same librsvg and libwebp
-the pictures are the same to the byte. `--help` says the rest.
+Each style becomes one zip that follows the imagefolder convention: WebP pictures, a
+`metadata.jsonl` that describes them, the licences and an ATTRIBUTION.md. Commits are pinned, zips
+are deterministic: with the same librsvg and libwebp the pictures are the same to the byte. `--help`
+says the rest.
 """
 
 import argparse
@@ -45,7 +46,10 @@ Json = dict[str, Any]
 
 
 def concepts(data: Iterable[Json], groups: Json) -> list[Json]:
-    """Emojibase's entries as ours, in their order, without components (skin tones, hair) and bare regional letters."""
+    """The entries of Emojibase in order, without components and single regional letters.
+
+    Components are skin tones and hair.
+    """
     return [
         {
             "name": entry["label"],
@@ -66,7 +70,10 @@ def caption(name: str, words: str) -> str:
 
 
 def split(style: str, hexcode: str, held_out: Json) -> str:
-    """``val_concept`` if the concept is held out in every style, ``val_pair`` if in this one only, else ``train``."""
+    """The split of a picture: val_concept, val_pair or train.
+
+    A concept may be held out in every style (val_concept) or in this one only (val_pair).
+    """
     if hexcode in held_out["val_concept"]:
         return "val_concept"
     return "val_pair" if hexcode in held_out["val_pair"][style] else "train"
@@ -111,7 +118,7 @@ def find(checkout: Path, style: str, hexcode: str) -> Path | None:
 
 
 def rasteriser() -> tuple[str, Callable[[Path], bytes]]:
-    """What turns an SVG into a PNG whose longer side has twice ``SIZE``, and its name with its version."""
+    """The program that turns an SVG into a PNG of twice ``SIZE``, and its name and version."""
     size = str(2 * SIZE)
     if command := shutil.which("rsvg-convert"):
         version = subprocess.run(
@@ -126,7 +133,8 @@ def rasteriser() -> tuple[str, Callable[[Path], bytes]]:
         import cairosvg  # type: ignore[import-not-found]
     except ImportError:
         sys.exit(
-            "SVGs need rsvg-convert on PATH (package librsvg2-bin or librsvg), or else: pip install cairosvg"
+            "SVGs need rsvg-convert on PATH (package librsvg2-bin or librsvg), or else: pip "
+            "install cairosvg"
         )
     convert = cairosvg.svg2png
     return f"cairosvg {cairosvg.__version__}", lambda path: convert(
@@ -135,7 +143,7 @@ def rasteriser() -> tuple[str, Callable[[Path], bytes]]:
 
 
 def squared(picture: Image.Image) -> Image.Image:
-    """The picture in the middle of a transparent square as wide as its longer side (flags are oblong)."""
+    """The picture centred in a transparent square as wide as its longer side."""
     side = max(picture.size)
     square = Image.new("RGBA", (side, side))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
@@ -143,7 +151,7 @@ def squared(picture: Image.Image) -> Image.Image:
 
 
 def webp(path: Path, rasterise: Callable[[Path], bytes]) -> bytes:
-    """The bytes of one finished picture: lossless where no resampling was needed, else quality 90 with exact alpha."""
+    """A finished picture: lossless if it was not resampled, else quality 90 with exact alpha."""
     source = Image.open(io.BytesIO(rasterise(path)) if path.suffix == ".svg" else path)
     picture = squared(source.convert("RGBA"))
     out = io.BytesIO()
@@ -180,7 +188,7 @@ def fetch(url: str, part: Path) -> None:
 
 
 def download(url: str, path: Path, tries: int = 5) -> None:
-    """Fetch ``url`` into ``path``, again and again if need be; what a broken try left is kept for the next."""
+    """Download ``url`` to ``path``, with retries that continue an interrupted download."""
     with aside(path) as part:
         for attempt in range(tries):
             try:
@@ -200,7 +208,7 @@ def download(url: str, path: Path, tries: int = 5) -> None:
 
 
 def extract(archive: Path, folder: Path, wanted: str) -> None:
-    """Unpack the wanted files: plain ones only, small ones only, none whose path the pattern does not spell out."""
+    """Unpack the files whose paths match a pattern; only ordinary and small files."""
     with tarfile.open(archive, "r|gz") as members:
         for member in members:
             _, _, inside = member.name.partition("/")
@@ -226,7 +234,8 @@ def checkout(source: Source, cache: Path, given: Path | None) -> tuple[Path, Jso
         folder = given / source.name
         if not folder.is_dir():
             sys.exit(
-                f"--from {given}: wanted a checkout of {source.repository} at {source.commit} in {folder}"
+                f"--from {given}: wanted a checkout of {source.repository} at {source.commit} in "
+                f"{folder}"
             )
         return folder, origin
     archive = cache / f"{source.name}-{source.commit}.tar.gz"
@@ -252,13 +261,16 @@ def attribution(name: str) -> str:
         "as published (128 px, stored as lossless WebP)"
         if name == "noto"
         else (
-            "scaled to 128 px (SVGs rasterised at 256 px, Lanczos) and stored as WebP, quality 90 with exact alpha"
+            "scaled to 128 px (SVGs rasterised at 256 px, Lanczos) and stored as WebP, quality 90 "
+            "with exact alpha"
         )
     )
     return (
         f"# {name}: {style.pictures} pictures, {style.licence}\n\n{style.credit}.\n\n"
-        f"Pictures: https://github.com/{style.source.repository} at {style.source.commit}, {made}.\n"
-        f"Names, tags and groups: https://github.com/{EMOJIBASE.repository} at {EMOJIBASE.commit}, MIT, "
+        f"Pictures: https://github.com/{style.source.repository} at {style.source.commit}, "
+        f"{made}.\n"
+        f"Names, tags and groups: https://github.com/{EMOJIBASE.repository} at "
+        f"{EMOJIBASE.commit}, MIT, "
         "copyright Miles Johnson.\n\nThe licence texts are in `LICENSES/`.\n"
     )
 
@@ -307,14 +319,17 @@ def sha256(data: bytes) -> str:
 
 
 def manifest(rows: Iterable[Json], path: Path) -> None:
-    """One line a picture: file, sha256 of its bytes, style, split; gzipped, the same bytes every time."""
+    """Manifest lines of file, sha256, style and split, gzipped to the same bytes every time."""
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
     with aside(path) as part:
         part.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def compare(rows: list[Json], reference: Path) -> None:
-    """Say how many pictures are those of the manifest that ships; another libwebp may differ in harmless bits."""
+    """Print how many pictures equal those of the published manifest.
+
+    Another version of libwebp may give other bytes for the same picture.
+    """
     known = {
         row["file"]: row
         for row in map(json.loads, gzip.decompress(reference.read_bytes()).splitlines())
@@ -330,14 +345,15 @@ def compare(rows: list[Json], reference: Path) -> None:
 def build(
     name: str, table: list[Json], folder: Path, emojibase: Path, out: Path
 ) -> tuple[list[Json], Json]:
-    """Write the zip of one style; returns its lines of the manifest and what is worth knowing about the zip."""
+    """Write the zip of a style; returns its lines of the manifest and remarks about the zip."""
     style = STYLES[name]
     tool, rasterise = rasteriser() if style.path.endswith(".svg") else ("none", Path.read_bytes)
     drawn, refused = pictures(name, table, folder, rasterise)
     if len(drawn) != style.pictures:
         unread = f", unreadable {', '.join(refused)}" if refused else ""
         sys.exit(
-            f"{name}: wanted {style.pictures} pictures, got {len(drawn)}{unread}; is {folder} whole?"
+            f"{name}: wanted {style.pictures} pictures, got {len(drawn)}{unread}; is {folder} "
+            "whole?"
         )
     held_out = json.loads((HERE / "emoji_held_out.json").read_text("utf-8"))
     records = [record(concept, name, held_out) for concept in table if concept["hexcode"] in drawn]
@@ -360,14 +376,14 @@ def options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
         epilog="""examples:
-  python scripts/emoji.py                           fetch (hundreds of MB) and build the four styles that ship
-  python scripts/emoji.py --styles openmoji         one style; OpenMoji is CC BY-SA: so is what you make from it
-  python scripts/emoji.py --from ~/checkouts        use ~/checkouts/{emojibase,noto-emoji,...} at their commits
+  python scripts/emoji.py                     download (hundreds of MB) and build four styles
+  python scripts/emoji.py --styles openmoji   one style; OpenMoji is CC BY-SA, as your set then is
+  python scripts/emoji.py --from ~/checkouts  use ~/checkouts/{emojibase,noto-emoji,...}
 
-The SVGs (twemoji, blob, openmoji) are drawn by rsvg-convert, of librsvg, if it is on PATH; else by the Python package
-cairosvg, whose edges and gradients differ a little. sources.json in OUT says which one it was, with all commits and
-hashes; data.jsonl.gz beside it has the hash of every picture. Careful compression takes a core about a quarter of a
-second a picture.""",
+The SVGs (twemoji, blob, openmoji) are drawn by rsvg-convert of librsvg if it is on PATH, else by
+the Python package cairosvg, whose edges and gradients differ a little. sources.json in OUT says
+which one it was, with all commits and hashes; data.jsonl.gz has the hash of every picture.
+Compressing takes about a quarter of a second of one core for each picture.""",
     )
     parser.add_argument(
         "--styles",

@@ -1,4 +1,4 @@
-"""Where the sticker set comes from: public repositories at pinned commits, and the five styles drawn from them."""
+"""The public repositories and the five styles of the sticker set, at pinned commits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ SVGMOJI = Source(
 
 @dataclass(frozen=True)
 class Style:
-    """One way of drawing: where its pictures are, the words that name it in a caption, and whom to thank."""
+    """A drawing style: where its pictures are, its words in captions, and whom to credit."""
 
     source: Source
     path: str  # of a picture; {} stands for the code points as that source writes them
@@ -87,8 +87,11 @@ STYLES = {
         words="outlined emoji with thick black lines",
         pictures=1805,
         licence="CC-BY-SA-4.0",
-        credit="All emojis designed by OpenMoji - the open-source emoji and icon project (https://openmoji.org). "
-        "License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
+        credit=(
+            "All emojis designed by OpenMoji - the open-source emoji and icon project "
+            "(https://openmoji.org). "
+            "License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)"
+        ),
         texts={"svgmoji-MIT.txt": "LICENSE"},
     ),
     "twemoji": Style(

@@ -1,4 +1,6 @@
-"""Measure every recording of the public families, and write docs/families.json and the table of docs/families.md.
+"""Measure every recording of the public model families.
+
+Writes docs/families.json and the table of docs/families.md.
 
 python scripts/families_page.py            runs the tests that compare with recordings, some minutes
 python scripts/families_page.py --draw     writes the table again from docs/families.json
@@ -89,7 +91,7 @@ def measured() -> dict[str, dict[str, float]]:
 
 
 def family_of(recording: str, test: str) -> str:
-    """Whose comparison it is: that of the recording, or of the folder that the test's own name says."""
+    """The recording that a test compares with, or the folder in the test's name."""
     if recording != "diffusers-folders":
         return RECORDED.get(recording, recording)
     words = re.split(r"[\[\]\-_.:/]+(?!inpaint|uncond)", test)
@@ -101,9 +103,19 @@ def family_of(recording: str, test: str) -> str:
 
 def table(errors: Mapping[str, Mapping[str, Any]]) -> str:
     """The rows of all families, as Markdown."""
-    head = "| family | network | one file | folder | runs on | LoRA | control | largest error | comparisons |"
+    head = (
+        "| family | network | one file | folder | runs on | LoRA | control | largest error | "
+        "comparisons |"
+    )
     return "\n".join(
-        ["", head, "|" + " --- |" * 9, *(row(one, errors) for one in families().values()), "", ""]
+        [
+            "",
+            head,
+            "|" + " --- |" * 9,
+            *(row(value, errors) for value in families().values()),
+            "",
+            "",
+        ]
     )
 
 

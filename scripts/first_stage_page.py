@@ -2,7 +2,8 @@
 
 python scripts/first_stage_page.py runs/first-stage/kl-f4 runs/first-stage/kl-f8 …
 
-Each run folder (recipes/first-stage/small) is judged on photographs and on emoji that none was trained on.
+Each run folder (recipes/first-stage/small) is judged on photographs and on emoji that none was
+trained on.
 """
 
 import argparse
@@ -94,13 +95,17 @@ def _table(rows: list[dict[str, str]]) -> str:
     measures = list(dict.fromkeys(key for row in rows for key in row if key))
     lines = ["| | " + " | ".join(row[""] for row in rows) + " |", "| --- |" + " --- |" * len(rows)]
     lines += [
-        f"| {one} | " + " | ".join(row.get(one, "–") for row in rows) + " |" for one in measures
+        f"| {measure} | " + " | ".join(row.get(measure, "–") for row in rows) + " |"
+        for measure in measures
     ]
     return "\n" + "\n".join(lines) + "\n\n"
 
 
 def _sheet(models: list[LatentDiffusion], photographs: Source, emoji: Source) -> Image.Image:
-    """A row a model below the originals; a column a picture, chosen by what is in it and not by what came of it."""
+    """The sheet: originals in the first row, then a row for each model.
+
+    The pictures are chosen by their content and not by the results.
+    """
     first = {}
     for i in range(len(photographs)):
         first.setdefault((photographs[i].label or "").lower().replace(" ", "_"), i)
@@ -108,7 +113,7 @@ def _sheet(models: list[LatentDiffusion], photographs: Source, emoji: Source) ->
         emoji[0],
         emoji[len(emoji) // 2],
     ]
-    pictures = [read_picture(one.picture, one.name) for one in chosen]
+    pictures = [read_picture(item.picture, item.name) for item in chosen]
     rows = [[_name("original"), *pictures]]
     for model in models:
         again = [report.reconstruct_picture(model, picture)[0] for picture in pictures]

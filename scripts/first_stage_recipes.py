@@ -1,7 +1,9 @@
-"""Write recipes/first-stage: one recipe for each row of the first-stage table of latent diffusion (arXiv 2112.10752,
-table 8), at full size, and small ones in recipes/first-stage/small. Change the tables here, not the files.
+"""Write recipes/first-stage: a recipe for each first-stage model of latent diffusion.
 
-python scripts/first_stage_recipes.py
+They are the rows of table 8 of arXiv 2112.10752, at full size; recipes/first-stage/small has small
+ones for comparison. Change the tables here, not the recipes.
+
+    python scripts/first_stage_recipes.py
 """
 
 from pathlib import Path
@@ -22,7 +24,7 @@ class Row(NamedTuple):
     psnr: float | None
     multipliers: tuple[int, ...]
     attention: tuple[int, ...] = ()
-    zoo: str = ""  # the name of its public configuration; none: widths are those of the nearest that has one
+    zoo: str = ""  # its public configuration; empty: the widths are those of the nearest one
     updates: int = 500_000  # of the public weights, where they are known
     middle: bool = True
     note: str = ""
@@ -80,10 +82,13 @@ def written(row: Row) -> str:
         f"middle = {str(row.middle).lower()}\nlegacy = true  # as the public weights were trained\n"
     )
     return f"""\
-# A row of the first-stage table of latent diffusion (arXiv 2112.10752, table 8): at 256 px, {latents} latents.
+# A row of the first-stage table of latent diffusion (arXiv 2112.10752, table 8):
+# at 256 px, {latents} latents.
 # The paper's reaches a reconstruction FID of {row.fid}{psnr} on ImageNet validation;
-# its perceptual distance is LPIPS; here it is the small network that ships (the line for LPIPS is below): {shape}.
-# Put training pictures (the paper's: OpenImages) in data/openimages and others in data/imagenet-val, or change paths.
+# its perceptual distance is LPIPS; here it is the small network that is included (the line for
+# LPIPS is below): {shape}.
+# Put training pictures (the paper's: OpenImages) in data/openimages and others in
+# data/imagenet-val, or change paths.
 # safelight train recipes/first-stage/{row.name}.toml
 title = "{title}"
 
@@ -163,15 +168,18 @@ restart = 20"""
 SMALL = (
     Small(
         "KL f4",
-        'kind = "kl"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = 3\ngroups = 4',
+        'kind = "kl"\nwidth = 20\nmultipliers = [1, 2, 4]\nblocks = 1\nlatent_channels = '
+        "3\ngroups = 4",
     ),
     Small(
         "KL f8",
-        'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\ngroups = 4',
+        'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = '
+        "4\ngroups = 4",
     ),
     Small(
         "KL f16",
-        'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 2, 4, 4]\nblocks = 1\nlatent_channels = 16\ngroups = 4',
+        'kind = "kl"\nwidth = 16\nmultipliers = [1, 2, 2, 4, 4]\nblocks = 1\nlatent_channels = '
+        "16\ngroups = 4",
     ),
     Small(
         "VQ f4",
@@ -179,7 +187,8 @@ SMALL = (
     ),
     Small(
         "VQ f8",
-        f'kind = "vq"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = 4\n{_VQ}',
+        'kind = "vq"\nwidth = 16\nmultipliers = [1, 2, 4, 4]\nblocks = 1\nlatent_channels = '
+        f"4\n{_VQ}",
     ),
     Small(
         "DCAE f32",
@@ -190,10 +199,11 @@ SMALL = (
 
 
 def small(row: Small) -> str:
-    """The recipe of a small network, on photographs and emoji, as TOML: all alike but for the network."""
+    """The TOML recipe of a small network, equal to the others except for the network."""
     return f"""\
-# {row.title}, small: about a million parameters, 64-px crops of photographs and emoji, L1 and a perceptual distance, an
-# adversary in the last third. It shows how compression factors and families compare, no more (docs/first-stage.md).
+# {row.title}, small: about a million parameters, 64-px crops of photographs and emoji, L1 and a
+# perceptual distance, an adversarial loss in the last third. It only shows how compression factors
+# and families compare (docs/first-stage.md).
 # safelight train recipes/first-stage/small/{row.name}.toml
 title = "{row.title} small"
 

@@ -1,9 +1,12 @@
-"""The table of guidances in docs/guidance.md, and a grid of pictures: rows guidances, columns prompts, one seed.
+"""Write the table of guidances in docs/guidance.md, and a grid of pictures.
+
+Rows are guidances, columns are prompts; all have one seed.
 
 python scripts/guidance_page.py [--model stickers] [--steps 20] [--table-only]
 
-The table is made of the kinds themselves: their options with what holds by default, how many answers they ask for at a
-noise level, and the first sentence that they say of themselves. ``--weak`` adds a row of autoguidance by that model.
+The table is made of the kinds themselves: their options with what holds by default, how many
+answers they ask for at a noise level, and the first sentence that they say of themselves.
+``--weak`` adds a row of autoguidance by that model.
 """
 
 import argparse
@@ -94,7 +97,7 @@ def table() -> str:
 
 
 def _options(cls: type[Any]) -> str:
-    return ", ".join(f"`{one.name}={_default(one)}`" for one in fields(cls))
+    return ", ".join(f"`{item.name}={_default(item)}`" for item in fields(cls))
 
 
 def _default(one: Field[Any]) -> str:
@@ -106,16 +109,16 @@ def _default(one: Field[Any]) -> str:
 
 
 def _answers(cls: type[Any]) -> str:
-    """How many answers it asks for in the middle of a run, and of how many passes: 2, or 2 + 1."""
-    given = {
-        one.name: len
-        for one in fields(cls)
-        if one.default is MISSING and one.default_factory is MISSING
+    """How many network calls a step needs in the middle of a run, by network: 2, or 2 + 1."""
+    options = {
+        item.name: len
+        for item in fields(cls)
+        if item.default is MISSING and item.default_factory is MISSING
     }
     level = Linear()(torch.tensor(0.5, dtype=torch.float64))
-    asked = cls(**given).calls(Condition(), lambda only: Condition(), level)
-    passes = [question.by for question in asked]
-    return " + ".join(str(passes.count(by)) for by in dict.fromkeys(passes))
+    calls = cls(**options).calls(Condition(), lambda only: Condition(), level)
+    networks = [call.network for call in calls]
+    return " + ".join(str(networks.count(network)) for network in dict.fromkeys(networks))
 
 
 _GRID_HEAD = ["| guidance | saturation |", "| --- | --- |"]

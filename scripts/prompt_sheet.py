@@ -1,4 +1,4 @@
-"""A sheet of pictures from prompts, each with its prompt below it, the first seed each: nothing is picked.
+"""Draw a sheet of pictures, each with its prompt below it and the first seed.
 
 python scripts/prompt_sheet.py [--model stickers] [--out docs/stickers.png] [PROMPT …]
 """

@@ -1,10 +1,11 @@
-"""Write docs/samplers.md with its pictures: what each sampler is, how fast it converges, what it makes of a prompt.
+"""Write docs/samplers.md: what each sampler is, how fast it converges, and pictures.
 
     python scripts/samplers_page.py              # the table and the curves: a minute
-    python scripts/samplers_page.py --pictures   # also the grid of the embedded model: many minutes on a CPU
+    python scripts/samplers_page.py --pictures   # also the grid: many minutes on a CPU
 
-The curves come from a closed form, so anyone gets the same. The grid's figures are the distance of pictures from those
-that 200 steps make from the same noise, as the root mean square over values from 0 to 1, for several prompts.
+The curves come from a closed form, so anyone gets the same. The grid's figures are the distance of
+pictures from those that 200 steps make from the same noise, as the root mean square over values
+from 0 to 1, for several prompts.
 """
 
 import argparse
@@ -79,7 +80,7 @@ Found: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 
 
 def curve(spelled: str) -> Iterator[tuple[int, float]]:
-    """Passes of a run and its error: five points in two dimensions, half-log-SNR -3 to 3 on the straight path."""
+    """Passes of a run and its error: five points in 2 dimensions, from half-log-SNR -3 to 3."""
     points = torch.randn(5, 2, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     noisy = torch.randn(16, 2, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     ideal, schedule = IdealPoints(points), Linear()
@@ -133,8 +134,8 @@ def made(model: LatentDiffusion, sampler: str, steps: int, spacing: str = "unifo
     """A picture of each prompt, values from 0 to 1."""
     how = Settings(steps=steps, sampler=sampler, spacing=spacing, seed=SEED, count=len(PROMPTS))
     return [
-        numpy.asarray(one.convert("RGB"), dtype=float) / 255
-        for one in generate(model, Several(), how)
+        numpy.asarray(item.convert("RGB"), dtype=float) / 255
+        for item in generate(model, Several(), how)
     ]
 
 
@@ -146,7 +147,7 @@ def far(some: Pictures, others: Pictures) -> list[float]:
 
 
 def grid(path: Path) -> None:
-    """Draw rows of samplers and columns of steps for the first prompt, and keep the distances for all of them."""
+    """Draw rows of samplers and columns of steps for the first prompt; keep all distances."""
     model = load("stickers")
     converged = made(model, CONVERGED, 200)
     found: Found = {"samplers": {}, "spacings": {}}
@@ -176,15 +177,15 @@ def grid(path: Path) -> None:
 def table() -> Iterator[str]:
     yield "| kind | sampler | order | passes a step | draws noise | options | paper |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for one in samplers():
+    for sampler in samplers():
         row = (
-            f"`{one['kind']}`",
-            one["name"],
-            one["order"],
-            one["passes"],
-            one["draws"],
-            one["options"],
-            one["paper"],
+            f"`{sampler['kind']}`",
+            sampler["name"],
+            sampler["order"],
+            sampler["passes"],
+            sampler["draws"],
+            sampler["options"],
+            sampler["paper"],
         )
         yield f"| {' | '.join(row)} |"
 
@@ -203,7 +204,10 @@ def pictures() -> Iterator[str]:
     yield from (f"| {prompt} | {SEED + index} |" for index, prompt in enumerate(PROMPTS))
     yield f"\n| sampler | passes a step | {' | '.join(f'{steps} steps' for steps in STEPS)} |"
     yield "| --- | ---: |" + " ---: |" * len(STEPS)
-    cost = {one["kind"]: int(one["passes"]) if one["passes"].isdigit() else 3 for one in samplers()}
+    cost = {
+        sampler["kind"]: int(sampler["passes"]) if sampler["passes"].isdigit() else 3
+        for sampler in samplers()
+    }
     passes: dict[tuple[str, str, str], int] = {}
     for sampler, row in found["samplers"].items():
         each = cost[sampler.partition(":")[0]]
@@ -213,11 +217,17 @@ def pictures() -> Iterator[str]:
             for n, values in row.items()
             if statistics.mean(values) < NEAR
         }
-    yield f"\nOther spacings, the same distances:\n\n| spacing | sampler | {' | '.join(f'{n} steps' for n in FEW)} |"
+    yield (
+        "\nOther spacings, the same distances:\n\n| spacing | sampler | "
+        f"{' | '.join(f'{n} steps' for n in FEW)} |"
+    )
     yield "| --- | --- |" + " ---: |" * len(FEW)
     for spacing, of in found["spacings"].items():
         for sampler, row in of.items():
-            yield f"| `{spacing}` | `{sampler}` | {' | '.join(spread(values) for values in row.values())} |"
+            yield (
+                f"| `{spacing}` | `{sampler}` | "
+                f"{' | '.join(spread(values) for values in row.values())} |"
+            )
             passes |= {
                 (sampler, spacing, n): int(n)
                 for n, values in row.items()
@@ -227,11 +237,14 @@ def pictures() -> Iterator[str]:
     told = "; ".join(
         f"`{sampler}` over `{spacing}` times in {n} steps" for sampler, spacing, n in best
     )
-    yield f"\nWithin 2 % of converged in the mean, with the fewest passes, {min(passes.values())}: {told}."
+    yield (
+        f"\nWithin 2 % of converged in the mean, with the fewest passes, {min(passes.values())}: "
+        f"{told}."
+    )
 
 
 def speed() -> Iterator[str]:
-    """The part that tells what a step costs, from what ``benchmarks/samplers.py --write`` measured."""
+    """The section on what a step costs, measured by ``benchmarks/samplers.py --write``."""
     found = json.loads(SPEED.read_text("utf-8"))
     yield f"{found['machine']}; medians of {found['rounds']} runs.\n"
     yield "| kind | ms a step | a pass, as a share of diffusers' step |"
@@ -242,45 +255,50 @@ def speed() -> Iterator[str]:
 
 CAPTION = """## What they make of a prompt
 
-The embedded model with its own guidance, over even times. Pictures: “{first}”. Figures: the distance from the converged
-picture, as the root mean square over values from 0 to 1, mean and standard deviation over {count} prompts, a seed each.
-All these samplers solve one equation from the same noise, so one solution serves for all: `{converged}` in 200 steps.
+The embedded model with its own guidance, over even times. Pictures: “{first}”. Figures: the
+distance from the converged picture, as the root mean square over values from 0 to 1, mean and
+standard deviation over {count} prompts, a seed each. All these samplers solve one equation from the
+same noise, so one solution serves for all: `{converged}` in 200 steps.
 
 ![Rows of samplers, columns of steps](samplers_grid.png)
 """
 
 PAGE = """# Samplers
 
-A sampler says how a run goes from noise to a picture: how the answers of the network at one noise level lead to the
-next. A spacing says at which levels it is asked. Not sure? Leave both to the model: the figures below are why the
-embedded one has what it has.
+A sampler says how a run goes from noise to a picture: how the answers of the network at one noise
+level lead to the next. A spacing says at which levels it is asked. Not sure? Leave both to the
+model: the figures below are why the embedded one has what it has.
 
-Written by `scripts/samplers_page.py`; `safelight samplers` prints the same table. A kind takes its options after a
-colon: `--sampler unipc:order=3`.
+Written by `scripts/samplers_page.py`; `safelight samplers` prints the same table. A kind takes its
+options after a colon: `--sampler unipc:order=3`.
 
 {table}
 
-*Passes* are calls of the network; `order` there means as many as that option says, and guidance may double each.
+*Passes* are calls of the network; `order` there means as many as that option says, and guidance may
+double each.
 
-*Order* is how the error falls with the size of a step, on the probability flow; for those that always draw noise, how
-the moments of what they make do. Both are measured by `tests/diffusion/test_samplers.py`, against closed forms, on
-variance-preserving, variance-exploding and flow schedules. A sampler knows the noise level only: one formula serves
-all three. Most count in half-log-SNR, log(alpha / sigma), which is infinite at pure noise and at clean: steps from
-there or to there are of first order. `ddim`, `euler-ancestral`, `dpm2-ancestral` and the `-sde` kinds are the names
-that people know for another kind with `eta`.
+*Order* is how the error falls with the size of a step, on the probability flow; for those that
+always draw noise, how the moments of what they make do. Both are measured by
+`tests/diffusion/test_samplers.py`, against closed forms, on variance-preserving, variance-exploding
+and flow schedules. A sampler knows the noise level only: one formula serves all three. Most count
+in half-log-SNR, log(alpha / sigma), which is infinite at pure noise and at clean: steps from there
+or to there are of first order. `ddim`, `euler-ancestral`, `dpm2-ancestral` and the `-sde` kinds are
+the names that people know for another kind with `eta`.
 
-Some do not go with everything, and are refused before the first pass: `ddpm:variance=learned` wants a model that
-learned a variance, and CFG++ a sampler that puts back the noise that was found, which the DPM-Solver++ kinds, `ddpm`,
-`lcm`, `consistency`, `sa-solver` and `unipc` do not.
+Some do not go with everything, and are refused before the first pass: `ddpm:variance=learned` wants
+a model that learned a variance, and CFG++ a sampler that puts back the noise that was found, which
+the DPM-Solver++ kinds, `ddpm`, `lcm`, `consistency`, `sa-solver` and `unipc` do not.
 
 Where samplers of the same name differ elsewhere, the tests name it:
-`tests/diffusion/test_sampler_goldens.py` and `tests/diffusion/test_sampler_peers.py`.
-DPM-Solver++ 3M is of second order as it was published, also when it is started by third-order steps: its quadratic term
-is half of the integral. `dpmpp3m:published=false` takes the whole, and is of third order.
+`tests/diffusion/test_sampler_goldens.py` and `tests/diffusion/test_sampler_peers.py`. DPM-Solver++
+3M is of second order as it was published, also when it is started by third-order steps: its
+quadratic term is half of the integral. `dpmpp3m:published=false` takes the whole, and is of third
+order.
 
 ## How fast they converge
 
-Five points as the data, so that the denoiser is known exactly; from half-log-SNR -3 to 3 on the straight path.
+Five points as the data, so that the denoiser is known exactly; from half-log-SNR -3 to 3 on the
+straight path.
 
 ![Error against passes, both logarithmic](samplers.png)
 
@@ -288,21 +306,23 @@ Five points as the data, so that the denoiser is known exactly; from half-log-SN
 
 ## What the embedded model takes, and why
 
-`unipc` over `beta` times in 12 steps: of all that is measured above, the fewest passes whose distance from converged
-is below 0.02 in the mean over the prompts; `dpmpp3m` is below it too, but farther. The samplers of one pass a step lie
-within one another's spread; the spacing decides. From pure noise and to clean each of them makes a plain step, and
-`beta` times make these two short: of even times the first alone is a twelfth of the way. With 20 steps the distance is
-half of that.
+`unipc` over `beta` times in 12 steps: of all that is measured above, the fewest passes whose
+distance from converged is below 0.02 in the mean over the prompts; `dpmpp3m` is below it too, but
+farther. The samplers of one pass a step lie within one another's spread; the spacing decides. From
+pure noise and to clean each of them makes a plain step, and `beta` times make these two short: of
+even times the first alone is a twelfth of the way. With 20 steps the distance is half of that.
 
 ## What a step costs
 
-`python benchmarks/samplers.py`: no model, latents of 4×64×64, a batch of 4, one thread, in processor time, in turn with
-diffusers' scheduler of that name; other work ran on the machine. A step of ours may make several passes, theirs is one.
+`python benchmarks/samplers.py`: no model, latents of 4×64×64, a batch of 4, one thread, in
+processor time, in turn with diffusers' scheduler of that name; other work ran on the machine. A
+step of ours may make several passes, theirs is one.
 
 {speed}
 
-The Brownian kinds (`-sde`) pay for one path whatever the number of steps: about 12 draws of noise a sample for each new
-time. diffusers draws one, so that other steps see other noise; on such draws `dpmpp2m-sde` costs what is said above.
+The Brownian kinds (`-sde`) pay for one path whatever the number of steps: about 12 draws of noise a
+sample for each new time. diffusers draws one, so that other steps see other noise; on such draws
+`dpmpp2m-sde` costs what is said above.
 """
 
 

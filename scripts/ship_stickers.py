@@ -1,7 +1,9 @@
-"""Make the embedded model of a finished run: bf16 weights, its card, its recipe; what lies beside them stays.
+"""Make the embedded model from a finished run: bf16 weights, its card and its recipe.
+
+Other files of the folder are kept.
 
 python scripts/ship_stickers.py runs/stickers
-python scripts/ship_stickers.py src/safelight/models/stickers    (its card anew, with the same weights)
+python scripts/ship_stickers.py src/safelight/models/stickers    (a new card for the same weights)
 """
 
 import argparse
@@ -16,11 +18,15 @@ from safelight.checkpoints import EMBEDDED
 from safelight.settings import Settings
 
 SUMMARY = (
-    "Emoji from a prompt, 128 px. Name a thing and a style: 'flat emoji', 'glossy 3d emoji', 'cartoon emoji with soft "
-    "shading' or 'soft cartoon blob emoji'. A small model, trained for about four hours on one to two "
-    "processor cores: it obeys some prompts recognisably and is vague about many."
+    "Emoji from a prompt, 128 px. Name a thing and a style: 'flat emoji', 'glossy 3d emoji', "
+    "'cartoon emoji with soft shading' or 'soft cartoon blob emoji'. A small model, trained for "
+    "about four hours on one to two processor cores: it obeys some prompts "
+    "recognisably and is vague about many."
 )
-LICENCE = "Apache-2.0 (denoiser, text encoder); MIT (autoencoder: TAESD, Ollin Boer Bohan); data: see ATTRIBUTION.md"
+LICENCE = (
+    "Apache-2.0 (denoiser, text encoder); MIT (autoencoder: TAESD, Ollin Boer Bohan); data: see "
+    "ATTRIBUTION.md"
+)
 SETTINGS = Settings(
     steps=12, sampler="unipc", spacing="beta", guidance=3.0
 )  # docs/samplers.md says why
@@ -52,7 +58,8 @@ def main() -> None:
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
         (target / "recipe.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     print(
-        f"{target}: {sum(file.stat().st_size for file in target.rglob('*') if file.is_file()) / 1e6:.1f} MB"
+        f"{target}: "
+        f"{sum(file.stat().st_size for file in target.rglob('*') if file.is_file()) / 1e6:.1f} MB"
     )
 
 

@@ -1,9 +1,9 @@
-"""MkDocs hooks: README.md is the home page, and links into the source become links into the reference.
+"""MkDocs hooks: README.md as the home page, and links into the source as reference links.
 
-On a page, ``[`name`](../src/safelight/room/file.py#L12)`` points at a line, which is what people want in
-an editor or a code host. The site has no source, but a page for each module, so the same link goes to
-the definition's entry there (of a private name to its module). Of a link to any other file outside
-``docs`` the text stays.
+On a page, ``[`name`](../src/safelight/room/file.py#L12)`` points at a line, which is what people
+want in an editor or a code host. The site has no source, but a page for each module, so the same
+link goes to the definition's entry there (of a private name to its module). Of a link to any other
+file outside ``docs`` the text stays.
 """
 
 import re

@@ -1,8 +1,12 @@
-"""Make a model folder of a tiny autoencoder (TAESD) from its two public files, its scale measured on pictures.
+"""Make a model folder of a tiny autoencoder (TAESD) from its two public files.
 
-python scripts/tiny_autoencoder.py taesd_encoder.safetensors taesd_decoder.safetensors PICTURES… --out runs/tiny
+The scale of its latents is measured on pictures.
 
-The files: TAESD by Ollin Boer Bohan (MIT), encoder and decoder as safetensors with the names of an nn.Sequential.
+python scripts/tiny_autoencoder.py taesd_encoder.safetensors taesd_decoder.safetensors PICTURES…
+    --out runs/tiny
+
+The files: TAESD by Ollin Boer Bohan (MIT), encoder and decoder as safetensors with the names of an
+nn.Sequential.
 """
 
 import argparse
@@ -13,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import safelight
-from safelight.autoencoders.tiny import Config, Tiny
+from safelight.autoencoders.tiny.config import Config
+from safelight.autoencoders.tiny.network import Tiny
 from safelight.checkpoints.native import load_strictly
 from safelight.data.dataset import Dataset
 from safelight.data.examples import examine
@@ -44,7 +49,10 @@ def main() -> None:
     colours = calibrate(tiny, (dataset.images(part, part) for part in _parts(places)))
     card = Card(
         name=options.encoder.stem.removesuffix("_encoder"),
-        summary="Tiny autoencoder by Ollin Boer Bohan; its latents' scale was measured on the pictures named below.",
+        summary=(
+            "Tiny autoencoder by Ollin Boer Bohan; its latents' scale was measured on the "
+            "pictures named below."
+        ),
         size=(options.size, options.size),
         licence="MIT (Ollin Boer Bohan)",
         data=(
@@ -55,7 +63,8 @@ def main() -> None:
     )
     safelight.save(LatentDiffusion(autoencoder=tiny, card=card), options.out)
     print(
-        f"saved {options.out}: mean {tiny.scale.mean.tolist()}, deviation {tiny.scale.deviation.tolist()}"
+        f"saved {options.out}: mean {tiny.scale.mean.tolist()}, deviation "
+        f"{tiny.scale.deviation.tolist()}"
     )
 
 
@@ -70,7 +79,7 @@ def read_tiny(encoder: Path, decoder: Path) -> Tiny:
 
 
 def renamed(halves: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The public weights under our names: the public decoder begins with a clamp, which has no weights."""
+    """The public weights under our names; the clamp at the start of the decoder has none."""
     state = {}
     for half, weights in halves.items():
         for name, value in weights.items():

@@ -1,4 +1,4 @@
-"""What many tests share: one thread, a cache of their own, and small things made once."""
+"""What many tests share: one thread, a cache of their own, and small models."""
 
 import os
 
@@ -24,7 +24,7 @@ ROOMS = (
 
 
 def pytest_configure(config):
-    """Shapes in signatures are checked where tensors go from room to room, but for slow tests: they compile."""
+    """Check shapes in signatures between rooms, except in slow tests, which compile."""
     if config.option.markexpr != "slow":
         install_import_hook([f"safelight.{room}" for room in ROOMS], "typechecker.checked")
 
@@ -37,7 +37,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def unchecked():
-    """For many passes through what other tests check: shapes in signatures are not looked at, in half the time."""
+    """Without checks of the shapes in signatures, which takes half the time."""
     jaxtyping.update("jaxtyping_disable", True)
     yield
     jaxtyping.update("jaxtyping_disable", False)

@@ -1,4 +1,4 @@
-"""Recordings whose weights are not kept: they are drawn from their names, the same bits on every machine."""
+"""Recordings whose weights are not kept but drawn from their names, the same everywhere."""
 
 import atexit
 import json
@@ -26,7 +26,10 @@ TYPES = {
 
 
 SCHEDULES = {"sd1": (0.00085, 0.012), "sd2-v": (0.00085, 0.012), "sd-x4-upscaler": (0.0001, 0.02)}
-"""First and last beta of the schedule that a recording's file keeps a table of, their roots evenly spaced."""
+"""The first and last beta of the schedule whose table a recording's file holds.
+
+Their square roots are evenly spaced.
+"""
 
 
 @cache
@@ -41,17 +44,17 @@ def folder(name: str) -> Path | None:
 
 
 def fill(name: str, place: Path) -> None:
-    """Everything of a recording under ``place``: what is kept of it, and weights for each list of names."""
+    """Write a recording to ``place``: the files that are kept, and drawn weights."""
     shutil.copytree(DRAWN / name, place, dirs_exist_ok=True)
     with zipfile.ZipFile(DRAWN / "layouts.zip") as archive:
-        for member in (one for one in archive.namelist() if one.startswith(f"{name}/")):
+        for member in (item for item in archive.namelist() if item.startswith(f"{name}/")):
             path = place / member.removeprefix(f"{name}/")
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix not in (".safetensors", ".ckpt"):  # a configuration or a tokenizer
                 path.write_bytes(archive.read(member))
                 continue
             told = json.loads(archive.read(member))
-            weights = {key: draw(f"{member}/{key}", *each) for key, each in told["tensors"].items()}
+            weights = {key: draw(f"{member}/{key}", *item) for key, item in told["tensors"].items()}
             weights |= {key: table for key, table in tables(name).items() if key in weights}
             if path.suffix == ".ckpt":
                 torch.save({"epoch": 0, "global_step": 1, "state_dict": weights}, path)
@@ -77,7 +80,8 @@ def noise(name: str, shape: Sequence[int]) -> Tensor:
 def draw(name: str, kind: str, shape: Sequence[int]) -> Tensor:
     """Weights: eight bits each and a power of two, which all of the types hold exactly.
 
-    Matrices keep the size of what passes through them, what multiplies a normed feature lies around 1, biases around 0.
+    Matrices keep the size of what passes through them, what multiplies a normed feature lies around
+    1, biases around 0.
     """
     if kind.startswith("I"):  # places, and counts of updates
         return torch.arange(prod(shape)).reshape(tuple(shape)).to(TYPES[kind])

@@ -1,4 +1,4 @@
-"""The command line in a process of its own that need not import torch again: forked from one that has imported it."""
+"""The command line in a process of its own, forked from one that has imported torch."""
 
 import atexit
 import json

@@ -1,4 +1,4 @@
-"""The rules of docs/house.md as functions: each takes the modules of a tree and returns what strays, as text."""
+"""The rules of docs/architecture.md as functions, from modules to violations as text."""
 
 import ast
 import sys
@@ -14,7 +14,7 @@ FLOORS = [
     ["task", "tasks", "pipeline"],
     ["evaluation"],
     ["training"],
-    ["progress", "inspection", "listing", "service", "web", "cli"],
+    ["progress", "inspection", "listing", "cli"],
 ]
 ROOMS = [room for floor in FLOORS for room in floor]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -31,22 +31,22 @@ class Module(NamedTuple):
         return self.name.split(".")[1]
 
 
-House = dict[str, Module]
+Modules = dict[str, Module]
 
 
-def house(sources: dict[str, str]) -> House:
+def parse(sources: dict[str, str]) -> Modules:
     return {name: Module(name, text, ast.parse(text)) for name, text in sources.items()}
 
 
-def built(folder: Path) -> House:
+def read(folder: Path) -> Modules:
     paths = sorted(folder.rglob("*.py"))
-    return house(
+    return parse(
         {".".join(p.relative_to(folder).with_suffix("").parts): p.read_text("utf-8") for p in paths}
     )
 
 
 def imports(module: Module, deep: bool = True) -> Iterator[tuple[int, str]]:
-    """The line and dotted name of each import; unless ``deep``, only of those that run when the module is imported."""
+    """The line and dotted name of each import; unless ``deep``, of those that importing runs."""
     nodes: list[ast.AST] = [module.tree]
     while nodes:
         match nodes.pop():
@@ -67,44 +67,51 @@ def imports(module: Module, deep: bool = True) -> Iterator[tuple[int, str]]:
                 nodes += ast.iter_child_nodes(node)
 
 
-def functions(home: House) -> Iterator[tuple[Module, ast.FunctionDef | ast.AsyncFunctionDef, str]]:
-    for module in home.values():
+def functions(
+    modules: Modules,
+) -> Iterator[tuple[Module, ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    for module in modules.values():
         for node in ast.walk(module.tree):
             if isinstance(node, FUNCTION):
                 yield module, node, f"{module.name}:{node.lineno} {node.name}"
 
 
 def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
-    given = [
+    arguments = [
         *node.args.posonlyargs,
         *node.args.args,
         *node.args.kwonlyargs,
         *filter(None, [node.args.vararg]),
     ]
-    return [argument for argument in given if argument.arg not in ("self", "cls")]
+    return [argument for argument in arguments if argument.arg not in ("self", "cls")]
 
 
 def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-def without_floor(home: House) -> list[str]:
+def rooms_without_a_floor(modules: Modules) -> list[str]:
     return [
-        name for name, module in home.items() if module.room not in [*ROOMS, "__init__", "__main__"]
+        name
+        for name, module in modules.items()
+        if module.room not in [*ROOMS, "__init__", "__main__"]
     ]
 
 
-def upward(home: House) -> list[str]:
-    """A room sees the lower floors and, but for floor 2, those named before it on its own. The package's public names
-    reach up to ``pipeline``, so only the floors above that may use them; its version is everyone's."""
+def upward_imports(modules: Modules) -> list[str]:
+    """A room imports from lower floors and, but on floor 2, from rooms named before it on its own.
 
-    def may(mine: str, theirs: str) -> bool:
+    The package's public names reach up to ``pipeline``, so only the floors above that may use them;
+    its version is for everyone.
+    """
+
+    def allowed(mine: str, theirs: str) -> bool:
         here, there = FLOOR.get(mine, -1), FLOOR.get(theirs, FLOOR["pipeline"])
         same = here == there != 2 and theirs in ROOMS and ROOMS.index(theirs) < ROOMS.index(mine)
         return mine == theirs or there < here or same
 
     found = []
-    for module in home.values():
+    for module in modules.values():
         for line, dotted in imports(module):
             package, other, *_ = [*dotted.split("."), ""]
             if (
@@ -112,16 +119,16 @@ def upward(home: House) -> list[str]:
                 and module.room not in ("__init__", "__main__")
                 and other != "__version__"
             ):
-                found += [] if may(module.room, other) else [f"{module.name}:{line} {dotted}"]
+                found += [] if allowed(module.room, other) else [f"{module.name}:{line} {dotted}"]
     return found
 
 
-def ground_floor(home: House) -> list[str]:
+def foreign_imports_on_the_ground_floor(modules: Modules) -> list[str]:
     outside = {*sys.stdlib_module_names, "torch", "einops", "jaxtyping"}
     inside = ("safelight.types", "safelight.errors", "safelight.diffusion")
     found = [
         (m, line, name)
-        for m in home.values()
+        for m in modules.values()
         if m.room in ("types", "diffusion")
         for line, name in imports(m)
     ]
@@ -133,8 +140,11 @@ def ground_floor(home: House) -> list[str]:
     ]
 
 
-def torch(home: House) -> list[str]:
-    """Torch, directly or through another module: never in the torchless rooms, at the doors only inside functions."""
+def torch_imports(modules: Modules) -> list[str]:
+    """Imports of torch, directly or through other modules.
+
+    Some rooms must not import it at all, tasks and the command line only inside functions.
+    """
 
     def run_by(dotted: str) -> list[str]:
         parts = dotted.split(".")
@@ -150,7 +160,7 @@ def torch(home: House) -> list[str]:
         before = len(heavy)
         heavy |= {
             m.name
-            for m in home.values()
+            for m in modules.values()
             for _, name in imports(m, deep=False)
             if heavy.intersection(run_by(name))
         }
@@ -164,21 +174,78 @@ def torch(home: House) -> list[str]:
     }
     return [
         f"{m.name}:{line} {name}"
-        for m in home.values()
+        for m in modules.values()
         if m.room in deep
         for line, name in imports(m, deep[m.room])
         if heavy.intersection(run_by(name))
     ]
 
 
-def long_files(home: House, limit: int = 600) -> list[str]:
-    return [name for name, module in home.items() if len(module.text.splitlines()) > limit]
+PRIVATE_WORDS = {
+    "absence",
+    "asked",
+    "attended",
+    "begin_at_rest",
+    "beside",
+    "churn_from",
+    "churn_to",
+    "doubles",
+    "eye",
+    "grain",
+    "heard",
+    "hearing",
+    "hears",
+    "hollow",
+    "join_at_zero",
+    "lonely",
+    "marks",
+    "material",
+    "numbered",
+    "said",
+    "singles",
+    "stands_on",
+    "swell",
+    "told",
+    "tower",
+    "towers",
+    "unheard",
+    "unread",
+    "waist",
+    "weighing",
+    "wordy",
+}
+"""Words of an earlier private dialect that readers of the field do not know."""
 
 
-def long_functions(home: House) -> list[str]:
-    sizes = [length(node) for _, node, _ in functions(home)]
+def private_words(modules: Modules) -> list[str]:
+    """Names of classes, functions, arguments, attributes and variables that are private words."""
+    found = []
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            match node:
+                case ast.ClassDef(name) | ast.FunctionDef(name) | ast.AsyncFunctionDef(name):
+                    pass
+                case ast.arg(name) | ast.Attribute(_, name):
+                    pass
+                case ast.Name(name, ast.Store()):
+                    pass
+                case _:
+                    continue
+            if name.lower().strip("_") in PRIVATE_WORDS:
+                found.append(f"{module.name}:{node.lineno} {name}")
+    return found
+
+
+def long_files(modules: Modules, limit: int = 600) -> list[str]:
+    return [name for name, module in modules.items() if len(module.text.splitlines()) > limit]
+
+
+def long_functions(modules: Modules) -> list[str]:
+    sizes = [length(node) for _, node, _ in functions(modules)]
     found = [
-        f"{where}: {length(node)} lines" for _, node, where in functions(home) if length(node) > 80
+        f"{where}: {length(node)} lines"
+        for _, node, where in functions(modules)
+        if length(node) > 80
     ]
     short = sum(size < 40 for size in sizes)
     return found + (
@@ -188,19 +255,19 @@ def long_functions(home: House) -> list[str]:
     )
 
 
-def many_parameters(home: House) -> list[str]:
-    limit = {module.name: 8 if FLOOR.get(module.room) == 0 else 10 for module in home.values()}
+def many_parameters(modules: Modules) -> list[str]:
+    limit = {module.name: 8 if FLOOR.get(module.room) == 0 else 10 for module in modules.values()}
     return [
         where
-        for module, node, where in functions(home)
+        for module, node, where in functions(modules)
         if len(parameters(node)) > limit[module.name]
     ]
 
 
-def large_configs(home: House) -> list[str]:
+def configs_with_many_fields(modules: Modules) -> list[str]:
     classes = [
         (name, node)
-        for name, module in home.items()
+        for name, module in modules.items()
         for node in ast.walk(module.tree)
         if isinstance(node, ast.ClassDef) and node.name == "Config"
     ]
@@ -219,40 +286,45 @@ def large_configs(home: House) -> list[str]:
     ]
 
 
-def unannotated(home: House) -> list[str]:
+def missing_annotations(modules: Modules) -> list[str]:
     return [
         where
-        for _, node, where in functions(home)
+        for _, node, where in functions(modules)
         if node.returns is None or any(argument.annotation is None for argument in parameters(node))
     ]
 
 
-def keyword_soup(home: House) -> list[str]:
-    return [where for _, node, where in functions(home) if node.args.kwarg]
+def keyword_dictionaries(modules: Modules) -> list[str]:
+    return [where for _, node, where in functions(modules) if node.args.kwarg]
 
 
-def forbidden_calls(home: House) -> list[str]:
-    def bad(call: ast.Call) -> bool:
+def forbidden_calls(modules: Modules) -> list[str]:
+    def forbidden(call: ast.Call) -> bool:
         called = ast.unparse(call.func).split(".")[-1]
         strict = [*call.args[1:2], *(word.value for word in call.keywords if word.arg == "strict")]
-        lax = any(isinstance(value, ast.Constant) and value.value is False for value in strict)
-        return called == "hasattr" or (called == "load_state_dict" and lax)
+        lenient = any(isinstance(value, ast.Constant) and value.value is False for value in strict)
+        return called == "hasattr" or (called == "load_state_dict" and lenient)
 
     calls = [
-        (m, node) for m in home.values() for node in ast.walk(m.tree) if isinstance(node, ast.Call)
+        (m, node)
+        for m in modules.values()
+        for node in ast.walk(m.tree)
+        if isinstance(node, ast.Call)
     ]
-    return [f"{m.name}:{call.lineno} {ast.unparse(call)}" for m, call in calls if bad(call)]
+    return [f"{m.name}:{call.lineno} {ast.unparse(call)}" for m, call in calls if forbidden(call)]
 
 
 def statements(body: list[ast.stmt]) -> Iterator[tuple[int, str]]:
-    """Each statement that does something, on one line however it is wrapped, with the number of its
-    first: no imports, docstrings or signatures; of a compound statement its head, then its body."""
+    """Each statement as one line, with its line number; of a compound one its head, then its body.
+
+    Imports, docstrings and signatures are left out.
+    """
     for node in body:
         inner = [
             value for name in ("body", "orelse", "finalbody") for value in vars(node).get(name, ())
         ]
-        inner += [one for handler in vars(node).get("handlers", ()) for one in handler.body]
-        inner += [one for case in vars(node).get("cases", ()) for one in case.body]
+        branches = [*vars(node).get("handlers", ()), *vars(node).get("cases", ())]
+        inner += [statement for branch in branches for statement in branch.body]
         constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if isinstance(node, ast.Import | ast.ImportFrom) or constant:
             continue
@@ -261,10 +333,10 @@ def statements(body: list[ast.stmt]) -> Iterator[tuple[int, str]]:
         yield from statements(inner)
 
 
-def repeated(home: House, span: int = 6) -> list[str]:
+def repeated_passages(modules: Modules, span: int = 6) -> list[str]:
     first: dict[tuple[str, ...], str] = {}
     found = []
-    for module in home.values():
+    for module in modules.values():
         lines = list(statements(module.tree.body))
         for start in range(len(lines) - span + 1):
             here, passage = (

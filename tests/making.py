@@ -1,4 +1,4 @@
-"""What tests make for themselves: small pictures of coloured shapes, tiny models, recipes and runs."""
+"""Small pictures of coloured shapes, tiny models, recipes and runs for tests."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw
 
 from forked import Forked
 from safelight import cli
-from safelight.autoencoders.kl import KL as KLNetwork
-from safelight.autoencoders.kl import Config as KL
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.kl.network import KL as KLNetwork
 from safelight.checkpoints import save
 from safelight.conditioners.text import Config as Text
 from safelight.config import read
-from safelight.denoisers.dit import Config as DiT
+from safelight.denoisers.dit.config import Config as DiT
 from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
@@ -49,7 +49,7 @@ def shape(colour: str, kind: str = "square", shift: int = 0, size: int = 32) -> 
 
 
 def shapes(folder: Path, captions: bool = True) -> Path:
-    """Twelve pictures in folders by colour, which are their labels, each with a caption beside it."""
+    """Twelve pictures in folders by colour, which are their labels, each with a caption."""
     for colour in COLOURS:
         (folder / colour).mkdir(parents=True)
         for kind in SHAPES:
@@ -100,7 +100,7 @@ def saved_model(folder: Path) -> Path:
 def tables(
     stage: str, data: Path, autoencoder: Path | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """A recipe of a stage as nested tables; ``changes`` such as ``loop__updates=3`` go into them."""
+    """A recipe of a stage as nested tables, with ``changes`` such as ``loop__updates=3``."""
     made: dict[str, Any] = {
         "objective": {"kind": stage},
         "data": {"kind": "folder", "paths": [str(data)], "licence": "CC0"},

@@ -1,5 +1,4 @@
-"""What other implementations gave: recordings in tests/recorded, some with weights drawn again; more of them beside the
-project."""
+"""Outputs of other implementations, recorded in tests/recorded or next to the project."""
 
 import json
 import os
@@ -57,8 +56,8 @@ class Recording:
     def weights(self, name: str) -> dict[str, Tensor]:
         """A file's tensors in the fp32 that the original ran them in."""
         return {
-            key: one.float() if one.is_floating_point() else one
-            for key, one in load_file(self.file(name)).items()
+            key: item.float() if item.is_floating_point() else item
+            for key, item in load_file(self.file(name)).items()
         }
 
 
@@ -97,4 +96,4 @@ def shaken(network: nn.Module) -> Any:
 
 def shapes_of(file: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """What a dialect recognises a file by."""
-    return {name: tuple(one.shape) for name, one in file.items()}
+    return {name: tuple(item.shape) for name, item in file.items()}

@@ -1,4 +1,4 @@
-"""The command line: what it makes, what it says of what there is, and how it refuses what cannot be done."""
+"""The command line: what it makes, what it prints, and what it refuses."""
 
 import json
 import logging
@@ -80,8 +80,8 @@ def test_generate_writes_a_picture_that_carries_its_recipe(safelight, tiny_folde
 def test_count_numbers_the_files_and_json_is_json(safelight, tiny_folder, here):
     made = safelight(*make(tiny_folder, "--count", 2, "--seed", 8, "--json", "--out", "a.png"))
     told = json.loads(made.out)
-    assert [one["file"] for one in told] == ["a-1.png", "a-2.png"]
-    assert [one["recipe"]["settings"]["seed"] for one in told] == [8, 9]
+    assert [item["file"] for item in told] == ["a-1.png", "a-2.png"]
+    assert [item["recipe"]["settings"]["seed"] for item in told] == [8, 9]
     assert sorted(path.name for path in here.iterdir()) == ["a-1.png", "a-2.png"]
     assert read_recipe(here / "a-2.png") == told[1]["recipe"]
     safelight(*make(tiny_folder, "--seed", 9, "--out", "b.png"))
@@ -395,7 +395,7 @@ def test_a_picture_without_a_recipe_and_nothing_at_all_are_not_inspected(safelig
 
 
 def limited(size, *words):
-    """A command whose files may not grow beyond ``size`` bytes: how a full disk looks from inside."""
+    """A command whose files cannot grow beyond ``size`` bytes, as on a full disk."""
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     begin = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
     return subprocess.run(
@@ -460,7 +460,7 @@ def test_an_error_that_nobody_foresaw_asks_to_be_reported(
 def test_samplers_are_listed(safelight):
     told = safelight("samplers")
     listed = json.loads(safelight("samplers", "--json").out)
-    assert {one["kind"] for one in listed} >= {
+    assert {item["kind"] for item in listed} >= {
         "euler",
         "ddim",
         "dpmpp2m",
@@ -469,12 +469,12 @@ def test_samplers_are_listed(safelight):
         "sa-solver",
         "lcm",
     }
-    for one in listed:
-        assert one["kind"] in told.out
-        assert one["order"]
-        assert one["passes"]
-        assert one["paper"].startswith("arXiv ")
-    assert next(one for one in listed if one["kind"] == "heun")["draws"] == "with churn"
+    for item in listed:
+        assert item["kind"] in told.out
+        assert item["order"]
+        assert item["passes"]
+        assert item["paper"].startswith("arXiv ")
+    assert next(item for item in listed if item["kind"] == "heun")["draws"] == "with s_churn"
 
 
 def test_an_unknown_sampler_suggests_the_nearest(safelight):

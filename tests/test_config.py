@@ -25,6 +25,7 @@ from safelight.errors import BadInput
 from safelight.training.optimisers import Adamw, Muon
 from safelight.training.recipe import Recipe
 
+SOURCE = Path(safelight.__file__).parent
 FOLDERS = (
     "autoencoders",
     "conditioners",
@@ -34,7 +35,7 @@ FOLDERS = (
     "tasks",
     "training.objectives",
 )
-DIFFUSION = ("density", "prediction", "schedule", "spacing")
+DIFFUSION = ("density", "prediction", "schedule")
 FILES = (*(f"diffusion.{name}" for name in DIFFUSION), "training.optimisers")
 WANTED = {
     "paths": ("pictures",),
@@ -43,7 +44,7 @@ WANTED = {
     "sigmas": (9.0, 0.0),
 }  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
-SAMPLER = Slot("diffusion.samplers.*")
+SAMPLER, SPACING = Slot("diffusion.samplers.*"), Slot("diffusion.spacing.*")
 RECIPE = {"objective": {"kind": "reconstruction"}, "data": {"kind": "folder", "paths": ["a"]}}
 
 
@@ -74,11 +75,9 @@ class Outer:
 def test_a_room_is_every_folder_or_file_that_is_tested_here():
     root = Path(safelight.__file__).parent
     for room in FOLDERS:
-        files = {
-            path.stem
-            for path in (root / room.replace(".", "/")).glob("*.py")
-            if path.stem[0] != "_"
-        }
+        folder = root / room.replace(".", "/")
+        files = {path.stem for path in folder.glob("*.py") if path.stem[0] != "_"}
+        files |= {path.parent.name for path in folder.glob("*/config.py")}
         assert set(Slot(room).kinds()) == {name.replace("_", "-") for name in files}
         assert files
     for room in FILES:
@@ -88,10 +87,11 @@ def test_a_room_is_every_folder_or_file_that_is_tested_here():
 
 
 def test_a_folder_of_files_of_classes():
+    for slot in (SAMPLER, SPACING):
+        assert sorted(map(kind_of, slot.all())) == slot.kinds()
     kinds = {kind_of(cls): cls.__module__ for cls in SAMPLER.all()}
-    assert sorted(kinds) == SAMPLER.kinds()
     assert SAMPLER.word == "sampler"
-    assert kinds["heun"] == kinds["dpm2-ancestral"] == "safelight.diffusion.samplers.heun"
+    assert kinds["heun"] == kinds["dpm2"] == "safelight.diffusion.samplers.heun"
     folder = Path(safelight.__file__).parent / "diffusion" / "samplers"
     files = {one.rpartition(".")[2] for one in kinds.values()}
     assert files == {path.stem for path in folder.glob("*.py")} - {"__init__"}
@@ -106,6 +106,7 @@ def test_kinds_of_folders_are_listed_without_torch():
 import sys
 from safelight.config import Slot
 print([Slot(room).kinds() for room in {FOLDERS!r}])
+print(Slot("diffusion.samplers.*").kinds(), Slot("diffusion.spacing.*").kinds())
 assert not {{"torch", "safelight.autoencoders.kl"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -124,6 +125,31 @@ assert not {{"torch", "safelight.autoencoders.kl"}} & set(sys.modules)
 )
 def test_a_kind_is_named_after_its_class_or_file(value, kind):
     assert kind_of(value) == kind
+
+
+TORCHLESS = [
+    f"safelight.{path.relative_to(SOURCE).with_suffix('').as_posix().replace('/', '.')}"
+    for path in sorted(SOURCE.rglob("config.py"))
+]
+
+
+def test_the_config_of_a_package_is_read_and_written_without_torch():
+    code = f"""
+import sys
+from importlib import import_module
+from safelight.config import Slot, kind_of
+for name in {TORCHLESS!r}:
+    import_module(name)
+for room in ("autoencoders", "denoisers", "denoisers.control"):
+    for kind in Slot(room).kinds():
+        config = Slot(room).read(kind)
+        assert kind_of(config) == kind == Slot(room).write(config)["kind"]
+assert "torch" not in sys.modules
+"""
+    assert "safelight.denoisers.unet.config" in TORCHLESS
+    assert "safelight.denoisers.control.flux.config" in TORCHLESS
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_config_is_named_after_its_file():
@@ -206,7 +232,7 @@ def test_what_was_given_in_python_is_named_but_cannot_be_read():
         GUIDANCE.read(written)
 
 
-@pytest.mark.parametrize("room", [*FOLDERS, *FILES, "diffusion.samplers.*"])
+@pytest.mark.parametrize("room", [*FOLDERS, *FILES, SAMPLER.room, SPACING.room])
 def test_every_kind_survives_being_written_and_read(room):
     for cls in set(Slot(room).all()) - {Classifier}:
         value = default(cls)

@@ -1,4 +1,4 @@
-"""The pages are true: their links point at what they name, their Python runs, their commands exist."""
+"""The pages: their links are right, their Python runs and their commands exist."""
 
 import importlib.util
 import re
@@ -84,7 +84,7 @@ def test_commands_in_the_readme_exist_with_their_options():
     assert len(told) >= 6
     for line in told:
         verb, *words = shlex.split(line)
-        known = {option for one in commands[verb].params for option in one.opts}
+        known = {option for param in commands[verb].params for option in param.opts}
         assert {word for word in words if word.startswith("-")} <= known, line
 
 
@@ -108,4 +108,4 @@ def test_recipes_are_whole(path):
     recipe = read(Recipe, tomllib.loads(path.read_text("utf-8")))
     assert recipe.title
     for source in (recipe.data, recipe.validation):
-        assert source is None or not any(Path(one).is_absolute() for one in source.paths)
+        assert source is None or not any(Path(path).is_absolute() for path in source.paths)

@@ -1,4 +1,4 @@
-"""The parts of scripts/emoji.py that decide something, on made-up entries and a server that hangs up."""
+"""The decisions of scripts/emoji.py, on made-up entries and an unreliable server."""
 
 import gzip
 import io
@@ -155,7 +155,7 @@ def test_an_archive_cannot_write_where_it_wants(tmp_path):
 
 @pytest.fixture
 def hanging_up() -> Iterator[str]:
-    """The address of a server that breaks off its first answer in the middle and continues when asked to."""
+    """The address of a server that interrupts its first answer and then continues it."""
     whole = bytes(range(256)) * 40
 
     class Handler(BaseHTTPRequestHandler):

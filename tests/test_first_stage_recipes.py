@@ -1,4 +1,4 @@
-"""The recipes of the first-stage table are what their script writes, build, and make the table's latents."""
+"""The first-stage recipes are up to date, can be built, and have the latents of the paper."""
 
 import sys
 import tomllib

@@ -22,7 +22,7 @@ from safelight.model import Card, LatentDiffusion
 from safelight.pipeline import generate, recipe, resolve, steps
 from safelight.settings import SPACING
 from safelight.task import Share
-from safelight.types.networks import Prompt
+from safelight.types.networks import Denoiser, Prompt
 
 SQUARE = TextToImage("a red square")
 
@@ -44,7 +44,7 @@ def assert_differ(some, others):
     assert np.abs(pixels(some) - pixels(others)).max() > 8
 
 
-class Counting(nn.Module):
+class Counting(nn.Module, Denoiser):
     """A denoiser that counts its passes and the samples in them, and keeps what it saw first."""
 
     def __init__(self, denoiser):
@@ -251,11 +251,11 @@ def test_a_prompt_of_a_megabyte_is_cut_in_no_time(model):
     began = time.perf_counter()
     with pytest.warns(
         Note,
-        match=r"this model reads 14 pieces of a prompt; not read: 'square a red .* … \(1039\d+ letters\)",
+        match=r"this model reads 14 tokens of a prompt; cut off is: 'square a red .* … \(1039\d+ characters\)",
     ):
         long = generate(model, TextToImage("a red square " * 80_000), Settings(steps=1))
     assert time.perf_counter() - began < 5
-    with pytest.warns(Note, match=r"\(476 letters\)"):
+    with pytest.warns(Note, match=r"\(476 characters\)"):
         shorter = generate(model, TextToImage("a red square " * 40), Settings(steps=1))
     assert_same(long, shorter)
 

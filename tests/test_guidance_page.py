@@ -1,4 +1,4 @@
-"""The page of guidances says what the kinds say of themselves, and what it tells people to type can be read."""
+"""The page of guidances matches the code, and its examples can be read."""
 
 import importlib.util
 import re

@@ -14,7 +14,7 @@ from safelight.checkpoints import load
 from safelight.checkpoints.assembly import understood
 from safelight.checkpoints.native import fingerprint
 from safelight.config import Slot, read
-from safelight.denoisers.unet import Config as UNet
+from safelight.denoisers.unet.config import Config as UNet
 from safelight.errors import BadInput
 from safelight.files import sha256
 from safelight.inspection import inspect
@@ -309,12 +309,20 @@ def without_class(where: str) -> bool:
     return where in ("hint", "picture", "picture.model") or where.startswith("run.")
 
 
+def slot_of(room: str) -> Slot:
+    several_a_file = ("diffusion.samplers", "diffusion.spacing")
+    return Slot(f"{room}.*" if room in several_a_file else room)
+
+
 def configs(where: str) -> type:
     """The dataclass that a row of options names."""
     room, _, kind = where.rpartition(".")
     if kind[:1].isupper():
-        return getattr(import_module(f"safelight.{room}"), kind)
-    return Slot(room if room != "diffusion.samplers" else "diffusion.samplers.*").config(kind)
+        module = import_module(f"safelight.{room}")
+        if "__path__" in vars(module):  # a network's package: its configuration is beside it
+            module = import_module(f"safelight.{room}.config")
+        return getattr(module, kind)
+    return slot_of(room).config(kind)
 
 
 def unsound(table: OldNames) -> list[str]:
@@ -322,11 +330,7 @@ def unsound(table: OldNames) -> list[str]:
     found = []
     for row in table.rows:
         if row.what == "kind":
-            names = set(
-                Slot(
-                    row.where if row.where != "diffusion.samplers" else "diffusion.samplers.*"
-                ).kinds()
-            )
+            names = set(slot_of(row.where).kinds())
         elif row.what == "option" and not without_class(row.where):
             names = {one.name for one in fields(configs(row.where))}
         else:
@@ -343,7 +347,7 @@ def test_rows_lead_from_names_that_are_gone_to_names_that_are_here():
         OldName(DAY, "kind", "conditioners", "gone", "lost"),
         OldName(DAY, "kind", "conditioners", "label", "text"),
         OldName(DAY, "option", "training.recipe.Loop", "a", "b"),
-        OldName(DAY, "option", "diffusion.samplers.euler", "swell", "eta"),
+        OldName(DAY, "option", "diffusion.samplers.euler", "s_noise", "eta"),
     ]
     assert len(unsound(OldNames(stray))) == 4
 

@@ -1,10 +1,11 @@
 """Frozen dataclasses ⇄ TOML and JSON, slots that hold one of several kinds, overrides, and errors that help.
 
-A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*: its kinds are the files
-of a folder (``autoencoders/kl.py`` holds ``Config``, ``tasks/text_to_image.py`` holds ``TextToImage``) or the
+A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*. The
+kinds of a slot are the files of a folder (``tasks/text_to_image.py`` holds ``TextToImage``), or its
+packages (``autoencoders/kl/config.py`` holds ``Config``, which imports no torch), or the
 dataclasses of a file (``diffusion/spacing.py`` holds ``Karras``), or those of all files of a folder
-(``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a kind; nothing is
-registered.
+(``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a kind;
+nothing is registered.
 """
 
 import re
@@ -38,16 +39,24 @@ class Builds(Protocol[T_co]):
 def kind_of(value: object) -> str:
     """The name by which a slot knows this configuration or its class, such as ``kl`` or ``classifier-free``."""
     cls = value if isinstance(value, type) else type(value)
-    if cls.__name__ == "Config":  # the only one of its file, which gives it its name
-        return cls.__module__.rpartition(".")[2].replace("_", "-")
+    if cls.__name__ == "Config":  # the only one of its file or package, which gives it its name
+        module = cls.__module__.removesuffix(".config")
+        return module.rpartition(".")[2].replace("_", "-")
     named: str | None = vars(cls).get("kind")
-    return named or re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+    return named or _hyphenated(cls.__name__)
+
+
+def _hyphenated(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one of the kinds of a room: ``Slot("autoencoders")`` has one in each file of the folder,
-    ``Slot("diffusion.spacing")`` those of the file, ``Slot("diffusion.samplers.*")`` those of all files of the folder.
+    """A place for one of the kinds of a room.
+
+    ``Slot("autoencoders")`` has one in each file of the folder, and one in each package of it that
+    has a ``config.py``; ``Slot("diffusion.spacing")`` has those of the file, and
+    ``Slot("diffusion.samplers.*")`` those of all files of the folder.
 
     It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where ``number`` is
     set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field ``of`` holds another kind of the
@@ -59,14 +68,19 @@ class Slot:
 
     def kinds(self) -> list[str]:
         """The names of all kinds. For a folder nothing is imported."""
+        if self.room.endswith(".*"):
+            return sorted(_modules_of_kinds(self.room.removesuffix(".*")))
         return _files(self.room) if self._is_folder else sorted(_classes(self.room))
 
     def config(self, kind: object) -> type:
         """The dataclass of a kind; BadInput with the nearest name if there is none."""
         if kind not in self.kinds():
             raise unknown(self.word, kind, self.kinds())
-        file = f"{self.room}.{str(kind).replace('-', '_')}" if self._is_folder else self.room
-        return _classes(file)[str(kind)]
+        if self.room.endswith(".*"):
+            module = _modules_of_kinds(self.room.removesuffix(".*"))[str(kind)]
+        else:
+            module = _module(self.room, str(kind)) if self._is_folder else self.room
+        return _classes(module)[str(kind)]
 
     def all(self) -> list[type[Any]]:
         """The dataclasses of all kinds; imports every file of the room."""
@@ -151,16 +165,44 @@ class Slot:
 
 @lru_cache
 def _files(room: str) -> list[str]:
-    names = (path.stem for path in (_HERE / room.replace(".", "/")).glob("*.py"))
+    """The kinds of a folder: its files, and its packages that have a ``config.py``."""
+    folder = _HERE / room.replace(".", "/")
+    names = {path.stem for path in folder.glob("*.py")}
+    names |= {path.parent.name for path in folder.glob("*/config.py")}
     return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+
+
+def _module(room: str, kind: str) -> str:
+    """The module, without ``safelight.``, that holds the configuration of a folder's kind."""
+    name = kind.replace("-", "_")
+    is_package = (_HERE / room.replace(".", "/") / name).is_dir()
+    return f"{room}.{name}.config" if is_package else f"{room}.{name}"
+
+
+_DATACLASS = re.compile(
+    r"^@dataclass[^\n]*\nclass ([A-Za-z]\w*)[^\n]*\n((?:[ ][^\n]*\n|\n)*)", re.M
+)
+_KIND = re.compile(r'^    kind: ClassVar(?:\[str\])? = "([^"]+)"', re.M)
+
+
+@lru_cache
+def _modules_of_kinds(folder: str) -> dict[str, str]:
+    """The module, without ``safelight.``, of each kind in a folder of files with several kinds.
+
+    It is read from the text of the files: only the file of a kind that is used is imported.
+    """
+    modules = {}
+    for name in _files(folder):
+        stem = name.replace("-", "_")
+        text = (_HERE / folder.replace(".", "/") / f"{stem}.py").read_text(encoding="utf-8")
+        for cls, body in _DATACLASS.findall(text):
+            kind = _KIND.search(body)
+            modules[kind[1] if kind else _hyphenated(cls)] = f"{folder}.{stem}"
+    return modules
 
 
 @lru_cache
 def _classes(room: str) -> dict[str, type]:
-    if room.endswith(".*"):
-        folder = room.removesuffix(".*")
-        files = (f"{folder}.{name.replace('-', '_')}" for name in _files(folder))
-        return {kind: cls for file in files for kind, cls in _classes(file).items()}
     module = import_module(f"safelight.{room}")
     mine = (
         item

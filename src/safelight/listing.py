@@ -1,4 +1,4 @@
-"""What there is to choose from, as plain values for a table or JSON."""
+"""What there is to choose from, as values for a table or JSON."""
 
 from dataclasses import asdict, fields
 from typing import Any
@@ -8,12 +8,12 @@ from safelight.settings import SAMPLER
 
 
 def samplers() -> list[dict[str, Any]]:
-    """Every sampler, by its kind: what it says ``about`` itself, and its options with their defaults."""
+    """Kind, description and options with defaults of every sampler."""
     return [
         {
             "kind": kind_of(cls),
-            **asdict(cls.about),
-            "options": ", ".join(f"{one.name}={one.default}" for one in fields(cls)),
+            **asdict(cls.info),
+            "options": ", ".join(f"{item.name}={item.default}" for item in fields(cls)),
         }
         for cls in SAMPLER.all()
     ]

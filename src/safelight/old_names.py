@@ -42,6 +42,62 @@ class OldName(NamedTuple):
 ROWS: tuple[OldName, ...] = (
     OldName("2026-12-01", "kind", "conditioners", "nothing", "unconditional"),
     OldName("2026-12-01", "kind", "conditioners", "towers", "text-encoders"),
+    OldName("2026-12-01", "option", "diffusion.samplers.euler", "swell", "s_noise"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "swell", "s_noise"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "churn", "s_churn"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "churn_from", "s_tmin"),
+    OldName("2026-12-01", "option", "diffusion.samplers.heun", "churn_to", "s_tmax"),
+    OldName("2026-12-01", "kind", "diffusion.spacing", "picked", "lcm"),
+    OldName("2026-12-01", "option", "diffusion.spacing.lcm", "among", "original_steps"),
+    OldName("2026-12-01", "option", "conditioners.label", "numbered", "numeric_labels"),
+    OldName("2026-12-01", "option", "conditioners.label", "attended", "as_token"),
+    OldName("2026-12-01", "option", "conditioners.label", "absence", "null_class"),
+    OldName("2026-12-01", "tensor", "conditioners.label", "table", "embedding"),
+    OldName("2026-12-01", "option", "conditioners.text-encoders", "towers", "encoders"),
+    OldName("2026-12-01", "option", "conditioners.text-encoders", "sizes", "size_conditions"),
+    OldName("2026-12-01", "option", "conditioners.text-encoders", "native", "native_size"),
+    OldName("2026-12-01", "option", "conditioners.text-encoders", "empty", "null_prompt"),
+    OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "words", "tokenizer"),
+    OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "chunks", "max_chunks"),
+    OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "pad", "padding"),
+    OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "row", "group"),
+    OldName("2026-12-01", "option", "conditioners._encoder.EncoderConfig", "absent", "missing"),
+    OldName("2026-12-01", "option", "nn.text_models.bert", "head", "head_width"),
+    OldName("2026-12-01", "option", "nn.text_models.t5", "head", "head_width"),
+    OldName("2026-12-01", "option", "nn.text_models.t5", "farthest", "max_distance"),
+    OldName("2026-12-01", "option", "nn.text_models.decoder", "taps", "output_layers"),
+    OldName("2026-12-01", "option", "nn.text_models.decoder", "shared", "kv_heads"),
+    OldName("2026-12-01", "option", "nn.text_models.decoder", "head", "head_width"),
+    OldName("2026-12-01", "option", "nn.text_models.decoder", "base", "rope_theta"),
+    OldName(
+        "2026-12-01",
+        "tensor",
+        "conditioners.text-encoders",
+        "towers.*.words",
+        "encoders.*.tokenizer",
+    ),
+    OldName("2026-12-01", "tensor", "conditioners.text-encoders", "towers", "encoders"),
+    OldName(
+        "2026-12-01",
+        "tensor",
+        "conditioners.text-encoders",
+        "encoders.*.network.blocks.*.enter",
+        "encoders.*.network.blocks.*.fc1",
+    ),
+    OldName(
+        "2026-12-01",
+        "tensor",
+        "conditioners.text-encoders",
+        "encoders.*.network.blocks.*.leave",
+        "encoders.*.network.blocks.*.fc2",
+    ),
+    OldName(
+        "2026-12-01",
+        "tensor",
+        "conditioners.text-encoders",
+        "encoders.*.network.distances",
+        "encoders.*.network.relative_positions",
+    ),
     OldName("2026-12-01", "option", "training.adversarial.Adversarial", "begins", "start"),
     OldName(
         "2026-12-01", "option", "training.adversarial.Adversarial", "most", "max_adaptive_weight"
@@ -206,7 +262,7 @@ def place(config: object) -> str:
     if config is None:
         return ""
     cls = config if isinstance(config, type) else type(config)
-    module = cls.__module__.removeprefix("safelight.")
+    module = cls.__module__.removeprefix("safelight.").removesuffix(".config")
     if cls.__name__ != "Config":
         return f"{module}.{cls.__name__}"
     room, _, file = module.rpartition(".")

@@ -14,7 +14,7 @@ from safelight import __version__
 from safelight.conditioners import text_readers
 from safelight.config import kind_of
 from safelight.diffusion.blend import Part
-from safelight.diffusion.compatibility import require_fit
+from safelight.diffusion.compatibility import require_compatible
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
 from safelight.errors import BadInput, Note
@@ -23,7 +23,7 @@ from safelight.model import CompleteModel, LatentDiffusion
 from safelight.prompting.prompts import prompt_at, split_prompt
 from safelight.settings import DEFAULTS, GUIDANCE, SAMPLER, SPACING, Settings
 from safelight.task import Share, Start, Task
-from safelight.types.diffusion import Denoise, Estimate, Guidance, Negative, NoiseLevel, Sized, Step
+from safelight.types.diffusion import Denoise, Estimate, Guidance, Negative, NoiseLevel, Step
 from safelight.types.networks import Condition, Conditioner, Prompt
 from safelight.types.tensors import Latents
 
@@ -61,21 +61,20 @@ def steps(
     whole = model.complete()
     sampler, spacing = SAMPLER.read(chosen.sampler), SPACING.read(chosen.spacing)
     guidance = GUIDANCE.read(chosen.guidance)
-    require_fit(sampler, whole.process.prediction, guidance)
+    require_compatible(sampler, whole.process.prediction, guidance)
     seeds = [chosen.seed + i for i in range(chosen.count)]
     noise = SeededNoise(seeds)
     start = _told_more(whole, task.start(whole, noise, chosen.count), chosen.emphasis)
     schedule = whole.process.schedule
-    if isinstance(spacing, Sized):
-        spacing = spacing.sized(
-            prod(side // whole.denoiser.size_multiple for side in start.latents.shape[2:])
-        )
+    spacing = spacing.for_tokens(
+        prod(side // whole.denoiser.size_multiple for side in start.latents.shape[2:])
+    )
     times = spacing(chosen.steps, schedule, start.begin)
     waist = _Waist(whole, guidance, start, bool(chosen.one_batch), len(times) - 1)
     latents = start.latents.to(_device(whole))
     if start.begin == 1:
         latents = latents * _spread(schedule(times[0]))
-    source = BrownianNoise(seeds) if sampler.about.brownian else noise
+    source = BrownianNoise(seeds) if sampler.info.brownian else noise
     for step in sampler(start.wrap(waist), latents, times, schedule, source):
         latents, waist.step = step.noisy, step.index + 1
         yield step

@@ -1,4 +1,4 @@
-"""Progress bars with the rate and the time left, on standard error."""
+"""Progress bars with the time taken and left, on standard error."""
 
 from types import TracebackType
 
@@ -14,7 +14,7 @@ from rich.progress import (
 
 
 class Bars:
-    """A bar for each thing under way, made when it is first reported. Quiet, or not on a terminal: none."""
+    """A progress bar for each name that is reported; none if quiet or not on a terminal."""
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self._progress = Progress(
@@ -30,7 +30,7 @@ class Bars:
         self._tasks: dict[str, int] = {}
 
     def report(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Show that ``done`` of ``total`` are done."""
+        """Show under the name ``what`` that ``done`` of ``total`` are done."""
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, note="")
         self._progress.update(self._tasks[what], completed=done, total=total, note=note)  # type: ignore[arg-type]

@@ -6,12 +6,12 @@ from typing import Any
 
 from safelight.config import Slot
 from safelight.errors import BadInput, unknown
+from safelight.prompting.syntax import EMPHASES
 
 SAMPLER = Slot("diffusion.samplers.*")
-SPACING = Slot("diffusion.spacing")
+SPACING = Slot("diffusion.spacing.*")
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 
-EMPHASES = ("none", "mean", "empty")
 MOST_STEPS = 10_000
 MOST_PICTURES = 1_000
 

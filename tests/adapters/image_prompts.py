@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import save_file
 
-from safelight.denoisers.unet import Config, Level, Norm
+from safelight.denoisers.unet.config import Config, Level, Norm
 from safelight.layouts.text_families import joined
 from safelight.model import LatentDiffusion
 from safelight.nn.clip_vision import Config as EyeConfig

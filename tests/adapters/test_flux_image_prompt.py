@@ -9,7 +9,7 @@ from recorded import difference, error
 from safelight.attachments.image_prompts import with_image_prompt
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
-from safelight.denoisers.flux import Config
+from safelight.denoisers.flux.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.flux import diffusers as diffusers_flux
 from safelight.layouts.text_families import joined

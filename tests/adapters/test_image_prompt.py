@@ -25,7 +25,7 @@ from safelight.attachments.lora_files import parts
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
 from safelight.conditioners import text_readers
-from safelight.denoisers.unet import Config, Norm
+from safelight.denoisers.unet.config import Config, Norm
 from safelight.errors import BadInput
 from safelight.layouts.unet import diffusers as diffusers_unet
 from safelight.model import LatentDiffusion
@@ -192,7 +192,10 @@ def test_no_picture_is_what_the_eye_sees_of_none(model, tmp_path):
         model, adapter_file("face-plus", tmp_path), encoder=eye_file(tmp_path)
     )
     conditioner = adapted.conditioner
-    empty = {"image_states": conditioner.image_encoder.blank()[0], "face_vector": torch.zeros(12)}
+    empty = {
+        "image_states": conditioner.image_encoder.null_states()[0],
+        "face_vector": torch.zeros(12),
+    }
     pictures = {"image": 2 * torch.rand(2, 3, 40, 30) - 1, "face_vector": torch.ones(2, 12)}
     nothing = conditioner.null_condition([Prompt("a fox", pictures)]).streams[0].values
     assert torch.equal(nothing, conditioner([Prompt("a fox", empty)]).streams[0].values)

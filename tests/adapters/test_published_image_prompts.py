@@ -9,7 +9,7 @@ from recorded import real_shapes
 from safelight.adapters.image_prompt import Config
 from safelight.adapters.image_tokens import Each, Resampler, Single
 from safelight.attachments.image_prompts import fitting
-from safelight.denoisers.flux import Config as Flux
+from safelight.denoisers.flux.config import Config as Flux
 from safelight.errors import BadInput
 from safelight.layouts.ip_adapter.original import LAYOUTS
 from safelight.layouts.unet import ldm as ldm_unet

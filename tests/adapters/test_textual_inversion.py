@@ -32,7 +32,7 @@ def model():
         {key: tuple(one.shape) for key, one in file.items()}, {"text_head_width": 4}
     )
     conditioner = joined("sd1", [config]).build()
-    network = conditioner.towers[0].network
+    network = conditioner.encoders[0].network
     network.load_state_dict(dict(layout.table(config).read(file, network.state_dict(), "sd1")))
     return LatentDiffusion(conditioner=conditioner.eval())
 
@@ -48,15 +48,15 @@ def test_a_word_is_read_as_recorded_and_removing_it_restores(model, file):
     before = values(model, f"a {word} fox")
     assert add_words(model, lora.file(file)) == [word]
     with torch.no_grad():
-        states, _ = model.conditioner.towers[0].states(lora.inputs["textual_inversion.ids"])
+        states, _ = model.conditioner.encoders[0].states(lora.inputs["textual_inversion.ids"])
     assert error(states, lora.outputs["textual_inversion.text"]) < 1e-4
     assert difference(values(model, f"a {word.upper()} fox"), before) > 0.01
-    (page,) = model.conditioner.towers[0].pages([[(f"a {word}", 1.0)]])
-    assert page.ids[:5] == (49_406, 320, 49_408, 49_409, 49_407)
+    (chunk,) = model.conditioner.encoders[0].chunks([[(f"a {word}", 1.0)]])
+    assert chunk.ids[:5] == (49_406, 320, 49_408, 49_409, 49_407)
     assert word not in str(model.conditioner.state_dict().keys())
     remove_embedding(model, word)
     assert torch.equal(values(model, f"a {word} fox"), before)
-    with pytest.raises(BadInput, match="unknown learned word"):
+    with pytest.raises(BadInput, match="unknown embedding"):
         remove_embedding(model, word)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safelight.nn.conv_autoencoder import Pyramid
+from safelight.nn.configs import Pyramid
 
 NAMES = {  # theirs, as a pattern → ours; blocks and halves of levels are numbered in ``place``
     r"(en|de)coder\.conv_in": r"\1coder.enter",

@@ -6,7 +6,8 @@ import pytest
 import torch
 from ldm_layout import near
 
-from safelight.autoencoders.dcae import DCAE, Config, averaged, repeated
+from safelight.autoencoders.dcae.config import Config
+from safelight.autoencoders.dcae.network import DCAE, averaged, repeated
 from safelight.errors import BadInput
 
 NAMES = {  # theirs, as a pattern → ours

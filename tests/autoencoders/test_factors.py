@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from safelight.autoencoders import kl, vq
+from safelight.autoencoders.kl import config as kl_config
+from safelight.autoencoders.vq import config as vq_config
 from safelight.errors import BadInput
 from safelight.nn.conv_autoencoder import SpatialAttention
 
-FAMILIES = {"kl": kl.Config, "vq": vq.Config}
+FAMILIES = {"kl": kl_config.Config, "vq": vq_config.Config}
 FACTORS = [1, 2, 4, 8, 16, 32]
 
 

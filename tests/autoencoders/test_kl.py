@@ -5,7 +5,8 @@ import torch
 from ldm_layout import body, near, renamed
 
 from recorded import Recording
-from safelight.autoencoders.kl import KL, Config
+from safelight.autoencoders.kl.config import Config
+from safelight.autoencoders.kl.network import KL
 from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
 from safelight.types.networks import Encoding

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from safelight.autoencoders.kl import Config as KL
-from safelight.autoencoders.vq import Config as VQ
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.vq.config import Config as VQ
 from safelight.nn.conv_autoencoder import Residual
 
 

@@ -14,13 +14,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import tiny_autoencoder  # noqa: E402
 
-from safelight.autoencoders.tiny import Config  # noqa: E402
+from safelight.autoencoders.tiny.config import Config  # noqa: E402
 from safelight.errors import BadInput  # noqa: E402
 from safelight.media.pictures import to_images  # noqa: E402
 
 FOLDER = ROOT.parent / "shared" / "data" / "taesd"
-
-
 PHOTOGRAPHS = FOLDER.parent / "caltech101-128" / "caltech101-128.zip"
 PSNR = {
     "taesd": 21.85,

@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 
 from making import go, metrics, recipe, tables
 from recorded import Recording
-from safelight.autoencoders.vq import Config
+from safelight.autoencoders.vq.config import Config
 from safelight.checkpoints.native import load_strictly
 from safelight.errors import BadInput
-from safelight.nn.codebook import Codes
+from safelight.nn.configs import Codes
 from safelight.training.run import open_run
 from safelight.types.networks import DiscreteAutoencoder
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import safelight
-from safelight.autoencoders.kl import Config as KLConfig
+from safelight.autoencoders.kl.config import Config as KLConfig
 from safelight.conditioners.text import Config as TextConfig
-from safelight.denoisers.dit import Config as DiTConfig
+from safelight.denoisers.dit.config import Config as DiTConfig
 from safelight.diffusion.prediction import V
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine

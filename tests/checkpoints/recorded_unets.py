@@ -5,7 +5,7 @@ import json
 import torch
 
 from recorded import Recording
-from safelight.denoisers.unet import UNet
+from safelight.denoisers.unet.network import UNet
 from safelight.layouts.unet import diffusers as diffusers_unet
 from safelight.layouts.unet import ldm as ldm_unet
 from safelight.types.networks import Tokens

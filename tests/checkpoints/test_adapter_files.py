@@ -19,14 +19,15 @@ from safelight.attachments.lora_files import (
 )
 from safelight.checkpoints import read
 from safelight.config import kind_of
-from safelight.denoisers import flux, mmdit
+from safelight.denoisers.flux import config as flux_config
+from safelight.denoisers.mmdit import config as mmdit_config
 from safelight.errors import BadInput
 from safelight.layouts.detection import all_layouts
 from safelight.layouts.text_encoder import clip as transformers_clip
 from safelight.layouts.unet import ldm as ldm_unet
 from safelight.types.networks import Condition, Tokens
 
-DEV = flux.Config()
+DEV = flux_config.Config()
 REAL = {  # how many layers, and how many names for towers
     "lora.flux_lora_kohya": (304, 0),
     "lora.flux_lora_kohya_with_te1": (304, 216),
@@ -208,7 +209,7 @@ def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, c
             adapter, layers=tuple(one for one in adapter.layers if one.part == "denoiser")
         )
     Merged(parts(model)).use({adapter: scale})
-    text, _ = model.conditioner.towers[0].states(base.inputs["ids"])
+    text, _ = model.conditioner.encoders[0].states(base.inputs["ids"])
     assert error(text, recording.outputs[f"sd1.{case}.text"]) < 1e-4
     time = recording.inputs["sd1.timestep"].expand(len(text)).float()
     answer = model.denoiser(base.inputs["x"], time, Condition(every(text)))
@@ -224,7 +225,7 @@ def test_stable_diffusion_xl_with_an_adapter_in_both_towers_and_the_denoiser(sca
         what: recording.outputs[f"sdxl.{scale}.{what}"] for what in ("crossattn", "vector", "unet")
     }
     Merged(parts(model)).use({read_adapter(recording.file("sdxl-kohya.safetensors"), model): scale})
-    left, right = model.conditioner.towers
+    left, right = model.conditioner.encoders
     states, pooled = right.states(base.inputs["ids_g"])
     text = torch.cat([left.states(base.inputs["ids_l"])[0], states], dim=-1)
     assert error(text, wanted["crossattn"]) < 1e-4
@@ -286,7 +287,7 @@ def test_a_real_file_has_its_place(full_size, name):
     assert sorted(adapter.words) == (["<s1>", "<s2>"] if "disney" in name else [])
 
 
-MEDIUM = mmdit.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side=4, qk_norm=False)
+MEDIUM = mmdit_config.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side=4, qk_norm=False)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
     finer = model.denoiser  # the same branch by hand, from the hint that was not rounded
     from safelight.checkpoints.assembly import build
     from safelight.checkpoints.foreign import find
-    from safelight.denoisers.control import Controlled
+    from safelight.nn.control import Controlled
 
     branch = build(find([folder("controlnet/controlnet")], {})[0][0]).float().requires_grad_(False)
     exact = Controlled(finer, branch, hint)(noisy, time, told)

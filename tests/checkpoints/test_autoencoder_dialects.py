@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recorded import Recording, error, real_shapes
-from safelight.autoencoders import kl
+from safelight.autoencoders.kl import config as kl_config
 from safelight.errors import BadInput
 from safelight.layouts.autoencoder import diffusers as diffusers_autoencoder
 from safelight.layouts.autoencoder import ldm as ldm_autoencoder
@@ -98,7 +98,7 @@ def test_flux_s_first_stages_give_what_they_gave():
 def test_packed_latents_equal_those_of_diffusers():
     peer = pytest.importorskip("diffusers")
     torch.manual_seed(0)
-    ours = kl.Config(8, (1, 2), 1, latent_channels=3, groups=4, packed=2).build()
+    ours = kl_config.Config(8, (1, 2), 1, latent_channels=3, groups=4, packed=2).build()
     ours.scale.measure([Encoding(3 * torch.randn(4, 12, 8, 8) + 1)])
     (layout,) = [
         one

@@ -114,7 +114,7 @@ def test_what_stands_on_a_model_is_in_its_recipes_and_in_what_is_saved(folder, t
     model = checkpoints.read(folder, {"licence": "mine"})
     stated = lora(tmp_path / "fox.safetensors", model, **{"modelspec.license": "CC-BY-NC-4.0"})
     word = tmp_path / "word.safetensors"
-    save_file({"emb_params": torch.zeros(1, model.conditioner.towers[0].width)}, word)
+    save_file({"emb_params": torch.zeros(1, model.conditioner.encoders[0].width)}, word)
     with pytest.warns(
         Note, match=r"licence of fox.safetensors restricts commercial use: CC-BY-NC-4.0"
     ):

@@ -11,27 +11,30 @@ from safetensors.torch import save_file
 from making import tiny_model
 from recorded import shaken
 from safelight.attachments.apply import controlled
-from safelight.autoencoders.kl import Config as KL
-from safelight.denoisers import flux, mmdit
-from safelight.denoisers.control import Controlled
-from safelight.denoisers.control.flux import Config as Flux
-from safelight.denoisers.control.mmdit import Config as Joint
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.denoisers.control.flux.config import Config as Flux
+from safelight.denoisers.control.mmdit.config import Config as Joint
+from safelight.denoisers.flux import config as flux_config
+from safelight.denoisers.mmdit import config as mmdit_config
 from safelight.errors import BadInput
 from safelight.layouts.flux_control import diffusers as diffusers_flux_control
 from safelight.layouts.mmdit_control import diffusers as diffusers_mmdit_control
 from safelight.layouts.mmdit_control import original as mmdit_control
 from safelight.media.pictures import read_picture, to_bytes
 from safelight.model import LatentDiffusion
+from safelight.nn.control import Controlled
 from safelight.nn.patchify import patchify
 from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
 from safelight.types.networks import Condition
 
-SD3 = mmdit.Config(
+SD3 = mmdit_config.Config(
     4, width=64, depth=3, heads=1, text_width=12, vector_width=9, side=8, qk_norm=False
 )
-FLUX = flux.Config(4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=12, vector_width=9)
+FLUX = flux_config.Config(
+    4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=12, vector_width=9
+)
 NOISY, TIME = (
     torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0)),
     torch.tensor([500.0]),

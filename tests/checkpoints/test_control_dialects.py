@@ -8,15 +8,15 @@ import torch
 from recorded_unets import PEER, of_folder, tokens
 
 from recorded import Recording, error, real_shapes, shaken, shapes_of
-from safelight.denoisers.control import Controlled
-from safelight.denoisers.control.t2i import Config as T2I
-from safelight.denoisers.control.unet import Config
-from safelight.denoisers.unet import Config as UNetConfig
-from safelight.denoisers.unet import Level, Norm
+from safelight.denoisers.control.t2i.config import Config as T2I
+from safelight.denoisers.control.unet.config import Config
+from safelight.denoisers.unet.config import Config as UNetConfig
+from safelight.denoisers.unet.config import Level, Norm
 from safelight.errors import BadInput
 from safelight.layouts.t2i_adapter import original as t2i_adapter
 from safelight.layouts.unet_control import diffusers as diffusers_control
 from safelight.layouts.unet_control import ldm as ldm_control
+from safelight.nn.control import Controlled
 from safelight.nn.embeddings import sinusoidal
 from safelight.types.networks import Condition
 

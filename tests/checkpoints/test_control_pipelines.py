@@ -7,11 +7,11 @@ from PIL import Image, ImageDraw
 from test_transformer_controls import FLUX, FLUXES, JOINT, THEIRS, given, peer_of, shaken, whole
 
 from recorded import difference
-from safelight.autoencoders.kl import Config as KL
-from safelight.denoisers.control import Controlled
+from safelight.autoencoders.kl.config import Config as KL
 from safelight.layouts.autoencoder import diffusers as diffusers_autoencoder
 from safelight.layouts.flux import diffusers as diffusers_flux
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
+from safelight.nn.control import Controlled
 from safelight.types.networks import Condition, Tokens
 
 pytestmark = [

@@ -8,7 +8,7 @@ import torch
 
 from recorded import Recording, error, shapes_of
 from safelight.conditioners import label
-from safelight.denoisers.plain_dit import Config
+from safelight.denoisers.plain_dit.config import Config
 from safelight.diffusion.guidance.channels import Channels
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guidance.none import Unguided
@@ -19,7 +19,7 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.ddpm import DDPM
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear, LinearBeta
-from safelight.diffusion.spacing import Leading
+from safelight.diffusion.spacing.even import Leading
 from safelight.errors import BadInput
 from safelight.layouts.dit import diffusers as diffusers_dit
 from safelight.layouts.dit import original as dit
@@ -27,7 +27,7 @@ from safelight.types.networks import Condition, Prompt
 from safelight.weights.files import open_weights
 
 (ORIGINAL,), (DIFFUSERS,) = dit.LAYOUTS, diffusers_dit.LAYOUTS
-TOLD = label.Config(classes=1000, width=0, numbered=True).build()
+TOLD = label.Config(classes=1000, width=0, numeric_labels=True).build()
 PUBLISHED = {
     "S": (384, 12, 6, 32.9),
     "B": (768, 12, 12, 130.3),

@@ -18,7 +18,7 @@ from safelight.errors import BadInput
 from safelight.inspection import inspect
 from safelight.layouts.clip_vision.transformers import LAYOUTS
 from safelight.media.pictures import to_images
-from safelight.nn.clip_vision import DEVIATION, MEAN, Config, seen
+from safelight.nn.clip_vision import MEAN, STD, Config, preprocess
 
 TOY = Config(
     width=128,
@@ -68,12 +68,12 @@ def test_an_eye_of_transformers_sees_as_it_does_there(tmp_path):
     piece, image_encoder = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
     assert (piece.part, piece.layout.name, piece.config) == ("image_encoder", "transformers", TOY)
     images = 2 * torch.rand(2, 3, 28, 28) - 1
-    pixels = seen(images, 28)
+    pixels = preprocess(images, 28)
     want = other(pixel_values=pixels, output_hidden_states=True)
     assert error(image_encoder(images), want.image_embeds) < 1e-5
     assert error(image_encoder.states(images), want.hidden_states[-2]) < 1e-5
     none = other(pixel_values=torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
-    assert error(image_encoder.blank().expand(2, -1, -1), none) < 1e-5
+    assert error(image_encoder.null_states().expand(2, -1, -1), none) < 1e-5
     again = dict(piece.layout.table(piece.config).write(image_encoder.state_dict()))
     assert again.keys() == other.state_dict().keys()
     assert all(torch.equal(again[name], one) for name, one in other.state_dict().items())
@@ -85,7 +85,7 @@ def test_an_eye_without_vectors_still_gives_states(tmp_path):
     piece, image_encoder = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
     assert (piece.layout.name, piece.config) == ("transformers-bare", replace(TOY, projection=0))
     images = 2 * torch.rand(1, 3, 28, 28) - 1
-    want = other(pixel_values=seen(images, 28), output_hidden_states=True).hidden_states[-2]
+    want = other(pixel_values=preprocess(images, 28), output_hidden_states=True).hidden_states[-2]
     assert error(image_encoder.states(images), want) < 1e-5
     with pytest.raises(BadInput, match="makes no vectors"):
         image_encoder(images)
@@ -102,7 +102,7 @@ def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
             {"image_encoder_heads": "many"},
             "image_encoder_heads must be a whole number from 1 to 65536, got 'many'",
         ),
-        ({"image_encoder_heads": "3"}, "a width of 128 cannot be shared out among 3 heads"),
+        ({"image_encoder_heads": "3"}, "a width of 128 cannot be divided among 3 heads"),
         (
             {"image_encoder_activation": "sine"},
             "image_encoder_activation must be gelu or quick_gelu, got 'sine'",
@@ -212,12 +212,12 @@ def test_the_eye_sees_the_middle_square_at_its_own_size():
     images = torch.zeros(1, 3, 20, 40)
     images[..., 10:30] = 1.0
     square = (
-        seen(images, 10) * torch.tensor(DEVIATION)[:, None, None]
+        preprocess(images, 10) * torch.tensor(STD)[:, None, None]
         + torch.tensor(MEAN)[:, None, None]
     )
     assert square.shape == (1, 3, 10, 10)
     torch.testing.assert_close(square[..., 2:8], torch.ones(1, 3, 10, 6))
-    with pytest.raises(BadInput, match="cannot see whole patches"):
+    with pytest.raises(BadInput, match="is no multiple of the patch size 14"):
         Config(size=225)
 
 
@@ -247,5 +247,5 @@ def test_pictures_are_made_ready_as_transformers_does_it():
     )
     for picture in pictures():
         want = ready(picture, return_tensors="pt")["pixel_values"]
-        got = seen(to_images([picture]), 224)
+        got = preprocess(to_images([picture]), 224)
         assert float((got - want).abs().max()) < 1e-5, picture.size  # one of 255 would be 0.015

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recorded import Recording, error, real_shapes
 from safelight.config import Slot
-from safelight.denoisers.flux import Config
+from safelight.denoisers.flux.config import Config
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guidance.none import Unguided
 from safelight.diffusion.guided import guided
@@ -20,7 +20,8 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear
-from safelight.diffusion.spacing import ShiftedByTokens, ShiftedByTokensAndSteps, Uniform
+from safelight.diffusion.spacing.even import Uniform
+from safelight.diffusion.spacing.shifted import ShiftedByTokens, ShiftedByTokensAndSteps
 from safelight.errors import BadInput
 from safelight.layouts.flux import diffusers as diffusers_flux
 from safelight.layouts.flux import original as flux

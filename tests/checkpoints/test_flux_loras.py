@@ -8,7 +8,7 @@ import torch
 from recorded import difference
 from safelight.adapters.lora import Merged
 from safelight.attachments.lora_files import place, tables_of
-from safelight.denoisers.flux import Config
+from safelight.denoisers.flux.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.flux import diffusers as diffusers_flux
 from safelight.layouts.flux import original as flux

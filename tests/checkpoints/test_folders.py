@@ -10,7 +10,7 @@ from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import RecordedNoise
-from safelight.diffusion.spacing import ShiftedByTokens
+from safelight.diffusion.spacing.shifted import ShiftedByTokens
 from safelight.settings import SAMPLER, SPACING
 from safelight.types.networks import Condition, Prompt, Tokens
 

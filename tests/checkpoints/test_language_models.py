@@ -12,7 +12,7 @@ import safelight
 from recorded import Recording, error
 from safelight import checkpoints
 from safelight.config import read
-from safelight.denoisers.flux import Config as Flux
+from safelight.denoisers.flux.config import Config as Flux
 from safelight.errors import BadInput, Note
 from safelight.layouts.families import families, family_of
 from safelight.layouts.text_encoder import language_model as transformers_decoder
@@ -21,7 +21,7 @@ from safelight.model import Card, LatentDiffusion
 from safelight.nn.text_models.decoder import Config
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
-from safelight.tokenization.vocabulary import ASKED, Words
+from safelight.tokenization.vocabulary import CHAT_TEMPLATES, TextTokenizer
 from safelight.types.networks import Prompt
 
 SIZES = {
@@ -92,7 +92,7 @@ def test_it_equals_that_of_transformers(name, left):
         torch.nn.init.normal_(one, 1.0 if one.ndim == 1 else 0.0, 0.2)
     file = {f"model.{key}": one for key, one in theirs.state_dict().items()}
     network, again = filled(file, SIZES)
-    assert network.config.taps == (1, 2, 3)
+    assert network.config.output_layers == (1, 2, 3)
     assert network.config.qk_norm == (name == "Qwen3")
     assert all(torch.equal(again[key], file[key]) for key in again)
     assert not any("layers.3." in key for key in again)
@@ -102,7 +102,7 @@ def test_it_equals_that_of_transformers(name, left):
     counts[0, 9 if left else 5 :] = False
     states = theirs(ids, attention_mask=counts.long(), output_hidden_states=True).hidden_states
     want = torch.cat([states[tap] for tap in (1, 2, 3)], dim=-1)
-    got, vector = network(network.embedding(ids), counts=counts)
+    got, vector = network(network.embedding(ids), mask=counts)
     assert vector is None
     assert error(got, want) < 1e-5  # also where nothing is seen: what pads is read by the denoiser
 
@@ -161,29 +161,29 @@ def listed(prefix, depth, width, heads, shared, head, hidden, vocabulary, qk_nor
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen"])
 def test_a_prompt_is_asked_as_the_model_was_taught(kind):
-    words = Words(kind, 300)
-    words.give({"tokenizer.json": spelling(kind).to_str().encode()}, "a folder")
-    again = Words(kind, 300)
+    words = TextTokenizer(kind, 300)
+    words.load_files({"tokenizer.json": spelling(kind).to_str().encode()}, "a folder")
+    again = TextTokenizer(kind, 300)
     again.set_extra_state(words.get_extra_state())
     reader = (
         joined("flux2" if kind == "mistral" else "flux2-klein", [Config(8, (1,), 1, 1, 4, 8, 300)])
         .build()
-        .towers[0]
+        .encoders[0]
     )
-    reader.words = again
-    (page,) = reader.pages([[("a fox", 1.0)]])
-    asked = ASKED[kind]
-    assert len(page.ids) == 512
-    assert page.ids[0 if kind == "mistral" else -1] == again.pad
-    assert page.ids[-1 if kind == "mistral" else 0] != again.pad
-    ids = [one for one in page.ids if one != again.pad]
-    assert ids == spelling(kind).encode(f"{asked.ahead}a fox{asked.behind}").ids
+    reader.tokenizer = again
+    (chunk,) = reader.chunks([[("a fox", 1.0)]])
+    asked = CHAT_TEMPLATES[kind]
+    assert len(chunk.ids) == 512
+    assert chunk.ids[0 if kind == "mistral" else -1] == again.pad_id
+    assert chunk.ids[-1 if kind == "mistral" else 0] != again.pad_id
+    ids = [one for one in chunk.ids if one != again.pad_id]
+    assert ids == spelling(kind).encode(f"{asked.prefix}a fox{asked.suffix}").ids
     if kind == "mistral":
-        assert again.pieces("a[IMG] fox") == again.pieces("a fox")
-    said = reader.truncated([[("word " * 200 + "owl", 1.0)]])
+        assert again.token_ids("a[IMG] fox") == again.token_ids("a fox")
+    said = reader.truncated_text([[("word " * 200 + "owl", 1.0)]])
     assert said.endswith("word owl")
-    with pytest.raises(BadInput, match="a text tower of 300 pieces needs its own tokenizer"):
-        Words(kind, 300).pieces("a")
+    with pytest.raises(BadInput, match="a text encoder of 300 tokens needs its own tokenizer"):
+        TextTokenizer(kind, 300).token_ids("a")
 
 
 @pytest.fixture
@@ -254,7 +254,10 @@ def test_a_tower_brings_the_words_that_lie_beside_it_and_that_of_another_family_
     other = Recording("diffusers-folders").file("flux/text_encoder")
     axes = Recording("flux2").facts["config"]["transformer"]["axes_dim"]
     alone = checkpoints.read(parts, {"axes": axes})
-    assert alone.conditioner.towers[0].words.pieces("a") == spelling("mistral").encode("a").ids
+    assert (
+        alone.conditioner.encoders[0].tokenizer.token_ids("a")
+        == spelling("mistral").encode("a").ids
+    )
     with pytest.raises(BadInput, match=r"no autoencoder \(such as flux2-vae\.safetensors\)"):
         alone.complete()
     with pytest.raises(
@@ -266,8 +269,13 @@ def test_a_tower_brings_the_words_that_lie_beside_it_and_that_of_another_family_
 
 
 def test_impossible_shapes_are_refused():
-    for wrong in ({"taps": []}, {"taps": [2, 1]}, {"head": 5}, {"shared": 5}):
+    for wrong in (
+        {"output_layers": []},
+        {"output_layers": [2, 1]},
+        {"head_width": 5},
+        {"kv_heads": 5},
+    ):
         with pytest.raises(BadInput):
             read(Config, wrong)
-    with pytest.raises(BadInput, match="makes no vector of a text"):
+    with pytest.raises(BadInput, match="makes no vector"):
         Config(8, (1,), 1, 1, 4, 8, 30).build().project(torch.zeros(1, 8))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recorded import Recording, error, real_shapes, shapes_of
-from safelight.denoisers.mmdit import Config
+from safelight.denoisers.mmdit.config import Config
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import RecordedNoise
@@ -15,8 +15,8 @@ from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.dpmpp import DPMpp2M
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.schedule import Linear
-from safelight.diffusion.spacing import ShiftedTwice
-from safelight.diffusion.trajectory import partway
+from safelight.diffusion.spacing.shifted import ShiftedTwice
+from safelight.diffusion.trajectory import image_to_image_start
 from safelight.errors import BadInput
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
 from safelight.layouts.mmdit import original as mmdit
@@ -155,7 +155,7 @@ def test_its_euler_trajectory_is_theirs(family):
 def test_pictures_begun_from_others_are_theirs(family):
     inputs, outputs = family.recording.inputs, family.recording.outputs
     times = ShiftedTwice()(10, Linear())
-    start, left = partway(
+    start, left = image_to_image_start(
         inputs["x"], 0.6, times, Linear(), lambda shape, interval: inputs["noise"]
     )
     assert error(start, outputs["img2img.start"]) < 1e-5

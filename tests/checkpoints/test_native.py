@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import safelight
 from safelight import LatentDiffusion, checkpoints, files
-from safelight.autoencoders.kl import Config as KLConfig
-from safelight.autoencoders.tiny import Config as TinyConfig
+from safelight.autoencoders.kl.config import Config as KLConfig
+from safelight.autoencoders.tiny.config import Config as TinyConfig
 from safelight.checkpoints.native import fingerprint, read_model
 from safelight.errors import BadInput, CannotSave
 from safelight.files import sha256

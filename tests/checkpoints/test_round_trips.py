@@ -246,7 +246,7 @@ def test_a_model_that_no_layout_holds_is_refused_before_anything_is_written(tiny
 
 
 def test_latents_of_a_scale_for_each_channel_are_folded_into_the_weights(tmp_path):
-    from safelight.autoencoders.kl import Config
+    from safelight.autoencoders.kl.config import Config
     from safelight.model import LatentDiffusion
 
     torch.manual_seed(0)

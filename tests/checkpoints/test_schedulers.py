@@ -59,7 +59,7 @@ def test_a_folder_keeps_its_sampler_and_its_times(name, spacing):
 @pytest.mark.parametrize("name", schedulers.PICKING)
 def test_a_folder_keeps_of_how_many_times_some_are_picked(name):
     process, _ = schedulers.read(DISCRETE | {"_class_name": "DDIMScheduler"}, "here")
-    settings = Settings(sampler=schedulers.DIFFUSERS[name], spacing="picked:among=20")
+    settings = Settings(sampler=schedulers.DIFFUSERS[name], spacing="lcm:original_steps=20")
     _, kept = schedulers.read(schedulers.write(process, settings), "here")
     assert SAMPLER.read(kept.sampler) == SAMPLER.read(settings.sampler)
     assert SPACING.read(kept.spacing) == SPACING.read(settings.spacing)

@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 
 from recorded import Recording, difference, error
 from safelight import checkpoints
-from safelight.autoencoders import kl
-from safelight.denoisers.unet import Config, Level
+from safelight.autoencoders.kl import config as kl_config
+from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.process import Process
-from safelight.diffusion.spacing import Picked
+from safelight.diffusion.spacing.even import LCM
 from safelight.errors import BadInput
 from safelight.layouts import schedulers
 from safelight.layouts.families import families
@@ -21,7 +21,7 @@ from safelight.settings import SAMPLER, SPACING
 from safelight.types.networks import Condition
 
 XL = Config(levels=(Level(32, 0, 2), Level(64, 2, 4)), middle=2, text_width=24, vector_width=68)
-PICTURES = kl.Config(width=32, multipliers=(1, 1), blocks=1)
+PICTURES = kl_config.Config(width=32, multipliers=(1, 1), blocks=1)
 MEAN, STD = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]
 EMPTY = torch.empty(0)
 MARKED = {
@@ -157,14 +157,14 @@ def test_few_steps_visit_the_times_that_were_distilled(kind):
     )
     said = {"_class_name": kind, "beta_schedule": "scaled_linear"}
     _, settings = schedulers.read(said, "here")
-    assert settings.spacing == {"kind": "picked", "among": 50}
+    assert settings.spacing == {"kind": "lcm", "original_steps": 50}
     for steps in (1, 2, 4, 7, 8, 12, 50):
         theirs.set_timesteps(steps)
-        times = Picked()(steps, schedule.ScaledLinear())
+        times = LCM()(steps, schedule.ScaledLinear())
         assert torch.equal((1000 * times[:-1]).round().long() - 1, theirs.timesteps.long())
         assert times[-1] == 0
     with pytest.raises(BadInput, match="find its steps among 25 times, got 26"):
-        Picked()(26, schedule.ScaledLinear(), 0.5)
+        LCM()(26, schedule.ScaledLinear(), 0.5)
 
 
 def test_a_network_that_hears_its_guidance_is_of_a_family_that_tells_it(tmp_path):
@@ -178,7 +178,7 @@ def test_a_network_that_hears_its_guidance_is_of_a_family_that_tells_it(tmp_path
     assert (card.settings.steps, card.settings.sampler, card.settings.spacing) == (
         4,
         "lcm",
-        "picked",
+        "lcm",
     )
 
 

@@ -51,7 +51,7 @@ def test_a_lone_tower_stands_in_for_its_like(tmp_path):
         checkpoints.read([folder("sd"), *more]).conditioner.state_dict()
         for more in ([], [tmp_path / "tower"])
     )
-    name = "towers.0.network.embedding.weight"
+    name = "encoders.0.network.embedding.weight"
     assert torch.equal(two[name], one[name] + 1)
 
 
@@ -64,7 +64,7 @@ def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
         dirs_exist_ok=not beside,
     )
     model = checkpoints.read([folder("sd/unet"), tmp_path / "text_encoder"])
-    words = "towers.0.words._extra_state"
+    words = "encoders.0.tokenizer._extra_state"
     whole = checkpoints.read(folder("sd")).conditioner.state_dict()
     assert torch.equal(model.conditioner.state_dict()[words], whole[words])
 

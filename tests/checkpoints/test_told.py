@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from recorded import Recording
 from safelight import checkpoints
-from safelight.autoencoders import kl
-from safelight.denoisers import unet
+from safelight.autoencoders.kl import config as kl_config
+from safelight.denoisers.unet import config as unet_config
 from safelight.diffusion.prediction import Flow, Noise, V
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear
@@ -19,16 +19,16 @@ from safelight.inspection import inspect
 from safelight.layouts.families import families
 from safelight.model import LatentDiffusion
 
-LEVELS = (unet.Level(32, 1, 2), unet.Level(32, 0, 2))
+LEVELS = (unet_config.Level(32, 1, 2), unet_config.Level(32, 0, 2))
 
 
 def model(process, **options):
     parts = {
-        "denoiser": unet.Config(
+        "denoiser": unet_config.Config(
             **{"levels": LEVELS, "blocks": 1, "text_width": 8, **options}
         ).build()
     }
-    parts["autoencoder"] = kl.Config(
+    parts["autoencoder"] = kl_config.Config(
         width=32, multipliers=(1, 1), blocks=1, latent_channels=4
     ).build()
     made = LatentDiffusion(**parts, process=process)

@@ -87,15 +87,15 @@ def test_towers_give_what_they_gave():
     sd1, sd2, sdxl = (Recording(name) for name in ("sd1", "sd2-v", "sdxl"))
     network, _ = filled(below(sd1.weights("model.safetensors"), TOWERS[0][2]), TOWERS[0][3])
     conditioner = build("sd1", [network])
-    states, _ = conditioner.towers[0].states(sd1.inputs["ids"])
+    states, _ = conditioner.encoders[0].states(sd1.inputs["ids"])
     assert error(states, sd1.outputs["text.cond"]) < 1e-4
     network, _ = filled(below(sd2.weights("model.safetensors"), TOWERS[1][2]), TOWERS[1][3])
-    states, _ = build("sd2", [network]).towers[0].states(sd2.inputs["ids"])
+    states, _ = build("sd2", [network]).encoders[0].states(sd2.inputs["ids"])
     assert error(states, sd2.outputs["text.cond"]) < 1e-4
     networks = [
         filled(below(sdxl.weights(name), prefix), said)[0] for _, name, prefix, said in TOWERS[2:4]
     ]
-    left, right = build("sdxl", networks).towers
+    left, right = build("sdxl", networks).encoders
     assert error(left.states(sdxl.inputs["ids_l"])[0], sdxl.outputs["text.l.penultimate"]) < 1e-4
     states, vector = right.states(sdxl.inputs["ids_g"])
     assert error(states, sdxl.outputs["text.g.penultimate"]) < 1e-4
@@ -105,7 +105,7 @@ def test_towers_give_what_they_gave():
 def build(family, networks):
     """A family's conditioner around networks that are there already."""
     conditioner = joined(family, [one.config for one in networks]).build()
-    for reader, network in zip(conditioner.towers, networks, strict=True):
+    for reader, network in zip(conditioner.encoders, networks, strict=True):
         reader.network = network
     return conditioner
 
@@ -137,7 +137,7 @@ def test_a_clip_tower_equals_that_of_transformers(activation):
 @torch.no_grad()
 def test_a_t5_encoder_equals_that_of_transformers_also_far_apart():
     transformers = pytest.importorskip("transformers")
-    config = t5.Config(width=24, depth=2, heads=3, head=5, hidden=40, vocabulary=60)
+    config = t5.Config(width=24, depth=2, heads=3, head_width=5, hidden=40, vocabulary=60)
     torch.manual_seed(0)
     network = config.build()
     (layout,) = transformers_t5.LAYOUTS
@@ -151,9 +151,9 @@ def test_a_t5_encoder_equals_that_of_transformers_also_far_apart():
 @torch.no_grad()
 def test_t5_in_fp16_stays_finite_where_its_sums_do_not_fit():
     torch.manual_seed(0)
-    network = t5.Config(width=24, depth=3, heads=3, head=5, hidden=40, vocabulary=60).build()
-    network.blocks[1].enter.weight.mul_(300)
-    network.blocks[1].leave.weight.mul_(300)
+    network = t5.Config(width=24, depth=3, heads=3, head_width=5, hidden=40, vocabulary=60).build()
+    network.blocks[1].fc1.weight.mul_(300)
+    network.blocks[1].fc2.weight.mul_(300)
     network.half().float()  # the same numbers in both
     ids = torch.randint(0, 60, (2, 12))
     states, want = network(network.embedding(ids), 1, True)
@@ -181,16 +181,16 @@ def test_a_tower_may_be_written_without_what_it_does_not_use():
     whole = joined(
         "sd2", [clip.Config(16, 3, 2, 32, "gelu", 60, projection=8, temperature=True)]
     ).build()
-    reader = whole.towers[0]
-    config, state = cut(reader.tower, reader.network.state_dict())
+    reader = whole.encoders[0]
+    config, state = cut(reader.config, reader.network.state_dict())
     lean = joined("sd2", [config]).build()
-    lean.towers[0].network.load_state_dict(state)
+    lean.encoders[0].network.load_state_dict(state)
     ids = torch.tensor([[58, 3, 9, 59, 0]])
-    assert (config.depth, lean.towers[0].tower.skip, reader.tower.skip) == (2, 0, 1)
-    assert torch.equal(lean.towers[0].states(ids)[0], reader.states(ids)[0])
+    assert (config.depth, lean.encoders[0].config.skip, reader.config.skip) == (2, 0, 1)
+    assert torch.equal(lean.encoders[0].states(ids)[0], reader.states(ids)[0])
     sdxl = joined("sdxl", [clip.Config(16, 3, 2, 32), clip.Config(16, 3, 2, 32, projection=8)])
-    assert [cut(tower, {"blocks.2.out.bias": None})[0] for tower in sdxl.towers] == [
-        one.network for one in sdxl.towers
+    assert [cut(tower, {"blocks.2.out.bias": None})[0] for tower in sdxl.encoders] == [
+        one.network for one in sdxl.encoders
     ]
 
 
@@ -214,4 +214,6 @@ def test_families_say_which_towers_they_want():
         joined("sdxl", [clip.Config()])
     with pytest.raises(BadInput, match="text tower 2 of sd3 is missing"):
         joined("sd3", [clip.Config(projection=8), None, None])
-    assert joined("sd3", [clip.Config(projection=8)] * 2 + [None], 32).towers[2].network.width == 32
+    assert (
+        joined("sd3", [clip.Config(projection=8)] * 2 + [None], 32).encoders[2].network.width == 32
+    )

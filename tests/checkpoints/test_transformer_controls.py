@@ -7,11 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from recorded import difference, shaken, shapes_of
-from safelight.denoisers import flux, mmdit, unet
-from safelight.denoisers.control import Controlled
-from safelight.denoisers.control.flux import Config as Flux
-from safelight.denoisers.control.mmdit import Config as Joint
-from safelight.denoisers.control.unet import Config as Unet
+from safelight.denoisers.control.flux.config import Config as Flux
+from safelight.denoisers.control.mmdit.config import Config as Joint
+from safelight.denoisers.control.unet.config import Config as Unet
+from safelight.denoisers.flux import config as flux_config
+from safelight.denoisers.mmdit import config as mmdit_config
+from safelight.denoisers.unet import config as unet_config
 from safelight.errors import BadInput
 from safelight.layouts.detection import all_layouts
 from safelight.layouts.flux import diffusers as diffusers_flux
@@ -20,9 +21,10 @@ from safelight.layouts.flux_control import original as flux_control
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
 from safelight.layouts.mmdit_control import diffusers as diffusers_mmdit_control
 from safelight.layouts.mmdit_control import original as mmdit_control
+from safelight.nn.control import Controlled
 from safelight.types.networks import Condition, Tokens
 
-MMDIT = mmdit.Config(4, 2, 32, 5, 2, text_width=12, vector_width=9, side=8, qk_norm=False)
+MMDIT = mmdit_config.Config(4, 2, 32, 5, 2, text_width=12, vector_width=9, side=8, qk_norm=False)
 SD3 = Joint(replace(MMDIT, depth=2), pooled=False, shift=0.0609 * 1.5305)
 JOINT = {
     "sd3": SD3,
@@ -32,7 +34,7 @@ JOINT = {
     ),
     "large": Joint(replace(MMDIT, depth=2, text_width=256, side=64), words=False, enters=False),
 }
-FLUX = flux.Config(4, 0, 2, 32, (4, 6, 6), 5, 7, text_width=12, vector_width=9)
+FLUX = flux_config.Config(4, 0, 2, 32, (4, 6, 6), 5, 7, text_width=12, vector_width=9)
 BRANCH = replace(FLUX, double=2, single=3, guidance=False)
 UNION = Flux(BRANCH, modes=9)
 XLABS = Flux(replace(FLUX, double=2, single=0), hints=(16,) * 4)
@@ -251,8 +253,8 @@ def test_several_at_once_of_any_depth_add_up_and_act_in_their_span(name):
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence():
-    small = unet.Config(
-        levels=(unet.Level(32, 1, 2),), norm=unet.Norm(8), blocks=1, text_width=12
+    small = unet_config.Config(
+        levels=(unet_config.Level(32, 1, 2),), norm=unet_config.Norm(8), blocks=1, text_width=12
     ).build()
     joint, union = MMDIT.build(), UNION.build()
     for network, branch, message in (

@@ -10,7 +10,7 @@ from recorded_unets import LDM, PEER, of_folder, of_recording, tokens
 
 from recorded import DATA, HERE, error, real_shapes
 from safelight.config import dump, read
-from safelight.denoisers.unet import Config, Level, Norm
+from safelight.denoisers.unet.config import Config, Level, Norm
 from safelight.errors import BadInput
 from safelight.layouts.unet import diffusers as diffusers_unet
 from safelight.nn.embeddings import sinusoidal

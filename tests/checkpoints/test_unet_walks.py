@@ -10,8 +10,9 @@ from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.prediction import Noise, V
 from safelight.diffusion.process import Process
+from safelight.diffusion.samplers.aliases import DDIM
 from safelight.diffusion.samplers.dpmpp import DPMpp2M
-from safelight.diffusion.samplers.euler import DDIM, Euler
+from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.samplers.multistep import PNDM
 from safelight.diffusion.schedule import ScaledLinear
 from safelight.nn.embeddings import sinusoidal

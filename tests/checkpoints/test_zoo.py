@@ -9,7 +9,7 @@ import safelight
 from recorded import Recording, difference, error
 from safelight import checkpoints
 from safelight.checkpoints.foreign import plan
-from safelight.denoisers.unet import Config, Level
+from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion.schedule import ScaledLinear
 from safelight.errors import BadInput
 from safelight.inspection import inspect

@@ -10,7 +10,7 @@ from recorded import Recording, difference, error
 from safelight import checkpoints
 from safelight.checkpoints.foreign import plan
 from safelight.conditioners.segments import Config as Segments
-from safelight.denoisers.unet import Config
+from safelight.denoisers.unet.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.unet import diffusers as diffusers_unet
 from safelight.layouts.unet import ldm as ldm_unet

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 import safelight
 from recorded import Recording, error
 from safelight import checkpoints
-from safelight.autoencoders import kl
+from safelight.autoencoders.kl import config as kl_config
 from safelight.checkpoints.foreign import read_foreign
-from safelight.denoisers.unet import Config, Level
+from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion.noise import SeededNoise
 from safelight.errors import BadInput
 from safelight.layouts.text_encoder import ldm_bert
@@ -20,7 +20,7 @@ from safelight.tokenization.tokenizers import wordpiece
 from safelight.types.networks import Prompt
 
 ORIGINAL, PEER = ldm_bert.LAYOUTS
-TOWER = bert.Config(width=24, depth=2, heads=2, head=8, hidden=40, vocabulary=30, length=77)
+TOWER = bert.Config(width=24, depth=2, heads=2, head_width=8, hidden=40, vocabulary=30, length=77)
 LIST = [
     "[PAD]",
     "[UNK]",
@@ -37,7 +37,7 @@ LIST = [
     "!",
 ]
 NETWORK = Config(levels=(Level(32, 1, 8), Level(64, 0, 8)), text_width=24, linear=False)
-PICTURES = kl.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
+PICTURES = kl_config.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
 HINTS = {"text_head_width": 8}
 
 
@@ -108,9 +108,9 @@ def text_file(tmp_path):
 def test_a_file_reads_with_the_words_beside_it_and_comes_back(text_file, tmp_path):
     model = checkpoints.read(text_file, HINTS)
     assert model.card.origin["family"] == "ldm-text"
-    (reader,) = model.conditioner.towers
-    (page,) = reader.pages([[("Red foxes!", 1.0)]])
-    assert page.ids == (2, 15, 16, 17, 21, 3, *[0] * 71)
+    (reader,) = model.conditioner.encoders
+    (chunk,) = reader.chunks([[("Red foxes!", 1.0)]])
+    assert chunk.ids == (2, 15, 16, 17, 21, 3, *[0] * 71)
     told = model.conditioner([Prompt("Red foxes!"), Prompt()])
     assert told.tokens.values.shape == (2, 77, 24)
     assert told.tokens.mask.all()
@@ -125,7 +125,7 @@ def test_a_file_reads_with_the_words_beside_it_and_comes_back(text_file, tmp_pat
     assert all(torch.equal(second[name], first[name]) for name in second)
     alone = checkpoints.read(tmp_path / "again.safetensors", HINTS)
     with pytest.raises(
-        BadInput, match=r"put vocab\.txt, that of bert-base-uncased, .* beside the file"
+        BadInput, match=r"put the vocab\.txt of bert-base-uncased, .* beside the file"
     ):
         alone.conditioner([Prompt("red")])
 
@@ -162,15 +162,15 @@ def test_boxes_are_read_as_the_numbers_of_their_pieces(tmp_path):
     )
     model = read_foreign([path], HINTS)
     assert model.card.origin["family"] == "ldm-layout"
-    (reader,) = model.conditioner.towers
-    assert reader.pages([[("7 41, 0", 1.0)]])[0].ids == (7, 41, 0, *[49] * 9)
+    (reader,) = model.conditioner.encoders
+    assert reader.chunks([[("7 41, 0", 1.0)]])[0].ids == (7, 41, 0, *[49] * 9)
     told = model.conditioner([Prompt("7 41, 0"), Prompt()])
     ids = torch.tensor([[7, 41, 0, *[49] * 9]])
     assert torch.equal(
         told.tokens.values[:1], reader.network(reader.network.embedding(ids), 0, True)[1]
     )
     for wrong in ("50", "-1", "fox", "²"):
-        with pytest.raises(BadInput, match="reads the numbers of pieces, from 0 to 49, got"):
+        with pytest.raises(BadInput, match="prompts are token ids from 0 to 49, got"):
             model.conditioner([Prompt(wrong)])
     checkpoints.save(model, tmp_path / "again.safetensors", "single-file")
     first, second = load_file(path), load_file(tmp_path / "again.safetensors")

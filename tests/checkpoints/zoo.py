@@ -3,16 +3,16 @@
 import torch
 from safetensors.torch import save_file
 
-from safelight.autoencoders import vq
-from safelight.denoisers import unet
+from safelight.autoencoders.vq import config as vq_config
+from safelight.denoisers.unet import config as unet_config
 from safelight.layouts.autoencoder import ldm as ldm_autoencoder
 from safelight.layouts.unet import ldm as ldm_unet
-from safelight.nn.codebook import Codes
+from safelight.nn.configs import Codes
 
-FIRST = vq.Config(
+FIRST = vq_config.Config(
     width=32, multipliers=(1, 2), blocks=1, middle=False, codebook=Codes(16), legacy=True
 )
-LEVELS = (unet.Level(32, 0, 1), unet.Level(64, 1, 1))
+LEVELS = (unet_config.Level(32, 0, 1), unet_config.Level(64, 1, 1))
 
 
 def drawn(module):

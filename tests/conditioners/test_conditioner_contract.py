@@ -16,7 +16,7 @@ CONFIGS = {
     "label": {"classes": 4, "width": 16},
     "segments": {"classes": 3, "channels": 2, "size": [8, 4]},
     "text-encoders": {
-        "towers": [
+        "encoders": [
             {
                 "network": {"kind": "clip", "width": 8, "depth": 2, "heads": 2, "hidden": 16},
                 "pooled": "plain",

@@ -26,7 +26,7 @@ def test_the_label_comes_before_the_text_and_the_text_before_nothing(label):
         Prompt(),
         Prompt("forest", {"label": ""}),
     ]
-    assert torch.equal(label(prompts).vector, label.table.weight[[0, 1, 3, 3]])
+    assert torch.equal(label(prompts).vector, label.embedding.weight[[0, 1, 3, 3]])
 
 
 def test_an_unknown_name_suggests_the_nearest(label):
@@ -43,7 +43,7 @@ def test_more_names_than_classes_are_refused_and_no_names_too():
 
 def test_numbers_are_names(label):
     label.fit(labelled(3, 7))
-    assert torch.equal(label([*labelled(7), Prompt("7")]).vector, label.table.weight[[1, 1]])
+    assert torch.equal(label([*labelled(7), Prompt("7")]).vector, label.embedding.weight[[1, 1]])
 
 
 def test_a_config_without_classes_is_refused():
@@ -52,7 +52,7 @@ def test_a_config_without_classes_is_refused():
 
 
 def test_numbered_classes_are_known_unlearned_and_width_0_tells_their_number():
-    label = Config(classes=1000, width=0, numbered=True).build()
+    label = Config(classes=1000, width=0, numeric_labels=True).build()
     prompts = [Prompt("207"), *labelled(0, "999"), Prompt()]
     told = label(prompts)
     assert told.vector is None

@@ -15,10 +15,10 @@ from safelight.prompting.syntax import (
     split_composition,
     text_at,
 )
-from safelight.tokenization.chunks import Frame, pages, shown, unread
+from safelight.tokenization.chunks import ChunkFormat, quote, split_chunks, truncated_text
 from safelight.tokenization.cleaning import clean
-from safelight.tokenization.tokenizers import read, shipped
-from safelight.tokenization.vocabulary import Words
+from safelight.tokenization.tokenizers import from_files, shipped
+from safelight.tokenization.vocabulary import TextTokenizer
 
 
 def flat(text):
@@ -27,29 +27,41 @@ def flat(text):
 
 def test_clip_reads_every_recorded_text_as_the_original_does():
     cases = json.loads(Recording("clip-bpe").file("ids.json").read_text("utf-8"))
-    words = Words("clip", 49_408)
+    tokenizer = TextTokenizer("clip", 49_408)
     for case in cases["cases"]:
-        assert words.pieces(case["text"]) == case["ids"], case["text"]
+        assert tokenizer.token_ids(case["text"]) == case["ids"], case["text"]
     for case in cases["padded"]:
-        for pad in (0, words.end):
-            frame = Frame(77, words.ahead, words.behind, pad)
-            (page,) = pages([[(case["text"], 1.0)]], frame, 1, words.pieces, {})
-            assert list(page.ids) == case[f"ids_77_padded_with_{pad}"]
+        for pad in (0, tokenizer.eos_id):
+            chunk_format = ChunkFormat(77, tokenizer.prefix, tokenizer.suffix, pad)
+            (chunk,) = split_chunks(
+                [[(case["text"], 1.0)]], chunk_format, 1, tokenizer.token_ids, {}
+            )
+            assert list(chunk.ids) == case[f"ids_77_padded_with_{pad}"]
 
 
 def test_clip_and_t5_read_what_everyone_knows():
-    assert Words("clip", 49_408).pieces("A photo of a FOX") == [320, 1125, 539, 320, 3240]
-    assert Words("t5", 32_128).pieces("A photo of a red fox in the snow") == [
+    assert TextTokenizer("clip", 49_408).token_ids("A photo of a FOX") == [
+        320,
+        1125,
+        539,
+        320,
+        3240,
+    ]
+    assert TextTokenizer("t5", 32_128).token_ids("A photo of a red fox in the snow") == [
         *(71, 1202, 13, 3, 9, 1131, 3, 20400, 16, 8, 2983)
     ]
-    assert (*Words("clip", 49_408).ahead, Words("clip", 49_408).end, Words("t5", 32_128).end) == (
+    assert (
+        *TextTokenizer("clip", 49_408).prefix,
+        TextTokenizer("clip", 49_408).eos_id,
+        TextTokenizer("t5", 32_128).eos_id,
+    ) == (
         49_406,
         49_407,
         1,
     )
-    for words in (Words("clip", 49_408), Words("t5", 32_128)):
-        assert words.pieces("") == []
-        assert words.pieces("\ud800\0") is not None
+    for tokenizer in (TextTokenizer("clip", 49_408), TextTokenizer("t5", 32_128)):
+        assert tokenizer.token_ids("") == []
+        assert tokenizer.token_ids("\ud800\0") is not None
 
 
 def test_cleaning_mends_what_was_broken_and_leaves_other_letters_alone():
@@ -65,45 +77,48 @@ def test_tokenizers_of_folders_read_as_recorded(folder):
     family = folder.split("/")[0]
     there = {file.name: file.read_bytes() for file in recording.file(folder).iterdir()}
     kind = "t5" if "spiece.model" in there else "clip"
-    words = Words(kind, 527 if kind == "clip" else 42)
-    words.give(there, folder)
+    tokenizer = TextTokenizer(kind, 527 if kind == "clip" else 42)
+    tokenizer.load_files(there, folder)
     wanted = {"sd": "sd.ids", "sdxl": "sdxl.ids_2", "sd3": "sd3.ids_3"}.get(family)
-    again = Words(kind, words.vocabulary)
-    again.set_extra_state(words.get_extra_state())
+    again = TextTokenizer(kind, tokenizer.vocabulary)
+    again.set_extra_state(tokenizer.get_extra_state())
     for row, text in enumerate(recording.facts["config"]["prompts"]):
-        assert again.pieces(text) == words.pieces(text)
+        assert again.token_ids(text) == tokenizer.token_ids(text)
         if wanted:
             want = recording.outputs[wanted][row].tolist()
-            frame = Frame(len(want), words.ahead, words.behind, want[-1])
-            (page,) = pages([[(text, 1.0)]], frame, 1, words.pieces, {})
-            assert kind == "t5" or list(page.ids) == want
-            assert page.ids[: frame.room] == tuple(want[: frame.room])
+            chunk_format = ChunkFormat(len(want), tokenizer.prefix, tokenizer.suffix, want[-1])
+            (chunk,) = split_chunks([[(text, 1.0)]], chunk_format, 1, tokenizer.token_ids, {})
+            assert kind == "t5" or list(chunk.ids) == want
+            assert chunk.ids[: chunk_format.capacity] == tuple(want[: chunk_format.capacity])
 
 
 def test_a_tokenizer_that_cannot_serve_is_refused():
     with pytest.raises(BadInput, match=r"wanted tokenizer\.json, .* found none of them"):
-        read({"readme": b""}, "a folder")
+        from_files({"readme": b""}, "a folder")
     for name in ("tokenizer.json", "spiece.model"):
         with pytest.raises(BadInput, match="tokenizer of a folder cannot be read"):
-            read({name: b"\x0a\xff\xff"}, "a folder")
+            from_files({name: b"\x0a\xff\xff"}, "a folder")
     small = {
         "vocab.json": json.dumps({"a": 0, "a</w>": 1, "<|endoftext|>": 2}).encode(),
         "merges.txt": b"#version: 1",
     }
-    words = Words("clip", 2)
+    tokenizer = TextTokenizer("clip", 2)
     with pytest.raises(
-        BadInput, match=r"a text tower of 2 pieces needs its own tokenizer; .* or load its weights"
+        BadInput,
+        match=r"a text encoder of 2 tokens needs its own tokenizer; .* or load its weights",
     ):
-        words.pieces("a")
-    with pytest.raises(BadInput, match="has 4 pieces, its tower 2: they do not belong together"):
-        words.give(small, "a folder")
+        tokenizer.token_ids("a")
+    with pytest.raises(
+        BadInput, match="has 4 tokens, its text encoder 2: they do not belong together"
+    ):
+        tokenizer.load_files(small, "a folder")
 
 
 def test_what_ships_is_not_written_again():
-    words = Words("clip", 49_408)
-    words.give({"tokenizer.json": shipped("clip").to_str().encode()}, "a folder")
-    assert words.given is None
-    assert len(words.get_extra_state()) == 0
+    tokenizer = TextTokenizer("clip", 49_408)
+    tokenizer.load_files({"tokenizer.json": shipped("clip").to_str().encode()}, "a folder")
+    assert tokenizer.custom is None
+    assert len(tokenizer.get_extra_state()) == 0
 
 
 def test_weights_are_those_recorded():
@@ -210,15 +225,19 @@ print(worst)
 
 
 def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
-    frame = Frame(6, (90,), (91,), 0)
+    chunk_format = ChunkFormat(6, (90,), (91,), 0)
     spelled = {"a": 1, "b": 2, "c": 3}
 
     def ids(text, most=9, learned=None):
         chunks = [[(text, 1.5)], [("c", 1.0)]]
-        made = pages(
-            chunks, frame, most, lambda part: [spelled[one] for one in part.split()], learned or {}
+        made = split_chunks(
+            chunks,
+            chunk_format,
+            most,
+            lambda part: [spelled[one] for one in part.split()],
+            learned or {},
         )
-        return [page.ids for page in made]
+        return [chunk.ids for chunk in made]
 
     assert ids("a b") == [(90, 1, 2, 91, 0, 0), (90, 3, 91, 0, 0, 0)]
     assert ids("a b a b a") == [(90, 1, 2, 1, 2, 91), (90, 1, 91, 0, 0, 0), (90, 3, 91, 0, 0, 0)]
@@ -231,14 +250,14 @@ def test_pages_are_filled_one_after_the_other_and_words_stay_whole():
         (90, 1, 2, 91, 0, 0),
         (90, 7, 8, 9, 91, 0),
     ]
-    (first, *_) = pages([[("a", 1.5)]], Frame(4, (), (91,), 0), 1, lambda _: [1], {})
+    (first, *_) = split_chunks([[("a", 1.5)]], ChunkFormat(4, (), (91,), 0), 1, lambda _: [1], {})
     assert (first.ids, first.weights) == ((1, 91, 0, 0), (1.5, 1.0, 1.0, 1.0))
 
 
 def test_a_learned_word_is_not_found_inside_another():
-    made = pages(
+    made = split_chunks(
         [[("catalog cat", 1.0)]],
-        Frame(8, (), (9,), 0),
+        ChunkFormat(8, (), (9,), 0),
         1,
         lambda part: [5] * len(part.split()),
         {"cat": [7]},
@@ -264,20 +283,20 @@ def test_what_fits_on_no_page_is_known(chunks, want):
     def behind(text, first):
         return " ".join(text.split()[first:]) + " "
 
-    frame, learned = Frame(5, (90,), (91,), 0), {"toy": [7, 8, 9]}
-    assert unread(chunks, frame, 2, pieces, learned, behind).strip() == want
-    fits = len(pages(chunks, frame, 99, pieces, learned)) <= 2
+    chunk_format, learned = ChunkFormat(5, (90,), (91,), 0), {"toy": [7, 8, 9]}
+    assert truncated_text(chunks, chunk_format, 2, pieces, learned, behind).strip() == want
+    fits = len(split_chunks(chunks, chunk_format, 99, pieces, learned)) <= 2
     assert fits == (want == "")
 
 
 @pytest.mark.parametrize("kind", ["clip", "t5"])
 def test_what_follows_so_many_pieces_is_the_text_itself(kind):
-    words = Words(kind, 49_408)
+    tokenizer = TextTokenizer(kind, 49_408)
     text = "a photo of an owl, that reads the newspaper — 12 times"
-    for first in range(len(words.pieces(text))):
-        left = words.rest(text, first)
+    for first in range(len(tokenizer.token_ids(text))):
+        left = tokenizer.text_after(text, first)
         assert text.endswith(left)
         assert left
-    assert words.rest(text, 4 if kind == "clip" else 5).strip().startswith("owl,")
-    assert shown("a  b") == "'a b'"
-    assert shown("a" * 300) == f"'{'a' * 200}' … (300 letters)"
+    assert tokenizer.text_after(text, 4 if kind == "clip" else 5).strip().startswith("owl,")
+    assert quote("a  b") == "'a b'"
+    assert quote("a" * 300) == f"'{'a' * 200}' … (300 characters)"

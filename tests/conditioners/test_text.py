@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from safelight.conditioners.text import BEGIN, END, MARKERS, PAD, Config
+from safelight.conditioners.text import BOS, EOS, PAD, SPECIAL, Config
 from safelight.errors import BadInput
 from safelight.types.networks import Prompt
 
@@ -38,11 +38,11 @@ def test_lengths_are_multiples_of_eight_within_the_configured_one(encoder):
 
 
 def test_markers_are_always_there_and_cannot_be_spelled(encoder):
-    assert ids(encoder, "") == [BEGIN, END]
+    assert ids(encoder, "") == [BOS, EOS]
     cut = ids(encoder, "xyz" * 50)
-    assert (cut[0], cut[-1], len(cut)) == (BEGIN, END, 20)
+    assert (cut[0], cut[-1], len(cut)) == (BOS, EOS, 20)
     assert all(
-        piece >= MARKERS
+        piece >= SPECIAL
         for text in ("<pad>", "[END]", "\0\1\2")
         for piece in ids(encoder, text)[1:-1]
     )
@@ -102,7 +102,7 @@ def test_nothing_is_computed_once(encoder):
     [
         ({"vocabulary": 100}, "vocabulary must be at least 259, not 100"),
         ({"length": 1}, "length must be at least 2, not 1"),
-        ({"width": 10, "heads": 4}, "a width of 10 cannot be shared out among 4 heads"),
+        ({"width": 10, "heads": 4}, "a width of 10 cannot be divided among 4 heads"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused(given, message):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from recorded import Recording, difference, error
-from safelight.conditioners._encoder import Tower
-from safelight.conditioners.text_encoders import Config, Towers
+from safelight.conditioners._encoder import EncoderConfig
+from safelight.conditioners.text_encoders import Config, TextEncoders
 from safelight.errors import BadInput
 from safelight.layouts.text_encoder import clip as transformers_clip
 from safelight.layouts.text_encoder import openclip
@@ -27,7 +27,7 @@ OTHER = clip.Config(width=12, depth=2, heads=2, hidden=16, vocabulary=49_408, pr
 LONG = "a red fox in the snow, " * 20  # 140 pieces
 
 
-def small(family="sd1", *networks: object, **changes: object) -> Towers:
+def small(family="sd1", *networks: object, **changes: object) -> TextEncoders:
     torch.manual_seed(0)
     config = joined(family, networks or [SMALL])
     return Config(**{**vars(config), **changes}).build().eval()
@@ -45,7 +45,7 @@ def load(conditioner, number, module, weights, said):
         for one in module.LAYOUTS
         if one.recognises({key: tuple(v.shape) for key, v in weights.items()})
     ]
-    network = conditioner.towers[number].network
+    network = conditioner.encoders[number].network
     ours = dict(all_layouts[0].table(network.config).read(weights, network.state_dict(), "it"))
     network.load_state_dict(ours)
 
@@ -73,13 +73,13 @@ def folder(family, number_of_towers):
         )
     config = joined("sd1" if family == "sd" else family, configs)
     towers = tuple(
-        Tower(**{**vars(one), "length": 12} if one.words == "t5" else vars(one))
-        for one in config.towers
+        EncoderConfig(**{**vars(one), "length": 12} if one.tokenizer == "t5" else vars(one))
+        for one in config.encoders
     )
-    conditioner = Config(**{**vars(config), "towers": towers}).build().eval()
+    conditioner = Config(**{**vars(config), "encoders": towers}).build().eval()
     for number, (module, file) in enumerate(files):
         load(conditioner, number, module, file, {})
-        conditioner.towers[number].words.give(words[number], family)
+        conditioner.encoders[number].tokenizer.load_files(words[number], family)
     return conditioner, recording
 
 
@@ -127,8 +127,8 @@ def test_sdxl_hears_sizes_behind_the_pooled_vector():
         {key: tuple(inputs[name][row].tolist()) for key, name in SIZES.items()} for row in range(2)
     ]
     for which, where in (("", ""), ("uncond_", "uncond.")):
-        first, _ = conditioner.towers[0].states(inputs[f"{which}ids_l"])
-        second, pooled = conditioner.towers[1].states(inputs[f"{which}ids_g"])
+        first, _ = conditioner.encoders[0].states(inputs[f"{which}ids_l"])
+        second, pooled = conditioner.encoders[1].states(inputs[f"{which}ids_g"])
         assert error(torch.cat([first, second], dim=-1), outputs[f"{where}crossattn"]) < 1e-4
         vector = conditioner.vector([pooled], [Prompt("", each) for each in given])
         assert error(vector, outputs[f"{where}vector"]) < 1e-4
@@ -189,26 +189,26 @@ def test_long_prompts_are_read_page_by_page():
 
 def test_what_is_too_long_is_said_in_its_own_words():
     conditioner = small(
-        "sd3", SMALL, OTHER, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+        "sd3", SMALL, OTHER, t5.Config(width=8, depth=1, heads=2, head_width=4, hidden=16)
     )
     assert conditioner.truncated(Prompt("a red fox in the snow")) == []
     middling = Prompt("a red fox, " * 55 + "and an owl")  # within the pages of CLIP
     (said,) = conditioner.truncated(middling)
     assert re.fullmatch(
-        r"the T5 tower reads 255 pieces of a prompt; not read: '.*fox, and an owl'", said
+        r"the T5 text encoder reads 255 tokens of a prompt; cut off is: '.*fox, and an owl'", said
     )
     assert len(conditioner.truncated(Prompt("a red fox, " * 300))) == 3
     weighted = Prompt("(a red fox:1.2) " * 70 + "and an owl", {"emphasis": "mean"})
     assert len(conditioner.truncated(weighted)) == 1
     (said,) = small(
-        "flux", SMALL, t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+        "flux", SMALL, t5.Config(width=8, depth=1, heads=2, head_width=4, hidden=16)
     ).truncated(Prompt("ab " * 600))
     assert said.startswith(
-        "the T5 tower reads 511 pieces"
+        "the T5 text encoder reads 511 tokens"
     )  # what CLIP leaves out of its vector, T5 has read
     begun = time.process_time()
     assert (
-        "not read" in conditioner.truncated(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
+        "cut off" in conditioner.truncated(Prompt("([" * 500_000 + "fox", {"emphasis": "mean"}))[0]
     )
     assert time.process_time() - begun < 20
 
@@ -272,7 +272,7 @@ def test_a_prompt_may_change_with_the_steps():
 def test_pictures_of_one_prompt_are_read_once():
     conditioner = small()
     seen = []
-    conditioner.towers[0].network.register_forward_hook(
+    conditioner.encoders[0].network.register_forward_hook(
         lambda module, args, answer: seen.append(len(args[0]))
     )
     told = conditioner([Prompt("a"), Prompt("b"), Prompt("a")])
@@ -283,7 +283,7 @@ def test_pictures_of_one_prompt_are_read_once():
 def test_sd3_reads_without_t5_and_says_so_once():
     conditioner = small("sd3", SMALL, OTHER, None)
     with pytest.warns(
-        UserWarning, match="this model reads without its T5 tower: zeros stand in its place"
+        UserWarning, match="this model runs without its T5 text encoder: its tokens are zeros"
     ):
         told = encoded(conditioner, "a fox")
     assert told.tokens.values.shape == (1, 77 + 256, 4096)
@@ -306,24 +306,24 @@ def test_nothing_of_transformers_is_needed_and_nothing_is_built_twice():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"length": 78}, "a length of 78 pieces is more than the 77 that it can read"),
+        ({"length": 78}, "a length of 78 tokens is more than the 77 that the network can read"),
         ({"skip": 12}, "a skip within 12 blocks"),
-        ({"pooled": "projected"}, "a projected vector needs a tower with a projection"),
+        ({"pooled": "projected"}, "a projected vector needs a text encoder with a projection"),
         (
-            {"network": t5.Config(), "words": "t5", "pooled": "plain"},
-            "a vector is taken from a CLIP tower",
+            {"network": t5.Config(), "tokenizer": "t5", "pooled": "plain"},
+            "a vector is pooled from a CLIP text encoder",
         ),
     ],
 )
 def test_a_tower_that_cannot_work_is_refused(given, message):
     with pytest.raises(BadInput, match=message):
-        Tower(**given)
+        EncoderConfig(**given)
 
 
 def test_a_config_that_cannot_work_is_refused():
-    with pytest.raises(BadInput, match="at least one tower must have a row"):
-        Config(towers=(Tower(row=None),))
-    with pytest.raises(BadInput, match="cannot be shared out among 5 heads"):
+    with pytest.raises(BadInput, match="at least one text encoder must have a group"):
+        Config(encoders=(EncoderConfig(group=None),))
+    with pytest.raises(BadInput, match="cannot be divided among 5 heads"):
         clip.Config(heads=5)
 
 
@@ -331,7 +331,7 @@ def test_each_tower_takes_the_vectors_of_its_width():
     conditioner = small("sdxl", SMALL, OTHER)
     conditioner.add_embedding("owl", [torch.randn(2, 8), torch.randn(1, 12)])
     conditioner.add_embedding("bear", [torch.randn(1, 12)])
-    ids = [reader.pages([[("owl bear", 1.0)]])[0].ids for reader in conditioner.towers]
+    ids = [reader.chunks([[("owl bear", 1.0)]])[0].ids for reader in conditioner.encoders]
     assert ids[0][1:3] == (49_408, 49_409)
     assert ids[0][3] < 49_406
     assert ids[1][1:3] == (49_408, 49_409)

@@ -1,4 +1,4 @@
-"""Folders and zips of pictures: what is examination, with which captions and labels, and what is refused."""
+"""Folders and zips of pictures: which pictures, captions and labels, and what is refused."""
 
 import json
 import zipfile

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from safelight.config import Slot, dump
-from safelight.denoisers import flux, mmdit
-from safelight.denoisers.control import Branch, Controlled
-from safelight.denoisers.control.flux import Config as FluxControl
-from safelight.denoisers.control.mmdit import Config as MMDiTControl
-from safelight.denoisers.control.t2i import Config as T2I
-from safelight.denoisers.control.unet import Config
-from safelight.denoisers.unet import Config as UNetConfig
-from safelight.denoisers.unet import Level, Norm
+from safelight.denoisers.control.flux.config import Config as FluxControl
+from safelight.denoisers.control.mmdit.config import Config as MMDiTControl
+from safelight.denoisers.control.t2i.config import Config as T2I
+from safelight.denoisers.control.unet.config import Config
+from safelight.denoisers.flux import config as flux_config
+from safelight.denoisers.mmdit import config as mmdit_config
+from safelight.denoisers.unet.config import Config as UNetConfig
+from safelight.denoisers.unet.config import Level, Norm
 from safelight.errors import BadInput
+from safelight.nn.control import Branch, Controlled
 from safelight.types.networks import Condition, Denoiser, Tokens
 
 SMALL = UNetConfig(
@@ -22,8 +23,10 @@ SMALL = UNetConfig(
 )
 HINT = torch.rand(1, 3, 32, 48)
 TRANSFORMERS = {
-    "mmdit": mmdit.Config(4, width=32, depth=4, heads=2, text_width=8, vector_width=5, side=8),
-    "flux": flux.Config(
+    "mmdit": mmdit_config.Config(
+        4, width=32, depth=4, heads=2, text_width=8, vector_width=5, side=8
+    ),
+    "flux": flux_config.Config(
         4, width=32, axes=(4, 6, 6), double=2, single=2, text_width=8, vector_width=5
     ),
 }

@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
-import safelight.denoisers
-from safelight.config import read
+from safelight.config import Slot, read
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.errors import BadInput
 from safelight.types.networks import Condition, Denoiser, Tokens
@@ -104,18 +102,18 @@ CASES = [(kind, case) for kind, cases in CONFIGS.items() for case in cases]
 WAYS = ("tokens", "streams", "vector", "scalars", "channels", "references", "residuals")
 
 
-def test_every_file_of_the_folder_has_small_configs_here():
-    files = {path.stem for path in Path(safelight.denoisers.__file__).parent.glob("*.py")} - {
-        "__init__"
-    }
-    assert files == set(CONFIGS), (
+def test_every_kind_has_small_configs_here():
+    kinds = {kind.replace("-", "_") for kind in Slot("denoisers").kinds()}
+    assert kinds == set(CONFIGS), (
         "add a small config to CONFIGS for each denoiser, so that its contract is tested"
     )
 
 
 def fresh(kind: str, case: str) -> nn.Module:
     torch.manual_seed(0)
-    return read(import_module(f"safelight.denoisers.{kind}").Config, CONFIGS[kind][case]).build()
+    return read(
+        import_module(f"safelight.denoisers.{kind}.config").Config, CONFIGS[kind][case]
+    ).build()
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -216,7 +214,7 @@ def test_time_and_latents_matter(network, case):
 def test_guidance_that_it_does_not_hear_is_refused_when_a_run_is_set_up(network, case):
     assert isinstance(network, Denoiser)
     assert ("scalars" in OPEN[case]) == bool(network.scalar_names)
-    with pytest.raises(BadInput, match="wants a network that hears 'brightness'"):
+    with pytest.raises(BadInput, match="needs a network that takes the scalar 'brightness'"):
         Distilled(2.0, "brightness").begin(lambda by: network)
 
 

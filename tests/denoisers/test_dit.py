@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from safelight.denoisers.dit import Config
+from safelight.denoisers.dit.config import Config
 from safelight.errors import BadInput
 from safelight.nn.attention import lonely
 from safelight.types.networks import Condition, Denoiser, Tokens

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from safelight.denoisers import flux
-from safelight.denoisers.flux import Config
+from safelight.denoisers.flux import blocks
+from safelight.denoisers.flux.config import Config
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guided import guided
 from safelight.diffusion.prediction import Flow
@@ -100,7 +100,7 @@ def test_left_out_guidance_is_a_scale_of_one():
 
 def test_schnell_refuses_guidance_before_the_first_step():
     network, _, _, told = skewed(guidance=False)
-    with pytest.raises(BadInput, match="wants a network that hears 'guidance'"):
+    with pytest.raises(BadInput, match="needs a network that takes the scalar 'guidance'"):
         guided(
             Process(Linear(), Flow()), {"main": network}, Distilled(3.5), told, lambda only: told
         )
@@ -181,8 +181,8 @@ def test_words_that_all_count_are_attended_to_without_a_mask(config, monkeypatch
         handed.append(mask)
         return attend(q, k, v, mask, quick)
 
-    attend = flux.attend
-    monkeypatch.setattr(flux, "attend", noted)
+    attend = blocks.attend
+    monkeypatch.setattr(blocks, "attend", noted)
     some, whole = network(noisy, time, told), network(noisy, time, every)
     assert [mask is None for mask in handed] == [False] * 4 + [True] * 4
     torch.testing.assert_close(some[:1], whole[:1])
@@ -191,7 +191,7 @@ def test_words_that_all_count_are_attended_to_without_a_mask(config, monkeypatch
 
 def test_padding_counts_as_it_does_in_the_original():
     """T5's padding is attended to: only pages that another prompt of the batch has are not."""
-    small = t5.Config(width=8, depth=1, heads=2, head=4, hidden=16)
+    small = t5.Config(width=8, depth=1, heads=2, head_width=4, hidden=16)
     conditioner = joined("flux", [clip.Config(8, 1, 2, 16), small]).build()
     with torch.no_grad():
         told = conditioner([Prompt("a fox"), Prompt("")])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from safelight.denoisers.mmdit import Config
+from safelight.denoisers.mmdit.config import Config
 from safelight.errors import BadInput
 from safelight.types.networks import Condition, Denoiser, Tokens
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safelight.conditioners import label
-from safelight.denoisers.plain_dit import Config
+from safelight.denoisers.plain_dit.config import Config
 from safelight.diffusion.guidance.distilled import Distilled
 from safelight.diffusion.guided import guided
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
@@ -44,7 +44,7 @@ def test_it_starts_at_zero_and_its_blocks_as_the_identity(embedders):
 
 def test_nothing_said_is_the_class_after_the_last():
     network, noisy, time, _ = skewed()
-    teller = label.Config(classes=5, width=0, numbered=True).build()
+    teller = label.Config(classes=5, width=0, numeric_labels=True).build()
     assert torch.equal(
         network(noisy, time, teller([Prompt()] * 2)), network(noisy, time, Condition())
     )
@@ -95,7 +95,7 @@ def test_what_it_does_not_hear_is_refused_before_the_first_step():
     with pytest.raises(BadInput, match="hears label, got guidance"):
         network.prepare(said)
     process = Process(LinearBeta(), Noise())
-    with pytest.raises(BadInput, match="hears 'guidance', this one hears label"):
+    with pytest.raises(BadInput, match="takes the scalar 'guidance', this one takes label"):
         guided(process, {"main": network}, Distilled(2.0), given, lambda only: given)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from safelight.denoisers.unet import Config, Level, Norm, blocks
+from safelight.denoisers.unet.blocks import blocks
+from safelight.denoisers.unet.config import Config, Level, Norm
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention
 from safelight.nn.kernels.convolution import Convolution3

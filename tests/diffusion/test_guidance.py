@@ -19,7 +19,7 @@ from safelight.diffusion.prediction import Clean, Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear, ScaledLinear
 from safelight.errors import BadInput
-from safelight.types.diffusion import Estimate, ModelCall, NetworkVariant
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, NetworkVariant
 from safelight.types.networks import Condition, Denoiser
 
 PROCESS = Process(Linear(), Flow())
@@ -134,11 +134,8 @@ def test_interval_means_the_same_noise_on_every_schedule():
         ]
 
 
-class Both:
+class Both(Guidance):
     """A rule over two networks that keeps what it was answered."""
-
-    def begin(self, networks):
-        return self
 
     def calls(self, condition, negative, level):
         weak = ModelCall(condition, NetworkVariant("weak"))

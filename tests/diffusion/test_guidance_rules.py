@@ -188,13 +188,15 @@ def test_affine_rules_are_the_same_in_the_space_of_the_answers(prediction, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: type(one).__name__)
 def test_spaces_are_left_as_they_were_entered(space, schedule):
     level = at(0.7, schedule)
-    back = from_space(space, to_space(space, Estimate(YES), NOISY, level), NOISY, level, blind=NO)
+    back = from_space(
+        space, to_space(space, Estimate(YES), NOISY, level), NOISY, level, fallback=NO
+    )
     torch.testing.assert_close(back, YES)
 
 
 def test_a_noise_that_tells_nothing_is_not_read():
     level = at(1.0)
-    assert torch.equal(from_space("noise", YES, NOISY, level, blind=NO), NO)
+    assert torch.equal(from_space("noise", YES, NOISY, level, fallback=NO), NO)
     torch.testing.assert_close(
         combine(Rescale(space="noise", phi=1.0), YES, NO, level=level).clean, cfg(4)
     )
@@ -386,10 +388,11 @@ def test_a_distilled_network_takes_the_scale_in_one_pass():
     assert network.calls[1][1]["guidance"].tolist() == [2.5] * 6
 
 
-def test_a_scale_that_the_network_does_not_hear_is_refused_when_the_run_is_made():
+def test_a_scale_that_the_network_does_not_take_is_refused_when_the_run_is_made():
     process, condition = Process(Linear(), SPACES["clean"]), Condition(vector=torch.zeros(3, 1))
     with pytest.raises(
-        BadInput, match="wants a network that hears 'guidance', this one hears no scalars"
+        BadInput,
+        match="needs a network that takes the scalar 'guidance', this one takes no scalars",
     ):
         guided(
             process,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safelight.config import Slot
-from safelight.denoisers.dit import Config
+from safelight.denoisers.dit.config import Config
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.guided import guided
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
@@ -12,7 +12,7 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.samplers.single import Adaptive
 from safelight.diffusion.schedule import Linear
-from safelight.diffusion.spacing import Uniform
+from safelight.diffusion.spacing.even import Uniform
 from safelight.types.networks import Condition
 
 SAMPLERS = Slot("diffusion.samplers.*")
@@ -41,7 +41,7 @@ def sampled(network, sampler, part):
     start = noise((len(seeds), 4, 6, 8))
     yes, no = Condition(vector=labels), Condition(vector=0 * labels)
     waist = guided(PROCESS, {"main": network}, ClassifierFree(3.0), yes, lambda _: no)
-    source = BrownianNoise(seeds) if sampler.about.brownian else noise
+    source = BrownianNoise(seeds) if sampler.info.brownian else noise
     *_, step = sampler(waist, start, Uniform()(5, PROCESS.schedule), PROCESS.schedule, source)
     return step.noisy
 

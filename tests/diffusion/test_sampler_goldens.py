@@ -17,24 +17,17 @@ from safelight.diffusion.ideal import IdealGaussian, IdealPoints
 from safelight.diffusion.noise import RecordedNoise
 from safelight.diffusion.prediction import EDM, Clean, Flow, Noise, V
 from safelight.diffusion.process import Process
-from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp2MSDE, DPMpp3M, DPMpp3MSDE, DPMppSDE
+from safelight.diffusion.samplers.aliases import DPMpp2MSDE, DPMpp2S, DPMpp3MSDE
+from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp3M, DPMppSDE
 from safelight.diffusion.samplers.euler import Euler
 from safelight.diffusion.samplers.heun import DPM2, Heun
 from safelight.diffusion.samplers.multistep import DEIS, LMS, PNDM
 from safelight.diffusion.samplers.predictor_corrector import UniPC
-from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
+from safelight.diffusion.samplers.single import Adaptive, Single
 from safelight.diffusion.schedule import Cosine, Linear, LinearBeta, ScaledLinear, Table
-from safelight.diffusion.spacing import (
-    Exponential,
-    Karras,
-    Leading,
-    Linspace,
-    Polyexponential,
-    Shifted,
-    ShiftedByTokens,
-    ShiftedTwice,
-    Uniform,
-)
+from safelight.diffusion.spacing.even import Leading, Linspace, Uniform
+from safelight.diffusion.spacing.shifted import Shifted, ShiftedByTokens, ShiftedTwice
+from safelight.diffusion.spacing.sigmas import Exponential, Karras, Polyexponential
 from safelight.types.diffusion import NoiseLevel
 from safelight.types.networks import Condition
 
@@ -64,14 +57,14 @@ def ideal(inputs, data):
     )
 
 
-CHURN = {"churn": 4.0, "churn_from": 0.05, "churn_to": 8.0, "swell": 1.007}
+CHURN = {"s_churn": 4.0, "s_tmin": 0.05, "s_tmax": 8.0, "s_noise": 1.007}
 SIGMA_SPACE = {
     "euler": Euler(),
     "euler_s_churn4.0_s_tmin0.05_s_tmax8.0_s_noise1.007": Heun("sigma", second=False, **CHURN),
     "euler_ancestral": Euler(eta=1.0),
-    "euler_ancestral_eta0.6_s_noise0.9": Euler(eta=0.6, swell=0.9),
+    "euler_ancestral_eta0.6_s_noise0.9": Euler(eta=0.6, s_noise=0.9),
     "heun": Heun("sigma"),
-    "heun_s_churn3.0_s_noise1.003": Heun("sigma", churn=3.0, swell=1.003),
+    "heun_s_churn3.0_s_noise1.003": Heun("sigma", s_churn=3.0, s_noise=1.003),
     "dpm_2": DPM2(),
     "dpm_2_ancestral": DPM2(eta=1.0),
     "lms": LMS(),

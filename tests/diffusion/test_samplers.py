@@ -10,18 +10,28 @@ import torch
 from safelight.config import Slot
 from safelight.diffusion.ideal import IdealGaussian, IdealPoints
 from safelight.diffusion.noise import BrownianNoise, SeededNoise
+from safelight.diffusion.samplers.aliases import (
+    DDIM,
+    DPM2Ancestral,
+    DPMpp2MSDE,
+    DPMpp2S,
+    DPMpp3MSDE,
+    EulerAncestral,
+)
 from safelight.diffusion.samplers.consistency import LCM, TCD, Consistency
 from safelight.diffusion.samplers.ddpm import DDPM
-from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp2MSDE, DPMpp3M, DPMpp3MSDE, DPMppSDE
-from safelight.diffusion.samplers.euler import DDIM, DDIMInversion, Euler, EulerAncestral
-from safelight.diffusion.samplers.heun import DPM2, DPM2Ancestral, Heun
+from safelight.diffusion.samplers.dpmpp import DPMpp2M, DPMpp3M, DPMppSDE
+from safelight.diffusion.samplers.euler import DDIMInversion, Euler
+from safelight.diffusion.samplers.heun import DPM2, Heun
 from safelight.diffusion.samplers.multistep import DEIS, LMS, PNDM
 from safelight.diffusion.samplers.predictor_corrector import SASolver, UniPC
 from safelight.diffusion.samplers.restart import Restart
-from safelight.diffusion.samplers.single import Adaptive, DPMpp2S, Single
+from safelight.diffusion.samplers.single import Adaptive, Single
 from safelight.diffusion.schedule import EDM, Cosine, Linear, LinearBeta, ScaledLinear
-from safelight.diffusion.spacing import Karras, Leading, Shifted, Uniform
-from safelight.diffusion.trajectory import partway
+from safelight.diffusion.spacing.even import Leading, Uniform
+from safelight.diffusion.spacing.shifted import Shifted
+from safelight.diffusion.spacing.sigmas import Karras
+from safelight.diffusion.trajectory import image_to_image_start
 from safelight.errors import BadInput
 from safelight.types.diffusion import Estimate
 
@@ -58,7 +68,7 @@ STOCHASTIC = [
         DDIM(0.3),
         DDPM(),
         DDPM("large"),
-        Heun(churn=3.0),
+        Heun(s_churn=3.0),
         DPM2(0.5),
         DPM2Ancestral(),
     ),
@@ -248,7 +258,7 @@ def test_variance_of_ancestral_sampling():
 FAITHFUL = [
     one
     for one in STOCHASTIC
-    if type(one) not in (Adaptive, Consistency, LCM, TCD) and one != Heun(churn=3.0)
+    if type(one) not in (Adaptive, Consistency, LCM, TCD) and one != Heun(s_churn=3.0)
 ]
 
 
@@ -332,7 +342,7 @@ def test_learned_variance_lies_between_the_bounds():
     torch.testing.assert_close(reached(DDPM("learned"), 0.0), low)
     torch.testing.assert_close(reached(DDPM("learned"), 1.0), high)
     torch.testing.assert_close(reached(DDPM("learned"), 0.25), low**0.75 * high**0.25)
-    with pytest.raises(BadInput, match="learned variance wants a model that learned one"):
+    with pytest.raises(BadInput, match="needs a model that has learned a variance"):
         reached(DDPM("learned"), None)
 
 
@@ -379,7 +389,7 @@ def test_every_sampler_is_tested_here():
         Slot("diffusion.samplers.*").all()
     )
     for one in Slot("diffusion.samplers.*").all():
-        assert all((one.about.name, one.about.order, one.about.passes, one.about.paper))
+        assert all((one.info.name, one.info.order, one.info.passes, one.info.paper))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -401,7 +411,7 @@ def test_inversion_finds_the_noise(schedule):
 
 
 # Left out: what remembers how many steps a run has, or draws without an interval.
-KEPT = [one for one in SAMPLERS if one not in (Restart(), Heun(churn=3.0), Adaptive(eta=1.0))]
+KEPT = [one for one in SAMPLERS if one not in (Restart(), Heun(s_churn=3.0), Adaptive(eta=1.0))]
 
 
 @pytest.mark.parametrize("sampler", KEPT, ids=repr)
@@ -428,24 +438,30 @@ def test_a_run_goes_on_from_a_kept_step(sampler):
     torch.testing.assert_close(again[-1].noisy, steps[-1].noisy, rtol=0, atol=0.15)
 
 
-def test_a_picture_is_noised_partway():
+def test_a_picture_is_noised_image_to_image_start():
     clean, times = torch.full((1, 1), 0.5), Uniform()(10, Linear())
-    noisy, left = partway(clean, 0.4, times, Linear(), lambda *_: torch.full((1, 1), 2.0))
+    noisy, left = image_to_image_start(
+        clean, 0.4, times, Linear(), lambda *_: torch.full((1, 1), 2.0)
+    )
     assert torch.equal(left, times[6:])
     torch.testing.assert_close(noisy, torch.full((1, 1), 0.6 * 0.5 + 0.4 * 2.0))
-    assert partway(clean, 0.59, times, Linear(), SeededNoise([0]))[1].tolist() == times[5:].tolist()
     assert (
-        len(partway(clean, 0.7, times, Linear(), SeededNoise([0]))[1]) == 8
+        image_to_image_start(clean, 0.59, times, Linear(), SeededNoise([0]))[1].tolist()
+        == times[5:].tolist()
+    )
+    assert (
+        len(image_to_image_start(clean, 0.7, times, Linear(), SeededNoise([0]))[1]) == 8
     )  # though 0.7 · 10 is below 7 in binary
     assert torch.equal(
-        partway(clean, 1.0, times, Linear(), SeededNoise([0]))[0], SeededNoise([0])((1, 1))
+        image_to_image_start(clean, 1.0, times, Linear(), SeededNoise([0]))[0],
+        SeededNoise([0])((1, 1)),
     )
-    same, none = partway(clean, 0.0, times, Linear(), silence)
+    same, none = image_to_image_start(clean, 0.0, times, Linear(), silence)
     assert same is clean
     assert list(Euler()(silence, same, none, Linear(), silence)) == []
     for strength in (-0.1, 1.1, math.nan):
         with pytest.raises(BadInput, match=f"strength must be from 0 to 1, got {strength}"):
-            partway(clean, strength, times, Linear(), silence)
+            image_to_image_start(clean, strength, times, Linear(), silence)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -590,11 +606,11 @@ def test_eta_is_refused(kind, eta):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Euler(swell=0.0), "swell must be above 0, got 0.0"),
-        (lambda: Heun(churn=math.nan), "churn must be 0 or more, got nan"),
+        (lambda: Euler(s_noise=0.0), "s_noise must be above 0, got 0.0"),
+        (lambda: Heun(s_churn=math.nan), "s_churn must be 0 or more, got nan"),
         (
-            lambda: Heun(churn_from=2.0, churn_to=1.0),
-            "churn_from must be within 0 and churn_to, got",
+            lambda: Heun(s_tmin=2.0, s_tmax=1.0),
+            "s_tmin must be within 0 and s_tmax, got",
         ),
         (lambda: Single(4), "order must be from 1 to 3, got 4"),
         (lambda: Adaptive(order=1), "order must be 2 or 3, got 1"),

@@ -6,24 +6,13 @@ import pytest
 import torch
 
 from safelight.diffusion.schedule import EDM, Cosine, Linear, ScaledLinear, Sigmoid
-from safelight.diffusion.spacing import (
-    AYS,
-    Beta,
-    Exponential,
-    Karras,
-    Leading,
-    Linspace,
-    Polyexponential,
-    Quadratic,
-    Shifted,
-    ShiftedByTokens,
-    ShiftedTwice,
-    Sigmas,
-    Times,
-    Uniform,
-)
+from safelight.diffusion.spacing.ays import AYS
+from safelight.diffusion.spacing.beta import Beta
+from safelight.diffusion.spacing.even import Leading, Linspace, Quadratic, Uniform
+from safelight.diffusion.spacing.explicit import Sigmas, Times
+from safelight.diffusion.spacing.shifted import Shifted, ShiftedByTokens, ShiftedTwice
+from safelight.diffusion.spacing.sigmas import Exponential, Karras, Polyexponential
 from safelight.errors import BadInput
-from safelight.types.diffusion import Sized
 
 TABLES = [Leading(), Linspace(), ShiftedTwice()]
 RATIOS = [Karras(), Exponential(), Polyexponential()]
@@ -254,7 +243,6 @@ def test_refusals(make, message):
 
 def test_a_spacing_by_size_takes_that_of_the_picture_unless_it_names_one():
     by_size = ShiftedByTokens()
-    assert isinstance(by_size, Sized)
-    assert torch.equal(by_size.sized(256)(4, Linear()), ShiftedByTokens(256)(4, Linear()))
+    assert torch.equal(by_size.for_tokens(256)(4, Linear()), ShiftedByTokens(256)(4, Linear()))
     assert torch.equal(by_size(4, Linear()), ShiftedByTokens(4096)(4, Linear()))
-    assert ShiftedByTokens(64).sized(256).tokens == 64
+    assert ShiftedByTokens(64).for_tokens(256).tokens == 64

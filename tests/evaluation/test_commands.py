@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import making
-from safelight.autoencoders.kl import Config as KL
-from safelight.autoencoders.vq import Config as VQ
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.vq.config import Config as VQ
 from safelight.checkpoints import save
 from safelight.media.pictures import read_recipe
 from safelight.model import Card, LatentDiffusion

@@ -9,7 +9,7 @@ from torch import Tensor
 from safelight.config import Slot
 from safelight.errors import BadInput
 from safelight.evaluation.gaussians import Moments, frechet
-from safelight.evaluation.metric import Pairs, rounded
+from safelight.evaluation.metric import Pairs, rounded_to_8bit
 from safelight.evaluation.metrics import codebook, psnr
 from safelight.evaluation.metrics.frechet import Frechet
 from safelight.evaluation.metrics.ssim import LUMINANCE, ssim
@@ -20,7 +20,7 @@ def draw(*shape, seed=0) -> Tensor:
 
 
 def pictures(batch=2, height=13, width=15, seed=0) -> Tensor:
-    return rounded(draw(batch, 3, height, width, seed=seed) / 2)
+    return rounded_to_8bit(draw(batch, 3, height, width, seed=seed) / 2)
 
 
 def flat(value: int) -> Tensor:
@@ -28,7 +28,7 @@ def flat(value: int) -> Tensor:
 
 
 def only(metric) -> float:
-    ((_, value),) = metric.results()
+    ((_, value),) = metric.compute()
     return value
 
 
@@ -44,9 +44,9 @@ def test_the_folder_is_the_registry():
 
 def test_psnr_of_a_known_error_and_of_none():
     metric = psnr.Config().build()
-    metric.see(Pairs(flat(100), flat(105)))
+    metric.update(Pairs(flat(100), flat(105)))
     assert only(metric) == pytest.approx(10 * math.log10(255**2 / 25))
-    metric.see(Pairs(flat(100), flat(100)))  # a mean over pictures, not of their errors
+    metric.update(Pairs(flat(100), flat(100)))  # a mean over pictures, not of their errors
     assert only(metric) == pytest.approx((10 * math.log10(255**2 / 25) + 100) / 2)
 
 
@@ -56,11 +56,11 @@ def plain_ssim(x: Tensor, y: Tensor) -> float:
     window = torch.tensor([[a * b for a in gauss] for b in gauss], dtype=torch.float64)
     window /= window.sum()
     shares = torch.tensor(LUMINANCE, dtype=torch.float64).view(3, 1, 1)
-    x, y = ((((one.double() + 1) * 127.5).round() * shares).sum(0) for one in (x, y))
+    x, y = ((((item.double() + 1) * 127.5).round() * shares).sum(0) for item in (x, y))
     found = []
     for top in range(x.shape[0] - 10):
         for left in range(x.shape[1] - 10):
-            a, b = (one[top : top + 11, left : left + 11] for one in (x, y))
+            a, b = (item[top : top + 11, left : left + 11] for item in (x, y))
             ma, mb = (window * a).sum(), (window * b).sum()
             va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
             both = (window * (a - ma) * (b - mb)).sum()
@@ -72,7 +72,7 @@ def plain_ssim(x: Tensor, y: Tensor) -> float:
 
 
 def test_ssim_is_the_plain_loop():
-    before, after = pictures(), rounded(pictures() * 0.8 + 0.1 * pictures(seed=1))
+    before, after = pictures(), rounded_to_8bit(pictures() * 0.8 + 0.1 * pictures(seed=1))
     wanted = [plain_ssim(a, b) for a, b in zip(before, after, strict=True)]
     assert ssim(before, after).tolist() == pytest.approx(wanted, abs=1e-9)
     assert 0.3 < wanted[0] < 0.999
@@ -147,23 +147,23 @@ class Corners:
 @pytest.mark.parametrize(("count", "biased"), [(2, True), (3, False)])
 def test_a_frechet_distance_names_its_network_count_size_and_bias(count, biased):
     metric = Frechet(Corners())
-    metric.see(Pairs(pictures(count), pictures(count, seed=1)))
-    ((name, _),) = metric.results()
+    metric.update(Pairs(pictures(count), pictures(count, seed=1)))
+    ((name, _),) = metric.compute()
     assert name.startswith(f"reconstruction Fréchet distance (corners, {count} pictures of 15×13")
-    assert ("biased: it wants many more than 2 pictures" in name) == biased
+    assert ("biased: it needs many more than 2 pictures" in name) == biased
 
 
 def test_one_picture_has_no_frechet_distance():
     metric = Frechet(Corners())
-    metric.see(Pairs(pictures(1), pictures(1)))
-    assert list(metric.results()) == []
+    metric.update(Pairs(pictures(1), pictures(1)))
+    assert list(metric.compute()) == []
 
 
 def test_codebook_usage_and_perplexity():
     metric = codebook.Config().build()
-    assert list(metric.results()) == []  # nothing was discrete
+    assert list(metric.compute()) == []  # nothing was discrete
     for indices in ([[0, 1]], [[2, 2]]):
-        metric.see(Pairs(flat(0), flat(0), torch.tensor(indices), 8))
-    (name, usage), (_, perplexity) = metric.results()
+        metric.update(Pairs(flat(0), flat(0), torch.tensor(indices), 8))
+    (name, usage), (_, perplexity) = metric.compute()
     assert (name, usage) == ("codebook usage (of 8 codes)", 3 / 8)
     assert perplexity == pytest.approx(math.exp(-(0.25 * math.log(0.25) * 2 + 0.5 * math.log(0.5))))

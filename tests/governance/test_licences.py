@@ -33,7 +33,8 @@ def test_a_shared_licence_is_one_line_and_different_ones_are_listed_by_part():
     assert combined(
         [PERMISSIVE, PartLicence("conditioner", "t5", "Apache-2.0"), RESTRICTED, lora]
     ) == (
-        "autoencoder, conditioner: Apache-2.0; denoiser: not stated (public weights of FLUX.1 dev: FLUX.1 [dev] "
+        "autoencoder, conditioner: Apache-2.0; denoiser: not stated (public weights of FLUX.1 "
+        "dev: FLUX.1 [dev] "
         "Non-Commercial License); adapter fox.safetensors: MIT"
     )
     assert markdown_table([]) == []
@@ -134,7 +135,8 @@ def test_an_unstated_licence_is_one_sentence_for_all_its_parts():
             ]
         )
     assert [str(warning.message) for warning in warned] == [
-        "the licence of dev.safetensors is not stated (public weights of FLUX.1 dev: FLUX.1 [dev] Non-Commercial "
+        "the licence of dev.safetensors is not stated (public weights of FLUX.1 dev: FLUX.1 [dev] "
+        "Non-Commercial "
         "License): if you know it, state it with --hint licence=…"
     ]
 

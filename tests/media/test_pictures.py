@@ -54,8 +54,8 @@ def test_every_byte_survives_becoming_a_tensor_and_a_picture_again():
     assert images.shape == (2, 3, 16, 16)
     assert images.dtype == torch.float32
     assert (images.min(), images.max()) == (-1, 1)
-    assert [np.asarray(one).tolist() for one in to_pictures(images)] == [
-        np.asarray(one).tolist() for one in pictures
+    assert [np.asarray(picture).tolist() for picture in to_pictures(images)] == [
+        np.asarray(picture).tolist() for picture in pictures
     ]
 
 

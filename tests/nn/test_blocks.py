@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from safelight.autoencoders.kl import Config as KL
-from safelight.autoencoders.tiny import Config as Tiny
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.tiny.config import Config as Tiny
 from safelight.conditioners.text import Config as Text
-from safelight.denoisers.dit import Config as DiT
+from safelight.denoisers.dit.config import Config as DiT
 from safelight.nn.blocks import blocks, recompute
 from safelight.types.networks import Condition, Prompt
 

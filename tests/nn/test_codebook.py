@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from safelight.nn import codebook
-from safelight.nn.codebook import Codebook, Codes
+from safelight.nn.codebook import Codebook
+from safelight.nn.configs import Codes
 
 
 def made(channels=3, **options):

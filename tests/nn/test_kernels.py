@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from safelight.autoencoders.kl import Config
+from safelight.autoencoders.kl.config import Config
 from safelight.model import LatentDiffusion
 from safelight.nn.attention import attend
 from safelight.nn.kernels.attention import attends

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safelight import runtime
-from safelight.autoencoders.kl import Config
+from safelight.autoencoders.kl.config import Config
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
 from safelight.runtime import device_of, dtype_of, prepare

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from safelight.autoencoders.kl import Config
-from safelight.autoencoders.tiny import Config as Tiny
+from safelight.autoencoders.kl.config import Config
+from safelight.autoencoders.tiny.config import Config as Tiny
 from safelight.errors import BadInput
 from safelight.runtime.sizes import crop, pad, reconstruct
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from safelight.autoencoders.dcae import Config as DCAE
-from safelight.autoencoders.identity import Config as Identity
-from safelight.autoencoders.kl import Config as KL
-from safelight.autoencoders.tiny import Config as Tiny
-from safelight.autoencoders.vq import Config as VQ
+from safelight.autoencoders.dcae.config import Config as DCAE
+from safelight.autoencoders.identity.config import Config as Identity
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.tiny.config import Config as Tiny
+from safelight.autoencoders.vq.config import Config as VQ
 from safelight.checkpoints import load
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
-from safelight.nn.codebook import Codes
+from safelight.nn.configs import Codes
 from safelight.nn.local_layers import Divided
 from safelight.runtime import prepare
 from safelight.runtime.tiled import Kept, Tiled, Way, through

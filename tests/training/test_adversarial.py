@@ -1,4 +1,4 @@
-"""The adversary's losses by hand, its balance, its discriminators, and what each of them leaves alone."""
+"""Adversarial losses by hand, the adaptive weight, discriminators and what each changes."""
 
 import math
 from pathlib import Path
@@ -104,7 +104,10 @@ def test_the_balance_by_hand():
 
 
 def test_processes_are_averaged_before_the_norms_are_taken():
-    """Of two processes, one pulls with 4 and the other with -2; both push with 1: (4 - 2) / 2 over 1."""
+    """Two processes, with reconstruction gradients of 4 and -2 and adversarial ones of 1.
+
+    The weight is (4 - 2) / 2 over 1.
+    """
     last = torch.tensor([2.0], requires_grad=True)
     others = iter([torch.tensor([-2.0]), torch.tensor([1.0])])
     found = adaptive_weight(
@@ -154,9 +157,11 @@ def test_a_patch_discriminator_gives_a_logit_a_patch(norm):
 def test_the_defaults_are_those_of_the_paper():
     torch.manual_seed(0)
     network = Config(norm="none").build(same)
-    convolutions = [one for one in network.modules() if isinstance(one, torch.nn.Conv2d)]
-    assert [one.out_channels for one in convolutions] == [64, 128, 256, 512, 1]
-    assert [one.stride[0] for one in convolutions] == [2, 2, 2, 1, 1]
+    convolutions = [
+        module_ for module_ in network.modules() if isinstance(module_, torch.nn.Conv2d)
+    ]
+    assert [convolution.out_channels for convolution in convolutions] == [64, 128, 256, 512, 1]
+    assert [convolution.stride[0] for convolution in convolutions] == [2, 2, 2, 1, 1]
     seen = torch.zeros(1, 3, 256, 256, requires_grad=True)
     network(seen)[0, 0, 15, 15].backward()
     rows = seen.grad.abs().sum((0, 1, 3)).nonzero().flatten()
@@ -167,7 +172,7 @@ def test_spectral_norm_keeps_every_layer_at_gain_one():
     network = patch("spectral")
     for _ in range(30):
         network(images())
-    for layer in [one for one in network.layers if isinstance(one, torch.nn.Conv2d)]:
+    for layer in [layer for layer in network.layers if isinstance(layer, torch.nn.Conv2d)]:
         assert number(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(
             1, abs=0.02
         )

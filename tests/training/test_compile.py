@@ -1,4 +1,4 @@
-"""Blocks that are compiled: the same training to rounding, the same names, and to the bit when a run goes on."""
+"""Compiled blocks: the same training up to rounding, the same names, an exact resume."""
 
 import shutil
 

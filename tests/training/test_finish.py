@@ -1,4 +1,4 @@
-"""After training: latents in standard units, channel by channel, and a map of them to colours by least squares."""
+"""Calibration: latents with zero mean and unit variance, and their map to colours."""
 
 import io
 import zipfile
@@ -12,8 +12,8 @@ from torch import nn
 
 import safelight
 from making import AUTOENCODER, DENOISER, go, recipe, tables
-from safelight.autoencoders.kl import Config as KL
-from safelight.autoencoders.tiny import Config as Tiny
+from safelight.autoencoders.kl.config import Config as KL
+from safelight.autoencoders.tiny.config import Config as Tiny
 from safelight.config import read
 from safelight.errors import BadInput
 from safelight.media.pictures import to_images
@@ -126,7 +126,7 @@ def test_any_number_of_axes():
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the pictures are not here")
 def test_emoji_can_be_told_from_their_previews():
-    """The embedded tiny autoencoder, on pictures that were not fitted: at most half the error of one colour."""
+    """The embedded tiny autoencoder on other pictures: at most half the error of one colour."""
     tiny = safelight.load("stickers", device="cpu", precision="fp32").autoencoder
     with zipfile.ZipFile(SHARED / "emoji-fluent-128.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))

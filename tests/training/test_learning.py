@@ -46,7 +46,7 @@ def test_a_denoiser_learns_more_than_to_say_nothing(pictures, tiny_folder, tmp_p
 
 @pytest.mark.slow
 def test_colours_come_out_as_asked(tmp_path):
-    """Squares of three colours; the mean colour in the middle of what is made is nearest to that of the prompt."""
+    """Squares of three colours: the centre of each sample has the colour of its prompt."""
     for colour in COLOURS:
         (tmp_path / "data" / colour).mkdir(parents=True)
         for shift in (-2, -1, 0, 1, 2):

@@ -1,4 +1,4 @@
-"""The loop: groups that keep to themselves, accumulation, the same twice, an end at the first loss that is none."""
+"""The training loop: separate groups, accumulation, repeatability, non-finite losses."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +20,7 @@ from safelight.training.run import Run
 
 @dataclass(frozen=True)
 class Toy:
-    """Two weights that both losses see: ``first`` is drawn to 1 and away from ``second``, which is drawn to -1."""
+    """Two weights in both losses: ``first`` is drawn to 1, ``second`` to -1, and apart."""
 
     start: int = 0
     breaks: int = 10**9  # from this position on the loss is no number
@@ -51,7 +51,10 @@ class Game:
         self.config.seen.append(
             (
                 group,
-                {n: all(p.requires_grad for p in one.parameters()) for n, one in self.net.items()},
+                {
+                    n: all(p.requires_grad for p in item.parameters())
+                    for n, item in self.net.items()
+                },
             )
         )
         x = torch.tensor([[1.0, place % 5] for place in batch])
@@ -61,7 +64,7 @@ class Game:
         if max(batch) >= self.config.breaks:
             total = total * float("nan")
         others = [
-            p.grad for name, one in self.net.items() if name != group for p in one.parameters()
+            p.grad for name, item in self.net.items() if name != group for p in item.parameters()
         ]
         self.config.seen.append(("others' gradients", [g for g in others if g is not None]))
         return Loss(total, {"mean": x.mean()})
@@ -128,7 +131,7 @@ def test_a_group_begins_when_it_is_told_to(pictures, tmp_path):
     lines = metrics(run.folder)
     assert ["second/loss" in line for line in lines if "rate" in line] == [False] * 4 + [True] * 2
     idle = go(tmp_path / "idle", toy(pictures, Toy(start=99)))
-    before, after = (weights(one) for one in (idle, run))
+    before, after = (weights(item) for item in (idle, run))
     assert not torch.equal(before["weights/net/second.weight"], after["weights/net/second.weight"])
     assert float(after["optimiser/second/weight/step"]) == 2
     assert not [name for name in before if name.startswith("optimiser/second")]
@@ -195,9 +198,9 @@ def test_asked_to_stop_before_the_first_update_it_saves_where_it_is(pictures, tm
     run = Run(tmp_path / "run", toy(pictures))
     with run.claim():
         told = []
-        for one in train(run, tmp_path, lambda *progress: None, stop=lambda: bool(told)):
-            told.append(one)
-    assert [(one.update, one.updates) for one in told] == [(0, 6)]
+        for item in train(run, tmp_path, lambda *progress: None, stop=lambda: bool(told)):
+            told.append(item)
+    assert [(item.update, item.updates) for item in told] == [(0, 6)]
     assert [path.name for path in run.checkpoints] == ["0000000"]
     straight = go(tmp_path / "straight", toy(pictures))
     on = go(tmp_path / "run", toy(pictures))
@@ -253,7 +256,7 @@ def test_progress_tells_each_update_and_its_measures(pictures, tmp_path):
         told = list(
             train(run, tmp_path, lambda what, done, total: reported.append((what, done, total)))
         )
-    assert [(one.update, one.updates) for one in told] == [(0, 2), (1, 2), (2, 2)]
+    assert [(item.update, item.updates) for item in told] == [(0, 2), (1, 2), (2, 2)]
     assert reported[-1] == ("reading data", 12, 12)
     assert set(told[1].metrics) == {
         f"autoencoder/{name}" for name in ("l1", "kl", "loss", "gradient")

@@ -1,7 +1,11 @@
-"""Several processes are one: the same weights, the same positions, the same run folder; and one that fails ends all.
+"""Several processes give the weights, positions and run folder of one.
 
-Their gradients are sums in another order, so weights agree to rounding and not to the bit. Adam would blow that up
-where a gradient is nothing but rounding (it divides by its size); here its ``eps`` is large enough not to."""
+If one fails, all end.
+
+Their gradients are sums in another order, so weights agree to rounding and not to the bit. Adam
+would blow that up where a gradient is nothing but rounding (it divides by its size); here its
+``eps`` is large enough not to.
+"""
 
 import signal
 import socket
@@ -54,10 +58,13 @@ def state(folder):
 
 
 def assert_equal(ours, theirs):
-    """Weights within 1e-6 of the largest of each tensor, 1e-4 with an adversary (logits and the ratio of two norms
-    carry rounding on, update by update); the optimiser's memory, in which the sign of an L1 that rounds to the other
-    side of zero is not divided by anything, within 1e-4. No feature network: flat shapes lie on the kinks of its
-    poolings, where rounding turns its gradient."""
+    """Compare weights to 1e-6 of the largest of each tensor, and the optimiser's state to 1e-4.
+
+    With a discriminator weights are compared to 1e-4, because logits and the ratio of two norms
+    pass rounding on from update to update. In the optimiser's state the sign of an L1 gradient may
+    flip where the difference rounds to the other side of zero. There is no feature network: flat
+    shapes lie on the kinks of its pooling, where rounding changes its gradient.
+    """
     assert ours.keys() == theirs.keys()
     weights = 1e-4 if any("discriminator" in name for name in theirs) else 1e-6
     for name, value in theirs.items():
@@ -66,7 +73,7 @@ def assert_equal(ours, theirs):
         assert apart <= within * largest + 1e-9, f"{name}: {apart} of {largest}"
 
 
-ADVERSARIAL = {  # what a micro-batch decides by itself is the same only if it is the batch: accumulate is 1
+ADVERSARIAL = {  # without accumulation: some values are computed for each micro-batch alone
     "loop__accumulate": 1,
     "objective__adversarial": {
         "discriminator": {"kind": "patch", "width": 8, "layers": 1, "norm": "actnorm"}
@@ -113,7 +120,7 @@ def until_five(tree, tmp_path):
 
 
 def assert_two_are_one(tree, tmp_path):
-    """Where two stood against one alone, and again five updates later, when one has gone on alone with both."""
+    """Two processes against one, and five updates later, after one has continued alone."""
     reached = int(open_run(tmp_path / "two").checkpoints[-1].name)
     tree["loop"]["updates"] = reached
     one = go(tmp_path / "one", recipe(tree))
@@ -153,7 +160,8 @@ def test_one_that_is_killed_ends_the_other_with_a_sentence_and_they_were_as_one(
     codes, told = ended(processes)
     assert codes == [1, -signal.SIGKILL]
     assert told == [
-        "error: another process of this run has ended, so this one ends too; the last checkpoint is kept."
+        "error: another process of this run has ended, so this one ends too; the last checkpoint "
+        "is kept."
     ]
     assert_two_are_one(tree, tmp_path)
 
@@ -182,7 +190,7 @@ def test_the_processes_draw_the_positions_of_one(world):
 
 
 def test_gradients_are_averaged_in_buckets_and_what_only_one_has_counts_half(monkeypatch):
-    """All-reduce as another process answers it: first which gradients it has, then the gradients of each bucket."""
+    """All-reduce as another process answers it: which gradients it has, then each bucket."""
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,), (1,), (5,))]
     parameters[0].grad = torch.full((2, 3), 2.0)
     parameters[1].grad = torch.full((4,), 1.0)

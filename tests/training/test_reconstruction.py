@@ -1,4 +1,4 @@
-"""Stage one's terms: what each of them is, whom it trains, and that the others keep out of it."""
+"""The losses of stage one: what each is, and which parts it trains."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from making import AUTOENCODER, go, metrics, recipe, tables
-from safelight.autoencoders.kl import Config as KL
+from safelight.autoencoders.kl.config import Config as KL
 from safelight.config import read
 from safelight.data.framing import Framing
 from safelight.errors import BadInput
@@ -139,8 +139,8 @@ def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
     theirs = torch.autograd.grad(total, list(stage.groups[0].parameters.values()))
     assert number(found.metrics["adaptive"]) == pytest.approx(number(norms[0] / norms[1]), rel=1e-4)
     assert number(found.total) == pytest.approx(number(total), rel=1e-5)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * number(other.abs().max()))
+    for item, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(item, other, rtol=1e-3, atol=1e-5 * number(other.abs().max()))
 
 
 def test_the_log_variance_is_learned_and_ends_at_the_log_of_the_error(tmp_path):
@@ -312,13 +312,16 @@ def test_the_discriminator_begins_when_told_and_counts_its_own_updates(pictures,
 
 
 def test_accumulated_micro_batches_equal_one_batch_with_an_adversary(pictures, tmp_path):
-    """At a rate of 0, so that both have the same weights; the balance is each micro-batch's own, so it is off."""
+    """At a rate of 0, so that both have the same weights, without the adaptive weight.
+
+    That weight depends on how the batch is divided.
+    """
     tree = tables("reconstruction", pictures, rate__peak=0.0, loop__updates=2, loop__batch=8)
     tree["objective"]["adversarial"] = ADVERSARIAL | {"start": 0, "adaptive": False}
     made = recipe(tree)
     once, parts = (
-        load_file(go(tmp_path / str(count), one).checkpoints[-1] / "state.safetensors")
-        for count, one in [(1, made), (4, replace(made, loop=replace(made.loop, accumulate=4)))]
+        load_file(go(tmp_path / str(count), item).checkpoints[-1] / "state.safetensors")
+        for count, item in [(1, made), (4, replace(made, loop=replace(made.loop, accumulate=4)))]
     )
     first = [name for name in once if name.endswith("exp_avg")]
     assert {name.split("/")[1] for name in first} == {"autoencoder", "discriminator"}

@@ -32,7 +32,7 @@ NORMS = {"fp32": "actnorm", "bf16": "spectral"}  # those with a state of their o
 
 @pytest.fixture
 def tree(stage, precision, pictures, tiny_folder):
-    """Lines of metrics every 2 and checkpoints every 5 updates: measures are pending where a run is cut off."""
+    """Metrics every 2 and checkpoints every 5 updates, so that some metrics are pending."""
     made = tables(
         "reconstruction" if stage == "adversarial" else stage,
         pictures,

@@ -1,4 +1,4 @@
-"""The run folder: one owner, one recipe, the same data, whole records, no leftovers, a model that loads."""
+"""The run folder: one owner, one recipe, the same data, complete records, a model."""
 
 import json
 import shutil
@@ -87,7 +87,10 @@ def test_other_data_is_refused(tmp_path, pictures):
     Image.new("RGB", (32, 32), "black").save(data / "red" / "square2.png")
     with pytest.raises(
         BadInput,
-        match=r"the data differs from the data that .* began with \(12 pictures then, 12 now, or other ones",
+        match=(
+            r"the data differs from the data that .* began with \(12 pictures then, 12 now, or "
+            r"other ones"
+        ),
     ):
         go(tmp_path / "run", recipe(tables("reconstruction", data, loop__updates=2)))
     (data / "red" / "square2.png").unlink()

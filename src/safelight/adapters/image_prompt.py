@@ -155,7 +155,7 @@ class WithPictures(nn.Module):
                 raise BadInput(
                     f"this image prompt is told of no picture by its eye, too: {_wanted('states', reads)}."
                 )
-            self.empty = self.image_encoder.blank()
+            self.empty = self.image_encoder.null_states()
         return {
             sight: torch.zeros(1, wide) if sight != "states" or self.empty is None else self.empty
             for sight, wide in reads.items()
@@ -174,7 +174,9 @@ class WithPictures(nn.Module):
             raise BadInput(
                 f"image: wanted a tensor (3, h, w) or (k, 3, h, w) in [-1, 1], got {shape}."
             )
-        images = (images if images.ndim == 4 else images[None]).to(self.image_encoder.first.device)
+        images = (images if images.ndim == 4 else images[None]).to(
+            self.image_encoder.class_embedding.device
+        )
         return (
             self.image_encoder.states(images) if sight == "states" else self.image_encoder(images)
         )

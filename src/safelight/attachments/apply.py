@@ -20,11 +20,11 @@ from safelight.attachments.lora_files import is_adapter, parts, read_adapter
 from safelight.checkpoints.assembly import build
 from safelight.checkpoints.foreign import find
 from safelight.config import kind_of
-from safelight.denoisers.control import Branch, Controlled, Encode, Shown, encoded
 from safelight.errors import BadInput, Note
 from safelight.governance.licences import PartLicence, read_licence
 from safelight.media.pictures import read_picture, to_bytes, to_images
 from safelight.model import LatentDiffusion, with_more
+from safelight.nn.control import Branch, Controlled, Encode, Shown, encoded
 from safelight.runtime import ready
 from safelight.types.networks import Autoencoder, Denoiser
 from safelight.weights.files import open_weights

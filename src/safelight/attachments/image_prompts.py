@@ -16,8 +16,8 @@ from safelight.checkpoints.assembly import build
 from safelight.checkpoints.detach import plain
 from safelight.checkpoints.foreign import find
 from safelight.conditioners import text_readers
-from safelight.denoisers.flux import Flux
-from safelight.denoisers.unet import UNet
+from safelight.denoisers.flux.network import Flux
+from safelight.denoisers.unet.network import UNet
 from safelight.errors import BadInput
 from safelight.governance.licences import PartLicence
 from safelight.layouts.detection import Piece

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from safelight import old_names
 from safelight.checkpoints.native import load_strictly
-from safelight.conditioners._encoder import Reader
+from safelight.conditioners._encoder import PromptEncoder
 from safelight.config import Slot
 from safelight.diffusion.prediction import Noise, NoiseAndVariance
 from safelight.diffusion.process import Process
@@ -223,28 +223,28 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
     config = text_families.joined(
         family.text, [None if one is None else one.config for one in found], wide
     )
-    if all(tower.absent for tower in config.towers if tower.row is not None):
+    if all(tower.missing for tower in config.encoders if tower.group is not None):
         return None
     if (
-        config.sizes and denoiser is not None
+        config.size_conditions and denoiser is not None
     ):  # the denoiser takes in what the pooled vectors leave of its width
-        pooled = sum(one.network.projection for one in config.towers if one.pooled == "projected")
-        numbers = sum(1 if one == "aesthetic_score" else 2 for one in config.sizes)
+        pooled = sum(one.network.projection for one in config.encoders if one.pooled == "projected")
+        numbers = sum(1 if one == "aesthetic_score" else 2 for one in config.size_conditions)
         config = replace(config, frequencies=(denoiser.config.vector_width - pooled) // numbers)
     module = hollow(config.build)
-    readers = cast("list[Reader]", module.towers)
+    readers = cast("list[PromptEncoder]", module.encoders)
     state = _made(module.state_dict())
     for number, one in enumerate(found):
         if one is not None:
             reader = readers[number]
             assert reader.network is not None
-            if one.tokenizer and reader.tower.words != "ids":
-                reader.words.give(one.tokenizer, one.where)
+            if one.tokenizer and reader.config.tokenizer != "ids":
+                reader.tokenizer.load_files(one.tokenizer, one.where)
             table = one.layout.table(one.config).read(
                 one.weights, reader.network.state_dict(), one.where
             )
-            state |= {f"towers.{number}.network.{name}": tensor for name, tensor in table}
-            state[f"towers.{number}.words._extra_state"] = reader.words.get_extra_state()
+            state |= {f"encoders.{number}.network.{name}": tensor for name, tensor in table}
+            state[f"encoders.{number}.tokenizer._extra_state"] = reader.tokenizer.get_extra_state()
     load_strictly(
         module, state, " and ".join(one.where for one in found if one is not None), assign=True
     )
@@ -253,7 +253,7 @@ def reading(family: Family, towers: Sequence[Piece], denoiser: Piece | None) -> 
 
 def _weightless(conditioner: Mapping[str, Any], denoiser: Any) -> nn.Module:
     """A conditioner that no file holds, for as many classes as the denoiser knows."""
-    classes = {"classes": vars(denoiser)["classes"]} if "numbered" in conditioner else {}
+    classes = {"classes": vars(denoiser)["classes"]} if "numeric_labels" in conditioner else {}
     made: nn.Module = Slot("conditioners").read({**conditioner, **classes}).build()
     return made
 

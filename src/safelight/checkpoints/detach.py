@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from safelight.adapters.image_prompt import WithPictures
-from safelight.denoisers.control import innermost
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion, licensed
+from safelight.nn.control import innermost
 
 
 def plain(model: LatentDiffusion) -> LatentDiffusion:

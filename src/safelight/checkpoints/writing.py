@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from safelight.autoencoders import kl
+from safelight.autoencoders.kl import config as kl_config
 from safelight.checkpoints.diffusers_folder import tokenizer
 from safelight.checkpoints.native import write_json
 from safelight.config import kind_of
@@ -26,7 +26,7 @@ from safelight.layouts.key_mapping import Layout
 from safelight.layouts.text_families import cut
 from safelight.model import Card, LatentDiffusion, module
 from safelight.nn.text_models import decoder
-from safelight.tokenization.tokenizers import BERT
+from safelight.tokenization.tokenizers import BERT_SPECIAL
 from safelight.types.diffusion import Prediction
 from safelight.weights.progress import Counted, Report, unheard
 from safelight.weights.writing import size, write_tensors
@@ -207,7 +207,7 @@ def _family(model: LatentDiffusion, kind: str, config: Any) -> Family | None:
         told = vars(module(model.conditioner))["config"]
         beside = {
             kind_of(told),
-            *(kind_of(tower.network) for tower in vars(told).get("towers", ())),
+            *(kind_of(tower.network) for tower in vars(told).get("encoders", ())),
         }
     family = families().get(str(model.card.origin.get("family"))) or family_of(kind, config, beside)
     if family is None or model.process in (None, family.process()):
@@ -244,7 +244,7 @@ def _latents(autoencoder: nn.Module, family: Family | None) -> Written:
         both = {"latents_mean": mean, "latents_std": deviation * family.scale}
         told = {name: [round(value, 6) for value in one.tolist()] for name, one in both.items()}
         return Written("autoencoder", 0, config, state, {"scaling_factor": family.scale, **told})
-    if not isinstance(config, kl.Config) or not config.quant:
+    if not isinstance(config, kl_config.Config) or not config.quant:
         raise BadInput(
             "latents with a scale for each channel can be written for kl with quant convolutions only."
         )
@@ -314,13 +314,13 @@ def _towers(conditioner: nn.Module, family: Family) -> list[Written]:
             f"files of {family.title} hold no conditioner of the kind {kind}; save the model as native."
         )
     found = []
-    for number, reader in enumerate(vars(conditioner)["_modules"]["towers"]):
-        if isinstance(reader.tower.network, decoder.Config):
+    for number, reader in enumerate(vars(conditioner)["_modules"]["encoders"]):
+        if isinstance(reader.config.network, decoder.Config):
             told = f"a file of {family.title} is written without its text tower, of which only a part is kept here"
             warnings.warn(f"{told}: bring it from where it came from.", Note, stacklevel=4)
         elif reader.network is not None:
             state = reader.network.state_dict()
-            found.append(Written("towers", number, reader.tower.network, state, {}))
+            found.append(Written("towers", number, reader.config.network, state, {}))
     return found
 
 
@@ -328,8 +328,8 @@ def _to_the_last(model: LatentDiffusion, one: Written) -> Written:
     """A tower without the blocks that it does not use: this layout's readers take the last state."""
     if one.part != "towers":
         return one
-    reader = vars(model.conditioner)["_modules"]["towers"][one.number]
-    config, state = cut(reader.tower, one.state)
+    reader = vars(model.conditioner)["_modules"]["encoders"][one.number]
+    config, state = cut(reader.config, one.state)
     return one._replace(config=config, state=state)
 
 
@@ -358,7 +358,7 @@ def _place(one: Written, family: Family) -> tuple[str, str, str]:
     if "autoencoder" in family.folder:
         return family.folder["autoencoder"][0], "diffusers", family.folder["autoencoder"][1]
     kind = kind_of(one.config)
-    if isinstance(one.config, kl.Config) and one.config.packed > 1:
+    if isinstance(one.config, kl_config.Config) and one.config.packed > 1:
         return "vae", "diffusers", "AutoencoderKLFlux2"
     return (
         ("vqvae", "diffusers", "VQModel") if kind == "vq" else ("vae", "diffusers", "AutoencoderKL")
@@ -421,33 +421,33 @@ def _write_scheduler(scheduler: Mapping[str, Any], folder: Path) -> None:
 
 def _write_words(conditioner: nn.Module, number: int, folder: Path) -> str:
     """Write the tokenizer of a tower as its library saves it → the name of its class there."""
-    reader = vars(conditioner)["_modules"]["towers"][number]
+    reader = vars(conditioner)["_modules"]["encoders"][number]
     folder.mkdir()
-    (folder / "tokenizer.json").write_text(reader.words.tokenizer.to_str(), encoding="utf-8")
-    length = {"model_max_length": reader.tower.length}
+    (folder / "tokenizer.json").write_text(reader.tokenizer.backend.to_str(), encoding="utf-8")
+    length = {"model_max_length": reader.config.length}
     kind = {"t5": "T5TokenizerFast", "bert": "BertTokenizer"}.get(
-        reader.tower.words, "CLIPTokenizer"
+        reader.config.tokenizer, "CLIPTokenizer"
     )
     markers = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    if reader.tower.words == "clip":
+    if reader.config.tokenizer == "clip":
         begin, end = "<|startoftext|>", "<|endoftext|>"
-        pad = end if reader.tower.pad == "end" else "!"
+        pad = end if reader.config.padding == "end" else "!"
         markers = {"bos_token": begin, "eos_token": end, "unk_token": end, "pad_token": pad}
-        model = json.loads(reader.words.tokenizer.to_str())["model"]
+        model = json.loads(reader.tokenizer.backend.to_str())["model"]
         write_json(folder / "vocab.json", model["vocab"])
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         (folder / "merges.txt").write_text(
             "#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8"
         )
-    if reader.tower.words == "bert":
+    if reader.config.tokenizer == "bert":
         markers = dict(
             zip(
                 ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token"),
-                BERT,
+                BERT_SPECIAL,
                 strict=True,
             )
         )
-        ids = reader.words.tokenizer.get_vocab()
+        ids = reader.tokenizer.backend.get_vocab()
         (folder / "vocab.txt").write_text(
             "\n".join(sorted(ids, key=ids.__getitem__)) + "\n", encoding="utf-8"
         )

@@ -101,7 +101,8 @@ def _common_options() -> list[Option]:
         metavar="NAME",
         help=(
             "Sampler and spacing by the names of web UIs, ComfyUI or diffusers, instead of "
-            '--sampler and --spacing: "DPM++ 2M Karras", "Euler a", euler_ancestral, DPMSolverMultistepScheduler.'
+            '--sampler and --spacing: "DPM++ 2M Karras", "Euler a", euler_ancestral, '
+            "DPMSolverMultistepScheduler."
         ),
     )
     out = typer.Option(

@@ -1,4 +1,4 @@
-"""A class label: one learned vector for each name, and one for no name at all (arXiv 2212.09748)."""
+"""Class labels: a learned vector for each class and one for the null class (arXiv 2212.09748)."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -14,55 +14,57 @@ from safelight.types.networks import Condition, Prompt, Tokens
 
 @dataclass(frozen=True)
 class Config:
-    """Vectors of ``width`` for up to ``classes`` names; with width 0 the number is told, for a network that has the
-    vectors. ``numbered``: the names are the numbers from 0 on, as DiT knows ImageNet's classes, and none is learned.
-    ``attended``: the vector is a token to be attended to (arXiv 2112.10752). ``absence``: no name is a class as well.
+    """Vectors of ``width`` for up to ``classes`` names.
+
+    With width 0 the class number is passed on, for a denoiser that embeds it itself (DiT).
+    ``numeric_labels``: the names are the numbers from 0 on, as for ImageNet, and nothing is fitted.
+    ``as_token``: the vector is a token to attend to (arXiv 2112.10752) instead of a vector.
+    ``null_class``: there is one more class, for no label.
     """
 
     classes: int = 10
     width: int = 256
-    numbered: bool = False
-    attended: bool = False
-    absence: bool = True
+    numeric_labels: bool = False
+    as_token: bool = False
+    null_class: bool = True
 
     def __post_init__(self) -> None:
         if self.classes < 1 or self.width < 0:
             raise BadInput(
-                f"there must be 1 class or more, of width 0 or more, not {self.classes} of {self.width}."
+                f"there must be 1 class or more, of width 0 or more, "
+                f"not {self.classes} of {self.width}."
             )
-        if self.attended and not self.width:
-            raise BadInput(
-                "a class that is attended to needs a width; give one, or leave attended out."
-            )
+        if self.as_token and not self.width:
+            raise BadInput("a class as a token needs a width; set one, or leave as_token out.")
 
     def build(self) -> "Label":
-        """The table, freshly initialised; it has to ``fit`` its names before it is called."""
+        """The embedding, freshly initialised; ``fit`` its names before calling it."""
         return Label(self)
 
 
 class Label(nn.Module):
-    """``given["label"]``, else the text, as the name of a class → ``vector`` (b, width), ``tokens`` (b, 1, width) or
-    ``scalars["label"]`` (b,).
+    """The name of a class, ``given["label"]`` or else the text, → ``vector`` (b, width).
 
-    No name, where it is known, is the class after the last.
+    By configuration it is ``tokens`` (b, 1, width) or ``scalars["label"]`` (b,) instead. The null
+    class, of the empty name, comes after the last one.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.names = Names(tuple(map(str, range(config.classes))) if config.numbered else ())
-        self.table = (
-            nn.Embedding(config.classes + config.absence, config.width) if config.width else None
+        self.names = Names(tuple(map(str, range(config.classes))) if config.numeric_labels else ())
+        self.embedding = (
+            nn.Embedding(config.classes + config.null_class, config.width) if config.width else None
         )
-        if self.table is not None:
-            nn.init.normal_(self.table.weight, std=0.02)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=0.02)
 
     def fit(self, prompts: Iterable[Prompt]) -> None:
-        """Learn the names from ``given["label"]``; BadInput if there are none, or more than there are classes.
+        """Collect the names from ``given["label"]``; BadInput for none, or more than ``classes``.
 
-        Numbered classes have their names: the labels must be among them.
+        Numeric labels have their names already; BadInput for a label that is not among them.
         """
-        if self.config.numbered:
+        if self.config.numeric_labels:
             for prompt in prompts:
                 self.row(str(prompt.given.get("label", "")))
             return
@@ -70,55 +72,56 @@ class Label(nn.Module):
             {str(prompt.given["label"]) for prompt in prompts if "label" in prompt.given} - {""}
         )
         if not names:
-            raise BadInput("no picture has a label; a conditioner on labels has nothing to learn.")
+            raise BadInput("no picture has a label; a conditioner on labels needs some.")
         if len(names) > self.config.classes:
             raise BadInput(
-                f"the data has {len(names)} labels, but there are {self.config.classes} classes; set more."
+                f"the data has {len(names)} labels, but there are {self.config.classes} classes; "
+                "set classes higher."
             )
         self.names.known = tuple(names)
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
-        """The condition of ``prompts``; BadInput for a name that was never learned."""
-        return self.told(
+        """The condition of ``prompts``; BadInput for an unknown name."""
+        return self._condition(
             [self.row(str(prompt.given.get("label", prompt.text))) for prompt in prompts]
         )
 
     def null_condition(
         self, prompts: Sequence[Prompt], only: Collection[str] | None = None
     ) -> Condition:
-        """No name for each prompt, or the prompts' own names if ``only`` leaves the label alone."""
+        """The null class, or the prompts' own classes if ``only`` does not name ``label``."""
         if only is not None and "label" not in only:
             return self.forward(prompts)
-        return self.told([self.row("")] * len(prompts))
+        return self._condition([self.row("")] * len(prompts))
 
     def row(self, name: str) -> int:
-        """Where the vector of ``name`` lies in the table; BadInput for one that it does not know."""
+        """The number of the class of this name; BadInput for an unknown one."""
         if name == "":
-            if not self.config.absence:
+            if not self.config.null_class:
                 raise BadInput(
-                    "this model was taught a class in every picture: name one, and take guidance none."
+                    "this model was trained with a class for every picture: name one, and set "
+                    "guidance to none."
                 )
             return self.config.classes
         if not self.names.known:
             raise BadInput(
-                "this conditioner knows no labels yet; train it on labelled pictures or load its weights."
+                "this conditioner knows no labels yet; "
+                "train it on labelled pictures or load its weights."
             )
         if name not in self.names.known:
             raise unknown("class", name, self.names.known)
         return self.names.known.index(name)
 
-    def told(self, rows: Sequence[int]) -> Condition:
-        """The condition of these rows of the table, the last of which is no name at all."""
-        return self.encode(
-            torch.tensor(rows, device=None if self.table is None else self.table.weight.device)
-        )
+    def _condition(self, rows: Sequence[int]) -> Condition:
+        device = None if self.embedding is None else self.embedding.weight.device
+        return self.encode(torch.tensor(rows, device=device))
 
     def encode(self, rows: Tensor) -> Condition:
-        """The tensor part, which can be compiled: ``rows`` (b,) → the condition."""
-        if self.table is None:
+        """Class numbers (b,) → the condition; only tensors, so that it can be compiled."""
+        if self.embedding is None:
             return Condition(scalars={"label": rows})
-        vector = self.table(rows)
-        if not self.config.attended:
+        vector = self.embedding(rows)
+        if not self.config.as_token:
             return Condition(vector=vector)
         return Condition(
             tokens=Tokens(vector[:, None], torch.ones_like(rows[:, None], dtype=torch.bool))
@@ -126,7 +129,7 @@ class Label(nn.Module):
 
 
 class Names(nn.Module):
-    """The names of the classes in the order of their rows; they travel in the state dict."""
+    """The names of the classes in order, kept in the state dict."""
 
     def __init__(self, known: tuple[str, ...] = ()) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A text encoder that is trained from scratch together with the denoiser, as in latent diffusion (arXiv 2112.10752).
+"""A text encoder trained from scratch with the denoiser, as in latent diffusion (arXiv 2112.10752).
 
-Byte-level BPE, learned from the captions themselves, and a small transformer: every text has an encoding, and nothing
-has to be downloaded.
+Its byte-level BPE is fitted to the captions, and its transformer is small: every text has an
+encoding, and nothing has to be downloaded.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from safelight.errors import BadInput
 from safelight.nn.attention import SelfAttention
 from safelight.nn.text_state import pack, unpack
-from safelight.tokenization.chunks import shown
+from safelight.tokenization.chunks import quote
 from safelight.types.networks import Condition, Prompt, Tokens
 
-PAD, BEGIN, END = range(3)
-MARKERS = 3  # their ids come before the tokenizer's own, so that no text can spell them
+PAD, BOS, EOS = range(3)
+SPECIAL = 3  # special tokens come before the vocabulary, so that no text can contain them
 MULTIPLE = 8  # lengths are rounded up to it, so that few different shapes reach the denoiser
 
 
 @dataclass(frozen=True)
 class Config:
-    """An encoder of texts up to ``length`` tokens; longer ones are cut. ``pooled``: also a vector for the whole."""
+    """An encoder of texts of at most ``length`` tokens; longer ones are truncated.
+
+    ``pooled``: also a vector, a projection of the mean over tokens.
+    """
 
     vocabulary: int = 2048
     length: int = 32
@@ -34,17 +37,15 @@ class Config:
     pooled: bool = True
 
     def __post_init__(self) -> None:
-        smallest = {"vocabulary": MARKERS + 256, "length": 2, "width": 1, "depth": 1, "heads": 1}
+        smallest = {"vocabulary": SPECIAL + 256, "length": 2, "width": 1, "depth": 1, "heads": 1}
         for name, value in asdict(self).items():
             if name in smallest and value < smallest[name]:
                 raise BadInput(f"{name} must be at least {smallest[name]}, not {value}.")
         if self.width % self.heads:
-            raise BadInput(
-                f"a width of {self.width} cannot be shared out among {self.heads} heads."
-            )
+            raise BadInput(f"a width of {self.width} cannot be divided among {self.heads} heads.")
 
     def build(self) -> "TextEncoder":
-        """The encoder, freshly initialised; it has to ``fit`` its tokens from captions before it is called."""
+        """The encoder, freshly initialised; ``fit`` its vocabulary before calling it."""
         return TextEncoder(self)
 
 
@@ -54,7 +55,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.vocabulary = Vocabulary(config.vocabulary - MARKERS)
+        self.vocabulary = Vocabulary(config.vocabulary - SPECIAL)
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Parameter(0.02 * torch.randn(config.length, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
@@ -63,47 +64,48 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def fit(self, prompts: Iterable[Prompt]) -> None:
-        """Learn the tokens from the prompts' texts, the same ones whatever the order in which the texts come."""
+        """Fit the vocabulary to the prompts' texts; their order does not matter."""
         self.vocabulary.fit(prompt.text for prompt in prompts)
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
-        """The condition of ``prompts``; BadInput if nothing was learned or loaded yet."""
+        """The condition of ``prompts``; BadInput if no vocabulary was fitted or loaded yet."""
         return self.encode(*self.tokenise(prompts))
 
     def null_condition(
         self, prompts: Sequence[Prompt], only: Collection[str] | None = None
     ) -> Condition:
-        """The encoding of the empty text for each prompt, or the prompts' own if ``only`` leaves text alone."""
+        """The encoding of the empty text, or the prompts' own if ``only`` does not name ``text``."""
         if only is not None and "text" not in only:
             return self.encode(*self.tokenise(prompts))
-        one = self.encode(*self.tokenise([Prompt()]))
-        assert one.tokens is not None
-        values = one.tokens.values.expand(len(prompts), -1, -1)
-        mask = one.tokens.mask.expand(len(prompts), -1)
-        vector = None if one.vector is None else one.vector.expand(len(prompts), -1)
+        empty = self.encode(*self.tokenise([Prompt()]))
+        assert empty.tokens is not None
+        count = len(prompts)
+        values = empty.tokens.values.expand(count, -1, -1)
+        mask = empty.tokens.mask.expand(count, -1)
+        vector = None if empty.vector is None else empty.vector.expand(count, -1)
         return Condition(tokens=Tokens(values, mask), vector=vector)
 
     def tokenise(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Texts as ``ids`` and ``mask`` (b, n), n the longest rounded up to a multiple of 8, within the length."""
-        rows = [[BEGIN, *self.pieces(prompt.text), END] for prompt in prompts]
+        """Texts as ``ids`` and ``mask`` (b, n).
+
+        n is the longest text rounded up to a multiple of 8, at most the configured length.
+        """
+        rows = [[BOS, *self.token_ids(prompt.text), EOS] for prompt in prompts]
         longest = max(map(len, rows), default=2)
         n = min(-(-longest // MULTIPLE) * MULTIPLE, self.config.length)
-        ids = torch.tensor(
-            [row + [PAD] * (n - len(row)) for row in rows], dtype=torch.long
-        ).reshape(len(rows), n)
+        padded = [row + [PAD] * (n - len(row)) for row in rows]
+        ids = torch.tensor(padded, dtype=torch.long).reshape(len(rows), n)
         ids = ids.to(self.embedding.weight.device)
         return ids, ids != PAD
 
-    def pieces(self, text: str) -> list[int]:
-        """The ids of a text's tokens, cut to what fits between the markers; its tail is not even looked at."""
-        looked_at = text[: self._longest]
-        return [
-            MARKERS + piece for piece in self.vocabulary.pieces(looked_at)[: self.config.length - 2]
-        ]
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text's tokens, truncated to what fits between begin and end."""
+        ids = self.vocabulary.token_ids(text[: self._max_characters])
+        return [SPECIAL + token for token in ids[: self.config.length - 2]]
 
     @property
-    def _longest(self) -> int:
-        """How many letters of a text are looked at."""
+    def _max_characters(self) -> int:
+        """How many characters of a text are tokenised."""
         return self.config.length * 64
 
     @property
@@ -112,17 +114,15 @@ class TextEncoder(nn.Module):
         return False
 
     def truncated(self, prompt: Prompt) -> list[str]:
-        """What of a prompt does not fit between the markers, as a sentence."""
-        most, longest = self.config.length - 2, self._longest
-        left = self.vocabulary.behind(prompt.text[:longest], most) + prompt.text[longest:]
-        return (
-            [f"this model reads {most} pieces of a prompt; not read: {shown(left)}"]
-            if left.strip()
-            else []
-        )
+        """A sentence that says what of a prompt is cut off, if anything is."""
+        most, end = self.config.length - 2, self._max_characters
+        rest = self.vocabulary.text_after(prompt.text[:end], most) + prompt.text[end:]
+        if not rest.strip():
+            return []
+        return [f"this model reads {most} tokens of a prompt; cut off is: {quote(rest)}"]
 
     def encode(self, ids: Tensor, mask: Tensor) -> Condition:
-        """The tensor part, which can be compiled: ``ids`` and ``mask`` (b, n) → the condition."""
+        """``ids`` and ``mask`` (b, n) → the condition; only tensors, so that it can be compiled."""
         x = self.embedding(ids) + self.positions[: ids.shape[1]]  # (b, n, width)
         for block in self.blocks:
             x = block(x, mask)
@@ -155,7 +155,7 @@ class Block(nn.Module):
 
 
 class Vocabulary(nn.Module):
-    """Byte-level BPE (lower case, NFC) of at most ``size`` tokens; it travels in the state dict."""
+    """Byte-level BPE (lower case, NFC) of at most ``size`` tokens, kept in the state dict."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Vocabulary(nn.Module):
         self.tokenizer: Tokenizer | None = None
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learn the merges from ``texts``, each different one counted once."""
+        """Learn the merges from ``texts``; equal texts count once."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -172,21 +172,22 @@ class Vocabulary(nn.Module):
         trainer = trainers.BpeTrainer(
             vocab_size=self.size, initial_alphabet=alphabet, show_progress=False
         )
-        tokenizer.train_from_iterator(sorted({whole(text) for text in texts}), trainer)
+        tokenizer.train_from_iterator(sorted({encodable(text) for text in texts}), trainer)
         self.tokenizer = tokenizer
 
-    def pieces(self, text: str) -> list[int]:
-        """The ids of the text's tokens, from 0; BadInput if nothing was learned or loaded yet."""
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of the text's tokens, from 0; BadInput if nothing was fitted or loaded yet."""
         if self.tokenizer is None:
             raise BadInput(
-                "this text encoder knows no tokens yet; train it on captions or load its weights first."
+                "this text encoder has no vocabulary yet; "
+                "train it on captions or load its weights first."
             )
-        return self.tokenizer.encode(whole(text)).ids
+        return self.tokenizer.encode(encodable(text)).ids
 
-    def behind(self, text: str, pieces: int) -> str:
-        """What of a text follows its first so many tokens."""
-        offsets = [] if self.tokenizer is None else self.tokenizer.encode(whole(text)).offsets
-        return whole(text)[offsets[pieces][0] :] if len(offsets) > pieces else ""
+    def text_after(self, text: str, count: int) -> str:
+        """What of a text follows its first ``count`` tokens."""
+        offsets = [] if self.tokenizer is None else self.tokenizer.encode(encodable(text)).offsets
+        return encodable(text)[offsets[count][0] :] if len(offsets) > count else ""
 
     def get_extra_state(self) -> Tensor:
         return pack("" if self.tokenizer is None else self.tokenizer.to_str())
@@ -196,6 +197,6 @@ class Vocabulary(nn.Module):
         self.tokenizer = Tokenizer.from_str(text) if text else None
 
 
-def whole(text: str) -> str:
-    """``text`` with a question mark for each half of a surrogate pair, which UTF-8 cannot hold."""
+def encodable(text: str) -> str:
+    """``text`` with a question mark for each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

@@ -1,7 +1,8 @@
-"""Texts read by networks that others trained: CLIP's and T5's towers, joined as a family joins them.
+"""Text encoders that others trained, CLIP's and T5's among them, joined as a model family does.
 
-One tower (Stable Diffusion 1 and 2), two side by side with the picture's size (SDXL, arXiv 2307.01952), two beside a
-third (Stable Diffusion 3, arXiv 2403.03206), one for tokens and one for the vector (FLUX.1): all are configurations.
+One encoder (Stable Diffusion 1 and 2), two side by side with the picture's size (SDXL, arXiv
+2307.01952), two beside a third (Stable Diffusion 3, arXiv 2403.03206), one for tokens and one for
+the vector (FLUX.1): all are configurations.
 """
 
 import warnings
@@ -13,120 +14,131 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safelight.conditioners._encoder import Reader, Tower
+from safelight.conditioners._encoder import EncoderConfig, PromptEncoder
 from safelight.errors import BadInput, Note, unknown
 from safelight.nn.embeddings import sinusoidal
 from safelight.prompting.prompts import beyond_max_length, emphasis, weighted_sections
-from safelight.prompting.syntax import WeightedText
-from safelight.tokenization.chunks import shown
+from safelight.tokenization.chunks import Section, quote
 from safelight.types.networks import Condition, Prompt, Tokens
 
-Number = Literal["original_size", "crop", "target_size", "aesthetic_score"]
+SizeCondition = Literal["original_size", "crop", "target_size", "aesthetic_score"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """``towers`` of one row stand side by side along the features; rows follow each other along the sequence, the
-    narrow ones filled up with zeros. The vector is that of each pooled tower, then ``sizes`` as sinusoids of so many
-    ``frequencies`` a number.
+    """The encoders, and how their outputs are joined.
 
-    ``native``: the height and width that a prompt without a size is taken for. ``empty``: what no prompt at all is,
-    the encoding of the empty text, or zeros (SDXL's base).
+    ``encoders`` of one group are concatenated along features; groups are concatenated along the
+    sequence, narrow ones padded with zeros. The vector is that of each pooled encoder, then
+    ``size_conditions`` (SDXL's micro-conditioning) as sinusoids of ``frequencies`` a number.
+
+    ``native_size``: the height and width assumed for a prompt without a size. ``null_prompt``: the
+    encoding of the empty text, or zeros (SDXL's base model; diffusers:
+    ``force_zeros_for_empty_prompt``).
     """
 
-    towers: tuple[Tower, ...] = (Tower(),)
-    sizes: tuple[Number, ...] = ()
+    encoders: tuple[EncoderConfig, ...] = (EncoderConfig(),)
+    size_conditions: tuple[SizeCondition, ...] = ()
     frequencies: int = 256
-    native: tuple[int, int] = (1024, 1024)
-    empty: Literal["encoded", "zeros"] = "encoded"
+    native_size: tuple[int, int] = (1024, 1024)
+    null_prompt: Literal["encoded", "zeros"] = "encoded"
 
     def __post_init__(self) -> None:
-        if all(tower.row is None for tower in self.towers):
+        if all(encoder.group is None for encoder in self.encoders):
             raise BadInput(
-                "at least one tower must have a row, so that there are tokens to attend to."
+                "at least one text encoder must have a group, so that there are tokens to attend to."
             )
 
-    def build(self) -> "Towers":
-        """The towers, freshly initialised; nothing is downloaded."""
-        return Towers(self)
+    def build(self) -> "TextEncoders":
+        """The encoders, freshly initialised; nothing is downloaded."""
+        return TextEncoders(self)
 
 
-class Towers(nn.Module):
-    """The prompts' texts → ``tokens`` (b, n, width) and, if a tower is pooled or there are sizes, ``vector`` (b, d).
+class TextEncoders(nn.Module):
+    """The prompts' texts → ``tokens`` (b, n, width) and, if anything is pooled, ``vector`` (b, d).
 
-    Of ``given`` it reads ``original_size``, ``crop`` (top, left), ``target_size``, ``aesthetic_score``, ``negative``,
-    ``picture_size``, which both sizes are by default, all heights first; and ``emphasis``, what brackets do: in
-    ``none`` they are letters, the others read the web UI's syntax and scale the states of pieces, where ``mean`` keeps
-    the mean of a page and ``empty`` scales the distance from the empty text.
+    Of ``given`` it reads ``original_size``, ``crop`` (top, left), ``target_size`` and
+    ``aesthetic_score``, heights first; ``picture_size``, the default of both sizes; ``negative``;
+    and ``emphasis``, what brackets do.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.towers = nn.ModuleList(Reader(tower) for tower in config.towers)
-        self.said_absent = False
+        self.encoders = nn.ModuleList(PromptEncoder(encoder) for encoder in config.encoders)
+        self.warned_missing = False
 
     def fit(self, prompts: Iterable[Prompt]) -> None:
-        """Nothing: these towers read with the words that they were trained with."""
+        """Nothing: the vocabularies are those that the encoders were trained with."""
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
-        """The condition of ``prompts``; BadInput if a tower has no tokenizer yet."""
+        """The condition of ``prompts``; BadInput if an encoder has no tokenizer yet."""
         keys = [(prompt.text, emphasis(prompt)) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))  # equal texts are encoded once
         tokens, vectors = self.encode(
             [weighted_sections(prompt) for prompt in distinct.values()],
             [mode for _, mode in distinct],
         )
-        rows = {key: row for row, key in enumerate(distinct)}
-        which = torch.tensor([rows[key] for key in keys], device=tokens.values.device)
-        vector = self.vector([one[which] for one in vectors], prompts)
-        return Condition(tokens=Tokens(tokens.values[which], tokens.mask[which]), vector=vector)
+        numbers = {key: number for number, key in enumerate(distinct)}
+        rows = torch.tensor([numbers[key] for key in keys], device=tokens.values.device)
+        vector = self.vector([pooled[rows] for pooled in vectors], prompts)
+        return Condition(tokens=Tokens(tokens.values[rows], tokens.mask[rows]), vector=vector)
 
     def null_condition(
         self, prompts: Sequence[Prompt], only: Collection[str] | None = None
     ) -> Condition:
-        """No text for each prompt, or the prompts' own if ``only`` leaves text alone; sizes stay in any case."""
+        """The condition of no text, or the prompts' own if ``only`` does not name ``text``.
+
+        The sizes of the prompts are kept in any case.
+        """
         if only is not None and "text" not in only:
             return self.forward(prompts)
+        count = len(prompts)
         tokens, vectors = self.encode([[[("", 1.0)]]], ["none"])
         values, mask = (
-            one.expand(len(prompts), *one.shape[1:]) for one in (tokens.values, tokens.mask)
+            tensor.expand(count, *tensor.shape[1:]) for tensor in (tokens.values, tokens.mask)
         )
-        vectors = [one.expand(len(prompts), -1) for one in vectors]
-        if self.config.empty == "zeros":
-            values, vectors = torch.zeros_like(values), [torch.zeros_like(one) for one in vectors]
-        negatives = [replace(one, given={"negative": True, **one.given}) for one in prompts]
+        vectors = [vector.expand(count, -1) for vector in vectors]
+        if self.config.null_prompt == "zeros":
+            values = torch.zeros_like(values)
+            vectors = [torch.zeros_like(vector) for vector in vectors]
+        negatives = [
+            replace(prompt, given={"negative": True, **prompt.given}) for prompt in prompts
+        ]
         return Condition(tokens=Tokens(values, mask), vector=self.vector(vectors, negatives))
 
     def check_embedding(self, name: str, vectors: Sequence[Tensor]) -> None:
-        """BadInput if these are no vectors for the towers that are here."""
-        widths = sorted({reader.width for reader in self._readers()})
-        for one in vectors:
-            if one.ndim != 2 or one.shape[1] not in widths:
+        """BadInput if these vectors are for other text encoders."""
+        widths = sorted({encoder.width for encoder in self._encoders()})
+        for tensor in vectors:
+            if tensor.ndim != 2 or tensor.shape[1] not in widths:
                 raise BadInput(
-                    f"the learned word {name!r} has vectors of shape {tuple(one.shape)}; this model's text towers take "
-                    f"(n, {' or '.join(map(str, widths))}): it belongs to another model."
+                    f"the embedding {name!r} has vectors of shape {tuple(tensor.shape)}; this "
+                    f"model's text encoders take (n, {' or '.join(map(str, widths))}): it belongs "
+                    "to another model."
                 )
 
     def add_embedding(self, name: str, vectors: Sequence[Tensor]) -> None:
-        """Let ``name``, in any case, stand for learned vectors (n, width) in every tower of that width (textual
-        inversion, arXiv 2208.01618); BadInput if there is none. An earlier word of that name is replaced."""
+        """Let ``name``, in any case, stand for vectors (n, width) in every encoder of that width.
+
+        This is textual inversion (arXiv 2208.01618). BadInput if no encoder has such a width. An
+        earlier embedding of that name is replaced.
+        """
         self.check_embedding(name, vectors)
-        for reader in self._readers():
-            mine = [one for one in vectors if one.shape[1] == reader.width]
-            reader.learned.pop(name.lower(), None)
-            if mine:
-                reader.learned[name.lower()] = mine[0]
+        for encoder in self._encoders():
+            fitting = [tensor for tensor in vectors if tensor.shape[1] == encoder.width]
+            encoder.embeddings.pop(name.lower(), None)
+            if fitting:
+                encoder.embeddings[name.lower()] = fitting[0]
 
     def remove_embedding(self, name: str) -> None:
-        """Read ``name`` as any other text again; BadInput if it was not added."""
-        readers = self._readers()
-        if not any(name.lower() in reader.learned for reader in readers):
-            raise unknown(
-                "learned word", name, {one for reader in readers for one in reader.learned}
-            )
-        for reader in readers:
-            reader.learned.pop(name.lower(), None)
+        """Read ``name`` as ordinary text again; BadInput if it was not added."""
+        encoders = self._encoders()
+        known = {added for encoder in encoders for added in encoder.embeddings}
+        if name.lower() not in known:
+            raise unknown("embedding", name, known)
+        for encoder in encoders:
+            encoder.embeddings.pop(name.lower(), None)
 
     @property
     def reads_weights(self) -> bool:
@@ -134,49 +146,54 @@ class Towers(nn.Module):
         return True
 
     def truncated(self, prompt: Prompt) -> list[str]:
-        """What of a prompt each tower whose tokens are attended to leaves out, as sentences: it is too long."""
-        said = []
-        for reader in (one for one in self._readers() if one.tower.row is not None):
-            left = reader.truncated(weighted_sections(prompt)) + beyond_max_length(prompt)
-            if left.strip():
-                kind, most = reader.tower.words.upper(), reader.tower.chunks * reader.frame.room
-                said.append(
-                    f"the {kind} tower reads {most} pieces of a prompt; not read: {shown(left)}"
+        """A sentence for each encoder whose tokens are used and that cuts off the prompt's end."""
+        sentences = []
+        for encoder in self._encoders():
+            if encoder.config.group is None:
+                continue
+            rest = encoder.truncated_text(weighted_sections(prompt)) + beyond_max_length(prompt)
+            if rest.strip():
+                kind = encoder.config.tokenizer.upper()
+                most = encoder.config.max_chunks * encoder.chunk_format.capacity
+                sentences.append(
+                    f"the {kind} text encoder reads {most} tokens of a prompt; cut off is: "
+                    f"{quote(rest)}"
                 )
-        return said
+        return sentences
 
     def encode(
-        self, texts: Sequence[list[list[WeightedText]]], modes: Sequence[str]
+        self, texts: Sequence[Sequence[Section]], emphases: Sequence[str]
     ) -> tuple[Tokens, list[Tensor]]:
-        """The joined tokens, and the vectors of the pooled towers in their order."""
-        readers = self._readers()
-        pages = [[reader.pages(text) for text in texts] for reader in readers]
-        here = next(self.parameters())
-        rows: dict[int, list[Tokens]] = {}
+        """The joined tokens of weighted texts, and the vectors of the pooled encoders in order."""
+        encoders = self._encoders()
+        chunks = [[encoder.chunks(text) for text in texts] for encoder in encoders]
+        weight = next(self.parameters())
+        groups: dict[int, list[Tokens]] = {}
         vectors: list[Tensor] = []
-        for reader, mine in zip(readers, pages, strict=True):
-            beside = [
-                theirs
-                for one, theirs in zip(readers, pages, strict=True)
-                if one.tower.row == reader.tower.row
+        for encoder, own in zip(encoders, chunks, strict=True):
+            same_group = [
+                others
+                for other, others in zip(encoders, chunks, strict=True)
+                if other.config.group == encoder.config.group
             ]
-            counts = [max(map(len, same)) for same in zip(*beside, strict=True)]
-            blank = reader.frame.page([])
-            filled = [
-                one + [blank] * (count - len(one)) for one, count in zip(mine, counts, strict=True)
+            counts = [max(map(len, of_text)) for of_text in zip(*same_group, strict=True)]
+            blank = encoder.chunk_format.chunk([])
+            padded = [
+                text + [blank] * (count - len(text))
+                for text, count in zip(own, counts, strict=True)
             ]
-            tokens, vector = reader.encode(filled, modes)
-            if reader.tower.row is not None:
-                moved = Tokens(tokens.values.to(here), tokens.mask.to(here.device))
-                rows.setdefault(reader.tower.row, []).append(moved)
+            tokens, vector = encoder.encode(padded, emphases)
+            if encoder.config.group is not None:
+                moved = Tokens(tokens.values.to(weight), tokens.mask.to(weight.device))
+                groups.setdefault(encoder.config.group, []).append(moved)
             if vector is not None:
                 vectors.append(vector)
-        self._say_absent()
-        return _joined([rows[row] for row in sorted(rows)]), vectors
+        self._warn_missing()
+        return _concatenated([groups[group] for group in sorted(groups)]), vectors
 
     def vector(self, vectors: Sequence[Tensor], prompts: Sequence[Prompt]) -> Tensor | None:
-        """The pooled vectors, then the sinusoids of what each prompt gives: (b, d)."""
-        if not self.config.sizes:
+        """The pooled vectors, then the sinusoids of each prompt's size conditions: (b, d)."""
+        if not self.config.size_conditions:
             return torch.cat(list(vectors), dim=-1) if vectors else None
         weight = next(self.parameters())
         numbers = torch.tensor(
@@ -186,49 +203,49 @@ class Towers(nn.Module):
         return torch.cat([*vectors, waves.to(weight.dtype)], dim=-1)
 
     def numbers(self, prompt: Prompt) -> list[float]:
-        """The numbers that ``sizes`` asks of a prompt; BadInput if one is none."""
+        """The numbers of a prompt's ``size_conditions``; BadInput if one is no number."""
         given = prompt.given
-        size = given.get("picture_size", self.config.native)
-        usual = {
+        size = given.get("picture_size", self.config.native_size)
+        defaults = {
             "original_size": size,
             "crop": (0, 0),
             "target_size": size,
             "aesthetic_score": 2.5 if given.get("negative") else 6.0,
         }
         return [
-            one
-            for name in self.config.sizes
-            for one in _numbers(name, given.get(name, usual[name]))
+            number
+            for name in self.config.size_conditions
+            for number in _numbers(name, given.get(name, defaults[name]))
         ]
 
-    def _readers(self) -> list[Reader]:
-        return [reader for reader in self.towers if isinstance(reader, Reader)]
+    def _encoders(self) -> list[PromptEncoder]:
+        return [encoder for encoder in self.encoders if isinstance(encoder, PromptEncoder)]
 
-    def _say_absent(self) -> None:
-        absent = [tower for tower in self.config.towers if tower.absent]
-        if absent and not self.said_absent:
-            self.said_absent = True
-            kinds = " and ".join(sorted({tower.words.upper() for tower in absent}))
+    def _warn_missing(self) -> None:
+        missing = [encoder for encoder in self.config.encoders if encoder.missing]
+        if missing and not self.warned_missing:
+            self.warned_missing = True
+            kinds = " and ".join(sorted({encoder.tokenizer.upper() for encoder in missing}))
             warnings.warn(
-                f"this model reads without its {kinds} tower: zeros stand in its place.",
+                f"this model runs without its {kinds} text encoder: its tokens are zeros.",
                 Note,
                 stacklevel=4,
             )
 
 
-def _joined(rows: Sequence[Sequence[Tokens]]) -> Tokens:
-    """Side by side, filled up to the widest, one after the other."""
-    values = [torch.cat([one.values for one in row], dim=-1) for row in rows]
-    widest = max(one.shape[-1] for one in values)
-    filled = [F.pad(one, (0, widest - one.shape[-1])) for one in values]
-    return Tokens(torch.cat(filled, dim=1), torch.cat([row[0].mask for row in rows], dim=1))
+def _concatenated(groups: Sequence[Sequence[Tokens]]) -> Tokens:
+    """The tokens of all groups; within a group along features, then along the sequence."""
+    values = [torch.cat([tokens.values for tokens in group], dim=-1) for group in groups]
+    width = max(group.shape[-1] for group in values)
+    padded = [F.pad(group, (0, width - group.shape[-1])) for group in values]
+    return Tokens(torch.cat(padded, dim=1), torch.cat([group[0].mask for group in groups], dim=1))
 
 
 def _numbers(name: str, value: Any) -> list[float]:
-    wanted = 1 if name == "aesthetic_score" else 2
+    count = 1 if name == "aesthetic_score" else 2
     numbers = [*value] if isinstance(value, list | tuple) else [value]
-    if len(numbers) != wanted or not all(isinstance(one, int | float) for one in numbers):
+    if len(numbers) != count or not all(isinstance(number, int | float) for number in numbers):
         raise BadInput(
-            f"{name}: wanted {'a number' if wanted == 1 else 'two numbers'}, got {value!r}."
+            f"{name}: wanted {'a number' if count == 1 else 'two numbers'}, got {value!r}."
         )
-    return [float(one) for one in numbers]
+    return [float(number) for number in numbers]

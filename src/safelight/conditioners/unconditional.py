@@ -1,4 +1,4 @@
-"""No condition at all, for models of one kind of picture."""
+"""No condition, for models of one kind of picture."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,27 @@ from safelight.types.networks import Condition, Prompt
 class Config:
     """There is nothing to configure."""
 
-    def build(self) -> "Nothing":
-        return Nothing(self)
+    def build(self) -> "Unconditional":
+        """The conditioner, which has no weights."""
+        return Unconditional(self)
 
 
-class Nothing(nn.Module):
-    """Whatever is prompted, the network is told nothing."""
+class Unconditional(nn.Module):
+    """Prompts → an empty condition."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def forward(self, prompts: Sequence[Prompt]) -> Condition:
+        """The empty condition."""
         return Condition()
 
     def null_condition(
         self, prompts: Sequence[Prompt], only: Collection[str] | None = None
     ) -> Condition:
-        """The same."""
+        """The empty condition."""
         return Condition()
 
     def fit(self, prompts: Iterable[Prompt]) -> None:
-        """Nothing is learned."""
+        """Nothing to fit."""

@@ -16,7 +16,8 @@ from safelight.types.networks import Condition
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A condition with its say: ``weight``, and ``where`` it holds (broadcastable to latents; None: everywhere).
+    """A condition with its say: ``weight``, and ``where`` it holds (broadcastable to latents; None:
+    everywhere).
 
     Raises BadInput unless the weight is a number.
     """
@@ -58,8 +59,8 @@ def spread(question: ModelCall, parts: Sequence[Part]) -> list[ModelCall]:
 def blend(answers: Sequence[Estimate], parts: Sequence[Part]) -> Estimate:
     """The mean of the parts' answers, weighted at every place.
 
-    Where guidance of scale s goes toward it, each part has the scale s · weight / (sum of weights): composed diffusion
-    (arXiv 2206.01714); with regions, MultiDiffusion (arXiv 2302.08113).
+    Where guidance of scale s goes toward it, each part has the scale s · weight / (sum of weights):
+    composed diffusion (arXiv 2206.01714); with regions, MultiDiffusion (arXiv 2302.08113).
     """
     total = _total(parts)
 

@@ -1,7 +1,8 @@
-"""Which times to train on, as quantile functions: uniform draws u in (0, 1) → t in (0, 1).
+"""Distributions of training times, as quantile functions: uniform draws u in (0, 1) → t in (0, 1).
 
-With ``strata`` > 1 the samples take turns in that many equal parts of the distribution, by their position in the
-data, which evens out the times that an update sees whatever its batch is cut into.
+With ``strata`` > 1 the distribution is cut into that many equally likely parts, which samples draw
+from in turn, by their position in the data. This evens out the times of an update, however its
+batch is divided.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import require
+from safelight.types.diffusion import Density
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """All times alike. Raises BadInput unless strata >= 1."""
+class Uniform(Density):
+    """All times equally likely. Raises BadInput unless strata >= 1."""
 
     strata: int = 1
 
@@ -29,10 +31,10 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class LogitNormal:
-    """logit(t) is normal, so that the middle is trained most (arXiv 2403.03206, eq. 19).
+class LogitNormal(Density):
+    """logit(t) is normal, so that middle times are the likeliest (arXiv 2403.03206, eq. 19).
 
-    A positive ``mean`` leans towards noise. Raises BadInput unless std > 0 and strata >= 1.
+    A positive ``mean`` shifts towards noise. Raises BadInput unless std > 0 and strata >= 1.
     """
 
     mean: float = 0.0
@@ -45,9 +47,8 @@ class LogitNormal:
         require(0 < self.std < math.inf, "std must be above 0", self.std, "1 is usual")
 
     def __call__(self, u: Tensor, position: Tensor) -> Tensor:
-        return torch.sigmoid(
-            self.mean + self.std * torch.special.ndtri(_stratified(u, position, self.strata))
-        )
+        normal = torch.special.ndtri(_stratified(u, position, self.strata))
+        return torch.sigmoid(self.mean + self.std * normal)
 
 
 def _stratified(u: Tensor, position: Tensor, strata: int) -> Tensor:
@@ -55,4 +56,4 @@ def _stratified(u: Tensor, position: Tensor, strata: int) -> Tensor:
 
 
 def _require_strata(strata: int) -> None:
-    require(strata >= 1, "strata must be at least 1", strata, "1 draws freely")
+    require(strata >= 1, "strata must be at least 1", strata, "1 draws from the whole")

@@ -1,8 +1,9 @@
-"""Exponential integrators: a step whose linear part is exact and whose denoiser is a polynomial in half-log-SNR.
+"""Exponential integrators: the linear part of a step is exact, and the estimate a polynomial.
 
-With λ = log(alpha / sigma) the probability flow is d(noisy / sigma) = exp(λ) · clean · dλ, or, the same,
-d(noisy / alpha) = -exp(-λ) · noise · dλ (arXiv 2211.01095, eq. 8; arXiv 2206.00927, eq. 3.4). DPM-Solver, DEIS, UniPC
-and SA-Solver differ in which of the two they take, where the polynomial passes through, and how it is integrated.
+With λ = log(alpha / sigma), the half-log-SNR, the probability flow is d(noisy / sigma) = exp(λ) ·
+clean · dλ, or, equivalently, d(noisy / alpha) = -exp(-λ) · noise · dλ (arXiv 2211.01095, eq. 8;
+arXiv 2206.00927, eq. 3.4). DPM-Solver, DEIS, UniPC and SA-Solver differ in which of the two they
+take, through which points the polynomial goes, and how it is integrated.
 """
 
 from __future__ import annotations
@@ -18,21 +19,24 @@ from safelight.types.diffusion import Estimate, NoiseLevel
 from safelight.types.tensors import Latents
 
 Form = Literal["clean", "noise"]
-"""What the polynomial stands for."""
+"""What the polynomial approximates."""
 
 Rule = Literal["exact", "midpoint", "flat", "published-3m"]
-"""How it is integrated. ``midpoint`` takes its value half-way, under the exact weight (DPM-Solver++ 2M, the B2 of
-UniPC); ``flat`` does so under a flat weight (the B1 of UniPC); ``published-3m`` halves the quadratic term."""
+"""How the polynomial is integrated.
+
+``midpoint`` takes its value half-way, with the exact weight (DPM-Solver++ 2M, the B2 of UniPC);
+``flat`` does so with a flat weight (the B1 of UniPC); ``published-3m`` halves the quadratic term.
+"""
 
 History = list[tuple[Tensor, Tensor]]
-"""Half-log-SNR and value of the passes so far, the latest first."""
-
+"""Half-log-SNR and value of the network passes so far, the latest first."""
 
 Nodes = list[tuple[float, Tensor]]
-"""Places, as shares of a step (0 its beginning, 1 its end), and the values there."""
+"""Points of the polynomial: places, as shares of the step from 0 to 1, and the values there."""
 
 
-def value(form: Form, estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
+def value_of(form: Form, estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
+    """The clean latents of an estimate, or its noise."""
     return estimate.clean if form == "clean" else noise_of(estimate, noisy, level)
 
 
@@ -44,56 +48,68 @@ def advance(
     form: Form = "clean",
     rule: Rule = "exact",
 ) -> Latents:
-    """``noisy`` taken from ``level`` to ``after``, both finite in λ, by the polynomial through ``nodes``."""
+    """``noisy`` taken from ``level`` to ``after`` by the polynomial through ``nodes``.
+
+    Both levels must have finite half-log-SNR.
+    """
     h = after.half_logsnr - level.half_logsnr
-    x = h if form == "clean" else -h
-    weights = _each([place for place, _ in nodes], x, rule)
-    pairs = (after.sigma, level.sigma, after.alpha), (after.alpha, level.alpha, after.sigma)
-    there, here, gain = pairs[0] if form == "clean" else pairs[1]
-    return mixed(there / here * noisy, gain, weights, [found for _, found in nodes]).to(noisy.dtype)
+    weights = _weights([place for place, _ in nodes], h if form == "clean" else -h, rule)
+    if form == "clean":
+        start, gain = after.sigma / level.sigma * noisy, after.alpha
+    else:
+        start, gain = after.alpha / level.alpha * noisy, after.sigma
+    return add_weighted(start, gain, weights, [value for _, value in nodes]).to(noisy.dtype)
 
 
-def mixed(
+def add_weighted(
     total: Tensor, gain: float | Tensor, weights: Sequence[float | Tensor], values: Sequence[Tensor]
 ) -> Tensor:
-    """``total`` and the weighted sum of ``values`` times ``gain``."""
-    for weight, one in zip(weights, values, strict=True):
-        total = total + gain * weight * one
+    """``total`` and ``gain`` times the weighted sum of ``values``."""
+    for weight, value in zip(weights, values, strict=True):
+        total = total + gain * weight * value
     return total
 
 
-def _each(places: Sequence[float], x: Tensor, rule: Rule) -> Sequence[float | Tensor]:
-    """The weights of a step, or of each sample's own: plain numbers, which cost less than tensors of one."""
-    if x.ndim == 0:
-        return _weights(places, float(x), rule)
-    rows = [_weights(places, one, rule) for one in x.flatten().tolist()]
-    return [x.new_tensor(column).reshape(x.shape) for column in zip(*rows, strict=True)]
+def nodes_of(history: History, level: NoiseLevel, after: NoiseLevel, most: int) -> Nodes:
+    """The latest ``most`` values of a history as nodes of the step from ``level`` to ``after``.
 
-
-def placed(history: History, level: NoiseLevel, after: NoiseLevel, most: int) -> Nodes:
-    """The nodes of a step of at most ``most`` values of the past; one at pure noise lies nowhere and is left out."""
+    Values at pure noise, which have no place in half-log-SNR, are left out.
+    """
     begin, end = float(level.half_logsnr), float(after.half_logsnr)
     return [
-        ((float(lam) - begin) / (end - begin), found)
-        for lam, found in history[:most]
-        if lam.isfinite()
+        ((float(half_logsnr) - begin) / (end - begin), value)
+        for half_logsnr, value in history[:most]
+        if half_logsnr.isfinite()
     ]
 
 
 def lagrange(places: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """Weights at ``places`` that give s^k the k-th of the ``moments``."""
+    """Weights of the values at ``places`` that integrate s^k to the k-th of the ``moments``."""
     weights = []
     for place in places:
-        basis = [1.0]  # the coefficients of the polynomial that is 1 there and 0 at the others
+        # The coefficients of the polynomial that is 1 at this place and 0 at the others.
+        basis = [1.0]
         for other in places:
             if other != place:
-                down, up = [one / (place - other) for one in basis], [0.0]
-                basis = [a - other * b for a, b in zip(up + down, [*down, 0.0], strict=True)]
+                scaled = [coefficient / (place - other) for coefficient in basis]
+                pairs = zip([0.0, *scaled], [*scaled, 0.0], strict=True)
+                basis = [higher - other * lower for higher, lower in pairs]
         weights.append(sum(a * b for a, b in zip(basis, moments, strict=True)))
     return weights
 
 
-def _weights(places: Sequence[float], x: float, rule: Rule) -> list[float]:
+def _weights(places: Sequence[float], x: Tensor, rule: Rule) -> Sequence[float | Tensor]:
+    """The weights of the nodes in a step of the length ``x``, or of each sample's own length.
+
+    A single length gives plain numbers, which cost less than tensors of one number.
+    """
+    if x.ndim == 0:
+        return _weights_of_step(places, float(x), rule)
+    rows = [_weights_of_step(places, length, rule) for length in x.flatten().tolist()]
+    return [x.new_tensor(column).reshape(x.shape) for column in zip(*rows, strict=True)]
+
+
+def _weights_of_step(places: Sequence[float], x: float, rule: Rule) -> list[float]:
     whole = -math.expm1(-x)
     if len(places) == 1:
         return [whole]
@@ -107,20 +123,22 @@ def _weights(places: Sequence[float], x: float, rule: Rule) -> list[float]:
 
 
 def _moments(x: float, count: int) -> list[float]:
-    """∫ exp(-x (1 - s)) s^k ds over 0 to 1 for k below ``count``: each follows from the next, or the one before.
+    """∫ exp(-x (1 - s)) s^k ds from 0 to 1, for k below ``count``.
 
-    Down from the last, a power series, where x is small; up from the first where dividing by x is harmless.
+    Each follows from the next by recursion, or from the one before. Where x is small, downward from
+    the last, which a power series gives; else upward from the first, where dividing by x is
+    harmless.
     """
     if abs(x) >= 1:
-        found = [-math.expm1(-x) / x]
+        moments = [-math.expm1(-x) / x]
         for k in range(1, count):
-            found.append((1 - k * found[-1]) / x)
-        return found
+            moments.append((1 - k * moments[-1]) / x)
+        return moments
     term = total = 1 / count
     for n in range(1, 20):
         term *= -x / (count + n)
         total += term
-    found = [total]
+    moments = [total]
     for k in range(count - 1, 0, -1):
-        found.insert(0, (1 - x * found[0]) / k)
-    return found
+        moments.insert(0, (1 - x * moments[0]) / k)
+    return moments

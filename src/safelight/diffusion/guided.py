@@ -25,7 +25,8 @@ from safelight.types.networks import Condition, Denoiser, Network
 from safelight.types.tensors import Latents
 
 Told = Callable[[str, Condition], Condition]
-"""What a network, by its name, is told in place of a condition that was prepared for the main one."""
+"""What a network, by its name, is told in place of a condition that was prepared for the main
+one."""
 
 
 def told_the_same(network: str, condition: Condition) -> Condition:
@@ -43,13 +44,15 @@ def guided(
     one_batch: bool = True,
     parts: Sequence[Part] = (),
 ) -> Denoise:
-    """The waist of one run: every network passes once a level, over all that guidance asks of it in one batch.
+    """The waist of one run: every network passes once a level, over all that guidance asks of it in
+    one batch.
 
-    ``condition`` and what ``negative`` makes are as long as the latents, and prepared by the caller for the network
-    ``main``; ``told`` gives them as the others hear them. Without ``one_batch`` each question is a pass of its own:
-    slower, in less memory, the same answers. If there are ``parts``, ``condition`` stands for all of them: guidance
-    sees the blend of their answers. Raises BadInput if guidance asks for a network that is not here, or that cannot
-    leave out what it wants left out, and for weights that leave a place without a say.
+    ``condition`` and what ``negative`` makes are as long as the latents, and prepared by the caller
+    for the network ``main``; ``told`` gives them as the others hear them. Without ``one_batch``
+    each question is a pass of its own: slower, in less memory, the same answers. If there are
+    ``parts``, ``condition`` stands for all of them: guidance sees the blend of their answers.
+    Raises BadInput if guidance asks for a network that is not here, or that cannot leave out what
+    it wants left out, and for weights that leave a place without a say.
     """
     found: dict[NetworkVariant, Network] = {}
 

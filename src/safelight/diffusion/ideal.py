@@ -1,4 +1,4 @@
-"""Closed-form denoisers: what a perfect network would answer, as an oracle for samplers and guidance."""
+"""Closed-form denoisers: what a perfect network answers, as an oracle in tests."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from safelight.types.tensors import Latents
 
 @dataclass(frozen=True, eq=False)
 class IdealPoints:
-    """The posterior mean when the data are ``points`` (n c *space), all alike likely (arXiv 2206.00364, eq. 57)."""
+    """The posterior mean if the data are ``points`` (n c *space), all equally likely.
+
+    EDM, arXiv 2206.00364, eq. 57.
+    """
 
     points: Float[Tensor, "n c *space"]
 
     def __call__(self, noisy: Latents, level: NoiseLevel) -> Estimate:
-        alpha, sigma = (_beside_points(value) for value in (level.alpha, level.sigma))
-        misfit = reduce(
-            (noisy[:, None] - alpha * self.points).square() / (2 * sigma**2),
-            "b n ... -> b n",
-            "sum",
-        )
-        weights = torch.softmax(-misfit, dim=1)  # (b, n)
+        alpha, sigma = (_with_axis_of_points(value) for value in (level.alpha, level.sigma))
+        errors = (noisy[:, None] - alpha * self.points).square() / (2 * sigma**2)
+        weights = torch.softmax(-reduce(errors, "b n ... -> b n", "sum"), dim=1)  # (b, n)
         weights = weights.reshape(*weights.shape, *[1] * (noisy.ndim - 1))
         return Estimate((weights * self.points).sum(1))
 
 
 @dataclass(frozen=True, eq=False)
 class IdealGaussian:
-    """The posterior mean when every element is normal with ``mean`` and ``deviation``, broadcastable to latents."""
+    """The posterior mean if every element is normal with ``mean`` and ``deviation``.
+
+    Both broadcast to latents.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -43,14 +45,14 @@ class IdealGaussian:
         return Estimate(self.mean + gain * (noisy - level.alpha * self.mean))
 
     def transport(self, noisy: Latents, level: NoiseLevel, after: NoiseLevel) -> Latents:
-        """Where the probability flow takes ``noisy`` from ``level`` to ``after``: every quantile stays itself."""
-        spread = (self._variance(after) / self._variance(level)).sqrt()
-        return after.alpha * self.mean + spread * (noisy - level.alpha * self.mean)
+        """``noisy`` taken from ``level`` to ``after`` by the exact probability flow."""
+        scale = (self._variance(after) / self._variance(level)).sqrt()
+        return after.alpha * self.mean + scale * (noisy - level.alpha * self.mean)
 
     def _variance(self, level: NoiseLevel) -> Tensor:
         return level.alpha**2 * self.deviation**2 + level.sigma**2
 
 
-def _beside_points(value: Tensor) -> Tensor:
-    """A level's value (b …) with an axis for the points; one of no axes broadcasts as it is."""
+def _with_axis_of_points(value: Tensor) -> Tensor:
+    """A level's value (b …) as (b, 1, …); a value without axes broadcasts as it is."""
     return value[:, None] if value.ndim else value

@@ -1,9 +1,9 @@
-"""Where noise comes from. Every sample has a stream of its own, drawn on the CPU: the draws of a sample are the same
-bits alone, in any batch, at any place in it, and on any device.
+"""Where noise comes from. Every sample has a stream of its own, drawn on the CPU: the draws of a
+sample are the same bits alone, in any batch, at any place in it, and on any device.
 
-Sampling draws from a source, which remembers where it is (``SeededNoise``, ``RecordedNoise``) or is keyed by the
-interval of times (``BrownianNoise``). Training draws are keyed by the position of the sample in the data, so that
-neither a resume nor the number of machines changes them.
+Sampling draws from a source, which remembers where it is (``SeededNoise``, ``RecordedNoise``) or is
+keyed by the interval of times (``BrownianNoise``). Training draws are keyed by the position of the
+sample in the data, so that neither a resume nor the number of machines changes them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class SeededNoise:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         _require_seeds(seeds)
-        # A generator hears the low 32 bits only: fold in the high ones, so that large seeds differ as well.
+        # A generator hears the low 32 bits only: fold in the high ones, so that large seeds differ
+        # as well.
         self._streams = [
             torch.Generator().manual_seed((seed ^ seed >> 32) & 0xFFFFFFFF) for seed in seeds
         ]
@@ -44,11 +45,12 @@ class SeededNoise:
 class BrownianNoise:
     """The increments of one Brownian path a sample, each scaled to unit variance.
 
-    Increments of neighbouring intervals add up to that of the whole, so that a run with other steps follows the same
-    path. Times are rounded to 15 binary digits, down to 2⁻²⁴. The path at one of them is a sum of some 15 draws, each
-    from (seed, node), under the hat functions of Lévy and Ciesielski; in an increment the hats cancel, not their sums.
-    Calls raise BadInput without an interval of two times in [0, 1] that differ once rounded, or if the batch is not as
-    long as the seeds.
+    Increments of neighbouring intervals add up to that of the whole, so that a run with other steps
+    follows the same path. Times are rounded to 15 binary digits, down to 2⁻²⁴. The path at one of
+    them is a sum of some 15 draws, each from (seed, node), under the hat functions of Lévy and
+    Ciesielski; in an increment the hats cancel, not their sums. Calls raise BadInput without an
+    interval of two times in [0, 1] that differ once rounded, or if the batch is not as long as the
+    seeds.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -96,8 +98,8 @@ def _node(t: float) -> int:
 
 
 def _hats(node: int) -> dict[int, float]:
-    """The path at ``node`` as shares of standard draws: of where it ends, and of how it strays from the line between
-    two nodes half-way, at every halving on the way."""
+    """The path at ``node`` as shares of standard draws: of where it ends, and of how it strays from
+    the line between two nodes half-way, at every halving on the way."""
     shares, low, high = {_GRID: node / _GRID}, 0, _GRID
     while low < node < high:
         middle, half = (low + high) // 2, (high - low) / 2
@@ -107,7 +109,8 @@ def _hats(node: int) -> dict[int, float]:
 
 
 class RecordedNoise:
-    """Replays ``draws`` in their order. Calls raise BadInput when none is left, or when it has another shape."""
+    """Replays ``draws`` in their order. Calls raise BadInput when none is left, or when it has
+    another shape."""
 
     def __init__(self, draws: Sequence[Tensor]) -> None:
         self._draws = list(draws)
@@ -148,7 +151,8 @@ def sample_noise(
 
 
 def sample_uniform(seed: int, positions: Sequence[int] | Tensor, stream: str = "uniform") -> Tensor:
-    """Uniform draws (b,) in float64, strictly between 0 and 1, for the samples at ``positions`` of the data."""
+    """Uniform draws (b,) in float64, strictly between 0 and 1, for the samples at ``positions`` of
+    the data."""
     keys = [_key(seed, stream, int(position)) for position in positions]
     return torch.tensor([((key >> 12) + 0.5) / 2**52 for key in keys], dtype=torch.float64)
 

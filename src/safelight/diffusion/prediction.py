@@ -1,6 +1,6 @@
-"""What a network is asked, and how its answer is read.
+"""What a network predicts, and how the clean latents follow from its answer.
 
-Each is affine in the answer, so that guidance may combine in clean space what was read.
+Every prediction is affine in the answer, so that guidance may combine estimates of clean latents.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Noise:
-    """The noise (DDPM, arXiv 2006.11239, eq. 14). It tells nothing of the clean latents where alpha = 0."""
+class Noise(Prediction):
+    """The noise (DDPM, arXiv 2006.11239, eq. 14). Where alpha = 0 no clean latents follow from
+    it."""
 
     needs_signal: ClassVar[bool] = True
-    learns_variance: ClassVar[bool] = False
-
-    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
-        return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return noise
@@ -36,14 +33,8 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Clean:
+class Clean(Prediction):
     """The clean latents themselves."""
-
-    needs_signal: ClassVar[bool] = False
-    learns_variance: ClassVar[bool] = False
-
-    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
-        return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return clean
@@ -53,55 +44,40 @@ class Clean:
 
 
 @dataclass(frozen=True)
-class V:
+class V(Prediction):
     """alpha · noise - sigma · clean (progressive distillation, arXiv 2202.00512, appendix D)."""
-
-    needs_signal: ClassVar[bool] = False
-    learns_variance: ClassVar[bool] = False
-
-    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
-        return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return level.alpha * noise - level.sigma * clean
 
     def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
-        return Estimate(
-            (level.alpha * noisy - level.sigma * answer) / (level.alpha**2 + level.sigma**2)
-        )
+        total_variance = level.alpha**2 + level.sigma**2
+        return Estimate((level.alpha * noisy - level.sigma * answer) / total_variance)
 
 
 @dataclass(frozen=True)
-class Flow:
-    """The velocity d(noisy)/dt along the path (arXiv 2210.02747): noise - clean where the path is straight."""
-
-    needs_signal: ClassVar[bool] = False
-    learns_variance: ClassVar[bool] = False
-
-    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
-        return noisy
+class Flow(Prediction):
+    """The velocity d(noisy)/dt (arXiv 2210.02747): noise - clean where the path is straight."""
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return level.d_alpha * clean + level.d_sigma * noise
 
     def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
-        turn = level.alpha * level.d_sigma - level.d_alpha * level.sigma
-        return Estimate((level.d_sigma * noisy - level.sigma * answer) / turn)
+        determinant = level.alpha * level.d_sigma - level.d_alpha * level.sigma
+        return Estimate((level.d_sigma * noisy - level.sigma * answer) / determinant)
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(Prediction):
     """The preconditioned network of EDM (arXiv 2206.00364, table 1 and eq. 7), for any alpha.
 
-    Shown latents of unit variance, it answers what is missing from the best linear guess at data of ``deviation``, or,
-    ``negated``, the opposite, which at a deviation of 1 is v. Raises BadInput if that is not positive.
+    Its input is scaled to unit variance. It predicts what the best linear estimate lacks, for data
+    with the standard deviation ``deviation``; or, ``negated``, the opposite, which is v for a
+    deviation of 1. Raises BadInput unless the deviation is positive.
     """
 
     deviation: float = 0.5
     negated: bool = False
-
-    needs_signal: ClassVar[bool] = False
-    learns_variance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require(
@@ -112,78 +88,74 @@ class EDM:
         )
 
     def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
-        return noisy / self._spread(level)
+        return noisy / self._total_deviation(level)
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
-        # (clean - c_skip · noisy) / c_out, multiplied out: nothing is divided by a sigma that may be 0.
-        spread = self._spread(level)
-        return (
-            self._sign
-            * (level.sigma / self.deviation * clean - level.alpha * self.deviation * noise)
-            / spread
-        )
+        # (clean - c_skip · noisy) / c_out, multiplied out: nothing is divided by sigma, which may
+        # be 0.
+        data, total = self.deviation, self._total_deviation(level)
+        return self._sign * (level.sigma / data * clean - level.alpha * data * noise) / total
 
     def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
-        spread = self._spread(level)
-        guess = level.alpha * (self.deviation / spread) ** 2 * noisy
-        return Estimate(guess + self._sign * level.sigma * self.deviation / spread * answer)
+        total = self._total_deviation(level)
+        linear_estimate = level.alpha * (self.deviation / total) ** 2 * noisy
+        c_out = self._sign * level.sigma * self.deviation / total
+        return Estimate(linear_estimate + c_out * answer)
 
     @property
     def _sign(self) -> float:
         return -1.0 if self.negated else 1.0
 
-    def _spread(self, level: NoiseLevel) -> Tensor:
+    def _total_deviation(self, level: NoiseLevel) -> Tensor:
         return (level.sigma**2 + (level.alpha * self.deviation) ** 2).sqrt()
 
 
 @dataclass(frozen=True)
-class NoiseAndVariance:
-    """The noise, and in as many channels again a learned variance (improved DDPM, arXiv 2102.09672, eq. 15; DiT).
+class NoiseAndVariance(Prediction):
+    """The noise, and a learned variance in as many channels again (DiT).
 
-    Those channels are -1 at the lower bound of the posterior and 1 at the upper; nothing keeps them within.
+    From improved DDPM (arXiv 2102.09672, eq. 15): the further channels are -1 at the lower bound of
+    the posterior's variance and 1 at the upper bound. They are not clamped.
     """
 
     needs_signal: ClassVar[bool] = True
     learns_variance: ClassVar[bool] = True
 
-    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
-        noise, place = answer.chunk(2, dim=1)
-        return Estimate((noisy - level.sigma * noise) / level.alpha, variance=(place + 1) / 2)
-
-    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
-        return noisy
-
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents:
         return noise
 
+    def to_estimate(self, answer: Tensor, noisy: Latents, level: NoiseLevel) -> Estimate:
+        noise, share = answer.chunk(2, dim=1)
+        return Estimate((noisy - level.sigma * noise) / level.alpha, variance=(share + 1) / 2)
+
 
 SPACES: Mapping[str, Prediction] = {"clean": Clean(), "noise": Noise(), "v": V(), "flow": Flow()}
-"""The spaces in which rules of the literature are stated, each by its prediction."""
+"""The spaces in which rules of the literature are stated, each with its prediction."""
 
 Space = Literal["clean", "noise", "v", "flow"]
 
 
 def noise_of(estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
-    """The noise behind ``noisy``: the estimate's own, or what is left when the clean latents are taken out."""
-    return (
-        (noisy - level.alpha * estimate.clean) / level.sigma
-        if estimate.noise is None
-        else estimate.noise
-    )
+    """The noise in ``noisy``: that of the estimate, or what the clean latents leave."""
+    if estimate.noise is not None:
+        return estimate.noise
+    return (noisy - level.alpha * estimate.clean) / level.sigma
 
 
 def to_space(space: Space, estimate: Estimate, noisy: Latents, level: NoiseLevel) -> Latents:
-    """What a network of that space would have answered, had it meant ``estimate``; ``from_space`` undoes it."""
+    """The answer in ``space`` that means ``estimate``; ``from_space`` undoes it."""
     return SPACES[space].target(estimate.clean, noise_of(estimate, noisy, level), level)
 
 
 def from_space(
-    space: Space, answer: Latents, noisy: Latents, level: NoiseLevel, blind: Latents
+    space: Space, answer: Latents, noisy: Latents, level: NoiseLevel, fallback: Latents
 ) -> Latents:
-    """The clean latents of an answer in that space; ``blind`` where it tells nothing of them (noise at alpha = 0)."""
-    clean = SPACES[space].to_estimate(answer, noisy, level).clean
-    return (
-        torch.where(level.alpha.to(clean) > 0, clean, blind)
-        if SPACES[space].needs_signal
-        else clean
-    )
+    """The clean latents that follow from an answer in ``space``.
+
+    They are ``fallback`` where none follow (noise at alpha = 0).
+    """
+    prediction = SPACES[space]
+    clean = prediction.to_estimate(answer, noisy, level).clean
+    if not prediction.needs_signal:
+        return clean
+    return torch.where(level.alpha.to(clean) > 0, clean, fallback)

@@ -1,4 +1,4 @@
-"""A schedule and a prediction: asking a network and grading it, side by side."""
+"""A noise schedule with a prediction: how latents are denoised, and the training loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from safelight.diffusion.variational import variational
 from safelight.errors import BadInput
 from safelight.types.diffusion import Estimate, NoiseLevel, Prediction, Schedule
 from safelight.types.networks import Condition, Network
@@ -18,9 +17,10 @@ from safelight.types.tensors import Latents
 
 @dataclass(frozen=True)
 class Process:
-    """How latents become noise, and what a network says of them.
+    """How latents become noise, and what a network predicts of them.
 
-    Raises BadInput if the schedule ends in pure noise, where the prediction could not be read.
+    Raises BadInput if the schedule ends in pure noise and no estimate follows from the prediction
+    there.
     """
 
     schedule: Schedule
@@ -30,17 +30,20 @@ class Process:
         end = self.schedule(torch.ones((), dtype=torch.float64))
         if self.prediction.needs_signal and end.alpha == 0:
             raise BadInput(
-                f"a schedule that ends in pure noise wants a prediction that can be read there, got {self.prediction} "
-                f"with {self.schedule}: predict v or flow, or choose a schedule that keeps some signal."
+                "a schedule that ends in pure noise needs a prediction from which the clean "
+                f"latents follow there, got {self.prediction} with {self.schedule}: predict v or "
+                "flow, or choose a schedule that keeps some signal."
             )
 
     def denoise(
         self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition
     ) -> Estimate:
-        """The clean latents that ``network`` sees in ``noisy`` (b c *space); the level has one value, or one each."""
-        return self.prediction.to_estimate(
-            self._answer(network, noisy, level, condition), noisy, level
-        )
+        """The clean latents that ``network`` estimates behind ``noisy`` (b c *space).
+
+        ``level`` has one value for all samples, or one for each.
+        """
+        answer = self._answer(network, noisy, level, condition)
+        return self.prediction.to_estimate(answer, noisy, level)
 
     def loss(
         self,
@@ -50,24 +53,26 @@ class Process:
         t: Float[Tensor, " b"],
         condition: Condition,
     ) -> Float[Tensor, " b"]:
-        """The mean square error of each sample at its ``t``, in the space of the network's own answers.
+        """The mean squared error of each sample at its ``t``, in the space of the prediction.
 
-        With a learned variance, 0.001 of the variational bound is added: the hybrid loss (arXiv 2102.09672, eq. 16).
-        Its step is a thousandth of t, as in the table it was made for, or half of t where that is less. (The paper's
-        likelihood of 8-bit pictures at the last step has no meaning for latents.)
+        With a learned variance, 0.001 of the variational bound is added: the hybrid loss (arXiv
+        2102.09672, eq. 16). Its step is a thousandth of t, as in the table it was made for, or half
+        of t where that is less. The paper's likelihood of 8-bit pictures at the last step is left
+        out: it has no meaning for latents.
         """
         level = self.schedule(t.reshape(-1, *[1] * (clean.ndim - 1)))
         noisy = level.alpha * clean + level.sigma * noise
-        answer, target = (
-            self._answer(network, noisy, level, condition),
-            self.prediction.target(clean, noise, level),
-        )
+        answer = self._answer(network, noisy, level, condition)
+        target = self.prediction.target(clean, noise, level)
         loss = reduce((answer[:, : target.shape[1]] - target).square(), "b ... -> b", "mean")
         estimate = self.prediction.to_estimate(answer, noisy, level)
         if estimate.variance is None:
             return loss
+        from safelight.diffusion.variational import variational_bound
+
         before = torch.maximum(t - 1 / 1000, t / 2).reshape(level.sigma.shape)
-        return loss + 0.001 * variational(estimate, clean, noisy, level, self.schedule(before))
+        bound = variational_bound(estimate, clean, noisy, level, self.schedule(before))
+        return loss + 0.001 * bound
 
     def _answer(
         self, network: Network, noisy: Latents, level: NoiseLevel, condition: Condition

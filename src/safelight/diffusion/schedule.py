@@ -1,7 +1,9 @@
-"""Noise schedules: t in [0, 1] → how much is clean, how much is noise, and the time that the network hears.
+"""Noise schedules: t in [0, 1] → how much is clean, how much is noise, and the time that the
+network hears.
 
-Everything is computed in float32, or in float64 when t is, elementwise and of the shape of t. The variance-preserving
-schedules have an infinite ``d_sigma`` at t = 0, where sigma grows like a square root.
+Everything is computed in float32, or in float64 when t is, elementwise and of the shape of t. The
+variance-preserving schedules have an infinite ``d_sigma`` at t = 0, where sigma grows like a square
+root.
 """
 
 from __future__ import annotations
@@ -43,11 +45,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class ScaledLinear:
-    """The table of latent diffusion and Stable Diffusion (arXiv 2112.10752): sqrt(beta) is linear over the steps.
+    """The table of latent diffusion and Stable Diffusion (arXiv 2112.10752): sqrt(beta) is linear
+    over the steps.
 
-    Entry k of the table lies at t = (k + 1) / steps; between entries log(alpha²) is linear in t, from 0 at t = 0. The
-    network hears k: t · steps - 1, never below 0. With ``zero_terminal`` the table is rescaled to end in pure noise
-    (arXiv 2305.08891, algorithm 1). Raises BadInput unless 0 < beta_start <= beta_end < 1 and steps >= 1.
+    Entry k of the table lies at t = (k + 1) / steps; between entries log(alpha²) is linear in t,
+    from 0 at t = 0. The network hears k: t · steps - 1, never below 0. With ``zero_terminal`` the
+    table is rescaled to end in pure noise (arXiv 2305.08891, algorithm 1). Raises BadInput unless 0
+    < beta_start <= beta_end < 1 and steps >= 1.
     """
 
     steps: int = 1000
@@ -107,8 +111,8 @@ class LinearBeta:
 class Table:
     """Any published table of alpha², falling: ``alphas_cumprod`` of DDPM and Stable Diffusion.
 
-    Read between entries, heard and rescaled as ``ScaledLinear``. Raises BadInput unless the entries fall strictly
-    within 0 and 1.
+    Read between entries, heard and rescaled as ``ScaledLinear``. Raises BadInput unless the entries
+    fall strictly within 0 and 1.
     """
 
     alphas_cumprod: tuple[float, ...] = (0.9, 0.6, 0.3, 0.1)
@@ -143,10 +147,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Improved DDPM (arXiv 2102.09672, eq. 17): alpha = cos(x) / cos(x(0)), x = (t + offset) / (1 + offset) · pi / 2.
+    """Improved DDPM (arXiv 2102.09672, eq. 17): alpha = cos(x) / cos(x(0)), x = (t + offset) / (1 +
+    offset) · pi / 2.
 
-    It ends in pure noise, alpha(1) = 0. The network hears t · ``time_scale``. Raises BadInput if that is not positive
-    or ``offset`` is negative.
+    It ends in pure noise, alpha(1) = 0. The network hears t · ``time_scale``. Raises BadInput if
+    that is not positive or ``offset`` is negative.
     """
 
     offset: float = 0.008
@@ -183,11 +188,12 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Sigmoid:
-    """A sigmoid between two ends (arXiv 2212.11972): alpha² = (s(end) - s(x)) / (s(end) - s(start)), with the logistic
-    function s of x / ``temperature`` and x = start + t · (end - start).
+    """A sigmoid between two ends (arXiv 2212.11972): alpha² = (s(end) - s(x)) / (s(end) -
+    s(start)), with the logistic function s of x / ``temperature`` and x = start + t · (end -
+    start).
 
-    It ends in pure noise. The network hears t · ``time_scale``. Raises BadInput unless start < end and temperature
-    and time_scale are positive.
+    It ends in pure noise. The network hears t · ``time_scale``. Raises BadInput unless start < end
+    and temperature and time_scale are positive.
     """
 
     start: float = -3.0
@@ -214,7 +220,8 @@ class Sigmoid:
     def __call__(self, t: Tensor) -> NoiseLevel:
         t = _fine(t)
         low, pace = self.start / self.temperature, (self.end - self.start) / self.temperature
-        # s(a) - s(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)): from the nearer end nothing cancels.
+        # s(a) - s(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)): from the nearer end nothing
+        # cancels.
         here = torch.cosh((low + pace * t) / 2)
         whole = math.sinh(pace / 2)
         alpha = (torch.sinh(pace * (1 - t) / 2) * math.cosh(low / 2) / (whole * here)).sqrt()
@@ -230,7 +237,8 @@ class Sigmoid:
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR."""
-        # sigma² / alpha² = sinh(u) cosh(b) / (sinh(w - u) cosh(a)) at u = pace · t / 2, solved for tanh(u).
+        # sigma² / alpha² = sinh(u) cosh(b) / (sinh(w - u) cosh(a)) at u = pace · t / 2, solved for
+        # tanh(u).
         ratio = torch.exp(-2 * _fine(half_logsnr))
         low, pace = self.start / self.temperature, (self.end - self.start) / self.temperature
         odds = ratio * (math.cosh(low / 2) / math.cosh((low + pace) / 2))
@@ -242,8 +250,8 @@ class Sigmoid:
 class EDM:
     """Variance exploding as EDM has it (arXiv 2206.00364): alpha = 1, sigma = sigma_max · t^rho.
 
-    Even steps of t are then even in sigma^(1 / rho), as in its eq. 5. The network hears log(sigma) / 4. Raises
-    BadInput unless sigma_max and rho are positive.
+    Even steps of t are then even in sigma^(1 / rho), as in its eq. 5. The network hears log(sigma)
+    / 4. Raises BadInput unless sigma_max and rho are positive.
     """
 
     sigma_max: float = 80.0
@@ -270,9 +278,11 @@ class EDM:
 
 
 class _Table:
-    """log(alpha²) at t = k / steps, falling from 0 by ``rise`` (steps,) in float64, and linear between.
+    """log(alpha²) at t = k / steps, falling from 0 by ``rise`` (steps,) in float64, and linear
+    between.
 
-    Zero-terminal, alpha is moved and scaled from the first entry on, which stays: there the last becomes 0.
+    Zero-terminal, alpha is moved and scaled from the first entry on, which stays: there the last
+    becomes 0.
     """
 
     def __init__(self, rise: Tensor, zero_terminal: bool) -> None:

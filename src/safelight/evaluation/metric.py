@@ -1,4 +1,4 @@
-"""What a metric of reconstruction is: it sees pairs of pictures, a batch at a time, and keeps sums only."""
+"""Metrics of reconstruction, which take pairs of pictures batch by batch and keep sums only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from safelight.types.tensors import Images
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pictures ``before`` (b, 3, h, w) and what came back, ``after``: 8-bit values as float32 in [-1, 1].
+    """Pictures ``before`` and ``after`` (b, 3, h, w): 8-bit values as float32 in [-1, 1].
 
-    ``indices`` (b, *space) are their codes and ``codes`` is how many there are, if the autoencoder has a codebook.
+    If the autoencoder has a codebook, ``indices`` (b, *space) are the pictures' codes, and
+    ``codes`` is the size of the codebook.
     """
 
     before: Images
@@ -24,35 +25,35 @@ class Pairs:
 
 
 class Metric(Protocol):
-    """``results``: (name, value) for each thing measured; none where there is nothing to measure."""
+    """``update`` includes pictures; ``compute`` gives (name, value) of all of them, if any."""
 
-    def see(self, pairs: Pairs) -> None: ...
+    def update(self, pairs: Pairs) -> None: ...
 
-    def results(self) -> Iterator[tuple[str, float]]: ...
+    def compute(self) -> Iterator[tuple[str, float]]: ...
 
 
 class Mean:
-    """A mean over pictures, and nothing kept but its sum."""
+    """A mean over pictures, of which only the sum is kept."""
 
     def __init__(self) -> None:
         self.count, self._sum = 0, 0.0
 
     def add(self, values: Tensor) -> None:
-        """Values of pictures (b,)."""
+        """Include the values of pictures (b,)."""
         self.count += len(values)
         self._sum += float(values.double().sum())
 
     @property
     def value(self) -> float:
-        """The mean of all that was added."""
+        """The mean of all values."""
         return self._sum / self.count
 
 
-def eight_bit(images: Images) -> Tensor:
-    """Images in [-1, 1] as float64 in [0, 255], whole numbers."""
+def to_8bit(images: Images) -> Tensor:
+    """Images in [-1, 1] as whole numbers in [0, 255], in float64."""
     return ((images.double().clamp(-1, 1) + 1) * 127.5).round()
 
 
-def rounded(images: Images) -> Images:
-    """Images as an 8-bit picture holds them, float32 in [-1, 1]."""
-    return (eight_bit(images) / 127.5 - 1).to(torch.float32)
+def rounded_to_8bit(images: Images) -> Images:
+    """Images rounded to 8 bits, as float32 in [-1, 1]."""
+    return (to_8bit(images) / 127.5 - 1).to(torch.float32)

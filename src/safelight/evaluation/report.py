@@ -1,4 +1,4 @@
-"""What was judged, how, and what came of it: as JSON, as Markdown with a sheet, as a table."""
+"""Reports of the evaluation of an autoencoder: JSON, Markdown with a sheet, and a table."""
 
 import json
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from safelight.data.dataset import Dataset
 from safelight.data.examples import Source, examine
 from safelight.data.framing import Framing
 from safelight.errors import BadInput
-from safelight.evaluation.metric import Metric, rounded
-from safelight.evaluation.reconstruction import Some, compared, judge, metrics
+from safelight.evaluation.metric import Metric, rounded_to_8bit
+from safelight.evaluation.reconstruction import Subset, comparison_sheet, measure, metrics
 from safelight.files import write_text, writing
 from safelight.governance.licences import combined
 from safelight.media.pictures import to_images, to_pictures
@@ -25,69 +25,72 @@ from safelight.runtime.sizes import reconstruct
 from safelight.runtime.tiled import Tiled
 from safelight.types.networks import Autoencoder
 
-Report = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """``facts`` are JSON values: the model, the data, how pictures were framed, and ``measured`` by name."""
+class Evaluation:
+    """``facts`` are JSON values: model, data, framing, and the metrics by name (``measured``)."""
 
     facts: dict[str, Any]
     sheet: Image.Image
 
 
 def reconstruction(
-    model: LatentDiffusion, source: Source, size: int, count: int, report: Report
-) -> Judged:
-    """Judge the model's autoencoder on up to ``count`` pictures, as centre squares of ``size`` pixels."""
-    autoencoder, some = _autoencoder(model), Some(source, count)
-    measures: list[Metric] = metrics()
-    found = examine(some, partial(report, "reading"))
-    dataset = Dataset(some, found, Framing(size), seed=0)
-    measured = judge(autoencoder, dataset, measures, partial(report, "judging"))
+    model: LatentDiffusion, source: Source, size: int, count: int, progress: ProgressCallback
+) -> Evaluation:
+    """Evaluate the autoencoder on centre squares of ``size`` pixels of ``count`` pictures."""
+    autoencoder, subset = _autoencoder(model), Subset(source, count)
+    chosen: list[Metric] = metrics()
+    examination = examine(subset, partial(progress, "reading"))
+    dataset = Dataset(subset, examination, Framing(size), seed=0)
+    measured = measure(autoencoder, dataset, chosen, partial(progress, "judging"))
     facts = {
         "model": _about(model),
         "data": {
-            **some.origin(),
+            **subset.origin(),
             "judged": len(dataset),
-            "broken": list(found.broken),
-            "digest": found.digest,
+            "broken": list(examination.broken),
+            "digest": examination.digest,
         },
         "framing": f"centre square, its side scaled to {size} pixels (Lanczos)",
         "measured": measured,
     }
-    return Judged(facts, compared(autoencoder, dataset))
+    return Evaluation(facts, comparison_sheet(autoencoder, dataset))
 
 
 def reconstruct_picture(
     model: LatentDiffusion, picture: Image.Image, tile: int = 0
 ) -> tuple[Image.Image, dict[str, Any]]:
-    """What comes back of a picture of any size, in tiles of ``tile`` pixels unless 0, and how it was made."""
+    """The reconstruction of a picture of any size, and the facts of how it was evaluation.
+
+    It is made in tiles of ``tile`` pixels, or of the whole picture at once if that is 0.
+    """
     autoencoder = _autoencoder(model)
     images = to_images([picture])
     through = Tiled(autoencoder, tile) if tile else autoencoder
-    device = next((one.device for one in module(autoencoder).parameters()), images.device)
-    again = rounded(reconstruct(through, images.to(device)).cpu())
+    device = next((p.device for p in module(autoencoder).parameters()), images.device)
+    restored = rounded_to_8bit(reconstruct(through, images.to(device)).cpu())
     facts = {"what": "reconstruction", "model": _about(model), "tile": tile}
-    return to_pictures(again)[0], facts
+    return to_pictures(restored)[0], facts
 
 
-def write(made: Judged, path: Path) -> None:
-    """``path`` as Markdown, with the facts as .json and the sheet as .png beside it."""
+def write(evaluation: Evaluation, path: Path) -> None:
+    """Write ``path`` as Markdown, the facts as .json and the sheet as .png next to it."""
     with writing(path.with_suffix(".png")) as aside:
-        made.sheet.save(aside, format="PNG")
+        evaluation.sheet.save(aside, format="PNG")
     write_text(
-        path.with_suffix(".json"), json.dumps(made.facts, indent=2, ensure_ascii=False) + "\n"
+        path.with_suffix(".json"), json.dumps(evaluation.facts, indent=2, ensure_ascii=False) + "\n"
     )
-    write_text(path.with_suffix(".md"), _page(made, path.with_suffix(".png").name))
+    write_text(path.with_suffix(".md"), _page(evaluation, path.with_suffix(".png").name))
 
 
-def table(made: Judged) -> Table:
-    """The measures for people."""
-    shown = Table("measure", "value", title=_title(made.facts), title_justify="left")
-    for name, value in made.facts["measured"].items():
-        shown.add_row(name, f"{value:.4g}")
-    return shown
+def table(evaluation: Evaluation) -> Table:
+    """The metrics as a table for the terminal."""
+    table = Table("metric", "value", title=_title(evaluation.facts), title_justify="left")
+    for name, value in evaluation.facts["measured"].items():
+        table.add_row(name, f"{value:.4g}")
+    return table
 
 
 def _autoencoder(model: LatentDiffusion) -> Autoencoder:
@@ -100,20 +103,21 @@ def _autoencoder(model: LatentDiffusion) -> Autoencoder:
 
 def _about(model: LatentDiffusion) -> dict[str, Any]:
     part = module(_autoencoder(model))
-    dtype = next((str(one.dtype).removeprefix("torch.") for one in part.parameters()), "float32")
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in part.parameters()), "float32")
     kind = kind_of(vars(part)["config"])
-    licence = combined([one for one in model.licences if one.part == "autoencoder"])
+    licence = combined([item for item in model.licences if item.part == "autoencoder"])
     card = {"name": model.card.name, "hash": model.card.hash, "licence": licence}
     return {**card, "autoencoder": kind, "precision": dtype}
 
 
 def _title(facts: dict[str, Any]) -> str:
     names = ", ".join(Path(path).name for path in facts["data"].get("paths", ()))
-    return f"{facts['model']['name']} ({facts['model']['autoencoder']}) on {facts['data']['judged']} of {names}"
+    model, count = facts["model"], facts["data"]["judged"]
+    return f"{model['name']} ({model['autoencoder']}) on {count} of {names}"
 
 
-def _page(made: Judged, sheet: str) -> str:
-    facts = made.facts
+def _page(evaluation: Evaluation, sheet: str) -> str:
+    facts = evaluation.facts
     lines = [
         f"# {_title(facts)}",
         "",
@@ -121,8 +125,8 @@ def _page(made: Judged, sheet: str) -> str:
         "",
     ]
     lines += [f"Licence of the autoencoder: {facts['model']['licence']}.", ""]
-    lines += ["| measure | value |", "| --- | --- |"]
+    lines += ["| metric | value |", "| --- | --- |"]
     lines += [f"| {name} | {value:.4g} |" for name, value in facts["measured"].items()]
-    lines += [line for one in facts["data"]["broken"] for line in ("", f"Left out: {one}")]
+    lines += [line for name in facts["data"]["broken"] for line in ("", f"Left out: {name}")]
     lines += ["", "Original | reconstruction | difference ×4 about grey:", "", f"![sheet]({sheet})"]
     return "\n".join(lines) + "\n"

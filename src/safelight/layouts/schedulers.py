@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safelight.diffusion import prediction, schedule
 from safelight.diffusion.process import Process
-from safelight.diffusion.spacing import Karras
+from safelight.diffusion.spacing.sigmas import Karras
 from safelight.errors import BadInput
 from safelight.layouts.config_values import COUNT, Number, Text, checked
 from safelight.scheduler_names import DIFFUSERS
@@ -214,7 +214,7 @@ def _spacing(config: Mapping[str, Any]) -> Any:
     """The times that the scheduler visits."""
     steps = config.get("num_train_timesteps", 1000)
     if config["_class_name"] in PICKING:
-        return {"kind": "picked", "among": config.get("original_inference_steps", 50)}
+        return {"kind": "lcm", "original_steps": config.get("original_inference_steps", 50)}
     if config.get("use_karras_sigmas"):
         return "karras"
     how = config.get(

@@ -6,46 +6,53 @@ from typing import Any
 
 from torch import Tensor
 
-from safelight.conditioners._encoder import Tower
+from safelight.conditioners._encoder import EncoderConfig
 from safelight.conditioners.text_encoders import Config
 from safelight.config import read
 from safelight.errors import BadInput, unknown
 from safelight.layouts.config_values import alone
-from safelight.nn.text_models import Network
+from safelight.nn.text_models import TextModelConfig
 from safelight.nn.text_models.clip import Config as Clip
 from safelight.nn.text_models.t5 import Config as T5
 
 _STATES = {"skip": 1, "norm": False}  # those before the last block, as they are
-_L, _G, _T5 = {"pad": "end"}, {"pad": "zero"}, {"words": "t5", "pad": "zero", "chunks": 1}
-_LM = {"pad": "own", "chunks": 1, "length": 512, "norm": False}
-_BERT = {"words": "bert", "pad": "zero", "chunks": 1}
+_L, _G, _T5 = (
+    {"padding": "end"},
+    {"padding": "zero"},
+    {"tokenizer": "t5", "padding": "zero", "max_chunks": 1},
+)
+_LM = {"padding": "own", "max_chunks": 1, "length": 512, "norm": False}
+_BERT = {"tokenizer": "bert", "padding": "zero", "max_chunks": 1}
 _SIZES = ["original_size", "crop"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
-    "sd1": {"towers": [_L]},
-    "sd2": {"towers": [{**_G, "skip": 1}]},
+    "sd1": {"encoders": [_L]},
+    "sd2": {"encoders": [{**_G, "skip": 1}]},
     "sdxl": {
-        "towers": [{**_L, **_STATES}, {**_G, **_STATES, "pooled": "projected"}],
-        "sizes": [*_SIZES, "target_size"],
-        "empty": "zeros",
+        "encoders": [{**_L, **_STATES}, {**_G, **_STATES, "pooled": "projected"}],
+        "size_conditions": [*_SIZES, "target_size"],
+        "null_prompt": "zeros",
     },
     "sdxl-refiner": {
-        "towers": [{**_G, **_STATES, "pooled": "projected"}],
-        "sizes": [*_SIZES, "aesthetic_score"],
+        "encoders": [{**_G, **_STATES, "pooled": "projected"}],
+        "size_conditions": [*_SIZES, "aesthetic_score"],
     },
     "sd3": {
-        "towers": [
+        "encoders": [
             {**_L, **_STATES, "pooled": "projected"},
             {**_G, **_STATES, "pooled": "projected"},
-            {**_T5, "length": 256, "row": 1},
+            {**_T5, "length": 256, "group": 1},
         ]
     },
-    "flux2": {"towers": [{**_LM, "words": "mistral"}]},
-    "flux2-klein": {"towers": [{**_LM, "words": "qwen"}]},
-    "ldm-text": {"towers": [_BERT]},
-    "ldm-layout": {"towers": [{**_BERT, "words": "ids", "pad": "own"}]},
+    "flux2": {"encoders": [{**_LM, "tokenizer": "mistral"}]},
+    "flux2-klein": {"encoders": [{**_LM, "tokenizer": "qwen"}]},
+    "ldm-text": {"encoders": [_BERT]},
+    "ldm-layout": {"encoders": [{**_BERT, "tokenizer": "ids", "padding": "own"}]},
     "flux": {
-        "towers": [{**_L, "row": None, "pooled": "plain", "chunks": 1}, {**_T5, "length": 512}]
+        "encoders": [
+            {**_L, "group": None, "pooled": "plain", "max_chunks": 1},
+            {**_T5, "length": 512},
+        ]
     },
 }
 
@@ -57,11 +64,11 @@ def kinds(family: str) -> list[str]:
     """
     if family not in FAMILIES:
         raise unknown("family of text towers:", family, FAMILIES)
-    words = [str(tower.get("words", "clip")) for tower in FAMILIES[family]["towers"]]
+    words = [str(tower.get("tokenizer", "clip")) for tower in FAMILIES[family]["encoders"]]
     return ["bert" if one == "ids" else one for one in words]
 
 
-def joined(family: str, networks: Sequence[Network | None], t5_width: int = 4096) -> Config:
+def joined(family: str, networks: Sequence[TextModelConfig | None], t5_width: int = 4096) -> Config:
     """The conditioner of a family whose towers have these shapes, in its order.
 
     None for a T5 that is not there: zeros of ``t5_width``, which the denoiser knows, stand in its place. BadInput for
@@ -73,28 +80,30 @@ def joined(family: str, networks: Sequence[Network | None], t5_width: int = 4096
             f"{family} reads with {len(wanted)} text towers, got {len(networks)}; add the others' files."
         )
     for number, (network, tower) in enumerate(
-        zip(networks, FAMILIES[family]["towers"], strict=True)
+        zip(networks, FAMILIES[family]["encoders"], strict=True)
     ):
         if network is None and wanted[number] != "t5":
             raise BadInput(
                 f"text tower {number + 1} of {family} is missing; add the file that holds it."
             )
         if network is None:
-            filled.append({**tower, "network": T5(width=t5_width), "absent": True})
+            filled.append({**tower, "network": T5(width=t5_width), "missing": True})
         else:
             skip = 0 if _cut(tower, network) else tower.get("skip", 0)
             length = {"length": network.length} if network.length else {}
             filled.append({**length, **tower, "network": network, "skip": skip})
-    return read(Config, {**FAMILIES[family], "towers": filled})
+    return read(Config, {**FAMILIES[family], "encoders": filled})
 
 
-def _cut(tower: Mapping[str, Any], network: Network) -> bool:
+def _cut(tower: Mapping[str, Any], network: TextModelConfig) -> bool:
     """Whether the last block, which is not used, was left out when the tower was written: with it went the projection
     (diffusers' folders of Stable Diffusion 2, Waifu Diffusion's files)."""
     return tower.get("norm", True) and not network.projection
 
 
-def cut(tower: Tower, state: Mapping[str, Tensor]) -> tuple[Network, Mapping[str, Tensor]]:
+def cut(
+    tower: EncoderConfig, state: Mapping[str, Tensor]
+) -> tuple[TextModelConfig, Mapping[str, Tensor]]:
     """A tower's network and weights without what is never used, for layouts that read the last state: SD 2's."""
     network = tower.network
     if not isinstance(network, Clip) or not tower.skip or not tower.norm or tower.pooled != "none":

@@ -2,40 +2,18 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
+from safelight.nn.configs import Codes
 from safelight.types.tensors import Latents
 
 _AT_ONCE = (
     2**22
 )  # distances held at once, so that memory stays at 16 MB whatever the number of latents
-
-
-@dataclass(frozen=True)
-class Codes:
-    """How many codes there are, where they lie and how they move.
-
-    ``normalise``: latents and codes lie on the unit sphere (arXiv 2110.04627, section 3.2). ``decay``: codes are
-    running means of the latents that chose them (arXiv 1711.00937, appendix A.1); 0: they learn by gradient.
-    ``restart``: a code that no latent chose for so many updates moves to where latents are; 0: never.
-    """
-
-    number: int = 8192
-    normalise: bool = False
-    decay: float = 0.0
-    restart: int = 0
-
-    def __post_init__(self) -> None:
-        if self.number < 1 or self.restart < 0 or not 0 <= self.decay < 1:
-            raise BadInput(
-                "codebook: wanted number ≥ 1, restart ≥ 0 and decay from 0 to below 1, "
-                f"got {self.number}, {self.restart} and {self.decay}."
-            )
 
 
 class Codebook(nn.Module):

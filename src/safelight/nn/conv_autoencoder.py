@@ -3,63 +3,15 @@ from Esser et al., arXiv 2012.09841): levels of residual blocks, each half the s
 middle and, where asked for, inside levels."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safelight.errors import BadInput
+from safelight.nn.configs import Pyramid
 from safelight.nn.kernels.convolution import Convolution3
 from safelight.nn.local_layers import Layer, far, layer
 from safelight.nn.norms import GroupNorm, Moments
 from safelight.types.tensors import Images, Latents
-
-
-@dataclass(frozen=True)
-class Pyramid:
-    """Both halves' shape. Each multiplier is a level; each level after the first halves the size."""
-
-    width: int
-    multipliers: tuple[int, ...]
-    blocks: int  # a level in the encoder; the decoder has one more
-    channels: int
-    groups: int
-    attention: tuple[
-        int, ...
-    ] = ()  # the levels, by factor (1, 2, 4, …), that attend after every block
-    middle: bool = True  # attention in the middle
-
-    @property
-    def factor(self) -> int:
-        """A latent's side in pixels."""
-        return int(2 ** (len(self.multipliers) - 1))
-
-    @property
-    def levels(self) -> tuple[tuple[int, bool], ...]:
-        """Width, and whether it attends, of each level from the pictures inwards."""
-        return tuple(
-            (self.width * m, 2**i in self.attention) for i, m in enumerate(self.multipliers)
-        )
-
-    def require(self, kind: str, *more: int) -> None:
-        """BadInput, in the name of ``kind``, for a shape that cannot be; ``more`` are numbers of its own."""
-        if (
-            not self.multipliers
-            or min(self.width, *self.multipliers, self.blocks, self.channels, self.groups) < 1
-        ):
-            raise BadInput(f"{kind}: every number wants to be at least 1, got {self}.")
-        if min(more, default=1) < 1:
-            raise BadInput(f"{kind}: every number wants to be at least 1, got {more}.")
-        if any(self.width * m % self.groups for m in self.multipliers):
-            raise BadInput(
-                f"{kind}: every level's width wants to be a multiple of groups = {self.groups}, got width {self.width} "
-                f"times {self.multipliers}; change width or groups."
-            )
-        factors = [2**i for i in range(len(self.multipliers))]
-        if not set(self.attention) <= set(factors):
-            raise BadInput(
-                f"{kind}: attention wants levels by their factor, of {factors}, got {self.attention}."
-            )
 
 
 class Encoder(nn.Module):

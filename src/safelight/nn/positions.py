@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput
+from safelight.nn.sizes import split
 from safelight.types.shapes import Shape
 
 
@@ -75,15 +76,6 @@ def pair_rotation(positions: Tensor, widths: Sequence[int], base: float = 10_000
     ]
     angle = torch.cat(angles, dim=-1)  # (n, d/2)
     return PairRotation(angle.cos().float().to(device), angle.sin().float().to(device))
-
-
-def split(pairs: int, axes: int) -> tuple[int, ...]:
-    """``pairs`` shared out among ``axes`` as evenly as they go, the first axes taking what is left over."""
-    if pairs < axes:
-        raise BadInput(
-            f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; use fewer heads."
-        )
-    return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))
 
 
 def grid_positions(grid: Sequence[int], device: torch.device | None = None) -> Tensor:

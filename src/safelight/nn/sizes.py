@@ -18,3 +18,12 @@ def reduced(
             f"the nearest is {near[0]}×{near[1]}."
         )
     return (*batch, latent_channels, height // factor, width // factor)
+
+
+def split(pairs: int, axes: int) -> tuple[int, ...]:
+    """``pairs`` shared out among ``axes`` as evenly as they go, the first axes taking what is left over."""
+    if pairs < axes:
+        raise BadInput(
+            f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; use fewer heads."
+        )
+    return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))

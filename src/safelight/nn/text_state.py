@@ -1,4 +1,4 @@
-"""What a module knows besides weights (a tokenizer, names), as a tensor: a state dict of safetensors holds no other."""
+"""What a module holds besides weights (a tokenizer, names), as a tensor for its state dict."""
 
 import numpy as np
 import torch
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def pack(text: str) -> Tensor:
-    """``text`` as the bytes of its UTF-8, uint8 (n,)."""
+    """The UTF-8 bytes of ``text``, uint8 (n,)."""
     return torch.from_numpy(np.frombuffer(bytearray(text.encode()), dtype=np.uint8))
 
 
 def unpack(packed: Tensor) -> str:
-    """The text that ``pack`` was given."""
+    """The text that ``pack`` was called with."""
     return packed.cpu().numpy().tobytes().decode()

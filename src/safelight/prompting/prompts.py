@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from safelight.errors import unknown
 from safelight.prompting.syntax import (
+    EMPHASES,
     WeightedText,
     is_scheduled,
     parse_weights,
     split_composition,
     text_at,
 )
-from safelight.settings import EMPHASES
 from safelight.types.networks import Prompt
 
 MAX_LENGTH = 100_000  # characters of a text in which brackets are parsed

@@ -14,6 +14,9 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
+EMPHASES = ("none", "mean", "empty")
+"""What brackets in a prompt may do: nothing, or weights as web UIs apply them, in two ways."""
+
 WeightedText = tuple[str, float]
 """A text and its weight."""
 

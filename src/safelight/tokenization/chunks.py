@@ -1,123 +1,157 @@
-"""A weighted text as pages of so many ids, as one tower reads it at once."""
+"""Weighted texts as chunks: sequences of token ids of the fixed length that a text encoder reads."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from safelight.prompting.syntax import WeightedText
 
+Section = Sequence[WeightedText]
+"""Weighted texts that begin a chunk of their own."""
+
 
 @dataclass(frozen=True)
-class Page:
-    """The ids of one pass, markers and padding included, and the weight of each."""
+class Chunk:
+    """The token ids of one pass through a text encoder, with the weight of each.
+
+    Special tokens and padding are included, with weight 1.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What a page is made of: its ``length``, the ids ``ahead`` of the text and ``behind`` it (there may be none), and
-    what pads, behind all of that or to the ``left`` of it."""
+class ChunkFormat:
+    """What a chunk is made of: its length, and the ids before and after the text.
+
+    ``pad_id`` fills the rest, behind the suffix, or before everything if ``pad_left``.
+    """
 
     length: int
-    ahead: tuple[int, ...]
-    behind: tuple[int, ...]
-    pad: int
-    left: bool = False
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad_id: int
+    pad_left: bool = False
 
     @property
-    def room(self) -> int:
-        """How many ids of a text fit."""
-        return self.length - len(self.ahead) - len(self.behind)
+    def capacity(self) -> int:
+        """How many token ids of a text fit into one chunk."""
+        return self.length - len(self.prefix) - len(self.suffix)
 
-    def page(self, body: Sequence[tuple[int, float]]) -> Page:
-        """The page of at most ``room`` ids."""
-        ahead, behind = ([(one, 1.0) for one in around] for around in (self.ahead, self.behind))
-        padding = [(self.pad, 1.0)] * (self.room - len(body))
-        whole = [*ahead, *body, *behind]
-        ids, weights = zip(*(padding + whole if self.left else whole + padding), strict=True)
-        return Page(ids, weights)
+    def chunk(self, body: Sequence[tuple[int, float]]) -> Chunk:
+        """The chunk of at most ``capacity`` ids, each with its weight."""
+        prefix, suffix = (
+            [(token, 1.0) for token in special] for special in (self.prefix, self.suffix)
+        )
+        padding = [(self.pad_id, 1.0)] * (self.capacity - len(body))
+        content = [*prefix, *body, *suffix]
+        items = padding + content if self.pad_left else content + padding
+        ids, weights = zip(*items, strict=True)
+        return Chunk(ids, weights)
 
 
-Parts = Sequence[tuple[str, float, Sequence[int] | None, bool]]
-"""Texts with their weights, the ids of those that are learned words, and whether each begins a page."""
+class _Part(NamedTuple):
+    """A text with its weight; the ids of an embedding, if it is the name of one."""
+
+    text: str
+    weight: float
+    embedding: Sequence[int] | None
+    begins_chunk: bool
 
 
-def pages(
-    chunks: Sequence[Sequence[WeightedText]],
-    frame: Frame,
-    most: int,
-    pieces: Callable[[str], list[int]],
-    learned: Mapping[str, Sequence[int]],
-) -> list[Page]:
-    """At most ``most`` pages; each of ``chunks`` begins a new one. What does not fit is left out: ``unread``.
+class _Placed(NamedTuple):
+    """Token ids that must not be separated, and the number of the chunk that they belong to.
 
-    ``learned``: words, in lower case, with ids of their own, which stay together on a page.
+    ``part`` and ``token`` say where they come from: which part, and which token of it.
     """
-    done: list[list[tuple[int, float]]] = []
-    for page, ids, weight, _ in _placed(_parts(chunks, learned), frame, pieces):
-        if page >= most:
+
+    chunk: int
+    ids: Sequence[int]
+    weight: float
+    part: int
+    token: int
+
+
+def split_chunks(
+    sections: Sequence[Section],
+    chunk_format: ChunkFormat,
+    max_chunks: int,
+    token_ids: Callable[[str], list[int]],
+    embeddings: Mapping[str, Sequence[int]],
+) -> list[Chunk]:
+    """At most ``max_chunks`` chunks; every section begins a new one. The rest is ``truncated_text``.
+
+    ``embeddings``: names, in lower case, with ids of their own, which stay together in a chunk.
+    """
+    bodies: list[list[tuple[int, float]]] = []
+    for placed in _place(_parts(sections, embeddings), chunk_format, token_ids):
+        if placed.chunk >= max_chunks:
             break
-        if page == len(done):
-            done.append([])
-        done[page] += [(one, weight) for one in ids]
-    return [frame.page(body) for body in done]
+        if placed.chunk == len(bodies):
+            bodies.append([])
+        bodies[placed.chunk] += [(token, placed.weight) for token in placed.ids]
+    return [chunk_format.chunk(body) for body in bodies]
 
 
-def unread(
-    chunks: Sequence[Sequence[WeightedText]],
-    frame: Frame,
-    most: int,
-    pieces: Callable[[str], list[int]],
-    learned: Mapping[str, Sequence[int]],
-    behind: Callable[[str, int], str],
+def truncated_text(
+    sections: Sequence[Section],
+    chunk_format: ChunkFormat,
+    max_chunks: int,
+    token_ids: Callable[[str], list[int]],
+    embeddings: Mapping[str, Sequence[int]],
+    text_after: Callable[[str, int], str],
 ) -> str:
-    """What of a text does not fit on ``most`` pages; ``behind`` gives what follows so many pieces of a text."""
-    parts = _parts(chunks, learned)
-    for page, _, _, (number, place) in _placed(parts, frame, pieces):
-        if page >= most:
-            text, _, ids, _ = parts[number]
-            return (text if ids else behind(text, place)) + "".join(
-                one[0] for one in parts[number + 1 :]
-            )
+    """The end of the text that does not fit into ``max_chunks`` chunks.
+
+    ``text_after(text, n)`` returns what follows the first ``n`` tokens of a text.
+    """
+    parts = _parts(sections, embeddings)
+    for placed in _place(parts, chunk_format, token_ids):
+        if placed.chunk >= max_chunks:
+            part = parts[placed.part]
+            rest = part.text if part.embedding else text_after(part.text, placed.token)
+            return rest + "".join(later.text for later in parts[placed.part + 1 :])
     return ""
 
 
-def _placed(
-    parts: Parts, frame: Frame, pieces: Callable[[str], list[int]]
-) -> Iterator[tuple[int, Sequence[int], float, tuple[int, int]]]:
-    """What may not be parted: its page, its ids, its weight, and which text's which unit it is."""
-    page, held = -1, 0
-    for number, (text, weight, known, begins) in enumerate(parts):
-        if begins:
-            page, held = page + 1, 0
-            yield page, (), weight, (number, 0)
-        for place, unit in enumerate(
-            [[one] for one in pieces(text)] if known is None else [known[: frame.room]]
-        ):
-            if held + len(unit) > frame.room:
-                page, held = page + 1, 0
-            held += len(unit)
-            yield page, unit, weight, (number, place)
+def _place(
+    parts: Sequence[_Part], chunk_format: ChunkFormat, token_ids: Callable[[str], list[int]]
+) -> Iterator[_Placed]:
+    """All tokens and embeddings in order, each with its chunk; at first the start of each section."""
+    chunk, filled = -1, 0
+    for number, part in enumerate(parts):
+        if part.begins_chunk:
+            chunk, filled = chunk + 1, 0
+            yield _Placed(chunk, (), part.weight, number, 0)
+        units: list[Sequence[int]]
+        if part.embedding is None:
+            units = [[token] for token in token_ids(part.text)]
+        else:
+            units = [part.embedding[: chunk_format.capacity]]
+        for index, unit in enumerate(units):
+            if filled + len(unit) > chunk_format.capacity:
+                chunk, filled = chunk + 1, 0
+            filled += len(unit)
+            yield _Placed(chunk, unit, part.weight, number, index)
 
 
-def _parts(chunks: Sequence[Sequence[WeightedText]], learned: Mapping[str, Sequence[int]]) -> Parts:
-    """The texts with learned words apart, each known by its ids."""
-    names = sorted(map(re.escape, learned), key=len, reverse=True)
+def _parts(sections: Sequence[Section], embeddings: Mapping[str, Sequence[int]]) -> Sequence[_Part]:
+    """The texts, split where names of embeddings occur as whole words."""
+    names = sorted(map(re.escape, embeddings), key=len, reverse=True)
     pattern = re.compile(
         rf"((?<!\w)(?:{'|'.join(names)})(?!\w))" if names else r"((?!))", re.IGNORECASE
     )
     return [
-        (part, weight, learned.get(part.lower()), first == second == 0)
-        for chunk in chunks
-        for first, (text, weight) in enumerate(chunk)
+        _Part(part, weight, embeddings.get(part.lower()), first == second == 0)
+        for section in sections
+        for first, (text, weight) in enumerate(section)
         for second, part in enumerate(pattern.split(text))
     ]
 
 
-def shown(text: str, most: int = 200) -> str:
-    """A text in marks, of a long one the beginning."""
-    return repr(" ".join(text[:most].split())) + (
-        f" … ({len(text)} letters)" if len(text) > most else ""
-    )
+def quote(text: str, max_length: int = 200) -> str:
+    """A text in quotation marks; of a long one the beginning and its length."""
+    begin = repr(" ".join(text[:max_length].split()))
+    return begin + (f" … ({len(text)} characters)" if len(text) > max_length else "")

@@ -1,5 +1,4 @@
-"""Tokenizers of pieces that others learned: CLIP's and T5's, which lie beside this file, and those of a folder, BERT's
-among them."""
+"""Tokenizers that others trained: CLIP's and T5's, which ship, and those in files of a folder."""
 
 import json
 import lzma
@@ -14,140 +13,148 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from safelight.errors import BadInput
 
 Kind = Literal["clip", "t5", "bert", "ids", "mistral", "qwen"]
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-BERT = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
-_PIECES = (
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+BERT_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+_CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
 
 
 @lru_cache
 def shipped(kind: Kind) -> Tokenizer:
-    """CLIP's 49,408 pieces, or T5's 32,000; of others none ships."""
+    """CLIP's tokenizer of 49,408 tokens, or T5's of 32,000; no other kind ships."""
     if kind == "clip":
-        lines = _shipped("clip-merges.txt.xz").decode().splitlines()
+        lines = _vocabulary_file("clip-merges.txt.xz").decode().splitlines()
         return clip([line.split() for line in lines])
-    return sentencepiece(_shipped("t5-spiece.model.xz"))
+    return sentencepiece(_vocabulary_file("t5-spiece.model.xz"))
 
 
-def read(given: Mapping[str, bytes], where: str) -> Tokenizer:
-    """The tokenizer of a folder's files, by their names: ``tokenizer.json``, else ``vocab.json`` and ``merges.txt``,
-    else ``spiece.model``, else ``vocab.txt``. BadInput if none of them is there or it cannot be read."""
+def from_files(contents: Mapping[str, bytes], where: str) -> Tokenizer:
+    """The tokenizer of a folder, from its files by name.
+
+    Read are ``tokenizer.json``, else ``vocab.json`` and ``merges.txt``, else ``spiece.model``, else
+    ``vocab.txt``. BadInput if there is none of them or it cannot be read.
+    """
     try:
-        if "tokenizer.json" in given:
-            tokenizer = Tokenizer.from_str(given["tokenizer.json"].decode())
+        if "tokenizer.json" in contents:
+            tokenizer = Tokenizer.from_str(contents["tokenizer.json"].decode())
             tokenizer.no_padding()
             tokenizer.no_truncation()
             return tokenizer
-        if "vocab.json" in given and "merges.txt" in given:
-            lines = [line.split() for line in given["merges.txt"].decode().splitlines()]
-            return clip(
-                [line for line in lines if len(line) == 2 and line[0] != "#version:"],
-                given["vocab.json"],
-            )
-        if "spiece.model" in given:
-            return sentencepiece(given["spiece.model"])
-        if "vocab.txt" in given:
-            return wordpiece(given["vocab.txt"].decode().splitlines())
+        if "vocab.json" in contents and "merges.txt" in contents:
+            lines = [line.split() for line in contents["merges.txt"].decode().splitlines()]
+            merges = [line for line in lines if len(line) == 2 and line[0] != "#version:"]
+            return clip(merges, contents["vocab.json"])
+        if "spiece.model" in contents:
+            return sentencepiece(contents["spiece.model"])
+        if "vocab.txt" in contents:
+            return wordpiece(contents["vocab.txt"].decode().splitlines())
     except Exception as error:  # the library raises Exception itself
-        said = " ".join(str(error).split())[:200]  # some of its errors are whole lists
-        raise BadInput(f"the tokenizer of {where} cannot be read: {said}.") from None
+        reason = " ".join(str(error).split())[:200]  # some of its messages hold whole lists
+        raise BadInput(f"the tokenizer of {where} cannot be read: {reason}.") from None
     known = "tokenizer.json, vocab.json and merges.txt, spiece.model or vocab.txt"
     raise BadInput(f"{where}: wanted {known}, found none of them.")
 
 
 def clip(merges: Sequence[Sequence[str]], vocabulary: bytes | None = None) -> Tokenizer:
-    """Byte-pair encoding within words; ids go by bytes, bytes that end a word, merges, markers, if nothing else is
-    said. Source: openai/CLIP, simple_tokenizer.py."""
+    """CLIP's byte-pair encoding within words.
+
+    Without a vocabulary (JSON), ids are numbered as in the original: bytes, bytes that end a word,
+    merges, special tokens. Source: openai/CLIP, simple_tokenizer.py.
+    """
     if vocabulary is None:
-        letters = _alphabet()
-        pieces = [
-            *letters,
-            *(f"{one}</w>" for one in letters),
+        alphabet = _byte_alphabet()
+        tokens = [
+            *alphabet,
+            *(f"{char}</w>" for char in alphabet),
             *("".join(pair) for pair in merges),
-            BEGIN,
-            END,
+            BOS,
+            EOS,
         ]
-        ids = {piece: n for n, piece in enumerate(pieces)}
+        ids = {token: number for number, token in enumerate(tokens)}
     else:
         ids = json.loads(vocabulary)
     pairs = [(pair[0], pair[1]) for pair in merges]
-    tokenizer = Tokenizer(models.BPE(ids, pairs, end_of_word_suffix="</w>", unk_token=END))
-    split = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
+    tokenizer = Tokenizer(models.BPE(ids, pairs, end_of_word_suffix="</w>", unk_token=EOS))
+    split = pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([BEGIN, END])
+    tokenizer.add_special_tokens([BOS, EOS])
     return tokenizer
 
 
-def wordpiece(words: Sequence[str]) -> Tokenizer:
-    """BERT's words and parts of words, one a line, in lower case and without accents (arXiv 1810.04805)."""
-    ids = {word.strip(): n for n, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=BERT[0], max_input_chars_per_word=100))
+def wordpiece(vocabulary: Sequence[str]) -> Tokenizer:
+    """BERT's tokenizer, from its lines, in lower case and without accents (arXiv 1810.04805)."""
+    ids = {token.strip(): number for number, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(
+        models.WordPiece(ids, unk_token=BERT_SPECIAL[0], max_input_chars_per_word=100)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens([one for one in BERT if one in ids])
+    tokenizer.add_special_tokens([token for token in BERT_SPECIAL if token in ids])
     return tokenizer
 
 
 def sentencepiece(model: bytes) -> Tokenizer:
-    """The unigram model of a SentencePiece file; its pieces by their scores, its own table of letters made alike."""
-    pieces, letters = [], b""
-    for number, value in _message(model):
+    """The unigram model of a SentencePiece file, with its own normalisation of characters."""
+    pieces, normalisation = [], b""
+    for number, value in _fields(model):
         if number == 1 and isinstance(value, bytes):
-            piece = dict(_message(value))
+            piece = dict(_fields(value))
             text, score = piece[1], piece.get(2, b"\0\0\0\0")
             assert isinstance(text, bytes)
             assert isinstance(score, bytes)
             pieces.append((text.decode(), struct.unpack("<f", score)[0]))
         if number == 3 and isinstance(value, bytes):
-            table = dict(_message(value)).get(2, b"")
-            letters = table if isinstance(table, bytes) else b""
+            table = dict(_fields(value)).get(2, b"")
+            normalisation = table if isinstance(table, bytes) else b""
     if not pieces:
-        raise ValueError("it holds no pieces")
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=[one for one, _ in pieces].index("<unk>")))
-    blanks = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")]
-    first = [normalizers.Precompiled(letters)] if letters else []
-    tokenizer.normalizer = normalizers.Sequence([*first, *blanks])
+        raise ValueError("it holds no tokens")
+    unknown = [text for text, _ in pieces].index("<unk>")
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unknown))
+    spaces = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")]
+    first = [normalizers.Precompiled(normalisation)] if normalisation else []
+    tokenizer.normalizer = normalizers.Sequence([*first, *spaces])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     return tokenizer
 
 
-def _alphabet() -> list[str]:
-    """A printable letter for each byte: printable ones first, each for itself."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [*map(chr, own), *(chr(256 + n) for n in range(256 - len(own)))]
+def _byte_alphabet() -> list[str]:
+    """A printable character for each byte; printable bytes come first and stand for themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = 256 - len(printable)
+    return [*map(chr, printable), *(chr(256 + number) for number in range(others))]
 
 
-def _shipped(name: str) -> bytes:
+def _vocabulary_file(name: str) -> bytes:
     return lzma.decompress((files("safelight.tokenization") / "vocabularies" / name).read_bytes())
 
 
-def _message(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The numbered fields of a protocol buffer: whole numbers, and bytes of all else."""
-    place = 0
-    while place < len(data):
-        key, place = _number(data, place)
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The numbered fields of a protocol buffer: varints as integers, all others as bytes."""
+    offset = 0
+    while offset < len(data):
+        key, offset = _varint(data, offset)
         if key & 7 == 0:
-            number, place = _number(data, place)
+            number, offset = _varint(data, offset)
             yield key >> 3, number
             continue
-        size, place = _number(data, place) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], place)
-        if place + size > len(data):
+        size, offset = _varint(data, offset) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], offset)
+        if offset + size > len(data):
             raise ValueError("it ends too soon")
-        yield key >> 3, data[place : place + size]
-        place += size
+        yield key >> 3, data[offset : offset + size]
+        offset += size
 
 
-def _number(data: bytes, place: int) -> tuple[int, int]:
-    """The number that begins at a place, seven bits a byte, and where it ends."""
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
+    """The integer at an offset, seven bits a byte, and the offset behind it."""
     value = shift = 0
     while True:
-        byte = data[place]
-        place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
+        byte = data[offset]
+        offset, value, shift = offset + 1, value | (byte & 127) << shift, shift + 7
         if byte < 128:
-            return value, place
+            return value, offset

@@ -1,4 +1,4 @@
-"""The words of one tower: which tokenizer it reads with; another than the one that ships travels in the state dict."""
+"""The tokenizer of one text encoder: the one that ships, or one that travels in the state dict."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,164 +9,166 @@ from torch import Tensor, nn
 from safelight.errors import BadInput
 from safelight.nn.text_state import pack, unpack
 from safelight.tokenization.cleaning import clean
-from safelight.tokenization.tokenizers import BEGIN, BERT, END, Kind, read, shipped
+from safelight.tokenization.tokenizers import BERT_SPECIAL, BOS, EOS, Kind, from_files, shipped
 
-SMALLEST = {"clip": 49_408, "t5": 32_000}
-LACKING = {  # why there are no words, of kinds of which none ship
-    "bert": "this text tower reads BERT's words, and its file has no list of them: put vocab.txt, that of "
-    "bert-base-uncased, or its tokenizer.json beside the file and load it again.",
-    "ids": "this tower has no words; it reads the numbers of pieces.",
+SHIPPED_SIZE = {"clip": 49_408, "t5": 32_000}
+"""How many tokens the vocabularies that ship have."""
+MISSING = {  # what to do, for kinds of which none ships
+    "bert": "this text encoder uses BERT's vocabulary, which its file does not hold: put the "
+    "vocab.txt of bert-base-uncased, or its tokenizer.json, beside the file and load it again.",
+    "ids": "this text encoder has no vocabulary; its prompts are token ids.",
 }
 
 
-class Asked(NamedTuple):
-    """How a language model is asked: what stands around a text, and what fills the page up, to its left or right."""
+class ChatTemplate(NamedTuple):
+    """What surrounds a prompt of a language model, and the token that fills up its chunk."""
 
-    ahead: str
-    behind: str
-    pad: str
-    left: bool
+    prefix: str
+    suffix: str
+    pad_token: str
+    pad_left: bool
 
 
-ASKED = {  # FLUX.2 dev and klein, as their pipelines in diffusers ask
-    "mistral": Asked(
-        "<s>[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing "
-        "on object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]",
+CHAT_TEMPLATES = {  # FLUX.2 dev and klein, as in their pipelines in diffusers
+    "mistral": ChatTemplate(
+        "<s>[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give "
+        "structured responses focusing on object relationships, object\nattribution and actions "
+        "without speculation.[/SYSTEM_PROMPT][INST]",
         "[/INST]",
         "<pad>",
-        left=True,
+        pad_left=True,
     ),
-    "qwen": Asked(
+    "qwen": ChatTemplate(
         "<|im_start|>user\n",
         "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
         "<|endoftext|>",
-        left=False,
+        pad_left=False,
     ),
 }
 
 
-class Words(nn.Module):
-    """Texts → ids of their pieces, below ``vocabulary``. What ships is read when it is first needed; of the kind
-    ``ids`` the text is the ids themselves, written out."""
+class TextTokenizer(nn.Module):
+    """Texts → token ids below ``vocabulary``.
+
+    A tokenizer that ships is read when it is first needed. Of the kind ``ids`` a text is the token
+    ids themselves, as decimal numbers.
+    """
 
     def __init__(self, kind: Kind, vocabulary: int) -> None:
         super().__init__()
         self.kind, self.vocabulary = kind, vocabulary
-        self.given: Tokenizer | None = None
+        self.custom: Tokenizer | None = None
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The one that was given, else the one that ships; BadInput if that one is too large for the tower."""
-        if self.given is not None:
-            return self.given
-        if self.vocabulary < SMALLEST.get(self.kind, self.vocabulary + 1):
-            if self.kind in LACKING:
-                raise BadInput(LACKING[self.kind])
+    def backend(self) -> Tokenizer:
+        """The tokenizer that was loaded, else the one that ships; BadInput if neither fits."""
+        if self.custom is not None:
+            return self.custom
+        if self.vocabulary < SHIPPED_SIZE.get(self.kind, self.vocabulary + 1):
+            if self.kind in MISSING:
+                raise BadInput(MISSING[self.kind])
             raise BadInput(
-                f"a text tower of {self.vocabulary} pieces needs its own tokenizer; give its files, "
-                "or load its weights from a folder that holds them."
+                f"a text encoder of {self.vocabulary} tokens needs its own tokenizer; add its "
+                "files, or load its weights from a folder that holds them."
             )
         return shipped(self.kind)
 
-    def give(self, files: Mapping[str, bytes], where: str) -> None:
-        """Take the tokenizer of a folder's files; BadInput if it has more pieces than the tower."""
-        tokenizer = read(files, where)
-        if tokenizer.get_vocab_size() > self.vocabulary:
+    def load_files(self, contents: Mapping[str, bytes], where: str) -> None:
+        """Use the tokenizer in these files; BadInput if it has more tokens than the encoder."""
+        tokenizer = from_files(contents, where)
+        size = tokenizer.get_vocab_size()
+        if size > self.vocabulary:
             raise BadInput(
-                f"the tokenizer of {where} has {tokenizer.get_vocab_size()} pieces, its tower {self.vocabulary}: "
-                "they do not belong together."
+                f"the tokenizer of {where} has {size} tokens, its text encoder "
+                f"{self.vocabulary}: they do not belong together."
             )
-        known = self.vocabulary >= SMALLEST.get(self.kind, self.vocabulary + 1)
-        same = known and tokenizer.to_str() == shipped(self.kind).to_str()
-        self.given = None if same else tokenizer
+        ships = self.vocabulary >= SHIPPED_SIZE.get(self.kind, self.vocabulary + 1)
+        same = ships and tokenizer.to_str() == shipped(self.kind).to_str()
+        self.custom = None if same else tokenizer
 
     @property
-    def end(self) -> int:
-        """The id that a text ends with. A tower without a tokenizer has it last, as CLIP's has."""
+    def eos_id(self) -> int:
+        """The id that ends a text; without a tokenizer the last one, as in CLIP."""
         if self.kind in ("t5", "ids"):
             return 1 if self.kind == "t5" else self.vocabulary - 1
-        return self._marker(BERT[2] if self.kind == "bert" else END, self.vocabulary - 1)
+        return self._special_id(
+            BERT_SPECIAL[2] if self.kind == "bert" else EOS, self.vocabulary - 1
+        )
 
     @property
-    def ahead(self) -> tuple[int, ...]:
-        """The ids that stand before every text."""
-        if self.kind in ASKED:
-            return tuple(
-                self.tokenizer.encode(ASKED[self.kind].ahead, add_special_tokens=False).ids
-            )
+    def prefix(self) -> tuple[int, ...]:
+        """The ids before every text."""
+        if self.kind in CHAT_TEMPLATES:
+            return self._encode(CHAT_TEMPLATES[self.kind].prefix)
         if self.kind in ("t5", "ids"):
             return ()
-        return (self._marker(BERT[1] if self.kind == "bert" else BEGIN, self.vocabulary - 2),)
+        begin = BERT_SPECIAL[1] if self.kind == "bert" else BOS
+        return (self._special_id(begin, self.vocabulary - 2),)
 
     @property
-    def behind(self) -> tuple[int, ...]:
-        """The ids that stand behind every text."""
-        if self.kind in ASKED:
-            return tuple(
-                self.tokenizer.encode(ASKED[self.kind].behind, add_special_tokens=False).ids
-            )
-        return () if self.kind == "ids" else (self.end,)
+    def suffix(self) -> tuple[int, ...]:
+        """The ids after every text."""
+        if self.kind in CHAT_TEMPLATES:
+            return self._encode(CHAT_TEMPLATES[self.kind].suffix)
+        return () if self.kind == "ids" else (self.eos_id,)
 
     @property
-    def pad(self) -> int:
-        """The id that fills a page and is no text."""
-        if self.kind in ASKED:
-            return self._marker(ASKED[self.kind].pad, 0)
+    def pad_id(self) -> int:
+        """The id of padding."""
+        if self.kind in CHAT_TEMPLATES:
+            return self._special_id(CHAT_TEMPLATES[self.kind].pad_token, 0)
         return self.vocabulary - 1 if self.kind == "ids" else 0
 
     @property
-    def left(self) -> bool:
-        """Whether what fills a page stands before the text."""
-        return self.kind in ASKED and ASKED[self.kind].left
+    def pad_left(self) -> bool:
+        """Whether padding stands before the text."""
+        return self.kind in CHAT_TEMPLATES and CHAT_TEMPLATES[self.kind].pad_left
 
-    def pieces(self, text: str) -> list[int]:
-        """The ids of a text, without those of begin and end."""
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text, without prefix and suffix."""
         if self.kind == "ids":
-            return self._numbers(text)
-        ids: list[int] = self.tokenizer.encode(self._mended(text), add_special_tokens=False).ids
-        return ids
+            return self._parse_ids(text)
+        return list(self._encode(self._prepare(text)))
 
-    def rest(self, text: str, pieces: int) -> str:
-        """What of a text follows its first so many pieces."""
+    def text_after(self, text: str, count: int) -> str:
+        """What of a text follows its first ``count`` tokens."""
         if self.kind == "ids":
-            return " ".join(map(str, self._numbers(text)[pieces:]))
-        mended = self._mended(text)
-        begins = self.tokenizer.encode(mended, add_special_tokens=False).offsets[pieces][0]
-        return mended[begins:]
+            return " ".join(map(str, self._parse_ids(text)[count:]))
+        prepared = self._prepare(text)
+        offsets = self.backend.encode(prepared, add_special_tokens=False).offsets
+        return prepared[offsets[count][0] :]
 
     def get_extra_state(self) -> Tensor:
-        return pack("" if self.given is None else self.given.to_str())
+        return pack("" if self.custom is None else self.custom.to_str())
 
     def set_extra_state(self, state: Tensor) -> None:
         text = unpack(state)
-        self.given = Tokenizer.from_str(text) if text else None
+        self.custom = Tokenizer.from_str(text) if text else None
 
-    def _mended(self, text: str) -> str:
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def _prepare(self, text: str) -> str:
+        """The text without halves of surrogate pairs, and changed as the original changes it."""
         text = text.encode("utf-8", "replace").decode()
-        return (
-            clean(text)
-            if self.kind == "clip"
-            else text.replace("[IMG]", "")
-            if self.kind == "mistral"
-            else text
-        )
+        if self.kind == "clip":
+            return clean(text)
+        return text.replace("[IMG]", "") if self.kind == "mistral" else text
 
-    def _numbers(self, text: str) -> list[int]:
-        """Ids that are written out; BadInput for what is none."""
-        words = text.replace(",", " ").split()
-        if wrong := [
-            one
-            for one in words
-            if not (one.isascii() and one.isdigit() and int(one) < self.vocabulary)
-        ]:
-            raise BadInput(
-                f"this model reads the numbers of pieces, from 0 to {self.vocabulary - 1}, got {wrong[0][:100]!r}: give"
-                " numbers with spaces between them."
-            )
-        return [int(one) for one in words]
+    def _parse_ids(self, text: str) -> list[int]:
+        """Decimal token ids; BadInput for anything else."""
+        numbers = text.replace(",", " ").split()
+        for number in numbers:
+            if not (number.isascii() and number.isdigit() and int(number) < self.vocabulary):
+                raise BadInput(
+                    f"this model's prompts are token ids from 0 to {self.vocabulary - 1}, got "
+                    f"{number[:100]!r}: write numbers with spaces between them."
+                )
+        return [int(number) for number in numbers]
 
-    def _marker(self, name: str, usual: int) -> int:
-        if self.given is None and self.vocabulary < SMALLEST.get(self.kind, 0):
-            return usual
-        found = self.tokenizer.token_to_id(name)
-        return usual if found is None else int(found)
+    def _special_id(self, token: str, default: int) -> int:
+        """The id of a special token; ``default`` if there is no such token, or no tokenizer."""
+        if self.custom is None and self.vocabulary < SHIPPED_SIZE.get(self.kind, 0):
+            return default
+        number = self.backend.token_to_id(token)
+        return default if number is None else int(number)

@@ -1,13 +1,13 @@
-"""What diffusion is made of: the noise level, estimates, steps, and the protocols of its algorithms.
+"""What diffusion is made of: noise levels, estimates, steps, and the protocols of its algorithms.
 
-``t`` runs from 0 (clean) to 1 (noise).
+The time ``t`` runs from 0 (clean) to 1 (noise).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -18,10 +18,11 @@ from safelight.types.tensors import Latents
 
 @dataclass(frozen=True, eq=False)
 class NoiseLevel:
-    """Where between clean (t = 0) and noise (t = 1): ``noisy = alpha · clean + sigma · noise``.
+    """A point between clean (t = 0) and noise (t = 1): ``noisy = alpha · clean + sigma · noise``.
 
-    ``time`` is what the network hears, in its own units; ``d_alpha`` and ``d_sigma`` are slopes over t. All are
-    float32 or finer, of one shape that broadcasts to latents, so that frames or tokens may each have their own.
+    ``time`` is the timestep that the network is given, in the network's own units; ``d_alpha`` and
+    ``d_sigma`` are derivatives with respect to t. All are float32 or finer and of one shape, which
+    broadcasts to latents, so that each frame or token may have its own level.
     """
 
     time: Tensor
@@ -32,17 +33,21 @@ class NoiseLevel:
 
     @property
     def half_logsnr(self) -> Tensor:
-        """log(alpha / sigma): the λ of DPM-Solver (arXiv 2206.00927), +inf when clean and -inf when pure noise."""
+        """log(alpha / sigma), the λ of DPM-Solver (arXiv 2206.00927).
+
+        +inf where the level is clean, -inf where it is pure noise.
+        """
         return self.alpha.log() - self.sigma.log()
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What the waist returns: the clean latents behind the noisy ones.
+    """What a denoiser says of noisy latents: the clean latents behind them.
 
-    ``noise`` is None when it follows from ``clean``; a rule that renoises otherwise (CFG++) sets it.
-    ``variance`` is where a learned variance lies between the two bounds of the posterior, 0 the lower and 1 the
-    upper (improved DDPM, arXiv 2102.09672, eq. 15): a sampler that knows both levels turns it into a variance.
+    ``noise`` is None if it follows from ``clean``; guidance that renoises with other noise (CFG++)
+    sets it. ``variance`` is the learned variance as a share of the way from the lower bound of the
+    posterior's variance, 0, to the upper bound, 1 (improved DDPM, arXiv 2102.09672, eq. 15): a
+    sampler, which knows both levels of its step, turns it into a variance.
     """
 
     clean: Latents
@@ -52,12 +57,13 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of a sampler: the ``estimate`` it took, the ``noisy`` latents at the ``level`` it reached, and the times
-    that are ``left`` to visit, beginning with the one it is at.
+    """One step of a sampler: the ``estimate`` that it used and the ``noisy`` latents it reached.
 
-    A run goes on from a kept step with its ``noisy`` and its ``left``. What a sampler remembers of earlier steps is not
-    in it: one of several steps begins again as it does at a start, at first order. A stochastic one goes on as if never
-    stopped where its noise is keyed by the interval of times, else with other draws.
+    ``level`` is the noise level of ``noisy``, ``left`` the times that are still to visit, beginning
+    with that of ``level``. A run can be resumed from a kept step with its ``noisy`` and ``left``.
+    The memory of a multistep sampler is not kept: it starts again at first order, as at the
+    beginning. A stochastic sampler resumes exactly if its noise is keyed by intervals of time, else
+    with other draws.
     """
 
     index: int
@@ -69,18 +75,20 @@ class Step:
 
 
 Run: TypeAlias = Iterator[Step]
-"""What a sampler makes: its steps, one by one, as they are asked for."""
+"""The steps of a sampler, each computed when it is asked for."""
 
 Denoise: TypeAlias = Callable[[Latents, NoiseLevel], Estimate]
-"""The waist: noisy latents and a noise level in, clean latents out."""
+"""A denoiser function: noisy latents and their noise level → an estimate of the clean latents."""
 
 Negative: TypeAlias = Callable[[Collection[str] | None], Condition]
-"""The condition that guidance points away from: with ``None`` everything is negated, else only what is named."""
+"""The condition that guidance moves away from: with None the negative of everything, else of the
+named inputs only, and the others as they are."""
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """t in [0, 1] → NoiseLevel, and back from half the log signal-to-noise ratio."""
+    """A noise schedule: t in [0, 1] → NoiseLevel, and back from half the log signal-to-noise
+    ratio."""
 
     def __call__(self, t: Tensor) -> NoiseLevel: ...
 
@@ -89,17 +97,23 @@ class Schedule(Protocol):
 
 @runtime_checkable
 class Prediction(Protocol):
-    """What a network is asked, and how its answer is read."""
+    """What a network is trained to predict, and how an estimate follows from its output.
+
+    ``needs_signal``: no estimate follows where alpha = 0. ``learns_variance``: the output holds a
+    variance as well. ``scale_input`` is what the network is given of noisy latents, ``target`` what
+    it should answer, ``to_estimate`` what its answer means.
+    """
 
     @property
     def needs_signal(self) -> bool:
-        """True if the answer cannot be read where alpha = 0."""
+        return False
 
     @property
     def learns_variance(self) -> bool:
-        """True if the answer holds a variance as well."""
+        return False
 
-    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents: ...
+    def scale_input(self, noisy: Latents, level: NoiseLevel) -> Latents:
+        return noisy
 
     def target(self, clean: Latents, noise: Latents, level: NoiseLevel) -> Latents: ...
 
@@ -108,35 +122,73 @@ class Prediction(Protocol):
 
 @runtime_checkable
 class Spacing(Protocol):
-    """Which times a sampler visits: ``steps + 1`` of them in float64, from ``begin`` down to 0."""
+    """The times that a sampler visits: ``steps + 1`` of them in float64, from ``begin`` down to 0.
+
+    ``for_tokens`` is the spacing for latents of so many patches; most do not depend on it.
+    """
 
     def __call__(self, steps: int, schedule: Schedule, begin: float = 1.0) -> Tensor: ...
 
-
-@runtime_checkable
-class Sized(Spacing, Protocol):
-    """A spacing that depends on how many patches the network sees."""
-
-    def sized(self, tokens: int) -> Spacing: ...
+    def for_tokens(self, tokens: int) -> Spacing:
+        return self
 
 
 @runtime_checkable
 class Density(Protocol):
-    """Which times to train on: uniform draws ``u`` in (0, 1) → t. ``position`` counts samples since the start."""
+    """The distribution of training times: uniform draws ``u`` in (0, 1) → t.
+
+    ``position`` counts the samples since the beginning of training.
+    """
 
     def __call__(self, u: Tensor, position: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
 class NoiseSource(Protocol):
-    """Standard normal draws of ``shape`` (batch first). An interval of times keys Brownian increments."""
+    """Standard normal draws of ``shape`` (batch first). An interval of times keys Brownian
+    noise."""
 
     def __call__(self, shape: Shape, interval: tuple[float, float] | None = None) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class SamplerInfo:
+    """What is known of a sampler.
+
+    ``name`` in the field, ``order`` of its error in the size of a step, network ``passes`` that
+    a step costs, the ``paper``, and when it ``draws`` fresh noise. ``brownian``: its draws are
+    increments of a Brownian path, so that a run with another number of steps follows the same path.
+    ``renoises``: a step ends by adding the predicted noise back, so that guidance that sets this
+    noise (CFG++) has an effect.
+    """
+
+    name: str
+    order: str
+    passes: str
+    paper: str
+    draws: Literal["never", "with eta", "with s_churn", "always"] = "never"
+    brownian: bool = False
+    renoises: bool = False
+
+
 @runtime_checkable
 class Sampler(Protocol):
-    """One algorithm: from noisy latents at ``times[0]`` to those at ``times[-1]``, yielding every step."""
+    """One algorithm, which takes noisy latents at ``times[0]`` to ``times[-1]`` and yields each
+    step.
+
+    ``renoises`` is that of ``info``, unless it depends on the sampler's options.
+    """
+
+    info: ClassVar[SamplerInfo]
+
+    @property
+    def needs_variance(self) -> bool:
+        """Whether the network must have learned a variance."""
+        return False
+
+    @property
+    def renoises(self) -> bool:
+        return self.info.renoises
 
     def __call__(
         self,
@@ -150,10 +202,10 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class NetworkVariant:
-    """Which network answers, and what of it: blocks are named by their numbers, from 0.
+    """A network by name, and what of it is changed: blocks are numbered from 0.
 
-    ``skip_blocks`` leaves whole blocks out; in the self-attention of ``self_only_blocks`` every patch sees only itself
-    (and joint text, if there is any).
+    ``skip_blocks`` leaves whole blocks out; in the self-attention of ``self_only_blocks`` every
+    patch sees only itself (and joint text, if there is any).
     """
 
     name: str = "main"
@@ -163,9 +215,10 @@ class NetworkVariant:
 
 @dataclass(frozen=True, eq=False)
 class ModelCall:
-    """One thing that guidance asks: what the latents are under ``condition``, in the answer of which pass.
+    """One evaluation that guidance wants: of which network, under which condition.
 
-    ``scalars``: scalars that the network hears beside those of the condition, each the same for all samples.
+    ``scalars`` are given to the network in addition to those of the condition, with one value for
+    all samples.
     """
 
     condition: Condition
@@ -174,19 +227,25 @@ class ModelCall:
 
 
 Networks: TypeAlias = Callable[[NetworkVariant], Network]
-"""The network of a pass; BadInput if there is none that can make it."""
+"""The network of a variant; BadInput if there is none or it cannot be changed so."""
 
 
 @runtime_checkable
 class Guidance(Protocol):
-    """Which questions are asked at a level, and how the answers become one estimate.
+    """Which evaluations are made at a noise level, and how their estimates become one.
 
-    ``begin`` gives a fresh rule for one run, and finds the ``networks`` of whatever passes it will ask for besides
-    the main one, so that what cannot be had is refused before the first step. Where the rule asks anything, its first
-    question is the condition alone, of the main network.
+    ``begin`` returns a fresh rule for one run. It asks ``networks`` for each variant that it will
+    use besides the main network, so that what is missing is refused before the first step. If a
+    rule makes any calls, the first is the main network under the condition itself. ``sets_noise``:
+    its estimates set the noise with which a step is renoised.
     """
 
-    def begin(self, networks: Networks) -> Guidance: ...
+    @property
+    def sets_noise(self) -> bool:
+        return False
+
+    def begin(self, networks: Networks) -> Guidance:
+        return self
 
     def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel

@@ -1,4 +1,5 @@
-"""What networks take and give: conditions, prompts, encodings, and the protocols of the parts of a model."""
+"""What networks take and give: conditions, prompts, encodings, and the protocols of the parts of a
+model."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ from safelight.types.tensors import Images, Latents
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true where a token counts.
+    """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true where a token
+    counts.
 
-    ``projected`` is what a denoiser's ``prepare`` made of the values once for all steps, (b, n, …) each, so that it
-    is padded and stacked like them; only the denoiser that made it reads it.
+    ``projected`` is what a denoiser's ``prepare`` made of the values once for all steps, (b, n, …)
+    each, so that it is padded and stacked like them; only the denoiser that made it reads it.
     """
 
     values: Float[Tensor, "b n d"]
@@ -29,7 +31,8 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a denoiser is told, named by how it enters the network. None or empty is a closed way in."""
+    """What a denoiser is told, named by how it enters the network. None or empty is a closed way
+    in."""
 
     tokens: Tokens | None = None  # attended to
     streams: tuple[
@@ -48,7 +51,8 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """What an autoencoder makes of images: the mean of the latents and, if it has a spread, their deviation."""
+    """What an autoencoder makes of images: the mean of the latents and, if it has a spread, their
+    deviation."""
 
     mean: Latents
     deviation: Latents | None = None
@@ -64,7 +68,8 @@ class Encoding:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What was asked for one picture: a text, and whatever else a conditioner declares to read (labels, images)."""
+    """What was asked for one picture: a text, and whatever else a conditioner declares to read
+    (labels, images)."""
 
     text: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -76,11 +81,13 @@ Network: TypeAlias = Callable[[Latents, Tensor, Condition], Tensor]
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit variance.
+    """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit
+    variance.
 
-    ``factor``: a latent's side in pixels. ``regularisers``: what training asks of an encoding besides giving the images
-    back, each by its name in the field (``kl``, ``quantisation``), as (b,). ``last_layer``: the weight of the decoder's last
-    layer, by which adversarial training balances its terms; None if there is none.
+    ``factor``: a latent's side in pixels. ``regularisers``: what training asks of an encoding
+    besides giving the images back, each by its name in the field (``kl``, ``quantisation``), as
+    (b,). ``last_layer``: the weight of the decoder's last layer, by which adversarial training
+    balances its terms; None if there is none.
     """
 
     factor: int
@@ -99,11 +106,13 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class Features(Protocol):
-    """A network that others trained to see: for the perceptual loss and for distances between sets of pictures.
+    """A network that others trained to see: for the perceptual loss and for distances between sets
+    of pictures.
 
-    ``name`` is what results are reported by, ``min_size`` the smallest side in pixels, ``heads`` a weight for each
-    channel of each map where such were learned (LPIPS), else empty. It never trains, but gradients reach the images.
-    ``maps`` gives features of several depths, (b, c, h, w) each; ``vector`` pooled ones (b, d) at its native size.
+    ``name`` is what results are reported by, ``min_size`` the smallest side in pixels, ``heads`` a
+    weight for each channel of each map where such were learned (LPIPS), else empty. It never
+    trains, but gradients reach the images. ``maps`` gives features of several depths, (b, c, h, w)
+    each; ``vector`` pooled ones (b, d) at its native size.
     """
 
     @property
@@ -122,10 +131,11 @@ class Features(Protocol):
 
 @runtime_checkable
 class DiscreteAutoencoder(Autoencoder, Protocol):
-    """An autoencoder whose latents are rounded to the nearest of ``codes`` vectors before they are decoded.
+    """An autoencoder whose latents are rounded to the nearest of ``codes`` vectors before they are
+    decoded.
 
-    ``after_update``: once an update, after its optimiser step, what a codebook keeps of the batches that it saw; ``total``
-    sums a tensor over processes, and (seed, update) key what it draws.
+    ``after_update``: once an update, after its optimiser step, what a codebook keeps of the batches
+    that it saw; ``total`` sums a tensor over processes, and (seed, update) key what it draws.
     """
 
     codes: int
@@ -143,10 +153,11 @@ class DiscreteAutoencoder(Autoencoder, Protocol):
 class Denoiser(Protocol):
     """The network that learns to remove noise. It knows nothing of noise schedules.
 
-    ``size_multiple``: the sides of its latents are multiples of it. ``scalar_names``: the scalar conditions that it
-    takes. ``prepare`` does, once for a prompt, what does not depend on time. ``variant`` is the network without some
-    blocks, counted from 0: ``skip_blocks`` are left out whole; in the self-attention of ``self_only_blocks`` every
-    patch sees only itself, and joint text if there is any. It raises BadInput for blocks that it does not have.
+    ``size_multiple``: the sides of its latents are multiples of it. ``scalar_names``: the scalar
+    conditions that it takes. ``prepare`` does, once for a prompt, what does not depend on time.
+    ``variant`` is the network without some blocks, counted from 0: ``skip_blocks`` are left out
+    whole; in the self-attention of ``self_only_blocks`` every patch sees only itself, and joint
+    text if there is any. It raises BadInput for blocks that it does not have.
     """
 
     size_multiple: int

@@ -1,4 +1,5 @@
-"""The shapes of tensors, as plain tuples: no torch here, so that files can be described without it."""
+"""The shapes of tensors, as plain tuples: no torch here, so that files can be described without
+it."""
 
 from collections.abc import Mapping
 from typing import TypeAlias

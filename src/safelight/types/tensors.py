@@ -1,4 +1,5 @@
-"""Tensors by name. Images are in [-1, 1], batch first; latents have about zero mean and unit variance.
+"""Tensors by name. Images are in [-1, 1], batch first; latents have about zero mean and unit
+variance.
 
 The spatial rank is open: ``*space`` is ``h w``, ``t h w`` or a list of points.
 """

@@ -10,10 +10,10 @@ import torch
 
 from safelight.diffusion.checks import require
 from safelight.diffusion.guidance._rules import (
-    both,
-    each,
-    over,
-    product,
+    condition_and_negative,
+    divide,
+    inner_product,
+    per_sample,
     require_number,
     require_scale,
 )
@@ -23,14 +23,15 @@ from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class APG:
-    """Guidance without what saturates: adaptive projected guidance, in clean space (arXiv 2410.02416).
+class APG(Guidance):
+    """Adaptive projected guidance, which does not oversaturate, in clean space (arXiv 2410.02416).
 
-    The difference of the two answers is summed up over the run with ``momentum`` (negative: away from where it went
-    before), cut to the length ``threshold`` (0: not cut; in latents of another size another one fits), and of its part
-    along the conditional answer ``eta`` is kept. With eta 1, no momentum and no threshold it is classifier-free
-    guidance. A sampler with two evaluations a step is remembered at both. Raises BadInput unless all are numbers, the
-    threshold is not negative, and the momentum is within -1 and 1.
+    The difference of the two estimates is averaged over the run with ``momentum`` (negative: away
+    from the earlier differences) and shortened to the length ``threshold`` (0: not at all; the best
+    value depends on the size of the latents). Of its component along the conditional estimate,
+    ``eta`` is kept. With eta 1, no momentum and no threshold this is classifier-free guidance. With
+    a sampler of two evaluations a step both count. Raises BadInput unless all are numbers, the
+    threshold is 0 or more, and the momentum lies between -1 and 1.
     """
 
     kind: ClassVar[str] = "apg"
@@ -58,32 +59,38 @@ class APG:
         )
 
     def begin(self, networks: Networks) -> Guidance:
-        return self if self.momentum == 0 else _Moving(self)
+        return self if self.momentum == 0 else _WithMomentum(self)
 
     def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
     ) -> tuple[ModelCall, ...]:
-        return both(condition, negative, self.scale)
+        return condition_and_negative(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
-        return self.toward(answers, _difference(answers)) if len(answers) == 2 else answers[0]
+        return self.guided(answers, _difference(answers)) if len(answers) == 2 else answers[0]
 
-    def toward(self, answers: Sequence[Estimate], difference: Latents) -> Estimate:
-        """The conditional answer, moved ``scale`` - 1 times along what is kept of ``difference``."""
+    def guided(self, answers: Sequence[Estimate], difference: Latents) -> Estimate:
+        """The conditional estimate, moved ``scale`` - 1 times by what is kept of ``difference``."""
         clean = answers[0].clean
         if self.threshold > 0:
-            length = each(torch.linalg.vector_norm, difference)
-            difference = difference * over(
+            length = per_sample(torch.linalg.vector_norm, difference)
+            difference = difference * divide(
                 torch.full_like(length, self.threshold), length
             ).clamp_max(1)
-        along = over(each(product, difference, clean), each(product, clean, clean)) * clean
+        along = (
+            divide(
+                per_sample(inner_product, difference, clean),
+                per_sample(inner_product, clean, clean),
+            )
+            * clean
+        )
         kept = difference - (1 - self.eta) * along
         return Estimate(clean + (self.scale - 1) * kept, variance=answers[0].variance)
 
 
 @dataclass(eq=False)
-class _Moving:
-    """One run of APG, which remembers the differences so far."""
+class _WithMomentum(Guidance):
+    """One run of APG, with the sum of the differences so far."""
 
     rule: APG
     sum: Latents | None = None
@@ -99,9 +106,12 @@ class _Moving:
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         if len(answers) < 2:
             return answers[0]
-        now = _difference(answers)
-        self.sum = now if self.sum is None else now + self.rule.momentum * self.sum
-        return self.rule.toward(answers, self.sum)
+        difference = _difference(answers)
+        if self.sum is None:
+            self.sum = difference
+        else:
+            self.sum = difference + self.rule.momentum * self.sum
+        return self.rule.guided(answers, self.sum)
 
 
 def _difference(answers: Sequence[Estimate]) -> Latents:

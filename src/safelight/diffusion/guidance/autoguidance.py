@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safelight.diffusion.guidance._rules import past, require_scale
+from safelight.diffusion.guidance._rules import extrapolate, require_scale
 from safelight.types.diffusion import (
     Estimate,
+    Guidance,
     ModelCall,
     Negative,
     Networks,
@@ -21,11 +22,11 @@ WEAK = NetworkVariant("weak")
 
 
 @dataclass(frozen=True)
-class Autoguidance:
-    """Away from a weaker model under the same condition (arXiv 2406.02507): less trained, or smaller.
+class Autoguidance(Guidance):
+    """Away from a weaker model, less trained or smaller, under the same condition.
 
-    The weaker one stands beside the model under the name ``weak``. Two answers, and one at scale 1. Raises BadInput if
-    the scale is not a number or there is no such network.
+    arXiv 2406.02507. The weaker model is the model's companion ``weak``. Two calls, and one at
+    scale 1. Raises BadInput if the scale is not a number or there is no such companion.
     """
 
     scale: float = 2.0
@@ -44,4 +45,4 @@ class Autoguidance:
         return (main,) if self.scale == 1 else (main, ModelCall(condition, WEAK))
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
-        return answers[0] if len(answers) < 2 else past(answers[0], answers[1], self.scale)
+        return answers[0] if len(answers) < 2 else extrapolate(answers[1], answers[0], self.scale)

@@ -1,4 +1,4 @@
-"""CFG-Zero*: guidance for flow models that mistrusts the unconditional answer."""
+"""CFG-Zero*: guidance for flow models that scales the negative estimate first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import ClassVar
 import torch
 
 from safelight.diffusion.checks import require
-from safelight.diffusion.guidance._rules import both, each, over, product, require_scale
+from safelight.diffusion.guidance._rules import (
+    condition_and_negative,
+    divide,
+    inner_product,
+    per_sample,
+    require_scale,
+)
 from safelight.diffusion.prediction import SPACES, to_space
 from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
 from safelight.types.networks import Condition
@@ -17,12 +23,14 @@ from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class CFGZero:
-    """CFG-Zero* (arXiv 2503.18886): in velocity space the negative is first scaled to lie nearest to the conditional.
+class CFGZero(Guidance):
+    """CFG-Zero* (arXiv 2503.18886): classifier-free guidance with a scaled negative, in velocity.
 
-    Its factor is <conditional, negative> / |negative|² of each sample. Along the first ``zero`` evaluations, in which
-    an unfinished network errs most, nothing moves and nothing is asked (the authors: one step, or 4 % of them). Raises
-    BadInput unless the scale is a number and ``zero`` is not negative.
+    The negative velocity is scaled to come nearest to the conditional one, by <conditional,
+    negative> / |negative|² of each sample. For the first ``zero`` evaluations, where a network that
+    is not fully trained errs most, the velocity is 0 and the network is not called (the authors:
+    one step, or 4 % of them). Raises BadInput unless the scale is a number and ``zero`` is 0 or
+    more.
     """
 
     kind: ClassVar[str] = "cfg-zero"
@@ -40,22 +48,23 @@ class CFGZero:
     def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
     ) -> tuple[ModelCall, ...]:
-        return both(condition, negative, self.scale)
+        return condition_and_negative(condition, negative, self.scale)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         if len(answers) < 2:
             return answers[0]
-        toward, away = (to_space("flow", answer, noisy, level) for answer in answers)
-        away = over(each(product, toward, away), each(product, away, away)) * away
-        velocity = away + self.scale * (toward - away)
+        positive, negative = (to_space("flow", answer, noisy, level) for answer in answers)
+        shared = per_sample(inner_product, positive, negative)
+        negative = divide(shared, per_sample(inner_product, negative, negative)) * negative
+        velocity = negative + self.scale * (positive - negative)
         return Estimate(
             SPACES["flow"].to_estimate(velocity, noisy, level).clean, variance=answers[0].variance
         )
 
 
 @dataclass(eq=False)
-class _ZeroFirst:
-    """One run of CFG-Zero*, which counts its evaluations."""
+class _ZeroFirst(Guidance):
+    """One run of CFG-Zero*, with the number of its evaluations so far."""
 
     rule: CFGZero
     count: int = 0

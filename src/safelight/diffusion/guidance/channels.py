@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from safelight.diffusion.checks import require
+from safelight.diffusion.guidance._rules import AroundGuidance
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.diffusion.prediction import noise_of
-from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
-from safelight.types.networks import Condition
+from safelight.types.diffusion import Estimate, Guidance, NoiseLevel
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Channels:
-    """Another guidance in the ``first`` channels of the latents; the others are the condition's own.
+class Channels(AroundGuidance):
+    """Another guidance in the ``first`` channels of the latents only; the others are not guided.
 
-    Three of four is how DiT's published numbers were made (arXiv 2212.09748), which its author calls unintended: 2.27
-    "at 1.5" is about what 1.375 on all four gives. Raises BadInput unless ``first`` is at least 1.
+    DiT's published numbers were made with three of four channels (arXiv 2212.09748), which its
+    author calls unintended: 2.27 "at 1.5" is about what 1.375 on all four gives. Raises BadInput
+    unless ``first`` is at least 1.
     """
 
     of: Guidance = field(default_factory=ClassifierFree)
@@ -28,14 +29,6 @@ class Channels:
 
     def __post_init__(self) -> None:
         require(self.first >= 1, "first must be at least 1 channel", self.first, "3 is DiT's")
-
-    def begin(self, networks: Networks) -> Channels:
-        return replace(self, of=self.of.begin(networks))
-
-    def calls(
-        self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[ModelCall, ...]:
-        return self.of.calls(condition, negative, level)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)
@@ -46,5 +39,5 @@ class Channels:
             noise = self._joined(guided.noise, noise_of(answers[0], noisy, level))
         return Estimate(self._joined(guided.clean, answers[0].clean), noise, guided.variance)
 
-    def _joined(self, guided: Latents, plain: Latents) -> Latents:
-        return torch.cat([guided[:, : self.first], plain[:, self.first :]], dim=1)
+    def _joined(self, guided: Latents, unguided: Latents) -> Latents:
+        return torch.cat([guided[:, : self.first], unguided[:, self.first :]], dim=1)

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from safelight.diffusion.guidance._rules import require_number
+from safelight.diffusion.guidance._rules import AroundGuidance, require_number
 from safelight.diffusion.guidance.none import Unguided
-from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
-from safelight.types.networks import Condition
+from safelight.types.diffusion import Estimate, Guidance, NoiseLevel
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """Toward what a classifier makes likelier (arXiv 2105.05233, algorithm 2), on top of another guidance.
+class Classifier(AroundGuidance):
+    """Classifier guidance (arXiv 2105.05233, algorithm 2), on top of another guidance.
 
-    ``log_probability`` gives log p(wanted | noisy) of each sample, (b,), from the noisy latents and their level; the
-    score grows by ``scale`` times its gradient, so the clean latents by scale · sigma² / alpha times it. Where alpha
-    is 0 the latents tell a classifier nothing, and nothing is added. In Python only: a function has no name in JSON.
-    Raises BadInput unless the scale is a number.
+    ``log_probability`` returns log p(class | noisy) of each sample, (b,), from the noisy latents
+    and their level. ``scale`` times its gradient is added to the score, so scale · sigma² / alpha
+    times it to the clean latents. Where alpha is 0 nothing is added, since a classifier can tell
+    nothing there. It can be used from Python only: a function cannot be written as JSON. Raises
+    BadInput unless the scale is a number.
     """
 
     log_probability: Callable[[Tensor, NoiseLevel], Tensor]
@@ -32,14 +32,6 @@ class Classifier:
     def __post_init__(self) -> None:
         require_number("scale", self.scale, "1 is Bayes' rule")
 
-    def begin(self, networks: Networks) -> Classifier:
-        return replace(self, of=self.of.begin(networks))
-
-    def calls(
-        self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[ModelCall, ...]:
-        return self.of.calls(condition, negative, level)
-
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)
         gain = torch.where(level.alpha > 0, self.scale * level.sigma**2 / level.alpha, 0)
@@ -48,7 +40,7 @@ class Classifier:
         )
 
     def _gradient(self, noisy: Latents, level: NoiseLevel) -> Latents:
-        # Pictures are made in inference mode, whose tensors no gradient may pass: these are plain copies.
+        # Sampling runs in inference mode, whose tensors cannot have gradients: these are copies.
         with torch.inference_mode(False), torch.enable_grad():
             variable = noisy.clone().requires_grad_()
             here = NoiseLevel(**{name: value.clone() for name, value in vars(level).items()})

@@ -1,4 +1,4 @@
-"""Guidance that the network itself has learned."""
+"""Guidance that the network itself has learned by distillation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from safelight.diffusion.guidance._rules import require_number
 from safelight.errors import BadInput
 from safelight.types.diffusion import (
     Estimate,
+    Guidance,
     ModelCall,
     Negative,
     Networks,
@@ -20,11 +21,11 @@ from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """A guidance-distilled network hears the scale and answers guided, in one pass (arXiv 2210.03142).
+class Distilled(Guidance):
+    """A guidance-distilled network takes the scale as an input; one call (arXiv 2210.03142).
 
-    The scale goes in as the scalar ``name``. Raises BadInput for a network that does not declare to hear it, and unless
-    the scale is a number.
+    The scale is given to it as the scalar ``name``. Raises BadInput for a network that does not
+    take that scalar, and unless the scale is a number.
     """
 
     scale: float = 3.5
@@ -35,11 +36,11 @@ class Distilled:
 
     def begin(self, networks: Networks) -> Distilled:
         network = networks(NetworkVariant())
-        heard: list[str] = sorted(network.scalar_names) if isinstance(network, Denoiser) else []
-        if self.name not in heard:
+        names: list[str] = sorted(network.scalar_names) if isinstance(network, Denoiser) else []
+        if self.name not in names:
             raise BadInput(
-                f"guidance that was distilled wants a network that hears {self.name!r}, this one hears "
-                f"{', '.join(heard) or 'no scalars'}: choose another guidance."
+                f"distilled guidance needs a network that takes the scalar {self.name!r}, this one "
+                f"takes {', '.join(names) or 'no scalars'}: choose another guidance."
             )
         return self
 

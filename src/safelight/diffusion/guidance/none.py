@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safelight.types.diffusion import Estimate, ModelCall, Negative, Networks, NoiseLevel
+from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, NoiseLevel
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Unguided:
-    """The network's own answer: one pass."""
+class Unguided(Guidance):
+    """The estimate of the network itself: one call."""
 
     kind: ClassVar[str] = "none"
-
-    def begin(self, networks: Networks) -> Unguided:
-        return self
 
     def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel

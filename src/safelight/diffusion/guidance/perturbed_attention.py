@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from safelight.diffusion.guidance._rules import beyond, require_weakened, weakened
+from safelight.diffusion.guidance._rules import (
+    AroundGuidance,
+    combine_with_perturbed,
+    require_perturbation,
+    with_perturbed_call,
+)
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
 from safelight.types.diffusion import (
     Estimate,
@@ -21,12 +26,13 @@ from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class PerturbedAttention:
-    """Away from what the network answers where its patches see only themselves, on top of another guidance.
+class PerturbedAttention(AroundGuidance):
+    """Away from the estimate without self-attention, on top of another guidance.
 
-    Perturbed-attention guidance (arXiv 2403.17377): guided + ``strength`` · (conditional - conditional with
-    the identity as self-attention map in ``blocks``), from ``high`` down to ``low`` in sigma / (alpha + sigma). One
-    more answer there. Raises BadInput for a network that cannot do so in these blocks, and unless 0 <= low < high <= 1.
+    Perturbed-attention guidance (arXiv 2403.17377): guided + ``strength`` · (conditional -
+    conditional with the identity as self-attention map in ``blocks``), where sigma / (alpha +
+    sigma) lies between ``low`` and ``high``. One more call there. Raises BadInput for a network
+    without these blocks, and unless 0 <= low < high <= 1.
     """
 
     of: Guidance = field(default_factory=ClassifierFree)
@@ -36,7 +42,7 @@ class PerturbedAttention:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        require_weakened(self.blocks, self.strength, self.low, self.high)
+        require_perturbation(self.blocks, self.strength, self.low, self.high)
 
     def begin(self, networks: Networks) -> PerturbedAttention:
         networks(NetworkVariant(self_only_blocks=self.blocks))
@@ -45,8 +51,11 @@ class PerturbedAttention:
     def calls(
         self, condition: Condition, negative: Negative, level: NoiseLevel
     ) -> tuple[ModelCall, ...]:
-        also = ModelCall(condition, NetworkVariant(self_only_blocks=self.blocks))
-        return weakened(self.of.calls(condition, negative, level), also, level, self.low, self.high)
+        perturbed = ModelCall(condition, NetworkVariant(self_only_blocks=self.blocks))
+        calls = self.of.calls(condition, negative, level)
+        return with_perturbed_call(calls, perturbed, level, self.low, self.high)
 
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
-        return beyond(self.of, answers, self.strength, noisy, level, self.low, self.high)
+        return combine_with_perturbed(
+            self.of, answers, self.strength, noisy, level, self.low, self.high
+        )

@@ -1,4 +1,4 @@
-"""Guidance whose clean latents stay within bounds."""
+"""Dynamic thresholding."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import require
+from safelight.diffusion.guidance._rules import AroundGuidance
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
-from safelight.types.diffusion import Estimate, Guidance, ModelCall, Negative, Networks, NoiseLevel
-from safelight.types.networks import Condition
+from safelight.types.diffusion import Estimate, Guidance, NoiseLevel
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """Another guidance, dynamically thresholded in clean space (Imagen, arXiv 2205.11487, section 2.3).
+class Threshold(AroundGuidance):
+    """Another guidance, with dynamic thresholding of the clean latents.
 
-    Of each sample, s is the ``quantile`` of the magnitudes; where it is above ``bound``, the clean latents are cut off
-    at s and then scaled by bound / s. Imagen's pixels have the bound 1; latents of unit variance reach 3. Raises
-    BadInput unless the quantile is within 0 to 1 and the bound above 0.
+    Imagen, arXiv 2205.11487, section 2.3. s is the ``quantile`` of the magnitudes of a sample.
+    Where s is above ``bound``, the clean latents are clamped to s and then scaled by bound / s.
+    Imagen's pixels have the bound 1; latents of unit variance reach 3. Raises BadInput unless the
+    quantile is within 0 to 1 and the bound above 0.
     """
 
     of: Guidance = field(default_factory=ClassifierFree)
@@ -38,22 +39,16 @@ class Threshold:
         )
         require(self.bound > 0, "bound must be above 0", self.bound, "1 suits pixels, 3 latents")
 
-    def begin(self, networks: Networks) -> Threshold:
-        return replace(self, of=self.of.begin(networks))
-
-    def calls(
-        self, condition: Condition, negative: Negative, level: NoiseLevel
-    ) -> tuple[ModelCall, ...]:
-        return self.of.calls(condition, negative, level)
-
     def combine(self, answers: Sequence[Estimate], noisy: Latents, level: NoiseLevel) -> Estimate:
         guided = self.of.combine(answers, noisy, level)
-
-        limit = self._reached(guided.clean).clamp_min(self.bound)
+        limit = self._quantile(guided.clean).clamp_min(self.bound)
         return replace(guided, clean=guided.clean.clamp(-limit, limit) * (self.bound / limit))
 
-    def _reached(self, clean: Latents) -> Tensor:
-        """The quantile of each sample's magnitudes, (b, 1, …): as torch.quantile has it, which sorts all of them."""
+    def _quantile(self, clean: Latents) -> Tensor:
+        """The quantile of the magnitudes of each sample, (b, 1, …).
+
+        The same as torch.quantile, which is slower since it sorts all of them.
+        """
         magnitudes = clean.abs().flatten(1)
         place = self.quantile * (magnitudes.shape[1] - 1)
         largest = magnitudes.topk(magnitudes.shape[1] - math.floor(place), dim=1).values

@@ -1,5 +1,6 @@
-"""Samplers: from noise to clean, as generators of ``Step``. The ``noisy`` of the last step is the clean result.
+"""Samplers: from noise to clean latents, as generators of ``Step``.
 
-A file a family; every public dataclass in it is a kind, which says ``about`` itself. They see levels only, so that
-one formula serves every schedule. ``Step.index`` counts from 0; ``Step.estimate`` is what the step set out from.
+The ``noisy`` of the last step is the clean result. One file for each family; every public dataclass
+is a kind, described by its ``info``. Samplers see noise levels only, so that one formula serves
+every schedule. ``Step.index`` counts from 0; ``Step.estimate`` is the first estimate of the step.
 """

@@ -1,4 +1,4 @@
-"""Ancestral sampling as DDPM has it, with the variance that the paper fixes or the network learned."""
+"""Ancestral sampling as in DDPM, with a fixed or a learned variance."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from safelight.diffusion.compatibility import NO_VARIANCE
-from safelight.diffusion.trajectory import About, walk
+from safelight.diffusion.trajectory import transitions
 from safelight.errors import BadInput
-from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule
+from safelight.types.diffusion import Denoise, NoiseSource, Run, Sampler, SamplerInfo, Schedule
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Sampler):
     """The mean of the posterior and a variance between its bounds (arXiv 2006.11239, section 3.2).
 
-    ``variance``: ``small`` is the posterior's own, right for a known clean picture; ``large`` that of the forward step,
-    right for pure noise; ``learned`` lies where the network says (arXiv 2102.09672, eq. 15), and raises BadInput if it
-    says nothing: ``fit`` refuses such a model before the first pass. A step to clean adds no noise.
+    ``variance``: ``small`` is that of the posterior, right for a known clean picture; ``large``
+    that of the forward step, right for pure noise; ``learned`` is what the network predicts (arXiv
+    2102.09672, eq. 15), and raises BadInput if it predicts none. A step to clean adds no noise.
     """
 
-    about: ClassVar = About("DDPM ancestral", "1", "1", "arXiv 2006.11239, 2102.09672", "always")
+    info: ClassVar = SamplerInfo(
+        "DDPM ancestral", "1", "1", "arXiv 2006.11239, 2102.09672", "always"
+    )
 
     variance: Literal["small", "large", "learned"] = "small"
 
     @property
-    def wants_variance(self) -> bool:
+    def needs_variance(self) -> bool:
         return self.variance == "learned"
 
     def __call__(
@@ -39,8 +41,8 @@ class DDPM:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        for leg in walk(times, schedule):
-            level, after = leg.level, leg.after
+        for transition in transitions(times, schedule):
+            level, after = transition.level, transition.after
             estimate = denoise(noisy, level)
             ratio = level.alpha / after.alpha
             forward = (
@@ -58,5 +60,5 @@ class DDPM:
                     raise BadInput(NO_VARIANCE)
                 fresh = fresh * (forward / lower) ** (estimate.variance / 2).to(noisy)
             if after.sigma > 0:
-                noisy = noisy + fresh * noise(noisy.shape, leg.interval).to(noisy)
-            yield leg.step(noisy, estimate)
+                noisy = noisy + fresh * noise(noisy.shape, transition.interval).to(noisy)
+            yield transition.step(noisy, estimate)

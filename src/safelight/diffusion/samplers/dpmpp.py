@@ -1,4 +1,4 @@
-"""DPM-Solver++ with steps of the past, and its SDE forms: a step draws on the estimates before it, at one pass."""
+"""Multistep DPM-Solver++ and its SDE: a step uses the estimates of earlier steps, at one pass."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from safelight.diffusion.exponential import History, Rule, advance, placed
-from safelight.diffusion.stages import Passes
+from safelight.diffusion.exponential import History, Rule, advance, nodes_of
+from safelight.diffusion.stages import Stages
 from safelight.diffusion.trajectory import (
-    About,
-    Leg,
+    Transition,
+    add_noise,
     ancestral,
-    diffused,
-    freshen,
+    first_order_step,
     require_eta,
-    straight,
-    walk,
+    sde_step,
+    transitions,
 )
-from safelight.types.diffusion import Denoise, Estimate, NoiseSource, Run, Schedule
+from safelight.types.diffusion import (
+    Denoise,
+    Estimate,
+    NoiseSource,
+    Run,
+    Sampler,
+    SamplerInfo,
+    Schedule,
+)
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class DPMpp2M:
-    """One pass a step, second order: DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2); with ``eta`` its SDE form.
+class DPMpp2M(Sampler):
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2), of second order; with ``eta`` its SDE.
 
-    It leans on the estimate of the step before, by the ``midpoint`` rule as published or by ``heun``, the exact
-    integral. Where that step or this one is endless in half-log-SNR (from pure noise, or to clean), it is of first
-    order. Raises BadInput unless eta lies in 0 to 1.
+    It uses the estimate of the step before, by the ``midpoint`` rule as published or by ``heun``,
+    the exact integral. Where that step or this one is infinite in half-log-SNR (from pure noise, or
+    to clean), it is of first order. Raises BadInput unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About(
+    info: ClassVar = SamplerInfo(
         "DPM-Solver++ 2M", "2", "1", "arXiv 2211.01095", "with eta", brownian=True
     )
 
@@ -51,11 +58,11 @@ class DPMpp2M:
         noise: NoiseSource,
     ) -> Run:
         past: History = []
-        for leg in walk(times, schedule):
-            estimate = denoise(noisy, leg.level)
-            past = [(leg.level.half_logsnr, estimate.clean), *past][:2]
-            noisy = _leaning(
-                leg,
+        for transition in transitions(times, schedule):
+            estimate = denoise(noisy, transition.level)
+            past = [(transition.level.half_logsnr, estimate.clean), *past][:2]
+            noisy = _multistep(
+                transition,
                 noisy,
                 estimate,
                 past,
@@ -63,21 +70,22 @@ class DPMpp2M:
                 "midpoint" if self.rule == "midpoint" else "exact",
                 noise,
             )
-            yield leg.step(noisy, estimate)
+            yield transition.step(noisy, estimate)
 
 
 @dataclass(frozen=True)
-class DPMpp3M:
-    """One pass a step: DPM-Solver++ with a polynomial through three estimates (arXiv 2211.01095, appendix B; 3M SDE of
-    k-diffusion).
+class DPMpp3M(Sampler):
+    """DPM-Solver++(3M): a polynomial through three estimates.
 
-    As ``published`` the quadratic term is half the integral, and the first steps are of orders 1 and 2: the whole is of
-    second order. With ``published`` off the integral is exact, and the first two steps are single ones of third order
-    with three passes each, which makes the whole third order. ``lower_last`` takes the second last step as 2M
-    does, which diffusers does below 15 steps. Raises BadInput unless eta lies in 0 to 1.
+    arXiv 2211.01095, appendix B; 3M SDE of k-diffusion. As ``published`` the quadratic term is half
+    the integral, and the first steps are of orders 1 and 2, so that a run is of second order.
+    Without ``published`` the integral is exact, and the first two steps are single steps of third
+    order with three passes each, so that a run is of third order. ``lower_last`` makes the second
+    last step one of 2M, as diffusers does below 15 steps. Raises BadInput unless eta lies in 0 to
+    1.
     """
 
-    about: ClassVar = About(
+    info: ClassVar = SamplerInfo(
         "DPM-Solver++ 3M", "2; 3 with published=false", "1", "arXiv 2211.01095", "with eta", True
     )
 
@@ -97,24 +105,24 @@ class DPMpp3M:
         noise: NoiseSource,
     ) -> Run:
         past: History = []
-        for leg in walk(times, schedule):
-            most = 2 if self.lower_last and leg.index == leg.total - 2 else 3
-            estimate = denoise(noisy, leg.level)
-            past = [(leg.level.half_logsnr, estimate.clean), *past][:3]
+        for transition in transitions(times, schedule):
+            most = 2 if self.lower_last and transition.index == transition.total - 2 else 3
+            estimate = denoise(noisy, transition.level)
+            past = [(transition.level.half_logsnr, estimate.clean), *past][:3]
             if not self.published and len(past) < 3:
-                down, fresh = ancestral(leg.level, leg.after, self.eta)
-                step = Passes(denoise, schedule, noisy, leg.level, estimate, down, "clean")
-                noisy = freshen(step.reach(3), fresh, noise, leg.interval)
+                down, fresh = ancestral(transition.level, transition.after, self.eta)
+                step = Stages(denoise, schedule, noisy, transition.level, estimate, down, "clean")
+                noisy = add_noise(step.step(3), fresh, noise, transition.interval)
             else:
                 rule: Rule = (
                     "midpoint" if most == 2 else "published-3m" if self.published else "exact"
                 )
-                noisy = _leaning(leg, noisy, estimate, past[:most], self.eta, rule, noise)
-            yield leg.step(noisy, estimate)
+                noisy = _multistep(transition, noisy, estimate, past[:most], self.eta, rule, noise)
+            yield transition.step(noisy, estimate)
 
 
-def _leaning(
-    leg: Leg,
+def _multistep(
+    transition: Transition,
     noisy: Latents,
     estimate: Estimate,
     past: History,
@@ -122,75 +130,25 @@ def _leaning(
     rule: Rule,
     noise: NoiseSource,
 ) -> Latents:
-    """A step by the polynomial through the ``past`` estimates, with fresh noise at the rate ``eta``."""
-    down, fresh = diffused(leg.level, leg.after, eta)
-    if leg.endless:
-        noisy = straight(estimate, noisy, leg.level, down)
+    """A step of the SDE with the rate ``eta``, by the polynomial through the ``past`` estimates."""
+    down, fresh = sde_step(transition.level, transition.after, eta)
+    if transition.is_infinite:
+        noisy = first_order_step(estimate, noisy, transition.level, down)
     else:
-        nodes = placed(past, leg.level, leg.after, len(past))
-        noisy = advance(noisy, leg.level, down, nodes, "clean", rule)
-    return freshen(noisy, fresh, noise, leg.interval)
+        nodes = nodes_of(past, transition.level, transition.after, len(past))
+        noisy = advance(noisy, transition.level, down, nodes, "clean", rule)
+    return add_noise(noisy, fresh, noise, transition.interval)
 
 
 @dataclass(frozen=True)
-class DPMpp2MSDE:
-    """DPM-Solver++(2M) of the reverse SDE (k-diffusion, after arXiv 2211.01095, section 5)."""
+class DPMppSDE(Sampler):
+    """DPM-Solver++(2S) of the reverse SDE (k-diffusion).
 
-    about: ClassVar = About(
-        "DPM-Solver++ 2M SDE", "1", "1", "arXiv 2211.01095", "always", brownian=True
-    )
-    kind: ClassVar = "dpmpp2m-sde"
-
-    eta: float = 1.0
-    rule: Literal["midpoint", "heun"] = "midpoint"
-
-    def __post_init__(self) -> None:
-        require_eta(self.eta)
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        noisy: Latents,
-        times: Tensor,
-        schedule: Schedule,
-        noise: NoiseSource,
-    ) -> Run:
-        return DPMpp2M(self.eta, self.rule)(denoise, noisy, times, schedule, noise)
-
-
-@dataclass(frozen=True)
-class DPMpp3MSDE:
-    """DPM-Solver++(3M) of the reverse SDE (k-diffusion)."""
-
-    about: ClassVar = About(
-        "DPM-Solver++ 3M SDE", "1", "1", "arXiv 2211.01095", "always", brownian=True
-    )
-    kind: ClassVar = "dpmpp3m-sde"
-
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_eta(self.eta)
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        noisy: Latents,
-        times: Tensor,
-        schedule: Schedule,
-        noise: NoiseSource,
-    ) -> Run:
-        return DPMpp3M(self.eta)(denoise, noisy, times, schedule, noise)
-
-
-@dataclass(frozen=True)
-class DPMppSDE:
-    """DPM-Solver++(2S) of the reverse SDE (k-diffusion): fresh noise half-way and at the end, along one Brownian path.
-
-    Steps from pure noise and to clean are ancestral Euler's. Raises BadInput unless eta lies in 0 to 1.
+    Fresh noise is added half-way and at the end of a step, along one Brownian path. Steps from pure
+    noise and to clean are those of Euler ancestral. Raises BadInput unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About(
+    info: ClassVar = SamplerInfo(
         "DPM-Solver++ SDE", "1", "2", "arXiv 2211.01095", "always", brownian=True
     )
     kind: ClassVar = "dpmpp-sde"
@@ -208,17 +166,21 @@ class DPMppSDE:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        for leg in walk(times, schedule):
-            estimate = denoise(noisy, leg.level)
-            down, fresh = ancestral(leg.level, leg.after, self.eta)
-            if leg.endless:
-                noisy = straight(estimate, noisy, leg.level, down)
+        for transition in transitions(times, schedule):
+            estimate = denoise(noisy, transition.level)
+            down, fresh = ancestral(transition.level, transition.after, self.eta)
+            if transition.is_infinite:
+                noisy = first_order_step(estimate, noisy, transition.level, down)
             else:
-                time = schedule.when((leg.level.half_logsnr + leg.after.half_logsnr) / 2)
+                time = schedule.when(
+                    (transition.level.half_logsnr + transition.after.half_logsnr) / 2
+                )
                 middle = schedule(time)
-                lower, renewed = ancestral(leg.level, middle, self.eta)
-                between = advance(noisy, leg.level, lower, [(0.0, estimate.clean)])
-                between = freshen(between, renewed, noise, (leg.interval[0], float(time)))
+                lower, renewed = ancestral(transition.level, middle, self.eta)
+                between = advance(noisy, transition.level, lower, [(0.0, estimate.clean)])
+                between = add_noise(between, renewed, noise, (transition.interval[0], float(time)))
                 ahead = denoise(between, middle).clean
-                noisy = advance(noisy, leg.level, down, [(0.0, ahead)])
-            yield leg.step(noisy := freshen(noisy, fresh, noise, leg.interval), estimate)
+                noisy = advance(noisy, transition.level, down, [(0.0, ahead)])
+            yield transition.step(
+                noisy := add_noise(noisy, fresh, noise, transition.interval), estimate
+            )

@@ -1,4 +1,4 @@
-"""One pass a step, first order: Euler, DDIM and ancestral sampling, which are one formula, and DDIM run backwards."""
+"""Samplers of first order with one pass a step: Euler, and DDIM run backwards."""
 
 from __future__ import annotations
 
@@ -11,30 +11,44 @@ from torch import Tensor
 
 from safelight.diffusion.checks import require
 from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.trajectory import About, ancestral, freshen, require_eta, straight, walk
-from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule, Step
+from safelight.diffusion.trajectory import (
+    add_noise,
+    ancestral,
+    first_order_step,
+    require_eta,
+    transitions,
+)
+from safelight.types.diffusion import (
+    Denoise,
+    NoiseSource,
+    Run,
+    Sampler,
+    SamplerInfo,
+    Schedule,
+    Step,
+)
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Euler:
-    """One pass a step, along the straight line through clean and noise: Euler for flows, DDIM (arXiv 2010.02502).
+class Euler(Sampler):
+    """Euler for flows, DDIM for others (arXiv 2010.02502): the same estimate at the next level.
 
-    ``eta`` trades noise that was found for fresh noise: 0 is deterministic, 1 is the ancestral sampling of DDPM
-    (arXiv 2006.11239). The fresh noise is drawn ``swell`` times as large. Raises BadInput unless eta lies in 0 to 1
-    and swell is positive.
+    ``eta`` replaces predicted noise by fresh noise: 0 is deterministic, 1 is the ancestral sampling
+    of DDPM (arXiv 2006.11239). The fresh noise is multiplied by ``s_noise``. Raises BadInput unless
+    eta lies in 0 to 1 and s_noise is positive.
     """
 
-    about: ClassVar = About(
+    info: ClassVar = SamplerInfo(
         "Euler", "1", "1", "arXiv 2206.00364, 2010.02502", "with eta", renoises=True
     )
 
     eta: float = 0.0
-    swell: float = 1.0
+    s_noise: float = 1.0
 
     def __post_init__(self) -> None:
         require_eta(self.eta)
-        require(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
+        require(0 < self.s_noise < math.inf, "s_noise must be above 0", self.s_noise, "1 is exact")
 
     def __call__(
         self,
@@ -44,69 +58,24 @@ class Euler:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        for leg in walk(times, schedule):
-            estimate = denoise(noisy, leg.level)
-            down, fresh = ancestral(leg.level, leg.after, self.eta)
-            noisy = straight(estimate, noisy, leg.level, down)
-            noisy = freshen(noisy, self.swell * fresh, noise, leg.interval)
-            yield leg.step(noisy, estimate)
+        for transition in transitions(times, schedule):
+            estimate = denoise(noisy, transition.level)
+            down, fresh = ancestral(transition.level, transition.after, self.eta)
+            noisy = first_order_step(estimate, noisy, transition.level, down)
+            noisy = add_noise(noisy, self.s_noise * fresh, noise, transition.interval)
+            yield transition.step(noisy, estimate)
 
 
 @dataclass(frozen=True)
-class DDIM:
-    """Euler by the name that variance-preserving models know it by (arXiv 2010.02502, eq. 12 and 16)."""
+class DDIMInversion(Sampler):
+    """DDIM from clean to noise: the noise from which DDIM makes given latents.
 
-    about: ClassVar = About("DDIM", "1", "1", "arXiv 2010.02502", "with eta", renoises=True)
-
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_eta(self.eta)
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        noisy: Latents,
-        times: Tensor,
-        schedule: Schedule,
-        noise: NoiseSource,
-    ) -> Run:
-        return Euler(self.eta)(denoise, noisy, times, schedule, noise)
-
-
-@dataclass(frozen=True)
-class EulerAncestral:
-    """Euler with fresh noise at every step (k-diffusion); with ``eta`` 1 the sampling of DDPM, on any schedule."""
-
-    about: ClassVar = About(
-        "Euler ancestral", "1", "1", "arXiv 2006.11239", "always", renoises=True
-    )
-
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_eta(self.eta)
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        noisy: Latents,
-        times: Tensor,
-        schedule: Schedule,
-        noise: NoiseSource,
-    ) -> Run:
-        return Euler(self.eta)(denoise, noisy, times, schedule, noise)
-
-
-@dataclass(frozen=True)
-class DDIMInversion:
-    """DDIM from clean to noise (arXiv 2010.02502, section 4.3): the noise from which DDIM makes the given latents.
-
-    ``noisy`` lies at the last of the times, and the steps go up to the first. From clean latents, which hold no noise
-    to find, the first step asks as if they lay where it goes.
+    arXiv 2010.02502, section 4.3. ``noisy`` lies at the last of the times, and the steps go up to
+    the first. Clean latents hold no noise to predict: for them the network is called with the level
+    that the step goes to.
     """
 
-    about: ClassVar = About("DDIM inversion", "1", "1", "arXiv 2010.02502", renoises=True)
+    info: ClassVar = SamplerInfo("DDIM inversion", "1", "1", "arXiv 2010.02502", renoises=True)
     kind: ClassVar = "ddim-inversion"
 
     def __call__(
@@ -117,13 +86,12 @@ class DDIMInversion:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        for index, leg in enumerate(reversed(list(walk(times, schedule)))):
-            level, after = leg.after, leg.level
-            asked = level if level.sigma > 0 else after
-            estimate = denoise(noisy, asked)
+        for index, transition in enumerate(reversed(list(transitions(times, schedule)))):
+            level, after = transition.after, transition.level
+            called_at = level if level.sigma > 0 else after
+            estimate = denoise(noisy, called_at)
             ratio = after.alpha / level.alpha
-            noisy = ratio * noisy + (after.sigma - ratio * level.sigma) * noise_of(
-                estimate, noisy, asked
-            )
-            left = torch.as_tensor(times)[: leg.index + 1]
-            yield Step(index, leg.total, after, noisy, estimate, left)
+            predicted = noise_of(estimate, noisy, called_at)
+            noisy = ratio * noisy + (after.sigma - ratio * level.sigma) * predicted
+            left = torch.as_tensor(times)[: transition.index + 1]
+            yield Step(index, transition.total, after, noisy, estimate, left)

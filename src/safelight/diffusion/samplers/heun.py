@@ -1,7 +1,8 @@
-"""Two passes a step, second order, in a space where every path is nearly straight: Heun and DPM2.
+"""Samplers of second order with two passes a step: Heun and DPM2.
 
-Where w is a width, y = noisy / w and u = sigma / w, so that dy = d(alpha / w) · clean + du · noise. With w = alpha +
-sigma both ends are finite, and on the linear schedule y is noisy and u is t. With w = alpha, u is the sigma of EDM.
+They work in scaled variables in which paths are nearly straight: y = noisy / w and u = sigma / w
+for a scale w, so that dy = d(alpha / w) · clean + du · noise. With w = alpha + sigma both ends are
+finite, and on the linear schedule y is noisy and u is t. With w = alpha, u is the sigma of EDM.
 """
 
 from __future__ import annotations
@@ -16,52 +17,67 @@ from torch import Tensor
 from safelight.diffusion.checks import require
 from safelight.diffusion.prediction import noise_of
 from safelight.diffusion.trajectory import (
-    About,
-    Leg,
+    Transition,
+    add_noise,
     ancestral,
-    freshen,
-    renoised,
+    first_order_step,
+    renoise,
     require_eta,
-    straight,
-    walk,
+    transitions,
 )
-from safelight.types.diffusion import Denoise, Estimate, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.types.diffusion import (
+    Denoise,
+    Estimate,
+    NoiseLevel,
+    NoiseSource,
+    Run,
+    Sampler,
+    SamplerInfo,
+    Schedule,
+)
 from safelight.types.tensors import Latents
 
 Space = Literal["straight", "sigma"]
 
 
 @dataclass(frozen=True)
-class Heun:
-    """The trapezoid rule (EDM, arXiv 2206.00364, algorithms 1 and 2), in ``straight`` space or in that of ``sigma``.
+class Heun(Sampler):
+    """Heun's method (EDM, arXiv 2206.00364, algorithms 1 and 2).
 
-    ``churn`` adds noise before a step that begins with a ratio sigma / alpha within ``churn_from`` and ``churn_to``:
-    it raises the ratio by min(churn / steps, sqrt(2) - 1) of itself, with noise ``swell`` times as large, though never
-    beyond where the schedule ends. With ``second`` off it is Euler with churn. The last step, to sigma = 0, is Euler's.
-    Raises BadInput unless churn and its bounds are 0 or more and swell is positive.
+    ``space`` is that of w = alpha + sigma, ``straight``, or that of w = alpha, ``sigma``.
+    ``s_churn`` adds noise before a step whose ratio sigma / alpha lies between ``s_tmin`` and
+    ``s_tmax``: the ratio is raised by min(s_churn / steps, sqrt(2) - 1) of itself, but not beyond
+    the end of the schedule, and the noise is multiplied by ``s_noise``. Without ``second`` it is
+    Euler's method with churn. The last step, to sigma = 0, is Euler's. Raises BadInput unless
+    s_churn and its bounds are 0 or more and s_noise is positive.
     """
 
-    about: ClassVar = About("Heun", "2", "2", "arXiv 2206.00364", "with churn", renoises=True)
+    info: ClassVar = SamplerInfo(
+        "Heun", "2", "2", "arXiv 2206.00364", "with s_churn", renoises=True
+    )
 
     space: Space = "straight"
-    churn: float = 0.0
-    churn_from: float = 0.0
-    churn_to: float = math.inf
-    swell: float = 1.0
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
     second: bool = True
 
     def __post_init__(self) -> None:
         require(
-            0 <= self.churn < math.inf, "churn must be 0 or more", self.churn, "0 is deterministic"
+            0 <= self.s_churn < math.inf,
+            "s_churn must be 0 or more",
+            self.s_churn,
+            "0 is deterministic",
         )
-        bounds = (self.churn_from, self.churn_to)
+        bounds = (self.s_tmin, self.s_tmax)
         require(
             0 <= bounds[0] <= bounds[1],
-            "churn_from must be within 0 and churn_to",
+            "s_tmin must be within 0 and s_tmax",
             bounds,
             "leave them out",
         )
-        require(0 < self.swell < math.inf, "swell must be above 0", self.swell, "1 is exact")
+        require(0 < self.s_noise < math.inf, "s_noise must be above 0", self.s_noise, "1 is exact")
 
     def __call__(
         self,
@@ -71,58 +87,65 @@ class Heun:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        for leg in walk(times, schedule):
-            level, noisy = self._churned(leg, noisy, schedule, noise)
+        for transition in transitions(times, schedule):
+            level, noisy = self._with_churn(transition, noisy, schedule, noise)
             estimate = denoise(noisy, level)
-            found = noise_of(estimate, noisy, level)
-            noisy = leg.after.alpha * estimate.clean + leg.after.sigma * found
-            if self.second and leg.after.sigma > 0:
-                noisy = noisy + self._bend(
-                    denoise(noisy, leg.after), estimate, found, noisy, level, leg.after
+            predicted = noise_of(estimate, noisy, level)
+            noisy = transition.after.alpha * estimate.clean + transition.after.sigma * predicted
+            if self.second and transition.after.sigma > 0:
+                noisy = noisy + self._correction(
+                    denoise(noisy, transition.after),
+                    estimate,
+                    predicted,
+                    noisy,
+                    level,
+                    transition.after,
                 )
-            yield leg.step(noisy, estimate)
+            yield transition.step(noisy, estimate)
 
-    def _bend(
+    def _correction(
         self,
         again: Estimate,
         estimate: Estimate,
-        found: Tensor,
+        predicted: Tensor,
         noisy: Latents,
         level: NoiseLevel,
         after: NoiseLevel,
     ) -> Tensor:
-        """What the second pass changes: half the difference of the slopes, times the step."""
+        """What the second pass adds: half the difference of the slopes, times the step."""
         whole = 1.0 if self.space == "straight" else 0.0
         width, before = after.alpha + whole * after.sigma, level.alpha + whole * level.sigma
         if before == 0:
             return torch.zeros_like(noisy)
         step = after.sigma / width - level.sigma / before
-        bend = noise_of(again, noisy, after) - found - whole * (again.clean - estimate.clean)
-        return width * step / 2 * bend
+        slopes = noise_of(again, noisy, after) - predicted
+        slopes = slopes - whole * (again.clean - estimate.clean)
+        return width * step / 2 * slopes
 
-    def _churned(
-        self, leg: Leg, noisy: Latents, schedule: Schedule, noise: NoiseSource
+    def _with_churn(
+        self, transition: Transition, noisy: Latents, schedule: Schedule, noise: NoiseSource
     ) -> tuple[NoiseLevel, Latents]:
-        """The level where the step begins, and the latents there, after churning."""
-        ratio = leg.level.sigma / leg.level.alpha
-        if self.churn == 0 or not self.churn_from <= ratio <= self.churn_to or ratio.isinf():
-            return leg.level, noisy
-        gain = min(self.churn / leg.total, math.sqrt(2) - 1)
+        """The level where the step begins, and the latents there, after adding noise."""
+        ratio = transition.level.sigma / transition.level.alpha
+        if self.s_churn == 0 or not self.s_tmin <= ratio <= self.s_tmax or ratio.isinf():
+            return transition.level, noisy
+        gain = min(self.s_churn / transition.total, math.sqrt(2) - 1)
         higher = schedule(schedule.when(-(ratio * (1 + gain)).log()))
-        return higher, renoised(
-            noisy, leg.level, higher, self.swell * noise(noisy.shape, leg.interval)
+        return higher, renoise(
+            noisy, transition.level, higher, self.s_noise * noise(noisy.shape, transition.interval)
         )
 
 
 @dataclass(frozen=True)
-class DPM2:
-    """A midpoint rule in sigma, with the midpoint in half-log-SNR (k-diffusion, after DPM-Solver-2).
+class DPM2(Sampler):
+    """A midpoint rule in sigma, with the midpoint in half-log-SNR (k-diffusion, after
+    DPM-Solver-2).
 
-    ``eta`` makes it ancestral. Steps from pure noise and to clean are Euler's. Raises BadInput unless eta lies in
-    0 to 1.
+    ``eta`` makes it ancestral. Steps from pure noise and to clean are Euler's. Raises BadInput
+    unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About("DPM2", "2", "2", "arXiv 2206.00927", "with eta", renoises=True)
+    info: ClassVar = SamplerInfo("DPM2", "2", "2", "arXiv 2206.00927", "with eta", renoises=True)
 
     eta: float = 0.0
 
@@ -137,39 +160,18 @@ class DPM2:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        for leg in walk(times, schedule):
-            down, fresh = ancestral(leg.level, leg.after, self.eta)
-            estimate = denoise(noisy, leg.level)
-            begin, end = leg.level.half_logsnr, down.half_logsnr
+        for transition in transitions(times, schedule):
+            down, fresh = ancestral(transition.level, transition.after, self.eta)
+            estimate = denoise(noisy, transition.level)
+            begin, end = transition.level.half_logsnr, down.half_logsnr
             if (end - begin).isinf():
-                noisy = straight(estimate, noisy, leg.level, down)
+                noisy = first_order_step(estimate, noisy, transition.level, down)
             else:
                 middle = schedule(schedule.when((begin + end) / 2))
-                between = straight(estimate, noisy, leg.level, middle)
-                found = noise_of(denoise(between, middle), between, middle)
-                ratio = down.alpha / leg.level.alpha
-                noisy = ratio * noisy + (down.sigma - ratio * leg.level.sigma) * found
-            yield leg.step(noisy := freshen(noisy, fresh, noise, leg.interval), estimate)
-
-
-@dataclass(frozen=True)
-class DPM2Ancestral:
-    """DPM2 with fresh noise at every step (k-diffusion)."""
-
-    about: ClassVar = About("DPM2 ancestral", "1", "2", "arXiv 2206.00927", "always", renoises=True)
-    kind: ClassVar = "dpm2-ancestral"
-
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_eta(self.eta)
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        noisy: Latents,
-        times: Tensor,
-        schedule: Schedule,
-        noise: NoiseSource,
-    ) -> Run:
-        return DPM2(self.eta)(denoise, noisy, times, schedule, noise)
+                between = first_order_step(estimate, noisy, transition.level, middle)
+                predicted = noise_of(denoise(between, middle), between, middle)
+                ratio = down.alpha / transition.level.alpha
+                noisy = ratio * noisy + (down.sigma - ratio * transition.level.sigma) * predicted
+            yield transition.step(
+                noisy := add_noise(noisy, fresh, noise, transition.interval), estimate
+            )

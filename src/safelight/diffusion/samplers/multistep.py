@@ -1,4 +1,7 @@
-"""Adams methods on the noise: LMS in sigma, PLMS with the constants of even steps, DEIS in half-log-SNR."""
+"""Adams methods for the noise.
+
+LMS in sigma, PLMS with the constants of even steps, DEIS in half-log-SNR.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from safelight.diffusion.exponential import History, advance, lagrange, mixed, placed
+from safelight.diffusion.exponential import History, add_weighted, advance, lagrange, nodes_of
 from safelight.diffusion.prediction import noise_of
-from safelight.diffusion.trajectory import About, require_order, straight, walk
-from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.diffusion.trajectory import first_order_step, require_order, transitions
+from safelight.types.diffusion import (
+    Denoise,
+    NoiseLevel,
+    NoiseSource,
+    Run,
+    Sampler,
+    SamplerInfo,
+    Schedule,
+)
 from safelight.types.tensors import Latents
 
 _ADAMS = (
@@ -24,13 +35,16 @@ _ADAMS = (
 
 
 @dataclass(frozen=True)
-class LMS:
-    """Linear multistep: the noise is a polynomial in sigma / alpha through up to ``order`` passes (k-diffusion).
+class LMS(Sampler):
+    """Linear multistep (k-diffusion): the noise is a polynomial in sigma / alpha.
 
-    It starts with lower orders, so the whole is of second order. A step from pure noise is Euler's.
+    The polynomial goes through up to ``order`` passes. The first steps have lower orders, so that a
+    run is of second order. A step from pure noise is Euler's.
     """
 
-    about: ClassVar = About("LMS", "2", "1", "arXiv 2206.00364, appendix", "never", renoises=True)
+    info: ClassVar = SamplerInfo(
+        "LMS", "2", "1", "arXiv 2206.00364, appendix", "never", renoises=True
+    )
 
     order: int = 4
 
@@ -46,8 +60,8 @@ class LMS:
         noise: NoiseSource,
     ) -> Run:
         past: History = []
-        for leg in walk(times, schedule):
-            level, after = leg.level, leg.after
+        for transition in transitions(times, schedule):
+            level, after = transition.level, transition.after
             estimate = denoise(noisy, level)
             if level.alpha > 0:
                 here, there = level.sigma / level.alpha, after.sigma / after.alpha
@@ -56,26 +70,26 @@ class LMS:
                 weights = lagrange(
                     [float((sigma - here) / (there - here)) for sigma, _ in past], even
                 )
-                noisy = mixed(
+                noisy = add_weighted(
                     after.alpha / level.alpha * noisy,
                     after.alpha * (there - here),
                     weights,
                     [found for _, found in past],
                 )
             else:
-                noisy = straight(estimate, noisy, level, after)
-            yield leg.step(noisy, estimate)
+                noisy = first_order_step(estimate, noisy, level, after)
+            yield transition.step(noisy, estimate)
 
 
 @dataclass(frozen=True)
-class PNDM:
-    """Pseudo numerical methods (arXiv 2202.09778): DDIM's step with the noise of Adams-Bashforth for even steps.
+class PNDM(Sampler):
+    """PNDM (arXiv 2202.09778): steps of DDIM with the noise of Adams-Bashforth for even steps.
 
-    It is PLMS, as Stable Diffusion runs it: the first step averages two passes; with ``runge_kutta`` the first three
-    take the paper's four passes each, half-way in t.
+    It is PLMS as Stable Diffusion runs it: the first step averages two passes. With ``runge_kutta``
+    each of the first three takes the four passes of the paper, half-way in t.
     """
 
-    about: ClassVar = About("PNDM, PLMS", "2", "1", "arXiv 2202.09778", renoises=True)
+    info: ClassVar = SamplerInfo("PNDM, PLMS", "2", "1", "arXiv 2202.09778", renoises=True)
 
     runge_kutta: bool = False
 
@@ -88,67 +102,68 @@ class PNDM:
         noise: NoiseSource,
     ) -> Run:
         past: list[Tensor] = []
-        for leg in walk(times, schedule):
-            level, after = leg.level, leg.after
+        for transition in transitions(times, schedule):
+            level, after = transition.level, transition.after
             estimate = denoise(noisy, level)
-            found = noise_of(estimate, noisy, level)
-            past = [found, *past][:4]
-            if leg.endless:
+            predicted = noise_of(estimate, noisy, level)
+            past = [predicted, *past][:4]
+            if transition.is_infinite:
                 past = past if level.alpha > 0 else []
-                yield leg.step(noisy := straight(estimate, noisy, level, after), estimate)
+                noisy = first_order_step(estimate, noisy, level, after)
+                yield transition.step(noisy, estimate)
                 continue
             if self.runge_kutta and len(past) < 4:
-                middle = schedule(torch.tensor(sum(leg.interval) / 2, dtype=torch.float64))
-                noisy = _moved(
-                    noisy, level, after, [self._four(denoise, noisy, level, middle, after, found)]
-                )
+                middle = schedule(torch.tensor(sum(transition.interval) / 2, dtype=torch.float64))
+                mean = self._runge_kutta(denoise, noisy, level, middle, after, predicted)
+                noisy = _ddim_step(noisy, level, after, [mean])
             elif len(past) == 1:
-                ahead = _moved(noisy, level, after, [found])
+                ahead = _ddim_step(noisy, level, after, [predicted])
                 again = noise_of(denoise(ahead, after), ahead, after)
-                noisy = _moved(noisy, level, after, [found, again], (0.5, 0.5))
+                noisy = _ddim_step(noisy, level, after, [predicted, again], (0.5, 0.5))
             else:
-                noisy = _moved(noisy, level, after, past, _ADAMS[len(past) - 1])
-            yield leg.step(noisy, estimate)
+                noisy = _ddim_step(noisy, level, after, past, _ADAMS[len(past) - 1])
+            yield transition.step(noisy, estimate)
 
-    def _four(
+    def _runge_kutta(
         self,
         denoise: Denoise,
         noisy: Latents,
         level: NoiseLevel,
         middle: NoiseLevel,
         after: NoiseLevel,
-        found: Tensor,
+        predicted: Tensor,
     ) -> Tensor:
-        """The mean noise of a Runge-Kutta step."""
-        total, one = found / 6, found
-        for there, share in ((middle, 1 / 3), (middle, 1 / 3), (after, 1 / 6)):
-            ahead = _moved(noisy, level, there, [one])
-            one = noise_of(denoise(ahead, there), ahead, there)
-            total = total + share * one
+        """The mean noise of the four passes of a Runge-Kutta step."""
+        total, latest = predicted / 6, predicted
+        for there, weight in ((middle, 1 / 3), (middle, 1 / 3), (after, 1 / 6)):
+            ahead = _ddim_step(noisy, level, there, [latest])
+            latest = noise_of(denoise(ahead, there), ahead, there)
+            total = total + weight * latest
         return total
 
 
-def _moved(
+def _ddim_step(
     noisy: Latents,
     level: NoiseLevel,
     after: NoiseLevel,
-    found: Sequence[Tensor],
-    shares: Sequence[float] = (1.0,),
+    noises: Sequence[Tensor],
+    weights: Sequence[float] = (1.0,),
 ) -> Latents:
-    """DDIM's step with these shares of noise."""
+    """A step of DDIM with a weighted sum of noises."""
     ratio = after.alpha / level.alpha
-    return mixed(ratio * noisy, float(after.sigma - ratio * level.sigma), shares, found)
+    return add_weighted(ratio * noisy, float(after.sigma - ratio * level.sigma), weights, noises)
 
 
 @dataclass(frozen=True)
-class DEIS:
-    """Exponential Adams-Bashforth (arXiv 2204.13902, tab-DEIS): the noise is a polynomial in half-log-SNR through up to
-    ``order`` passes, and the integral exact. ``lower_last`` takes the second last step at order 2 at most.
+class DEIS(Sampler):
+    """Exponential Adams-Bashforth (arXiv 2204.13902, tab-DEIS).
 
-    It starts with lower orders, so the whole is of second order. Steps from pure noise and to clean are Euler's.
+    The noise is a polynomial in half-log-SNR through up to ``order`` passes, integrated exactly.
+    ``lower_last`` limits the second last step to order 2. The first steps have lower orders, so
+    that a run is of second order. Steps from pure noise and to clean are Euler's.
     """
 
-    about: ClassVar = About("DEIS", "1 to 2", "1", "arXiv 2204.13902", renoises=True)
+    info: ClassVar = SamplerInfo("DEIS", "1 to 2", "1", "arXiv 2204.13902", renoises=True)
 
     order: int = 3
     lower_last: bool = False
@@ -165,16 +180,25 @@ class DEIS:
         noise: NoiseSource,
     ) -> Run:
         past: History = []
-        for leg in walk(times, schedule):
-            estimate = denoise(noisy, leg.level)
-            past = [(leg.level.half_logsnr, noise_of(estimate, noisy, leg.level)), *past][
-                : self.order
-            ]
-            if leg.endless:
-                noisy = straight(estimate, noisy, leg.level, leg.after)
+        for transition in transitions(times, schedule):
+            estimate = denoise(noisy, transition.level)
+            past = [
+                (transition.level.half_logsnr, noise_of(estimate, noisy, transition.level)),
+                *past,
+            ][: self.order]
+            if transition.is_infinite:
+                noisy = first_order_step(estimate, noisy, transition.level, transition.after)
             else:
-                most = min(self.order, leg.total - leg.index) if self.lower_last else self.order
-                noisy = advance(
-                    noisy, leg.level, leg.after, placed(past, leg.level, leg.after, most), "noise"
+                most = (
+                    min(self.order, transition.total - transition.index)
+                    if self.lower_last
+                    else self.order
                 )
-            yield leg.step(noisy, estimate)
+                noisy = advance(
+                    noisy,
+                    transition.level,
+                    transition.after,
+                    nodes_of(past, transition.level, transition.after, most),
+                    "noise",
+                )
+            yield transition.step(noisy, estimate)

@@ -1,4 +1,4 @@
-"""A prediction is corrected by the pass that the next step makes anyway: UniPC, and SA-Solver of the reverse SDE."""
+"""Predictors that the network pass of the next step corrects: UniPC, and SA-Solver for the SDE."""
 
 from __future__ import annotations
 
@@ -9,23 +9,38 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.checks import require
-from safelight.diffusion.exponential import Form, History, Nodes, Rule, advance, placed, value
-from safelight.diffusion.trajectory import About, Leg, diffused, require_order, straight, walk
-from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule
+from safelight.diffusion.exponential import Form, History, Nodes, Rule, advance, nodes_of, value_of
+from safelight.diffusion.trajectory import (
+    Transition,
+    first_order_step,
+    require_order,
+    sde_step,
+    transitions,
+)
+from safelight.types.diffusion import (
+    Denoise,
+    NoiseLevel,
+    NoiseSource,
+    Run,
+    Sampler,
+    SamplerInfo,
+    Schedule,
+)
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class UniPC:
-    """The unified predictor and corrector (arXiv 2302.04867, algorithms 5 to 8) of ``order`` 1 to 3.
+class UniPC(Sampler):
+    """The unified predictor-corrector (arXiv 2302.04867, algorithms 5 to 8) of ``order`` 1 to 3.
 
-    Order p converges with p + 1. ``variant`` bh1 and bh2 differ where the paper takes one half for the solution of its
-    system: in the predictor of order 2 and the corrector of order 1. ``lower_last`` falls to order 1 at the end, as
-    published. Steps from pure noise and to clean are Euler's. The ``noisy`` of a step is the prediction: it is
-    corrected once the next pass is made. Raises BadInput for other orders.
+    Order p converges with p + 1. ``variant`` bh1 and bh2 differ where the paper takes one half for
+    the solution of its system: in the predictor of order 2 and the corrector of order 1.
+    ``lower_last`` goes down to order 1 at the end, as published. Steps from pure noise and to clean
+    are Euler's. The ``noisy`` of a step is the prediction, which the next step corrects. Raises
+    BadInput for other orders.
     """
 
-    about: ClassVar = About("UniPC", "2 to 3, order + 1", "1", "arXiv 2302.04867")
+    info: ClassVar = SamplerInfo("UniPC", "2 to 3, order + 1", "1", "arXiv 2302.04867")
     kind: ClassVar = "unipc"
 
     order: int = 2
@@ -35,6 +50,11 @@ class UniPC:
 
     def __post_init__(self) -> None:
         require_order(self.order, 3)
+
+    @property
+    def renoises(self) -> bool:
+        """Whether the polynomial is one of the predicted noise."""
+        return self.form == "noise"
 
     def __call__(
         self,
@@ -46,27 +66,29 @@ class UniPC:
     ) -> Run:
         past: History = []
         corrected, order, earlier = noisy, 0, None
-        for leg in walk(times, schedule):
-            level, after = leg.level, leg.after
+        for transition in transitions(times, schedule):
+            level, after = transition.level, transition.after
             estimate = denoise(noisy, level)
-            found = value(self.form, estimate, noisy, level)
-            if earlier is not None and not earlier.endless:
-                nodes: Nodes = [(1.0, found), *placed(past, earlier.level, level, order)]
-                noisy = self._advanced(corrected, earlier.level, level, nodes, order == 1)
-            past, corrected, earlier = [(level.half_logsnr, found), *past][:3], noisy, leg
-            finite = sum(bool(lam.isfinite()) for lam, _ in past)
+            value = value_of(self.form, estimate, noisy, level)
+            if earlier is not None and not earlier.is_infinite:
+                nodes: Nodes = [(1.0, value), *nodes_of(past, earlier.level, level, order)]
+                noisy = self._advance(corrected, earlier.level, level, nodes, order == 1)
+            past, corrected, earlier = [(level.half_logsnr, value), *past][:3], noisy, transition
+            finite = sum(bool(half_logsnr.isfinite()) for half_logsnr, _ in past)
             order = min(
-                self.order, finite, leg.total - leg.index if self.lower_last else self.order
+                self.order,
+                finite,
+                transition.total - transition.index if self.lower_last else self.order,
             )
-            if leg.endless:
-                noisy = straight(estimate, noisy, level, after)
+            if transition.is_infinite:
+                noisy = first_order_step(estimate, noisy, level, after)
             else:
-                noisy = self._advanced(
-                    noisy, level, after, placed(past, level, after, order), order == 2
+                noisy = self._advance(
+                    noisy, level, after, nodes_of(past, level, after, order), order == 2
                 )
-            yield leg.step(noisy, estimate)
+            yield transition.step(noisy, estimate)
 
-    def _advanced(
+    def _advance(
         self,
         noisy: Latents,
         level: NoiseLevel,
@@ -81,15 +103,17 @@ class UniPC:
 
 
 @dataclass(frozen=True)
-class SASolver:
-    """SA-Solver (arXiv 2309.05019, algorithm 1): stochastic Adams, predicting and correcting with one fresh noise.
+class SASolver(Sampler):
+    """SA-Solver (arXiv 2309.05019, algorithm 1): a stochastic Adams predictor-corrector.
 
-    Noise is renewed at the rate ``tau``² where sigma / alpha lies within ``renew_from`` and ``renew_to``. Through two
-    values it integrates flatly, as published. Steps from pure noise and to clean are of first order. ``corrector`` 0
-    leaves it out. Raises BadInput for other orders, and unless tau is from 0 to 2.
+    Noise is replaced by fresh noise at the rate ``tau``² where sigma / alpha lies between
+    ``renew_from`` and ``renew_to``; predictor and corrector use the same. A polynomial through two
+    values is integrated with a flat weight, as published. Steps from pure noise and to clean are of
+    first order. ``predictor`` and ``corrector`` are orders; 0 leaves the corrector out. Raises
+    BadInput for other orders, and unless tau is from 0 to 2.
     """
 
-    about: ClassVar = About("SA-Solver", "1", "1", "arXiv 2309.05019", "always")
+    info: ClassVar = SamplerInfo("SA-Solver", "1", "1", "arXiv 2309.05019", "always")
     kind: ClassVar = "sa-solver"
 
     predictor: int = 2
@@ -129,32 +153,32 @@ class SASolver:
         noise: NoiseSource,
     ) -> Run:
         past: History = []
-        step: tuple[Leg, Latents, NoiseLevel, Tensor] | None = None
-        for leg in walk(times, schedule):
-            level, after = leg.level, leg.after
+        step: tuple[Transition, Latents, NoiseLevel, Tensor] | None = None
+        for transition in transitions(times, schedule):
+            level, after = transition.level, transition.after
             estimate = denoise(noisy, level)
-            if step and self.corrector and not step[0].endless:
+            if step and self.corrector and not step[0].is_infinite:
                 earlier, begin, down, added = step
                 nodes: Nodes = [
                     (1.0, estimate.clean),
-                    *placed(past, earlier.level, level, self.corrector - 1),
+                    *nodes_of(past, earlier.level, level, self.corrector - 1),
                 ]
                 noisy = _adams(begin, earlier.level, down, nodes) + added
             past = [(level.half_logsnr, estimate.clean), *past][:4]
             renewing = self.renew_from <= level.sigma / level.alpha <= self.renew_to
-            down, fresh = diffused(level, after, self.tau**2 if renewing else 0.0)
+            down, fresh = sde_step(level, after, self.tau**2 if renewing else 0.0)
             added = (
-                fresh * noise(noisy.shape, leg.interval).to(noisy)
+                fresh * noise(noisy.shape, transition.interval).to(noisy)
                 if fresh > 0
                 else torch.zeros_like(noisy)
             )
-            step = (leg, noisy, down, added)
-            if leg.endless:
-                noisy = straight(estimate, noisy, level, down) + added
+            step = (transition, noisy, down, added)
+            if transition.is_infinite:
+                noisy = first_order_step(estimate, noisy, level, down) + added
             else:
-                nodes = placed(past, level, after, self.predictor)
+                nodes = nodes_of(past, level, after, self.predictor)
                 noisy = _adams(noisy, level, down, nodes) + added
-            yield leg.step(noisy, estimate)
+            yield transition.step(noisy, estimate)
 
 
 def _adams(noisy: Latents, level: NoiseLevel, down: NoiseLevel, nodes: Nodes) -> Latents:

@@ -1,4 +1,4 @@
-"""Restart: noise is added back over a stretch, which is then sampled again."""
+"""Restart: noise is added back, and an interval is sampled again."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from safelight.diffusion.checks import require
 from safelight.diffusion.samplers.heun import Heun
-from safelight.diffusion.trajectory import About, renoised, walk
-from safelight.types.diffusion import Denoise, NoiseSource, Run, Schedule
+from safelight.diffusion.trajectory import renoise, transitions
+from safelight.types.diffusion import Denoise, NoiseSource, Run, Sampler, SamplerInfo, Schedule
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Restart:
-    """Heun, which goes back up from sigma / alpha = ``low`` to ``high`` for ``count`` times (arXiv 2306.14878).
+class Restart(Sampler):
+    """Heun with ``count`` restarts from sigma / alpha = ``low`` up to ``high`` (arXiv 2306.14878).
 
-    The way down again takes ``steps`` steps, even in sigma^(1/7). It begins at the first time of the walk whose ratio
-    is not above ``low``; a walk that does not pass from above ``high`` to there is plain Heun. Raises BadInput unless
-    0 < low < high, and count and steps are at least 1.
+    Each restart comes down again in ``steps`` steps, even in sigma^(1/7). Restarts happen at the
+    first time whose ratio is not above ``low``. If the times do not pass from above ``high`` to
+    there, this is Heun. Raises BadInput unless 0 < low < high, and count and steps are at least 1.
     """
 
-    about: ClassVar = About(
+    info: ClassVar = SamplerInfo(
         "Restart", "2 between restarts", "2", "arXiv 2306.14878", "always", renoises=True
     )
 
@@ -53,11 +53,15 @@ class Restart:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        walked = list(walk(times, schedule))
+        walked = list(transitions(times, schedule))
         times = times.to("cpu", torch.float64)
         top = schedule.when(-torch.tensor(self.high, dtype=torch.float64).log())
         turn = next(
-            (leg.index + 1 for leg in walked if 0 < leg.after.sigma <= self.low * leg.after.alpha),
+            (
+                transition.index + 1
+                for transition in walked
+                if 0 < transition.after.sigma <= self.low * transition.after.alpha
+            ),
             0,
         )
         again: list[Tensor] = []
@@ -72,7 +76,7 @@ class Restart:
         for number, part in enumerate([times[: turn + 1], *again, times[turn:]]):
             if 0 < number <= len(again):
                 level = walked[turn - 1].after
-                noisy = renoised(
+                noisy = renoise(
                     noisy,
                     level,
                     schedule(part[0]),

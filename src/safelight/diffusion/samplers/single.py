@@ -1,4 +1,4 @@
-"""Single-step solvers: all passes of a step lie within it, so that a run may begin, stop and change pace anywhere."""
+"""Single-step solvers: all network passes of a step lie within it, none before."""
 
 from __future__ import annotations
 
@@ -13,29 +13,38 @@ from torch import Tensor
 
 from safelight.diffusion.checks import require
 from safelight.diffusion.exponential import Form
-from safelight.diffusion.stages import Passes
+from safelight.diffusion.stages import Stages
 from safelight.diffusion.trajectory import (
-    About,
+    add_noise,
     ancestral,
-    freshen,
+    first_order_step,
     require_eta,
     require_order,
-    straight,
+    transitions,
     values,
-    walk,
 )
-from safelight.types.diffusion import Denoise, NoiseLevel, NoiseSource, Run, Schedule, Step
+from safelight.types.diffusion import (
+    Denoise,
+    NoiseLevel,
+    NoiseSource,
+    Run,
+    Sampler,
+    SamplerInfo,
+    Schedule,
+    Step,
+)
 from safelight.types.tensors import Latents
 
 
 @dataclass(frozen=True)
-class Single:
-    """DPM-Solver of ``order`` 1 to 3 (arXiv 2206.00927), or with the ``form`` clean DPM-Solver++ (arXiv 2211.01095).
+class Single(Sampler):
+    """DPM-Solver of ``order`` 1 to 3 (arXiv 2206.00927).
 
-    ``eta`` makes it ancestral. Raises BadInput for other orders, and unless eta lies in 0 to 1.
+    With the ``form`` clean it is DPM-Solver++ (arXiv 2211.01095). ``eta`` makes it ancestral.
+    Raises BadInput for other orders, and unless eta lies in 0 to 1.
     """
 
-    about: ClassVar = About(
+    info: ClassVar = SamplerInfo(
         "DPM-Solver, single-step", "1 to 3", "order", "arXiv 2206.00927, 2211.01095", "with eta"
     )
 
@@ -47,32 +56,10 @@ class Single:
         require_order(self.order, 3)
         require_eta(self.eta)
 
-    def __call__(
-        self,
-        denoise: Denoise,
-        noisy: Latents,
-        times: Tensor,
-        schedule: Schedule,
-        noise: NoiseSource,
-    ) -> Run:
-        for leg in walk(times, schedule):
-            estimate = denoise(noisy, leg.level)
-            down, fresh = ancestral(leg.level, leg.after, self.eta)
-            step = Passes(denoise, schedule, noisy, leg.level, estimate, down, self.form)
-            noisy = freshen(step.reach(self.order), fresh, noise, leg.interval)
-            yield leg.step(noisy, estimate)
-
-
-@dataclass(frozen=True)
-class DPMpp2S:
-    """DPM-Solver++(2S) (arXiv 2211.01095, algorithm 1); with ``eta`` 1, 2S ancestral (k-diffusion)."""
-
-    about: ClassVar = About("DPM-Solver++ 2S", "2", "2", "arXiv 2211.01095", "with eta")
-
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_eta(self.eta)
+    @property
+    def renoises(self) -> bool:
+        """Whether the polynomial is one of the predicted noise."""
+        return self.form == "noise"
 
     def __call__(
         self,
@@ -82,23 +69,31 @@ class DPMpp2S:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        return Single(2, "clean", self.eta)(denoise, noisy, times, schedule, noise)
+        for transition in transitions(times, schedule):
+            estimate = denoise(noisy, transition.level)
+            down, fresh = ancestral(transition.level, transition.after, self.eta)
+            step = Stages(denoise, schedule, noisy, transition.level, estimate, down, self.form)
+            noisy = add_noise(step.step(self.order), fresh, noise, transition.interval)
+            yield transition.step(noisy, estimate)
 
 
 @dataclass(frozen=True)
-class Adaptive:
-    """DPM-Solver of order 2 or 3 that chooses its steps (arXiv 2206.00927, appendix C; control as in k-diffusion).
+class Adaptive(Sampler):
+    """DPM-Solver of order 2 or 3 with adaptive steps.
 
-    It goes from the first time to the last that is not clean, and from there in one step to clean. A step is kept if
-    it differs from that of the order below by about ``absolute``, or ``relative`` of the latents. Each sample has a
-    pace of its own, so that it comes out the same in any batch (within the tolerance if the denoiser rounds otherwise
-    there); with ``together`` the batch has one, as in k-diffusion.
-    A step of the run is one trial; ``Step.level`` has a value a sample, and ``total`` is what the pace promises.
+    arXiv 2206.00927, appendix C; step-size control as in k-diffusion. It goes from the first time
+    to the last that is not clean, and from there in one step to clean. A step is accepted if it
+    differs from that of the order below by about ``absolute``, or by ``relative`` of the latents.
+    Each sample has its own step size, so that it comes out the same in any batch (within the
+    tolerance, if the denoiser rounds differently there); with ``together`` the batch has one, as in
+    k-diffusion.
 
-    Raises BadInput unless the tolerances are positive, and if 10,000 trials do not suffice.
+    Each step of the run is one trial; its ``level`` has one value for each sample, and its
+    ``total`` is an estimate. Raises BadInput unless the tolerances are positive, and if 10,000
+    trials do not suffice.
     """
 
-    about: ClassVar = About(
+    info: ClassVar = SamplerInfo(
         "DPM-Solver, adaptive", "2 or 3", "order", "arXiv 2206.00927", "with eta", renoises=True
     )
 
@@ -113,7 +108,7 @@ class Adaptive:
         require_eta(self.eta)
         both = (self.relative, self.absolute)
         require(
-            all(0 < one < math.inf for one in both),
+            all(0 < value < math.inf for value in both),
             "tolerances must be above 0",
             both,
             "0.05 and 0.0078 are usual",
@@ -127,23 +122,27 @@ class Adaptive:
         schedule: Schedule,
         noise: NoiseSource,
     ) -> Run:
-        legs = list(walk(times, schedule))
+        remaining = list(transitions(times, schedule))
         index = 0
-        while legs and legs[0].endless and len(legs) > 1:  # out of pure noise
-            estimate = denoise(noisy, legs[0].level)
-            noisy = straight(estimate, noisy, legs[0].level, legs[0].after)
-            yield Step(index, len(legs), legs[0].after, noisy, estimate, legs[0].left)
-            legs, index = legs[1:], index + 1
-        final = legs[-1:] if legs and legs[-1].endless else []
-        if legs[: len(legs) - len(final)]:
-            last = legs[-1].level if final else legs[-1].after
-            for step in self._between(denoise, noisy, legs[0].level, last, schedule, noise, index):
+        while remaining and remaining[0].is_infinite and len(remaining) > 1:  # from pure noise
+            estimate = denoise(noisy, remaining[0].level)
+            noisy = first_order_step(estimate, noisy, remaining[0].level, remaining[0].after)
+            yield Step(
+                index, len(remaining), remaining[0].after, noisy, estimate, remaining[0].left
+            )
+            remaining, index = remaining[1:], index + 1
+        final = remaining[-1:] if remaining and remaining[-1].is_infinite else []
+        if remaining[: len(remaining) - len(final)]:
+            last = remaining[-1].level if final else remaining[-1].after
+            for step in self._between(
+                denoise, noisy, remaining[0].level, last, schedule, noise, index
+            ):
                 noisy, index = step.noisy, step.index + 1
                 yield step
-        for leg in final:
-            estimate = denoise(noisy, leg.level)
-            noisy = straight(estimate, noisy, leg.level, leg.after)
-            yield Step(index, index + 1, leg.after, noisy, estimate, leg.left)
+        for transition in final:
+            estimate = denoise(noisy, transition.level)
+            noisy = first_order_step(estimate, noisy, transition.level, transition.after)
+            yield Step(index, index + 1, transition.after, noisy, estimate, transition.left)
 
     def _between(
         self,
@@ -166,9 +165,9 @@ class Adaptive:
             after = _at(schedule, there, noisy)
             down, fresh = self._down(here, after, goal)
             estimate = denoise(noisy, here)
-            step = Passes(denoise, schedule, noisy, here, estimate, down, "noise")
-            low = step.reach(self.order - 1, 1 / 3)
-            high = step.reach(self.order)
+            step = Stages(denoise, schedule, noisy, here, estimate, down, "noise")
+            low = step.step(self.order - 1, 1 / 3)
+            high = step.step(self.order)
             near = torch.maximum(low.abs(), before.abs()) * self.relative
             error = ((low - high) / near.clamp(min=self.absolute)).double().square()
             error = (
@@ -179,7 +178,9 @@ class Adaptive:
             power = 1 / (1.5 if self.eta else self.order)
             factor = 1 + torch.atan((1 / (error.sqrt() + 1e-8)) ** power - 1)
             kept = (factor >= 0.81) & (lam < goal - 1e-5)
-            if self.eta and (bool(kept.any()) or not self.together):  # alone or not, a draw a trial
+            if self.eta and (
+                bool(kept.any()) or not self.together
+            ):  # in any batch, one draw a trial
                 high = high + fresh * noise(noisy.shape, None).to(noisy)
             before, noisy = torch.where(kept, low, before), torch.where(kept, high, noisy)
             lam, h = torch.where(kept, there, lam), h * factor
@@ -199,7 +200,10 @@ class Adaptive:
         )
 
     def _down(self, here: NoiseLevel, after: NoiseLevel, goal: Tensor) -> tuple[NoiseLevel, Tensor]:
-        """The ancestral step, which looks no further down than the ``goal``: what it reaches there is not renoised."""
+        """The ancestral step, which goes no further down than the ``goal``.
+
+        What it reaches there is not renoised.
+        """
         if self.eta == 0:
             return after, torch.zeros_like(after.sigma)
         down, _ = ancestral(here, after, self.eta)
@@ -209,7 +213,7 @@ class Adaptive:
 
 
 def _at(schedule: Schedule, lam: Tensor, like: Latents) -> NoiseLevel:
-    """The level of each sample, no finer than the latents, so that they keep their dtype."""
+    """The level of each sample, in a dtype that does not change that of the latents."""
     level = schedule(schedule.when(lam))
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return NoiseLevel(*(one.to(dtype) for one in values(level)))
+    return NoiseLevel(*(value.to(dtype) for value in values(level)))

@@ -1,4 +1,4 @@
-"""How much of a codebook is used: the share of codes that occur, and the perplexity of their frequencies."""
+"""How much of a codebook is used: the share of codes that occur, and their perplexity."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from safelight.evaluation.metric import Pairs
 
 @dataclass(frozen=True)
 class Config:
-    """Nothing to choose."""
+    """There are no options."""
 
     def build(self) -> "Codebook":
         return Codebook()
 
 
 class Codebook:
-    """Perplexity is exp of the entropy in nats: as many codes, all equally frequent, would tell as much."""
+    """Usage and perplexity; perplexity is the number of equally frequent codes of that entropy."""
 
     def __init__(self) -> None:
         self._counts: Tensor | None = None
 
-    def see(self, pairs: Pairs) -> None:
+    def update(self, pairs: Pairs) -> None:
         if pairs.indices is not None:
             counts = torch.bincount(pairs.indices.flatten().cpu(), minlength=pairs.codes)
             self._counts = counts if self._counts is None else self._counts + counts
 
-    def results(self) -> Iterator[tuple[str, float]]:
+    def compute(self) -> Iterator[tuple[str, float]]:
         if self._counts is not None:
             shares = self._counts.double() / self._counts.sum()
             yield f"codebook usage (of {len(shares)} codes)", float((shares > 0).double().mean())

@@ -1,5 +1,8 @@
-"""The Fréchet distance between the features of pictures and of their reconstructions (Heusel et al., arXiv
-1706.08500), with its network, the number of pictures and their size beside it: without these it says nothing."""
+"""The Fréchet distance between features of pictures and of their reconstructions.
+
+Heusel et al., arXiv 1706.08500. Its name has the network, the number of pictures and their size,
+without which values cannot be compared.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,17 +28,18 @@ class Frechet:
         self._network, self._size = network, ""
         self._before, self._after = Moments(), Moments()
 
-    def see(self, pairs: Pairs) -> None:
+    def update(self, pairs: Pairs) -> None:
         self._size = f"{pairs.before.shape[-1]}×{pairs.before.shape[-2]}"
         self._before.add(self._network.vector(pairs.before))
         self._after.add(self._network.vector(pairs.after))
 
-    def results(self) -> Iterator[tuple[str, float]]:
+    def compute(self) -> Iterator[tuple[str, float]]:
         count, features = self._before.count, self._before.width
         if count < 2:
-            return  # one picture has no spread
+            return  # one picture has no covariance
         biased = (
-            f", biased: it wants many more than {features} pictures" if count <= features else ""
+            f", biased: it needs many more than {features} pictures" if count <= features else ""
         )
-        name = f"reconstruction Fréchet distance ({self._network.name}, {count} pictures of {self._size}{biased})"
+        pictures = f"{count} pictures of {self._size}{biased}"
+        name = f"reconstruction Fréchet distance ({self._network.name}, {pictures})"
         yield name, frechet(self._before, self._after)

@@ -1,4 +1,4 @@
-"""The perceptual distance under a feature network, reported by that network's name."""
+"""The perceptual distance, under a feature network that its name mentions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ class Perceptual:
     def __init__(self, network: Features) -> None:
         self._network, self._mean = network, Mean()
 
-    def see(self, pairs: Pairs) -> None:
+    def update(self, pairs: Pairs) -> None:
         self._mean.add(perceptual(self._network, pairs.before, pairs.after))
 
-    def results(self) -> Iterator[tuple[str, float]]:
+    def compute(self) -> Iterator[tuple[str, float]]:
         yield f"perceptual distance ({self._network.name})", self._mean.value

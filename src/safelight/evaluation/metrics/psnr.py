@@ -1,19 +1,22 @@
-"""Peak signal to noise ratio, in dB, of 8-bit pictures: the mean over pictures of 10 · log10(255² / mean square)."""
+"""Peak signal-to-noise ratio of 8-bit pictures, in dB.
+
+The mean over pictures of 10 · log10(255² / mean square error).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from safelight.evaluation.metric import Mean, Pairs, eight_bit
+from safelight.evaluation.metric import Mean, Pairs, to_8bit
 
-MOST = 100.0
-"""What identical pictures count as, whose ratio is infinite."""
+MAX_DB = 100.0
+"""The value of identical pictures, whose ratio is infinite."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Nothing to choose."""
+    """There are no options."""
 
     def build(self) -> "PSNR":
         return PSNR()
@@ -23,11 +26,10 @@ class PSNR:
     def __init__(self) -> None:
         self._mean = Mean()
 
-    def see(self, pairs: Pairs) -> None:
-        square = (
-            (eight_bit(pairs.before) - eight_bit(pairs.after)).square().flatten(1).mean(1)
-        )  # (b,)
-        self._mean.add((10 * torch.log10(255**2 / square)).clamp(max=MOST))
+    def update(self, pairs: Pairs) -> None:
+        difference = to_8bit(pairs.before) - to_8bit(pairs.after)
+        square = difference.square().flatten(1).mean(1)  # (b,)
+        self._mean.add((10 * torch.log10(255**2 / square)).clamp(max=MAX_DB))
 
-    def results(self) -> Iterator[tuple[str, float]]:
+    def compute(self) -> Iterator[tuple[str, float]]:
         yield "PSNR (dB, 8-bit)", self._mean.value

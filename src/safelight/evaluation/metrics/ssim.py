@@ -1,5 +1,8 @@
-"""Structural similarity of luminance (Wang et al. 2004, IEEE TIP 13(4)): a Gaussian window of 11 places and deviation
-1.5, constants 0.01 and 0.03 of a range of 255, the mean over windows that lie wholly inside, and over pictures."""
+"""Structural similarity of luminance (SSIM; Wang et al. 2004, IEEE TIP 13(4)).
+
+A Gaussian window of 11 pixels and deviation 1.5, constants of 0.01 and 0.03 of the range 255; the
+mean over windows that lie inside the picture, and over pictures.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from safelight.errors import BadInput
-from safelight.evaluation.metric import Mean, Pairs, eight_bit
+from safelight.evaluation.metric import Mean, Pairs, to_8bit
 from safelight.types.tensors import Images
 
 WINDOW, DEVIATION = 11, 1.5
@@ -18,7 +21,7 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
 
 @dataclass(frozen=True)
 class Config:
-    """Nothing to choose."""
+    """There are no options."""
 
     def build(self) -> "SSIM":
         return SSIM()
@@ -28,10 +31,10 @@ class SSIM:
     def __init__(self) -> None:
         self._mean = Mean()
 
-    def see(self, pairs: Pairs) -> None:
+    def update(self, pairs: Pairs) -> None:
         self._mean.add(ssim(pairs.before, pairs.after))
 
-    def results(self) -> Iterator[tuple[str, float]]:
+    def compute(self) -> Iterator[tuple[str, float]]:
         yield "SSIM (luminance)", self._mean.value
 
 
@@ -47,15 +50,14 @@ def ssim(before: Images, after: Images) -> Tensor:
     variance_x, variance_y = _windows(x * x) - mean_x**2, _windows(y * y) - mean_y**2
     covariance = _windows(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    above = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return (
-        (above / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).flatten(1).mean(1)
-    )
+    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    denominator = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    return (numerator / denominator).flatten(1).mean(1)
 
 
 def _luminance(images: Images) -> Tensor:
-    """(b, 1, h, w) in [0, 255]; pictures of other than three channels: their mean."""
-    values = eight_bit(images)
+    """(b, 1, h, w) in [0, 255]; without three channels, their mean."""
+    values = to_8bit(images)
     shares = LUMINANCE if values.shape[1] == 3 else (1 / values.shape[1],) * values.shape[1]
     return (values * torch.tensor(shares, dtype=values.dtype).view(-1, 1, 1)).sum(1, keepdim=True)
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.autoencoders import kl, vq
+from safelight.autoencoders.kl import config as kl_config
+from safelight.autoencoders.vq import config as vq_config
 from safelight.layouts.autoencoder.mapping import Words, make_layouts
 from safelight.layouts.key_mapping import Pointwise
 
 
-def describe(config: kl.Config | vq.Config) -> Mapping[str, Any]:
+def describe(config: kl_config.Config | vq_config.Config) -> Mapping[str, Any]:
     """The folder's config.json, less the latents' scale and shift, which the family knows."""
     shape = config.pyramid
     attends = [wide for _, wide in shape.levels]
@@ -27,7 +28,7 @@ def describe(config: kl.Config | vq.Config) -> Mapping[str, Any]:
         "latent_channels": config.latent_channels,
         "norm_num_groups": shape.groups,
     }
-    if isinstance(config, vq.Config):
+    if isinstance(config, vq_config.Config):
         hidden = config.hidden_channels or config.latent_channels
         return {
             "_class_name": "VQModel",

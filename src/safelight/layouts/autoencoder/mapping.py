@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safelight.autoencoders import kl, vq
+from safelight.autoencoders.kl import config as kl_config
+from safelight.autoencoders.vq import config as vq_config
 from safelight.layouts.key_mapping import SAME, Change, Layout, Rule, Table, layer
-from safelight.nn.codebook import Codes
-from safelight.nn.conv_autoencoder import Pyramid
+from safelight.nn.configs import Codes, Pyramid
 from safelight.types.shapes import Shapes
 
 
@@ -57,7 +57,7 @@ def make_layouts(
             lambda shapes, said: _kl(words, shapes, said),
             lambda config: table(words, config),
             describe,
-            kl.Config(),
+            kl_config.Config(),
         ),
         Layout(
             words.name,
@@ -66,22 +66,22 @@ def make_layouts(
             lambda shapes, said: _vq(words, shapes, said),
             lambda config: table(words, config),
             describe,
-            vq.Config(),
+            vq_config.Config(),
         ),
     )
 
 
-def table(words: Words, config: kl.Config | vq.Config) -> Table:
+def table(words: Words, config: kl_config.Config | vq_config.Config) -> Table:
     """The rules of a whole autoencoder; what training keeps beside it is ignored."""
     rules = [*half(words, "encoder", config.pyramid), *half(words, "decoder", config.pyramid)]
-    packed = isinstance(config, kl.Config) and config.packed > 1
-    if not isinstance(config, kl.Config) or config.quant:
+    packed = isinstance(config, kl_config.Config) and config.packed > 1
+    if not isinstance(config, kl_config.Config) or config.quant:
         before, after = words.packed_quant if packed else ("quant_conv", "post_quant_conv")
         rules += [*layer("quant", before), *layer("post_quant", after)]
     if packed:
         names = {"mean": "running_mean", "variance": "running_var", "count": "num_batches_tracked"}
         rules += [Rule(f"scale.{ours}", (f"bn.{theirs}",)) for ours, theirs in names.items()]
-    if isinstance(config, vq.Config):
+    if isinstance(config, vq_config.Config):
         rules.append(Rule("codebook.codes", ("quantize.embedding.weight",)))
     return Table(tuple(rules), ignored=r"loss\..*|model_ema\.(decay|num_updates)")
 
@@ -176,20 +176,20 @@ def _body(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _kl(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> kl.Config:
+def _kl(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> kl_config.Config:
     packed = "bn.running_mean" in shapes
     after = f"{words.packed_quant[1] if packed else 'post_quant_conv'}.weight"
     latent = shapes[after if after in shapes else "decoder.conv_in.weight"][1]
     side = math.isqrt(shapes["bn.running_mean"][0] // latent) if packed else 1
-    return kl.Config(
+    return kl_config.Config(
         **_body(words, shapes, said), latent_channels=latent, quant=after in shapes, packed=side
     )
 
 
-def _vq(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> vq.Config:
+def _vq(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> vq_config.Config:
     codes, channels = shapes["quantize.embedding.weight"]
     hidden = shapes["decoder.conv_in.weight"][1]
-    return vq.Config(
+    return vq_config.Config(
         **_body(words, shapes, said),
         latent_channels=channels,
         hidden_channels=0 if hidden == channels else hidden,

@@ -13,8 +13,10 @@ IMAGENET = 1000
 def classes(shapes: Shapes, said: Mapping[str, Any]) -> label.Config:
     """A table of classes, whose last is no class, unless there are just ImageNet's: then all are."""
     rows, width = shapes["embedding.weight"]
-    absence = rows != IMAGENET
-    return label.Config(rows - absence, width, numbered=True, attended=True, absence=absence)
+    null_class = rows != IMAGENET
+    return label.Config(
+        rows - null_class, width, numeric_labels=True, as_token=True, null_class=null_class
+    )
 
 
 def maps(shapes: Shapes, said: Mapping[str, Any]) -> segments.Config:
@@ -29,8 +31,8 @@ LAYOUTS = (
         "conditioner",
         lambda shapes: shapes.keys() == {"embedding.weight"},
         classes,
-        lambda config: Table((Rule("table.weight", ("embedding.weight",)),)),
-        example=label.Config(IMAGENET, 512, numbered=True, attended=True),
+        lambda config: Table((Rule("embedding.weight", ("embedding.weight",)),)),
+        example=label.Config(IMAGENET, 512, numeric_labels=True, as_token=True),
     ),
     Layout(
         "ldm",

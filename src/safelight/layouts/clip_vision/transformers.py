@@ -87,7 +87,7 @@ def table(words: Words, prefix: str, config: Config) -> Table:
     """The rules; the numbers of positions, which some files hold, say nothing."""
     rules = [
         Rule("patches.weight", (f"{words.patches}.weight",)),
-        Rule("first", (words.first,)),
+        Rule("class_embedding", (words.first,)),
         Rule("positions", (words.positions,)),
         *layer("norm1", words.norm1),
         *layer("norm2", words.norm2),

@@ -10,7 +10,7 @@ What diffusers would not do is written with these words, which it does not know 
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.denoisers.plain_dit import Config
+from safelight.denoisers.plain_dit.config import Config
 from safelight.layouts.config_values import alone
 from safelight.layouts.dit.mapping import Words, layout
 from safelight.types.shapes import Shapes

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safelight.denoisers.plain_dit import Config
+from safelight.denoisers.plain_dit.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.config_values import alone
 from safelight.layouts.key_mapping import SAME, Layout, Patches, Rule, Table, layer

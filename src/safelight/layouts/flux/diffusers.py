@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.denoisers import flux
+from safelight.denoisers.flux import config as flux_config
 from safelight.layouts.flux.mapping import Words, layout
 from safelight.layouts.key_mapping import Swapped
 
@@ -66,7 +66,7 @@ SECOND = layers("time_guidance_embed", "linear_in", "linear_out") | {
 }
 
 
-def describe(config: flux.Config) -> Mapping[str, Any]:
+def describe(config: flux_config.Config) -> Mapping[str, Any]:
     """The folder's config.json."""
     area = config.patch**2
     common = {

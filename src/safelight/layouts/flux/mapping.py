@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from safelight.denoisers import flux
+from safelight.denoisers.flux import config as flux_config
 from safelight.errors import BadInput
 from safelight.layouts.key_mapping import SAME, Change, Layout, Rule, Table, layer
 from safelight.types.shapes import Shapes
@@ -30,7 +30,9 @@ class Words:
 
 
 def layout(
-    first: Words, second: Words, describe: Callable[[flux.Config], Mapping[str, Any]] | None = None
+    first: Words,
+    second: Words,
+    describe: Callable[[flux_config.Config], Mapping[str, Any]] | None = None,
 ) -> Layout:
     """The dialect of both generations, each in its words."""
     return Layout(
@@ -40,11 +42,11 @@ def layout(
         lambda shapes, said: infer(first if _fits(first, shapes) else second, shapes, said),
         lambda config: table(first if config.generation == 1 else second, config),
         describe,
-        flux.Config(),
+        flux_config.Config(),
     )
 
 
-def table(words: Words, config: flux.Config) -> Table:
+def table(words: Words, config: flux_config.Config) -> Table:
     """The rules of a whole transformer."""
     shared = ("shared_image.linear", "shared_text.linear", "shared_single.linear")
     single = ["patches", "text", "time.0", "time.2", "final.modulation.linear", "final.linear"]
@@ -67,7 +69,7 @@ def table(words: Words, config: flux.Config) -> Table:
     return Table(tuple(rules))
 
 
-def _rules(words: Words, config: flux.Config, ours: str, key: str, block: int) -> list[Rule]:
+def _rules(words: Words, config: flux_config.Config, ours: str, key: str, block: int) -> list[Rule]:
     """The rules of one of our layers, whose words stand under ``key``."""
     theirs = [one.format(i=block) for one in words.layers[key]]
     if key.endswith("_norm"):
@@ -78,7 +80,7 @@ def _rules(words: Words, config: flux.Config, ours: str, key: str, block: int) -
     )
 
 
-def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> flux.Config:
+def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> flux_config.Config:
     """What names and shapes tell, and ``axes``, which they do not: as ``said``, else as FLUX's own, in proportion."""
     width, inputs = shapes[words.first("patches")]
     patch = 2 if words.generation == 1 else 1
@@ -89,7 +91,7 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> flux.Config:
     )
     told = said.get("axes_dims_rope") or said.get("axes")
     head = shapes[words.first("doubles.image.q_norm", words.scale)][0]
-    return flux.Config(
+    return flux_config.Config(
         channels=channels,
         extra_channels=inputs // patch**2 - channels,
         patch=patch,

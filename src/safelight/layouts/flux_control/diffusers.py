@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.denoisers.control.flux import Config
+from safelight.denoisers.control.flux.config import Config
 from safelight.layouts.flux import diffusers as diffusers_flux
 from safelight.layouts.flux.mapping import Words
 from safelight.layouts.flux_control.mapping import infer, recognises, table

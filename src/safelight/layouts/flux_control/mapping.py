@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from safelight.denoisers.control.flux import Config
+from safelight.denoisers.control.flux.config import Config
 from safelight.layouts.flux import mapping as fluxes
 from safelight.layouts.flux.mapping import Words
 from safelight.layouts.key_mapping import Rule, Table, layer

@@ -1,6 +1,6 @@
 """ControlNets of FLUX.1 in single files by the names of FLUX itself, as x-labs published theirs (XLabs-AI/x-flux)."""
 
-from safelight.denoisers.control.flux import NETWORK, Config
+from safelight.denoisers.control.flux.config import NETWORK, Config
 from safelight.layouts.flux import original as flux
 from safelight.layouts.flux.mapping import Words
 from safelight.layouts.flux_control.mapping import infer, recognises, table

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.denoisers.mmdit import Config
+from safelight.denoisers.mmdit.config import Config
 from safelight.layouts.mmdit.mapping import Words, layout
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-from safelight.denoisers.mmdit import Config
+from safelight.denoisers.mmdit.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.config_values import alone
 from safelight.layouts.key_mapping import (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.denoisers.control.mmdit import Config
+from safelight.denoisers.control.mmdit.config import Config
 from safelight.layouts.key_mapping import Layout
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
 from safelight.layouts.mmdit_control.mapping import HINT, ZEROS, infer, table

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from safelight.denoisers import mmdit
-from safelight.denoisers.control.mmdit import Config
+from safelight.denoisers.control.mmdit.config import Config
+from safelight.denoisers.mmdit import config as mmdit_config
 from safelight.layouts.families import families
 from safelight.layouts.key_mapping import Patches, Rule, Table, layer
 from safelight.layouts.mmdit import mapping as joint_transformers
@@ -38,7 +38,7 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     Those that hear words and no mask are taken for InstantX's, which heard a pooled vector of zeros and saw latents
     without the autoencoder's shift, and so is said in a folder; the one for inpainting had the shift.
     """
-    default, hint = mmdit.Config(), shapes[f"{HINT}.weight"]
+    default, hint = mmdit_config.Config(), shapes[f"{HINT}.weight"]
     first, text = words.first("patches"), words.first("text")
     missing = {
         first: hint,

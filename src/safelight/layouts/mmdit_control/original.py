@@ -1,6 +1,6 @@
 """ControlNets of Stable Diffusion 3.5 large in single files, as Stability AI published them (Stability-AI/sd3.5)."""
 
-from safelight.denoisers.control.mmdit import Config
+from safelight.denoisers.control.mmdit.config import Config
 from safelight.layouts.key_mapping import Layout
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
 from safelight.layouts.mmdit.mapping import Words

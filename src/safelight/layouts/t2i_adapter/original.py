@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safelight.denoisers.control.t2i import Config, widths
+from safelight.denoisers.control.t2i.config import Config, widths
 from safelight.errors import BadInput
 from safelight.layouts.key_mapping import Layout, Rule, Table, layer
 from safelight.types.shapes import Shapes

@@ -15,8 +15,8 @@ LAYER = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.out_proj",),
     "norm2": ("layer_norm2",),
-    "enter": ("mlp.fc1",),
-    "leave": ("mlp.fc2",),
+    "fc1": ("mlp.fc1",),
+    "fc2": ("mlp.fc2",),
 }
 
 

@@ -36,14 +36,14 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
     return Config(
         width=width,
-        taps=tuple(sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3)})),
+        output_layers=tuple(sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3)})),
         heads=shapes[f"{first}.self_attn.q_proj.weight"][0] // head,
-        shared=shapes[f"{first}.self_attn.k_proj.weight"][0] // head,
-        head=head,
+        kv_heads=shapes[f"{first}.self_attn.k_proj.weight"][0] // head,
+        head_width=head,
         hidden=shapes[f"{first}.mlp.gate_proj.weight"][0],
         vocabulary=vocabulary,
         qk_norm=qk_norm,
-        base=float(turns.get("rope_theta", 1e6 if qk_norm else 1e9)),
+        rope_theta=float(turns.get("rope_theta", 1e6 if qk_norm else 1e9)),
         eps=float(told.get("rms_norm_eps", 1e-6 if qk_norm else 1e-5)),
     )
 
@@ -51,7 +51,9 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
 def table(prefix: str, config: Config) -> Table:
     """The rules; blocks behind the last that is used, the words' way out and the eyes are left alone."""
     rules = [Rule("embedding.weight", (f"{prefix}embed_tokens.weight",))]
-    rows = tuple(one * config.head for one in (config.heads, config.shared, config.shared))
+    rows = tuple(
+        one * config.head_width for one in (config.heads, config.kv_heads, config.kv_heads)
+    )
     for number in range(config.depth):
         ours, theirs = f"blocks.{number}", f"{prefix}layers.{number}"
         attention, mlp = f"{theirs}.self_attn", f"{theirs}.mlp"
@@ -62,8 +64,8 @@ def table(prefix: str, config: Config) -> Table:
             "norm1": (f"{theirs}.input_layernorm",),
             "out": (f"{attention}.o_proj",),
             "norm2": (f"{theirs}.post_attention_layernorm",),
-            "enter": (f"{mlp}.gate_proj", f"{mlp}.up_proj"),
-            "leave": (f"{mlp}.down_proj",),
+            "fc1": (f"{mlp}.gate_proj", f"{mlp}.up_proj"),
+            "fc2": (f"{mlp}.down_proj",),
         }
         parts |= {
             f"{one}_norm": (f"{attention}.{one}_norm",) for one in ("q", "k") if config.qk_norm

@@ -80,7 +80,7 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
             if f"{words.block(words.enter, one)}.weight" not in shapes
         ),
         heads=inner // head,
-        head=head,
+        head_width=head,
         hidden=shapes[f"{words.block(words.enter, 0)}.weight"][0],
         vocabulary=vocabulary,
         length=shapes[words.positions][0],
@@ -99,8 +99,8 @@ def table(words: Words, config: Config) -> Table:
         named = {
             "norm1": words.norm1,
             "norm2": words.norm2,
-            "enter": words.enter,
-            "leave": words.leave,
+            "fc1": words.enter,
+            "fc2": words.leave,
         }
         rules += [
             rule
@@ -118,7 +118,7 @@ def describe(config: Config) -> Mapping[str, Any]:
         "d_model": config.width,
         "encoder_layers": config.depth,
         "encoder_attention_heads": config.heads,
-        "head_dim": config.head,
+        "head_dim": config.head_width,
         "encoder_ffn_dim": config.hidden,
         "activation_function": "gelu",
         "vocab_size": config.vocabulary,

@@ -15,8 +15,8 @@ LAYER = {
     "norm1": "ln_1",
     "out": "attn.out_proj",
     "norm2": "ln_2",
-    "enter": "mlp.c_fc",
-    "leave": "mlp.c_proj",
+    "fc1": "mlp.c_fc",
+    "fc2": "mlp.c_proj",
 }
 
 

@@ -18,11 +18,11 @@ def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
         width=width,
         depth=sum(name.endswith(".SelfAttention.q.weight") for name in shapes),
         heads=heads,
-        head=shapes[f"{FIRST}.q.weight"][0] // heads,
+        head_width=shapes[f"{FIRST}.q.weight"][0] // heads,
         hidden=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
         vocabulary=vocabulary,
         buckets=buckets,
-        farthest=said.get("relative_attention_max_distance", 128),
+        max_distance=said.get("relative_attention_max_distance", 128),
     )
 
 
@@ -30,7 +30,7 @@ def table(config: Config) -> Table:
     """The rules; the embedding that some files hold a second time is read once."""
     rules = [
         Rule("embedding.weight", ("shared.weight",)),
-        Rule("distances.weight", (f"{FIRST}.relative_attention_bias.weight",)),
+        Rule("relative_positions.weight", (f"{FIRST}.relative_attention_bias.weight",)),
         Rule("norm.weight", ("encoder.final_layer_norm.weight",)),
     ]
     for number in range(config.depth):
@@ -41,8 +41,8 @@ def table(config: Config) -> Table:
             "qkv": tuple(f"{attention}.SelfAttention.{one}" for one in "qkv"),
             "out": (f"{attention}.SelfAttention.o",),
             "norm2": (f"{mlp}.layer_norm",),
-            "enter": (f"{mlp}.DenseReluDense.wi_0", f"{mlp}.DenseReluDense.wi_1"),
-            "leave": (f"{mlp}.DenseReluDense.wo",),
+            "fc1": (f"{mlp}.DenseReluDense.wi_0", f"{mlp}.DenseReluDense.wi_1"),
+            "fc2": (f"{mlp}.DenseReluDense.wo",),
         }
         rules += [
             rule
@@ -60,11 +60,11 @@ def describe(config: Config) -> Mapping[str, Any]:
         "d_model": config.width,
         "num_layers": config.depth,
         "num_heads": config.heads,
-        "d_kv": config.head,
+        "d_kv": config.head_width,
         "d_ff": config.hidden,
         "vocab_size": config.vocabulary,
         "relative_attention_num_buckets": config.buckets,
-        "relative_attention_max_distance": config.farthest,
+        "relative_attention_max_distance": config.max_distance,
         "feed_forward_proj": "gated-gelu",
         "dense_act_fn": "gelu_new",
         "is_gated_act": True,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from safelight.denoisers.unet import Config
+from safelight.denoisers.unet.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.config_values import shortened
 from safelight.layouts.key_mapping import Layout

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from safelight.denoisers.unet import Config, Level, Norm
+from safelight.denoisers.unet.config import Config, Level, Norm
 from safelight.errors import BadInput
 from safelight.layouts.config_values import alone
 from safelight.layouts.key_mapping import (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.denoisers.control.unet import Config
+from safelight.denoisers.control.unet.config import Config
 from safelight.layouts.key_mapping import Layout
 from safelight.layouts.unet.diffusers import ONLY, WORDS, require, shape, told
 from safelight.layouts.unet_control.mapping import inferred, table

@@ -1,6 +1,6 @@
 """ControlNet as its authors wrote it (lllyasviel/ControlNet): the names of ``control_model.``."""
 
-from safelight.denoisers.control.unet import Config
+from safelight.denoisers.control.unet.config import Config
 from safelight.layouts.key_mapping import Layout
 from safelight.layouts.unet.ldm import WORDS
 from safelight.layouts.unet_control.mapping import inferred, table

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
-from safelight.denoisers.control.unet import Config
+from safelight.denoisers.control.unet.config import Config
 from safelight.layouts.key_mapping import Rule, Table, layer
 from safelight.layouts.unet.mapping import Words, encoder, infer
 from safelight.types.shapes import Shapes

@@ -1,4 +1,4 @@
-"""Networks that read a text, one file a kind: ids of its pieces → a state for each piece."""
+"""Networks that encode a text, one file a kind: embedded tokens → a state for each token."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -6,29 +6,38 @@ from torch import Tensor, nn
 
 
 @runtime_checkable
-class Tower(Protocol):
-    """What a text conditioner asks of such a network; ``embedding`` is the table of its pieces, ``norm`` the last."""
+class TextModel(Protocol):
+    """What a conditioner needs of such a network.
+
+    ``embedding`` is the table of token embeddings, ``norm`` the final norm.
+    """
 
     embedding: nn.Embedding
     norm: nn.Module
 
     def __call__(
-        self, x: Tensor, skip: int = 0, whole: bool = False, counts: Tensor | None = None
+        self, x: Tensor, skip: int = 0, full: bool = False, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Embedded pieces ``x`` (b, n, width) → the states before the last ``skip`` blocks, not normed, and, if
-        ``whole``, those after all blocks, normed; both (b, n, width). ``counts`` (b, n) is true for what does not pad;
-        CLIP's, T5's and BERT's towers were trained to take no notice of it."""
+        """Embedded tokens ``x`` (b, n, width) → states (b, n, width), and the last ones.
+
+        The first result are the states before the last ``skip`` blocks, not normed; the second, if
+        ``full``, those after all blocks, normed. ``mask`` (b, n) is false for padding; CLIP, T5 and
+        BERT were trained without it and ignore it.
+        """
         ...
 
     def project(self, state: Tensor) -> Tensor:
-        """A normed state (b, width) in the space that the network shares with pictures (b, projection)."""
+        """A normed state (b, width) in the space shared with pictures (b, projection)."""
         ...
 
 
 @runtime_checkable
-class Network(Protocol):
-    """The configuration of a network that reads; ``length`` is the most pieces that it can read, 0 if it has no such
-    bound, ``projection`` the width of its vectors, 0 if it makes none."""
+class TextModelConfig(Protocol):
+    """The configuration of a text model.
+
+    ``length`` is the largest number of tokens that it reads, 0 if there is no limit;
+    ``projection`` is the width of its vectors, 0 if it makes none.
+    """
 
     @property
     def width(self) -> int: ...

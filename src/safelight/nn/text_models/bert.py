@@ -1,5 +1,8 @@
-"""The transformer that latent diffusion reads with (arXiv 2112.10752, appendix E.2.1): each piece sees all others,
-those that pad as well. It learned beside its denoiser, from texts in BERT's words or from boxes."""
+"""The text transformer of latent diffusion (arXiv 2112.10752, appendix E.2.1).
+
+Every token attends to all others, padding included. It was trained with its denoiser, on texts in
+BERT's vocabulary or on bounding boxes.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +18,10 @@ from safelight.nn.attention import attend
 
 @dataclass(frozen=True)
 class Config:
-    """``depth`` blocks over at most ``length`` pieces; the defaults are those of the text-to-image model. ``head`` is
-    the width of one head. ``logits``: whether the file holds the way back to pieces; nothing here uses it.
+    """``depth`` blocks over at most ``length`` tokens; the defaults are the text-to-image model.
+
+    ``head_width`` is the width of one head. ``logits``: whether the file holds the output layer
+    over tokens; nothing here uses it.
     """
 
     projection: ClassVar[int] = 0
@@ -24,7 +29,7 @@ class Config:
     width: int = 1280
     depth: int = 32
     heads: int = 8
-    head: int = 64
+    head_width: int = 64
     hidden: int = 5120
     vocabulary: int = 30_522
     length: int = 77
@@ -36,22 +41,22 @@ class Config:
                 self.width,
                 self.depth,
                 self.heads,
-                self.head,
+                self.head_width,
                 self.hidden,
                 self.vocabulary,
                 self.length,
             )
             < 1
         ):
-            raise BadInput(f"this tower has at least one of each, got {self}.")
+            raise BadInput(f"this text encoder needs at least 1 of everything, got {self}.")
 
     def build(self) -> "Bert":
-        """The tower, freshly initialised."""
+        """The network, freshly initialised."""
         return Bert(self)
 
 
 class Bert(nn.Module):
-    """Embedded pieces (b, n, width) → their states; n is at most ``length``."""
+    """Embedded tokens (b, n, width) → their states; n is at most ``length``."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -64,35 +69,38 @@ class Bert(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(
-        self, x: Tensor, skip: int = 0, whole: bool = False, counts: Tensor | None = None
+        self, x: Tensor, skip: int = 0, full: bool = False, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         states = x = x + self.positions[: x.shape[1]]
         kept = len(self.blocks) - skip
-        for number, block in enumerate(self.blocks if whole else self.blocks[:kept]):
+        for number, block in enumerate(self.blocks if full else self.blocks[:kept]):
             x = block(x)
             states = x if number < kept else states
-        return states, self.norm(x) if whole else None
+        return states, self.norm(x) if full else None
 
     def project(self, state: Tensor) -> Tensor:
-        raise BadInput("this tower makes no vector of a text; take it from a CLIP tower.")
+        raise BadInput("this text encoder makes no vector; take it from a CLIP text encoder.")
 
 
 class Block(nn.Module):
-    """Pre-norm attention, whose heads together may be narrower than the rest, and MLP, (b, n, width) → the same."""
+    """Pre-norm attention and MLP, (b, n, width) → (b, n, width).
+
+    The heads together may be narrower than ``width``.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        norm, inner = partial(nn.LayerNorm, config.width), config.heads * config.head
+        norm, inner = partial(nn.LayerNorm, config.width), config.heads * config.head_width
         self.heads = config.heads
         self.norm1, self.norm2 = norm(), norm()
         self.qkv = nn.Linear(config.width, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.width)
-        self.enter = nn.Linear(config.width, config.hidden)
-        self.leave = nn.Linear(config.hidden, config.width)
+        self.fc1 = nn.Linear(config.width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
             self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         )  # 3 × (b, n, heads, d)
         x = x + self.out(attend(q, k, v))
-        return x + self.leave(F.gelu(self.enter(self.norm2(x))))  # type: ignore[no-any-return]
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]

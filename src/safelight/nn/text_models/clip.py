@@ -1,4 +1,4 @@
-"""CLIP's text tower (arXiv 2103.00020) and OpenCLIP's: a causal transformer over at most 77 pieces."""
+"""The text encoders of CLIP (arXiv 2103.00020) and OpenCLIP: a causal transformer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, 
 
 @dataclass(frozen=True)
 class Config:
-    """A tower of ``depth`` blocks; the defaults are those of CLIP ViT-L/14.
+    """An encoder of ``depth`` blocks; the defaults are CLIP ViT-L/14.
 
-    ``projection`` is the width of the space that it shares with pictures, 0 if the file has no way into it.
-    ``temperature`` says whether the contrastive one is stored; nothing here uses it.
+    ``projection`` is the width of the space shared with pictures, 0 if the file holds no
+    projection. ``temperature``: whether the file holds the contrastive temperature; nothing here
+    uses it.
     """
 
     width: int = 768
@@ -42,16 +43,17 @@ class Config:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads:
             raise BadInput(
-                f"a width of {self.width} cannot be shared out among {self.heads} heads; say how many it has."
+                f"a width of {self.width} cannot be divided among {self.heads} heads; "
+                "set how many there are."
             )
 
     def build(self) -> "Clip":
-        """The tower, freshly initialised."""
+        """The network, freshly initialised."""
         return Clip(self)
 
 
 class Clip(nn.Module):
-    """Embedded pieces (b, n, width) → their states; n is at most ``length``."""
+    """Embedded tokens (b, n, width) → their states; n is at most ``length``."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -67,23 +69,23 @@ class Clip(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(
-        self, x: Tensor, skip: int = 0, whole: bool = False, counts: Tensor | None = None
+        self, x: Tensor, skip: int = 0, full: bool = False, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         n = x.shape[1]
         x = x + self.positions[:n]  # (b, n, width)
-        seen = torch.ones(1, n, n, dtype=torch.bool, device=x.device).tril()
+        causal = torch.ones(1, n, n, dtype=torch.bool, device=x.device).tril()
         kept = len(self.blocks) - skip
         for block in self.blocks[:kept]:
-            x = block(x, seen)
+            x = block(x, causal)
         states = x
-        if not whole:
+        if not full:
             return states, None
         for block in self.blocks[kept:]:
-            x = block(x, seen)
+            x = block(x, causal)
         return states, self.norm(x)
 
     def project(self, state: Tensor) -> Tensor:
-        assert self.projection is not None, "this tower has no projection"
+        assert self.projection is not None, "this text encoder has no projection"
         vector: Tensor = self.projection(state)
         return vector
 
@@ -98,13 +100,13 @@ class Block(nn.Module):
         self.norm1, self.norm2 = norm(), norm()
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.enter = nn.Linear(config.width, config.hidden)
-        self.leave = nn.Linear(config.hidden, config.width)
+        self.fc1 = nn.Linear(config.width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.width)
 
-    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (
             self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         )  # 3 × (b, n, heads, d)
-        x = x + self.out(attend(q, k, v, seen))
-        change: Tensor = self.leave(self.activation(self.enter(self.norm2(x))))
+        x = x + self.out(attend(q, k, v, mask))
+        change: Tensor = self.fc2(self.activation(self.fc1(self.norm2(x))))
         return x + change

@@ -15,7 +15,7 @@ from safelight.conditioners.text import Config as TextConfig
 from safelight.config import Builds, Slot
 from safelight.data.dataset import Dataset
 from safelight.data.latents import LatentCache
-from safelight.denoisers.dit import Config as DiTConfig
+from safelight.denoisers.dit.config import Config as DiTConfig
 from safelight.diffusion.condition import choose
 from safelight.diffusion.density import LogitNormal
 from safelight.diffusion.noise import sample_noise, sample_uniform
@@ -105,8 +105,8 @@ class Denoising:
         ):
             raise BadInput(
                 "no picture has a caption, so a text conditioner has nothing to learn: add "
-                "metadata.jsonl or a .txt file next to each picture, or train on class folders with "
-                'objective.conditioner = { kind = "label" }.'
+                "metadata.jsonl or a .txt file next to each picture, or train on class folders "
+                'with objective.conditioner = { kind = "label" }.'
             )
         self.conditioner.fit(prompts)
         for dataset in datasets:

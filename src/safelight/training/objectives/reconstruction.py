@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from safelight.autoencoders.kl import Config as KLConfig
+from safelight.autoencoders.kl.config import Config as KLConfig
 from safelight.config import Builds, Slot, kind_of
 from safelight.data.dataset import Dataset
 from safelight.diffusion.noise import sample_noise

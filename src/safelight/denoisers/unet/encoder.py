@@ -1,0 +1,170 @@
+"""The way down of the U-Net and its middle, which control copies."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safelight.denoisers.unet.blocks import Block, residual
+from safelight.denoisers.unet.config import Config
+from safelight.diffusion.condition import refuse
+from safelight.errors import BadInput
+from safelight.nn.attention import CrossAttention
+from safelight.nn.embeddings import TimeEmbedding, sinusoidal
+from safelight.nn.spatial_transformer import Asked, How
+from safelight.nn.unet_blocks import Down
+from safelight.types.networks import Condition
+from safelight.types.tensors import Latents
+
+
+class Encoder(nn.Module):
+    """The way down and the middle, and what they hear; ``left``: the widths of what they leave for the way up."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        before = config.levels[0].width
+        self.enter = nn.Conv2d(config.channels + config.extra_channels, before, 3, padding=1)
+        self.time = TimeEmbedding(config.hearing, frequencies=before)
+        self.vector = (
+            embedding(config.vector_width, config.hearing) if config.vector_width else None
+        )
+        self.classes = nn.Embedding(config.classes, config.hearing) if config.classes else None
+        self.guidance = nn.Linear(config.guidance, before, bias=False) if config.guidance else None
+        left, parts = [before], list[nn.Module]()
+        for number, level in enumerate(config.levels):
+            for _ in range(config.blocks):
+                parts.append(Block(config, before, level))
+                before = level.width
+                left.append(before)
+            if number < len(config.levels) - 1:
+                parts.append(
+                    Block(config, before, level, "down") if config.residual_resize else Down(before)
+                )
+                left.append(before)
+        self._left = tuple(left)
+        self.down = nn.ModuleList(parts)
+        last = config.levels[-1]
+        self.middle = Block(
+            config, before, replace(last, depth=max(config.middle, 0), text_only=False)
+        )
+        self.after = residual(config, before, before) if config.middle >= 0 else None
+
+    @property
+    def left(self) -> list[int]:
+        """The width of what each part leaves, in order."""
+        return list(self._left)
+
+    def join(self, noisy: Latents, channels: Tensor | None, size_multiple: int) -> Tensor:
+        """The latents and whatever is concatenated to them, in the precision of the parameters; BadInput for latents
+        that do not fit."""
+        config, sides = self.config, noisy.shape[2:]
+        if (
+            noisy.ndim != 4
+            or noisy.shape[1] != config.channels
+            or any(side % size_multiple for side in sides)
+        ):
+            raise BadInput(
+                f"this U-Net takes {config.channels} channels and sides that are multiples of {size_multiple}, not latents of "
+                f"shape {tuple(noisy.shape)}."
+            )
+        if config.extra_channels:
+            if channels is None:
+                channels = noisy.new_zeros(len(noisy), config.extra_channels, *sides)
+            noisy = torch.cat([noisy, channels.to(noisy.dtype)], dim=1)
+        return noisy.to(self.enter.weight.dtype)
+
+    def hear(self, time: Tensor, condition: Condition) -> Tensor:
+        """Time, guidance, vector and noise level as one embedding, (b, hearing)."""
+        beside = None
+        if (
+            self.guidance is not None
+        ):  # what is beyond no guidance, a thousandfold, as diffusers' pipelines tell it
+            scale = condition.scalars.get("guidance", torch.ones_like(time)).float() - 1
+            waves = sinusoidal(1000 * scale, self.config.guidance, inclusive=True)
+            beside = self.guidance(waves.to(self.guidance.weight.dtype))
+        heard: Tensor = self.time(time, beside)
+        if self.vector is not None and condition.vector is not None:
+            heard = heard + self.vector(condition.vector.to(heard.dtype))
+        if self.classes is not None and "noise_level" in condition.scalars:
+            heard = heard + self.classes(condition.scalars["noise_level"].round().long())
+        return F.silu(heard)
+
+    def forward(
+        self,
+        x: Tensor,
+        heard: Tensor,
+        plan: "Iterator[tuple[Asked, How]]",
+        trunk: Sequence[Tensor] = (),
+        hint: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(b, channels, h, w) → the middle's result, and what each part left.
+
+        ``hint`` is added behind the first convolution, ``trunk`` on the way.
+        """
+        x, level, more = self.enter(x), 0, list(trunk)
+        x = x if hint is None else x + hint.to(x.dtype)
+        left, levels = [x], self.config.levels
+        for number, part in enumerate(self.down):
+            resizes = not isinstance(part, Block) or bool(part.residual.resize)
+            x = part(x, heard, *next(plan)) if isinstance(part, Block) else part(x)
+            final = (number + 1) % (
+                self.config.blocks + 1
+            ) == self.config.blocks  # the level's last block
+            if more and (final if levels[level].depth or level == len(levels) - 1 else resizes):
+                x = x + more.pop(0).to(x.dtype)
+            level += resizes
+            left.append(x)
+        x = self.middle(x, heard, *next(plan))
+        x = x if self.after is None else self.after(x, heard)
+        return x + more.pop(0).to(x.dtype) if more else x, left
+
+
+def embedding(before: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(before, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def takes(config: Config) -> frozenset[str]:
+    """The ways in that a U-Net of this shape has open."""
+    ways = {
+        "tokens": config.text_width,
+        "streams": config.text_width,
+        "vector": config.vector_width,
+    }
+    ways |= {"scalars": len(scalar_names(config)), "channels": config.extra_channels}
+    return frozenset(name for name, is_open in ways.items() if is_open)
+
+
+def scalar_names(config: Config) -> frozenset[str]:
+    """The scalars that it hears."""
+    known = {"noise_level": config.classes, "guidance": config.guidance}
+    return frozenset(name for name, is_open in known.items() if is_open)
+
+
+def prepare(
+    network: nn.Module, condition: Condition, ways: Collection[str], config: Config
+) -> Condition:
+    """See ``UNet.prepare``."""
+    refuse(condition, ways, "this U-Net")
+    if set(condition.scalars) - scalar_names(config):
+        known = " and ".join(sorted(scalar_names(config)))
+        raise BadInput(
+            f"this U-Net hears the scalar {known}, got {', '.join(sorted(condition.scalars))}."
+        )
+    crosses = [one for one in network.modules() if isinstance(one, CrossAttention)]
+    if any(len(one.projected) != 2 * len(crosses) for one in condition.streams):
+        raise BadInput(
+            "this U-Net takes streams with the keys and values that an adapter made for it: apply one."
+        )
+    tokens = condition.tokens
+    if tokens is None or tokens.projected:
+        return condition
+    if tokens.values.shape[-1] != config.text_width:
+        raise BadInput(
+            f"this U-Net takes tokens {config.text_width} wide, got {tokens.values.shape[-1]}."
+        )
+    values = tokens.values.to(crosses[0].kv.weight.dtype)
+    projected = tuple(one for cross in crosses for one in cross.project(values))
+    return replace(condition, tokens=replace(tokens, projected=projected))
