@@ -152,7 +152,7 @@ def test_clip_is_that_of_transformers(tmp_path, vision_only):
     theirs, path = clip_model(tmp_path, vision_only)
     network = clip.Config(str(path)).build()
     images = pictures(56)
-    pixels = clip.clip_vision.seen(images, 56)
+    pixels = clip.clip_vision.preprocess(images, 56)
     with torch.no_grad():
         if vision_only:
             wanted = theirs(pixels).image_embeds

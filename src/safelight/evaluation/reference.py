@@ -13,7 +13,7 @@ from safelight.data.examples import examine
 from safelight.data.framing import Framing
 from safelight.data.sources.folder import Config as FolderConfig
 from safelight.errors import BadInput
-from safelight.evaluation.reconstruction import Some
+from safelight.evaluation.reconstruction import Subset
 from safelight.files import cache_folder, digest, writing
 from safelight.types.networks import Features
 from safelight.types.tensors import Images
@@ -68,7 +68,7 @@ def reference(
     BadInput if there are none, or if a key that ``columns`` names is not in the metadata.
     """
     whole = config.build()
-    subset = Some(whole, count)
+    subset = Subset(whole, count)
     examination = examine(subset, lambda done, total: report(f"reading {title}", done, total))
     dataset = Dataset(subset, examination, Framing(size), seed=0)
     places = [place * len(whole) // len(subset) for place in examination.good]

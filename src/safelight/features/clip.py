@@ -26,12 +26,12 @@ BLOCK = {
     "layer_norm1": "norm1",
     "layer_norm2": "norm2",
     "self_attn.out_proj": "out",
-    "mlp.fc1": "enter",
-    "mlp.fc2": "leave",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
 }
 IMAGE = {
     "vision_model.embeddings.patch_embedding.weight": "patches.weight",
-    "vision_model.embeddings.class_embedding": "first",
+    "vision_model.embeddings.class_embedding": "class_embedding",
     "vision_model.embeddings.position_embedding.weight": "positions",
     "visual_projection.weight": "projection.weight",
 }
@@ -101,11 +101,11 @@ class CLIP(nn.Module):
         side, depth = self.image.config.size, len(self.image.blocks)
         mean, deviation = (
             torch.tensor(value, device=images.device, dtype=images.dtype).view(3, 1, 1)
-            for value in (clip_vision.MEAN, clip_vision.DEVIATION)
+            for value in (clip_vision.MEAN, clip_vision.STD)
         )
         pixels = ((native(images, side) + 1) / 2 - mean) / deviation
         depths = sorted({depth * number // 5 for number in range(1, 6)} - {0})
-        states = [self.image.walk(pixels, number)[:, 1:] for number in depths]
+        states = [self.image.hidden_states(pixels, number)[:, 1:] for number in depths]
         places = side // self.image.config.patch
         return tuple(rearrange(value, "b (h w) d -> b d h w", h=places) for value in states)
 
@@ -130,7 +130,7 @@ class CLIP(nn.Module):
         for ids in tokens:
             cut = list(ids) if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
             embedded = self.text.embedding(torch.tensor([cut]))
-            _, states = self.text(embedded, whole=True)
+            _, states = self.text(embedded, full=True)
             vectors.append(self.text.project(states[0, -1]))
         return torch.stack(vectors)
 
@@ -166,7 +166,7 @@ def _image_encoder(tensors: Mapping[str, Tensor], heads: int) -> clip_vision.Ima
         width=width,
         depth=_depth(tensors),
         heads=heads or HEADS.get(width, max(1, width // 64)),
-        hidden=len(tensors["blocks.0.enter.weight"]),
+        hidden=len(tensors["blocks.0.fc1.weight"]),
         activation="quick_gelu" if width <= WIDEST_QUICK else "gelu",
         patch=patch,
         size=side,
@@ -180,7 +180,7 @@ def _text_encoder(tensors: Mapping[str, Tensor]) -> clip_text.Clip:
         width=width,
         depth=_depth(tensors),
         heads=max(1, width // 64),
-        hidden=len(tensors["blocks.0.enter.weight"]),
+        hidden=len(tensors["blocks.0.fc1.weight"]),
         activation="quick_gelu" if width <= 768 else "gelu",
         vocabulary=vocabulary,
         length=len(tensors["positions"]),
