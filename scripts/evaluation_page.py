@@ -2,7 +2,8 @@
 
 python scripts/evaluation_page.py report.json
 
-Tables go between the marks of the page; the report's sheets are copied beside it, with 256 colours.
+Tables go between the marks of the page; the report's sheets are copied beside it as JPEG, its
+curves as they are.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main() -> None:
     for name in SHEETS:
         source = options.report.with_name(f"{options.report.stem}-{name}.png")
         if source.is_file():
-            files[name] = f"evaluation-{name}.png"
+            files[name] = f"evaluation-{name}{'.png' if name == 'curves' else '.jpg'}"
             copy_sheet(source, PAGE.with_name(files[name]))
     text = between(PAGE.read_text(encoding="utf-8"), results(page(facts, files)))
     write_text(PAGE, text)
@@ -50,10 +51,12 @@ def between(text: str, results: str) -> str:
 
 
 def copy_sheet(source: Path, target: Path) -> None:
-    """A picture with a palette of its own, a third as large."""
+    """A picture in the format of the target's name, JPEG being a third as large as PNG."""
     with Image.open(source) as picture, writing(target) as aside:
-        reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        reduced.save(aside, format="PNG", optimize=True)
+        if target.suffix == ".png":
+            picture.save(aside, format="PNG", optimize=True)
+        else:
+            picture.convert("RGB").save(aside, format="JPEG", quality=90, optimize=True)
 
 
 if __name__ == "__main__":
