@@ -44,7 +44,7 @@ def passes(batch: int, rounds: int, device: str) -> None:
         model.denoiser.prepare(item)
         for item in (model.conditioner(prompts), model.conditioner.null_condition(prompts))
     )
-    latents = torch.randn(model.latent_shape(batch, *model.card.size)).to(device)
+    latents = torch.randn(model.latent_shape(batch, model.card.size)).to(device)
     level = model.process.schedule(torch.tensor(0.5, dtype=torch.float64))
 
     def waist(one_batch: bool) -> Denoise:

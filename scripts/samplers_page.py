@@ -126,7 +126,7 @@ class Several:
     """One picture of each prompt, the seed of the i-th being ``seed + i``."""
 
     def start(self, model: CompleteModel, noise: NoiseSource, count: int) -> Start:
-        shape = model.latent_shape(count, *model.card.size)
+        shape = model.latent_shape(count, model.card.size)
         return Start(noise(shape), [Prompt(text) for text in PROMPTS], [Prompt()] * count)
 
 

@@ -34,7 +34,7 @@ Their square roots are evenly spaced.
 
 @cache
 def folder(name: str) -> Path | None:
-    """A recording with its weights, made once a process; None where there is none of this name."""
+    """A recording with its weights, made once a process; None if there is none of this name."""
     if not (DRAWN / name).is_dir():
         return None
     room = Path(tempfile.mkdtemp(prefix="safelight-"))
@@ -53,17 +53,19 @@ def fill(name: str, place: Path) -> None:
             if path.suffix not in (".safetensors", ".ckpt"):  # a configuration or a tokenizer
                 path.write_bytes(archive.read(member))
                 continue
-            told = json.loads(archive.read(member))
-            weights = {key: draw(f"{member}/{key}", *item) for key, item in told["tensors"].items()}
+            listing = json.loads(archive.read(member))
+            weights = {
+                key: draw(f"{member}/{key}", *item) for key, item in listing["tensors"].items()
+            }
             weights |= {key: table for key, table in tables(name).items() if key in weights}
             if path.suffix == ".ckpt":
                 torch.save({"epoch": 0, "global_step": 1, "state_dict": weights}, path)
             else:
-                save_file(weights, path, told["metadata"])
+                save_file(weights, path, listing["metadata"])
 
 
 def tables(name: str) -> dict[str, Tensor]:
-    """What a file tells of the schedule of its training."""
+    """The tables of the training schedule that a recording's file holds."""
     if name not in SCHEDULES:
         return {}
     first, last = SCHEDULES[name]
@@ -72,7 +74,7 @@ def tables(name: str) -> dict[str, Tensor]:
 
 
 def noise(name: str, shape: Sequence[int]) -> Tensor:
-    """Numbers of eight bits, SHAKE-256 of the name."""
+    """Eight-bit numbers from the SHAKE-256 hash of the name."""
     raw = bytearray(shake_256(name.encode()).digest(max(prod(shape), 1)))
     return torch.frombuffer(raw, dtype=torch.int8)[: prod(shape)].reshape(tuple(shape))
 
@@ -85,14 +87,14 @@ def draw(name: str, kind: str, shape: Sequence[int]) -> Tensor:
     """
     if kind.startswith("I"):  # places, and counts of updates
         return torch.arange(prod(shape)).reshape(tuple(shape)).to(TYPES[kind])
-    found = noise(name, shape)
+    bits = noise(name, shape)
     if not shape:
-        values = 2.0 ** (found % 3)
+        values = 2.0 ** (bits % 3)
     elif len(shape) > 1:
         fan = prod(shape[1:]) if shape[0] > 1 else shape[-1]
-        values = found * 2.0 ** -round(log2(74 * fan**0.5))  # 74 is their deviation
+        values = bits * 2.0 ** -round(log2(74 * fan**0.5))  # 74 is their deviation
     elif name.endswith(("weight", "scale", "running_var")):
-        values = 1 + found.div(2, rounding_mode="floor") / 128
+        values = 1 + bits.div(2, rounding_mode="floor") / 128
     else:
-        values = found / 512
+        values = bits / 512
     return values.to(TYPES[kind])

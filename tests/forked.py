@@ -22,17 +22,17 @@ IMPORTED = (
 
 
 class Forked:
-    """What tests use of ``subprocess.Popen``, for ``python -m safelight.cli`` with these words."""
+    """The part of ``subprocess.Popen`` that tests use, for the command line with these arguments."""
 
     def __init__(self, words: list[str], environment: dict[str, str]) -> None:
-        self._said = Path(tempfile.mkdtemp(prefix="safelight-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="safelight-"))
         self.returncode: int | None = None
-        self.pid = asked(words=words, environment=environment, said=str(self._said))
+        self.pid = answer_of(words=words, environment=environment, folder=str(self._folder))
         atexit.register(self.kill)
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = asked(ended=self.pid)
+            self.returncode = answer_of(ended=self.pid)
         return self.returncode
 
     def wait(self, timeout: float = 120) -> int:
@@ -45,7 +45,7 @@ class Forked:
 
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
         self.wait(timeout)
-        out, err = ((self._said / name).read_text("utf-8") for name in ("1", "2"))
+        out, err = ((self._folder / name).read_text("utf-8") for name in ("1", "2"))
         return out, err
 
     def send_signal(self, number: int) -> None:
@@ -56,8 +56,8 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def asked(**what: Any) -> Any:
-    """The answer of the process that forks, which is started when it is first asked."""
+def answer_of(**what: Any) -> Any:
+    """The answer of the forking process to a request; it is started at the first one."""
     process = parent()
     assert process.stdin
     assert process.stdout
@@ -79,7 +79,7 @@ def parent() -> subprocess.Popen[str]:
 
 
 def serve() -> None:
-    """Fork at each word from the tests, and tell them what has ended."""
+    """Fork for each request of the tests, and answer which processes have ended."""
     for module in IMPORTED:
         import_module(module)
     for line in sys.stdin:
@@ -92,10 +92,10 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def child(words: list[str], environment: dict[str, str], said: str) -> int:
-    """Run the command line as its module does; its exit code."""
+def child(words: list[str], environment: dict[str, str], folder: str) -> int:
+    """Run the command line as its module does; returns its exit code."""
     for number in (0, 1, 2):
-        path = os.path.join(said, str(number)) if number else os.devnull
+        path = os.path.join(folder, str(number)) if number else os.devnull
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), number)
     os.environ.clear()
     os.environ.update(environment)

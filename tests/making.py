@@ -101,7 +101,7 @@ def tables(
     stage: str, data: Path, autoencoder: Path | None = None, **changes: Any
 ) -> dict[str, Any]:
     """A recipe of a stage as nested tables, with ``changes`` such as ``loop__updates=3``."""
-    made: dict[str, Any] = {
+    tree: dict[str, Any] = {
         "objective": {"kind": stage},
         "data": {"kind": "folder", "paths": [str(data)], "licence": "CC0"},
         "framing": {"size": 32},
@@ -111,9 +111,9 @@ def tables(
         "seed": 3,
     }
     if stage == "reconstruction":
-        made["objective"]["autoencoder"] = {"kind": "kl", **AUTOENCODER}
+        tree["objective"]["autoencoder"] = {"kind": "kl", **AUTOENCODER}
     else:
-        made["objective"] |= {
+        tree["objective"] |= {
             "autoencoder": str(autoencoder),
             "denoiser": {"kind": "dit", **DENOISER},
             "conditioner": {"kind": "text", **TEXT},
@@ -122,11 +122,11 @@ def tables(
         }
     for path, value in changes.items():
         *parents, last = path.split("__")
-        place = made
+        place = tree
         for key in parents:
             place = place.setdefault(key, {})
         place[last] = value
-    return made
+    return tree
 
 
 def recipe(tree: Mapping[str, Any]) -> Recipe:
@@ -138,9 +138,9 @@ def write_recipe(path: Path, tree: Mapping[str, Any]) -> Path:
     return path
 
 
-def go(folder: Path, made: Recipe, cache: Path | None = None) -> Run:
-    """Begin a run, or go on with it, to its end."""
-    run = Run(folder, made)
+def go(folder: Path, recipe: Recipe, cache: Path | None = None) -> Run:
+    """Start or resume a run and train it to its end."""
+    run = Run(folder, recipe)
     with run.claim():
         for _ in train(run, cache or folder.parent / "cache", lambda *progress: None):
             pass

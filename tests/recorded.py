@@ -28,8 +28,8 @@ class Recording:
     def __init__(self, name: str) -> None:
         Recording.latest = name
         self.folders = [folder for place in (WHOLE, HERE) if (folder := place / name).is_dir()]
-        if not self.folders and (made := drawn.folder(name)):
-            self.folders = [made]
+        if not self.folders and (drawn_folder := drawn.folder(name)):
+            self.folders = [drawn_folder]
         if not self.folders:
             pytest.skip(f"the recordings of {name} are not here")
 
@@ -69,14 +69,14 @@ def difference(got: Tensor, want: Tensor) -> float:
 
 def error(got: Tensor, want: Tensor) -> float:
     """The difference from what is wanted, which the page of the families tells of."""
-    found = difference(got, want)
+    value = difference(got, want)
     if path := os.environ.get("SAFELIGHT_MEASURED"):  # scripts/families_page.py asks
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
         with open(path, "a", encoding="utf-8") as file:
             file.write(
-                json.dumps({"recording": Recording.latest, "test": test, "error": found}) + "\n"
+                json.dumps({"recording": Recording.latest, "test": test, "error": value}) + "\n"
             )
-    return found
+    return value
 
 
 def real_shapes(name: str) -> dict[str, tuple[int, ...]]:

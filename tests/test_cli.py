@@ -67,8 +67,8 @@ def make(folder, *words):
 
 
 def test_generate_writes_a_picture_that_carries_its_recipe(safelight, tiny_folder, here):
-    made = safelight(*make(tiny_folder, "--seed", 5, "--guidance", "2", "--out", "sub/fox.png"))
-    assert (made.code, made.out, made.err) == (0, "sub/fox.png\n", "")
+    result = safelight(*make(tiny_folder, "--seed", 5, "--guidance", "2", "--out", "sub/fox.png"))
+    assert (result.code, result.out, result.err) == (0, "sub/fox.png\n", "")
     how = read_recipe(here / "sub" / "fox.png")
     assert how["task"]["prompt"] == "a red square"
     assert (how["settings"]["seed"], how["settings"]["steps"]) == (5, 3)
@@ -78,19 +78,19 @@ def test_generate_writes_a_picture_that_carries_its_recipe(safelight, tiny_folde
 
 
 def test_count_numbers_the_files_and_json_is_json(safelight, tiny_folder, here):
-    made = safelight(*make(tiny_folder, "--count", 2, "--seed", 8, "--json", "--out", "a.png"))
-    told = json.loads(made.out)
-    assert [item["file"] for item in told] == ["a-1.png", "a-2.png"]
-    assert [item["recipe"]["settings"]["seed"] for item in told] == [8, 9]
+    result = safelight(*make(tiny_folder, "--count", 2, "--seed", 8, "--json", "--out", "a.png"))
+    items = json.loads(result.out)
+    assert [item["file"] for item in items] == ["a-1.png", "a-2.png"]
+    assert [item["recipe"]["settings"]["seed"] for item in items] == [8, 9]
     assert sorted(path.name for path in here.iterdir()) == ["a-1.png", "a-2.png"]
-    assert read_recipe(here / "a-2.png") == told[1]["recipe"]
+    assert read_recipe(here / "a-2.png") == items[1]["recipe"]
     safelight(*make(tiny_folder, "--seed", 9, "--out", "b.png"))
     with Image.open(here / "a-2.png") as second, Image.open(here / "b.png") as alone:
         differences = [abs(a - b) for a, b in zip(second.tobytes(), alone.tobytes(), strict=True)]
     assert max(differences) <= 1
 
 
-def test_guidance_by_name_and_options_with_a_weaker_model_beside(safelight, tiny_folder, here):
+def test_guidance_by_name_and_options_with_a_weaker_model(safelight, tiny_folder, here):
     words = (
         "--guidance",
         "interval:of=autoguidance,scale=3,low=0.1",
@@ -107,11 +107,11 @@ def test_guidance_by_name_and_options_with_a_weaker_model_beside(safelight, tiny
 
 
 @pytest.mark.parametrize(
-    ("said", "size"),
+    ("text", "size"),
     [("40", (40, 40)), ("40x24", (40, 24)), (" 24×40 ", (24, 40)), (None, (32, 32))],
 )
-def test_sizes(safelight, tiny_folder, here, said, size):
-    assert safelight(*make(tiny_folder, *(["--size", said] if said else []))).code == 0
+def test_sizes(safelight, tiny_folder, here, text, size):
+    assert safelight(*make(tiny_folder, *(["--size", text] if text else []))).code == 0
     with Image.open(here / "out.png") as picture:
         assert picture.size == size
 
@@ -181,7 +181,7 @@ def test_the_package_is_a_command(tmp_path):
     assert run.stdout.strip() == __version__
 
 
-def test_a_process_of_its_own_makes_a_picture_and_shows_no_bar_to_a_pipe(tiny_folder, tmp_path):
+def test_a_new_process_makes_a_picture_and_shows_no_bar_in_a_pipe(tiny_folder, tmp_path):
     process = making.command(*make(tiny_folder, "--out", tmp_path / "a.png"))
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out.strip(), err) == (0, str(tmp_path / "a.png"), "")
@@ -191,37 +191,37 @@ def test_the_version(safelight):
     assert safelight("--version").out == f"{__version__}\n"
 
 
-def test_train_makes_a_run_that_inspect_and_generate_know(safelight, pictures, tiny_folder, here):
+def test_a_run_of_train_can_be_inspected_and_generated_from(safelight, pictures, tiny_folder, here):
     path = write_recipe(here / "shapes.toml", tables("denoising", pictures, tiny_folder))
     done = safelight("train", path, "--set", "loop.updates=2")
     assert (done.code, done.out, done.err) == (0, "", "done: runs/shapes/model\n")
     assert json.loads((here / "runs/shapes/config.json").read_text())["loop"]["updates"] == 2
-    found = json.loads(safelight("inspect", "runs/shapes", "--json").out)
-    assert (found["what"], found["run"]["update"], found["run"]["objective"]) == (
+    facts = json.loads(safelight("inspect", "runs/shapes", "--json").out)
+    assert (facts["what"], facts["run"]["update"], facts["run"]["objective"]) == (
         "model",
         2,
         "denoising",
     )
-    assert found["parts"]["denoiser"]["kind"] == "dit"
-    assert found["parts"]["denoiser"]["parameters"] > 1000
+    assert facts["parts"]["denoiser"]["kind"] == "dit"
+    assert facts["parts"]["denoiser"]["parameters"] > 1000
     assert safelight(*make("runs/shapes")).code == 0
-    told = safelight("inspect", "runs/shapes").out
-    assert "dit" in told
-    assert "CC0" in told
+    printed = safelight("inspect", "runs/shapes").out
+    assert "dit" in printed
+    assert "CC0" in printed
     shutil.rmtree(here / "runs/shapes/model")
     assert json.loads(safelight("inspect", "runs/shapes", "--json").out)["what"] == "run"
     assert "update 2" in safelight("inspect", "runs/shapes").out
 
 
 def test_inspect_a_model_and_a_picture(safelight, tiny_folder):
-    told = safelight("inspect", tiny_folder).out
-    assert "tiny  32×32 pixels, licence: CC0" in told
+    printed = safelight("inspect", tiny_folder).out
+    assert "tiny  32×32 pixels, licence: CC0" in printed
     safelight(*make(tiny_folder, "--seed", 12))
     assert json.loads(safelight("inspect", "out.png").out)["settings"]["seed"] == 12
     assert json.loads(safelight("inspect", "out.png", "--json").out)["what"] == "picture"
 
 
-def test_every_option_of_every_verb_says_what_it_is():
+def test_every_option_of_every_command_has_a_help_text():
     import typer
 
     group = typer.main.get_command(cli.app)
@@ -237,11 +237,11 @@ def test_help_lists_every_option(safelight, monkeypatch, verb):
     import typer
 
     monkeypatch.setenv("COLUMNS", "200")
-    told = safelight(verb, "--help")
-    assert told.code == 0
+    result = safelight(verb, "--help")
+    assert result.code == 0
     options = typer.main.get_command(cli.app).commands[verb].params
     for name in (name for option in options if not option.hidden for name in option.opts):
-        assert name.lower() in told.out.lower(), name
+        assert name.lower() in result.out.lower(), name
 
 
 # what it refuses
@@ -295,7 +295,7 @@ def edited(**changes):
         (edited(objective={"kind": "reconstuction"}), [], "did you mean 'reconstruction'?"),
         (edited(loop={"updates": 0}), [], "loop: wanted updates ≥ 1"),
         (edited(loop={"updates": "many"}), [], "loop.updates: "),
-        (lambda tree: tree.pop("data"), [], "data: this key is wanted and was not given"),
+        (lambda tree: tree.pop("data"), [], "data: this key is required but missing"),
         (edited(data={"paths": ["nowhere"]}), [], "there is no folder or zip file 'nowhere'"),
         (edited(data={"paths": ["empty"]}), [], "there are no pictures in empty"),
         (edited(framing={"size": 31}), [], "multiples of 2, got 31×31"),
@@ -322,7 +322,7 @@ def test_a_run_that_cannot_begin_is_one_sentence_and_leaves_nothing(
     assert sorted(path.name for path in here.iterdir()) == ["empty", "shapes.toml"]
 
 
-def test_text_wants_captions(safelight, tiny_folder, here):
+def test_a_text_conditioner_needs_captions(safelight, tiny_folder, here):
     bare = making.shapes(here / "bare", captions=False)
     write_recipe(here / "shapes.toml", tables("denoising", bare, tiny_folder))
     refused = safelight("train", "shapes.toml")
@@ -337,10 +337,10 @@ def test_text_wants_captions(safelight, tiny_folder, here):
         (None, "there is no file 'shapes.toml'"),
         (b"loop = {", "'shapes.toml' cannot be read as TOML"),
         (b"\xff\xfe", "'shapes.toml' cannot be read as TOML"),
-        (b"", "objective: this key is wanted and was not given"),
+        (b"", "objective: this key is required but missing"),
     ],
 )
-def test_a_recipe_that_is_none_is_one_sentence(safelight, here, content, wanted):
+def test_an_invalid_recipe_is_one_sentence(safelight, here, content, wanted):
     if content is not None:
         (here / "shapes.toml").write_bytes(content)
     refused = safelight("train", "shapes.toml")
@@ -374,7 +374,7 @@ def test_a_corrupt_model_is_one_sentence(safelight, tiny_folder, here, harm):
     assert [path.name for path in here.iterdir()] == ["model"]
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(safelight, tiny_folder, here):
+def test_a_file_that_cannot_be_written_is_one_sentence(safelight, tiny_folder, here):
     (here / "file").write_text("in the way")
     refused = safelight(*make(tiny_folder, "--out", "file/a.png"))
     assert "cannot save 'file/a.png'" in refused.sentence()
@@ -437,19 +437,17 @@ def test_a_full_disk_while_saving_a_checkpoint(pictures, here):
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == ["0000001"]
 
 
-def test_an_error_that_nobody_foresaw_asks_to_be_reported(
-    safelight, monkeypatch, tiny_folder, here
-):
+def test_an_unexpected_error_asks_to_be_reported(safelight, monkeypatch, tiny_folder, here):
     def broken(source, hints):
         raise RuntimeError("the shelf\nfell down")
 
     monkeypatch.setattr("safelight.inspection.inspect", broken)
     refused = safelight("inspect", tiny_folder)
     assert refused.code == 1
-    said = refused.sentence()
-    assert "please report it: RuntimeError: the shelf fell down" in said
-    assert "--debug" in said
-    assert "SAFELIGHT_DEBUG=1" in said
+    sentence = refused.sentence()
+    assert "please report it: RuntimeError: the shelf fell down" in sentence
+    assert "--debug" in sentence
+    assert "SAFELIGHT_DEBUG=1" in sentence
     with pytest.raises(RuntimeError, match="the shelf"):
         safelight("--debug", "inspect", tiny_folder)
     monkeypatch.setenv("SAFELIGHT_DEBUG", "1")
@@ -458,7 +456,7 @@ def test_an_error_that_nobody_foresaw_asks_to_be_reported(
 
 
 def test_samplers_are_listed(safelight):
-    told = safelight("samplers")
+    table = safelight("samplers")
     listed = json.loads(safelight("samplers", "--json").out)
     assert {item["kind"] for item in listed} >= {
         "euler",
@@ -470,7 +468,7 @@ def test_samplers_are_listed(safelight):
         "lcm",
     }
     for item in listed:
-        assert item["kind"] in told.out
+        assert item["kind"] in table.out
         assert item["order"]
         assert item["passes"]
         assert item["paper"].startswith("arXiv ")

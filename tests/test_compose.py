@@ -19,7 +19,7 @@ def shares(model, *words, count=1):
     return (
         Compose(*words, width=32, height=24)
         .start(model.complete(), SeededNoise(range(count)), count)
-        .shares
+        .weighted_prompts
     )
 
 
@@ -35,12 +35,12 @@ def test_prompts_everywhere_count_by_their_weights(model):
         ["a blue circle"] * 3,
     ]
     assert [share.weight for share in found] == [1.0, -0.25]
-    assert [share.where for share in found] == [None, None]
+    assert [share.region for share in found] == [None, None]
 
 
 @pytest.mark.parametrize(("place", "axis"), [("columns", -1), ("rows", -2)])
 def test_stripes_cover_the_picture_and_fade_into_each_other(model, place, axis):
-    stripes = [share.where.expand(12, 16) for share in shares(model, "a | b | c", place)]
+    stripes = [share.region.expand(12, 16) for share in shares(model, "a | b | c", place)]
     torch.testing.assert_close(sum(stripes), torch.ones(12, 16))
     side = stripes[0].shape[axis]
     for index, stripe in enumerate(stripes):

@@ -1,4 +1,5 @@
-"""Configuration: slots and the kinds in their rooms, reading, writing, overriding, and what is said of mistakes."""
+"""Configuration: slots and the kinds in their rooms, reading, writing, overriding, and what is said
+of mistakes."""
 
 import json
 import re
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import pytest
 
 import safelight
+from safelight.conditioners import joined, text
 from safelight.config import Slot, dump, kind_of, override, read, read_toml
 from safelight.diffusion.guidance.apg import APG
 from safelight.diffusion.guidance.classifier import Classifier
@@ -42,6 +44,7 @@ WANTED = {
     "autoencoder": "runs/kl",
     "times": (1.0, 0.0),
     "sigmas": (9.0, 0.0),
+    "parts": {"caption": joined.Part(text.Config())},
 }  # values of fields that have no default
 GUIDANCE = Slot("diffusion.guidance", number="classifier-free:scale")
 SAMPLER, SPACING = Slot("diffusion.samplers.*"), Slot("diffusion.spacing.*")
@@ -329,7 +332,7 @@ def test_a_mistake_in_a_recipe_is_said_once(changes, message):
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(BadInput, match="objective: this key is wanted and was not given"):
+    with pytest.raises(BadInput, match="objective: this key is required but missing"):
         read(Recipe, {"data": RECIPE["data"]})
 
 

@@ -78,11 +78,11 @@ def test_commands_in_the_readme_exist_with_their_options():
     from safelight.cli import app
 
     commands = get_command(app).commands
-    told = re.findall(
+    lines = re.findall(
         r"^(?:.*&& )?safelight (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text("utf-8"), re.M
     )
-    assert len(told) >= 6
-    for line in told:
+    assert len(lines) >= 6
+    for line in lines:
         verb, *words = shlex.split(line)
         known = {option for param in commands[verb].params for option in param.opts}
         assert {word for word in words if word.startswith("-")} <= known, line

@@ -1,4 +1,5 @@
-"""A task and settings become pictures: the same for the same seed, as the recipe says, or a refusal that helps."""
+"""A task and settings become pictures: the same for the same seed, as the recipe says, or a refusal
+that helps."""
 
 import time
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from safelight.errors import BadInput, Note
 from safelight.model import Card, LatentDiffusion
 from safelight.pipeline import generate, recipe, resolve, steps
 from safelight.settings import SPACING
-from safelight.task import Share
+from safelight.task import WeightedPrompts
 from safelight.types.networks import Denoiser, Prompt
 
 SQUARE = TextToImage("a red square")
@@ -156,10 +157,11 @@ def test_two_passes_in_less_memory_make_the_same_picture(model):
 
 
 def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
-    """Beside a copy of itself autoguidance changes nothing; beside another model, whose words are others, it does."""
+    """Beside a copy of itself autoguidance changes nothing; beside another model, whose words are
+    others, it does."""
     asked = Settings(guidance="autoguidance:scale=3", seed=3)
     with pytest.raises(
-        BadInput, match="asks a network 'weak', the model has main: put one beside it"
+        BadInput, match="needs a network 'weak', the model has main: load a weak model as well"
     ):
         generate(model, SQUARE, asked)
     plain = generate(model, SQUARE, replace(asked, guidance=1))
@@ -188,7 +190,7 @@ def test_blocks_that_the_network_lacks_are_refused_before_the_first_step(model):
                 Settings(guidance="interval:of=skip-layers,blocks=[1],low=0.1,high=0.2"),
             )
         )
-    with pytest.raises(BadInput, match="leaves out blocks, which Counting cannot"):
+    with pytest.raises(BadInput, match="Counting cannot leave out blocks"):
         passes(model, Settings(guidance="perturbed-attention:blocks=[0]"))
     one = Settings(guidance="perturbed-attention:blocks=[0],strength=5,of=none")
     assert_differ(generate(model, SQUARE, one), generate(model, SQUARE, Settings(guidance=1)))
@@ -222,7 +224,11 @@ class Sides:
         where[: len(where) // 2] = 1
         prompts = [[Prompt(text)] * count for text in (self.left, self.right)]
         return replace(
-            start, shares=[Share(prompts[0], where=where), Share(prompts[1], where=1 - where)]
+            start,
+            weighted_prompts=[
+                WeightedPrompts(prompts[0], region=where),
+                WeightedPrompts(prompts[1], region=1 - where),
+            ],
         )
 
 

@@ -126,12 +126,23 @@ def source():
     return rules.read(ROOT / "src")
 
 
-LATER = {rules.private_words}
-"""Rules that the source does not keep yet."""
+TO_RENAME = {
+    "adapters",
+    "attachments",
+    "checkpoints",
+    "denoisers",
+    "inspection",
+    "layouts",
+    "nn",
+    "weights",
+}
+"""Rooms that still have private words; take a room out once it has none."""
 
 
-@pytest.mark.parametrize("rule", dict.fromkeys(rule for rule, _ in VIOLATIONS if rule not in LATER))
+@pytest.mark.parametrize("rule", dict.fromkeys(rule for rule, _ in VIOLATIONS))
 def test_the_source_keeps_the_rule(rule, source):
+    if rule is rules.private_words:
+        source = {name: module for name, module in source.items() if module.room not in TO_RENAME}
     assert rule(source) == []
 
 

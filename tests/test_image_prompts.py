@@ -108,7 +108,8 @@ def test_the_command_line_prompts_with_a_picture_and_writes_it_down(
     code, told = run("d.png", "--image-prompt", f"{single}={files / 'fox.png'}", image_encoder=())
     assert code == 2
     assert (
-        "this image prompt has no eye: add the image encoder that it was trained with" in told.err
+        "this image prompt has no image encoder: add the image encoder that it was trained with"
+        in told.err
     )
     assert "as one of the model's files (-m)" in told.err
 
@@ -214,7 +215,7 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
             f"{face}={files / 'fox.png'}",
             "reads the vector of a face, not a picture: no network that finds faces",
         ),
-        (f"{single}={files / 'face.safetensors'}", "this image prompt reads a picture: give image"),
+        (f"{single}={files / 'face.safetensors'}", "this image prompt reads a picture: pass image"),
         (
             f"{face}={files / 'two.safetensors'}",
             r"two\.safetensors: wanted the vector of a face, .* got \(2,\), \(",

@@ -1,4 +1,5 @@
-"""Safelight: latent diffusion that you own. The public names are loaded when first used; importing costs nothing."""
+"""Safelight: latent diffusion that you own. The public names are loaded when first used; importing
+costs nothing."""
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version

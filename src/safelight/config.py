@@ -1,11 +1,11 @@
-"""Frozen dataclasses ⇄ TOML and JSON, slots that hold one of several kinds, overrides, and errors that help.
+"""Configurations: frozen dataclasses ⇄ TOML and JSON, and slots that hold one of several kinds.
 
 A configuration is a frozen dataclass. A field that may be one of several kinds is a *slot*. The
 kinds of a slot are the files of a folder (``tasks/text_to_image.py`` holds ``TextToImage``), or its
 packages (``autoencoders/kl/config.py`` holds ``Config``, which imports no torch), or the
-dataclasses of a file (``diffusion/spacing.py`` holds ``Karras``), or those of all files of a folder
-(``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a kind;
-nothing is registered.
+dataclasses of a file (``diffusion/schedule.py`` holds ``Linear``), or those of all files of a
+folder (``diffusion/samplers/heun.py`` holds ``Heun`` and ``DPM2``). Adding a file or a class adds a
+kind; nothing is registered.
 """
 
 import re
@@ -31,13 +31,13 @@ _HERE = Path(__file__).parent
 
 
 class Builds(Protocol[T_co]):
-    """A configuration that knows how to build what it describes."""
+    """A configuration that builds what it describes."""
 
     def build(self) -> T_co: ...
 
 
 def kind_of(value: object) -> str:
-    """The name by which a slot knows this configuration or its class, such as ``kl`` or ``classifier-free``."""
+    """The kind of a configuration or of its class, such as ``kl`` or ``classifier-free``."""
     cls = value if isinstance(value, type) else type(value)
     if cls.__name__ == "Config":  # the only one of its file or package, which gives it its name
         module = cls.__module__.removesuffix(".config")
@@ -55,12 +55,13 @@ class Slot:
     """A place for one of the kinds of a room.
 
     ``Slot("autoencoders")`` has one in each file of the folder, and one in each package of it that
-    has a ``config.py``; ``Slot("diffusion.spacing")`` has those of the file, and
+    has a ``config.py``; ``Slot("diffusion.schedule")`` has those of the file, and
     ``Slot("diffusion.samplers.*")`` those of all files of the folder.
 
-    It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where ``number`` is
-    set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field ``of`` holds another kind of the
-    same room, to which options go that it lacks itself: ``interval:of=apg,scale=7,high=0.6``.
+    It reads a mapping with a ``kind``, the kind alone, or ``kind:option=value,option=value``; where
+    ``number`` is set, such as ``"classifier-free:scale"``, also a bare number. A kind with a field
+    ``of`` holds another kind of the same room, to which options go that it lacks itself:
+    ``interval:of=apg,scale=7,high=0.6``.
     """
 
     room: str
@@ -88,18 +89,18 @@ class Slot:
 
     @property
     def word(self) -> str:
-        """The room's name as people say one thing of it."""
+        """What one kind of the room is called in messages."""
         return self.room.removesuffix(".*").rpartition(".")[2].removesuffix("s").replace("_", " ")
 
     def read(self, value: object) -> Any:
         """A configuration from any of the accepted forms."""
         if is_dataclass(value) and not isinstance(value, type):
-            return self._own(value)
+            return self._checked(value)
         if self.number and (number := _number(value)) is not None:
             kind, _, option = self.number.partition(":")
             options: dict[Any, Any] = {option: number}
         elif isinstance(value, str):
-            kind, options = _spelled(value)
+            kind, options = _parse_kind(value)
         elif isinstance(value, Mapping) and "kind" in value:
             kind, options = (
                 value["kind"],
@@ -107,10 +108,11 @@ class Slot:
             )
         else:
             raise BadInput(
-                f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got {value!r}."
+                f"{self.word}: wanted a kind ({', '.join(self.kinds())}) with its options, got "
+                f"{value!r}."
             )
         kind = old_names.TABLE.kind(self.room, kind)
-        options = self._today(kind, options)
+        options = self._with_new_names(kind, options)
         config = self.config(kind)
         return read(config, self._nested(config, options), f"{self.word} {kind}")
 
@@ -123,25 +125,28 @@ class Slot:
     def _is_folder(self) -> bool:
         return (_HERE / self.room.replace(".", "/")).is_dir()
 
-    def _today(self, kind: object, options: Mapping[Any, Any]) -> dict[Any, Any]:
+    def _with_new_names(self, kind: object, options: Mapping[Any, Any]) -> dict[Any, Any]:
         """Options of a kind, of which some may have former names."""
         return old_names.TABLE.options(f"{self.room.removesuffix('.*')}.{kind}", options)
 
     def _nested(self, config: type, options: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The options with ``of`` read, if the kind has one; what only the inner kind may know is given to it."""
-        own = {one.name: one for one in fields(config)}
+        """The options with ``of`` read, if the kind has one; what only the inner kind may know is
+        given to it."""
+        own = {field.name: field for field in fields(config)}
         if "of" not in own:
             return dict(options)
         lacking = {key: value for key, value in options.items() if key not in own}
         inner = options.get("of", kind_of(own["of"].default_factory))
         if lacking and isinstance(inner, str):
-            kind, inner = _spelled(inner)
+            kind, inner = _parse_kind(inner)
             inner["kind"] = kind
         if isinstance(inner, Mapping):
             inner = old_names.TABLE.slot(self.room, inner)
-            lacking = self._today(inner.get("kind"), lacking)
+            lacking = self._with_new_names(inner.get("kind"), lacking)
         holds = inner.get("kind") if isinstance(inner, Mapping) else None
-        known = {one.name for one in fields(self.config(holds))} if holds in self.kinds() else set()
+        known = (
+            {field.name for field in fields(self.config(holds))} if holds in self.kinds() else set()
+        )
         for key in lacking:
             if key not in known and "of" not in known:
                 raise unknown(f"key in {self.word} {kind_of(config)}:", key, {*own, *known})
@@ -152,7 +157,7 @@ class Slot:
             "of": self.read(inner),
         }
 
-    def _own(self, value: object) -> object:
+    def _checked(self, value: object) -> object:
         if self.config(kind_of(value)) is not type(value):
             raise unknown(self.word, kind_of(value), self.kinds())
         return value
@@ -215,20 +220,23 @@ def _classes(room: str) -> dict[str, type]:
 
 
 def read(cls: type[T], value: Mapping[str, Any], where: str = "") -> T:
-    """``value`` as a ``cls``, every key known and every value of its type; BadInput says what is wrong where."""
+    """``value`` as a ``cls``.
+
+    BadInput, which names the place, for an unknown key and for a value of another type.
+    """
     if not isinstance(value, Mapping):
         raise BadInput(f"{where or 'configuration'}: wanted a table of options, got {value!r}.")
-    value = _today(cls, value)
+    value = _with_new_names(cls, value)
     _check_keys(cls, value, where)
     try:
         return _adapter(cls).validate_python(dict(value))  # type: ignore[no-any-return]
     except ValidationError as error:
-        raise _sentence(error, where) from None
+        raise _as_bad_input(error, where) from None
 
 
 def dump(value: object) -> dict[str, Any]:
     """A configuration as plain JSON values; ``read`` makes an equal one from them."""
-    return _adapter(type(value)).dump_python(value, mode="json", fallback=_named)  # type: ignore[no-any-return]
+    return _adapter(type(value)).dump_python(value, mode="json", fallback=_name_of)  # type: ignore[no-any-return]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -242,7 +250,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def override(cls: type[T], config: T, changes: Sequence[str]) -> T:
-    """``config`` with changes such as ``optimiser.rate=1e-3``; only keys that exist, the nearest suggested."""
+    """``config`` with changes such as ``optimiser.rate=1e-3``; only keys that exist, the nearest
+    suggested."""
     tree = dump(config)
     for change in changes:
         path, equals, text = change.partition("=")
@@ -264,7 +273,7 @@ def _child(place: Any, key: str, path: str) -> Any:
     return place[key]
 
 
-def _spelled(text: str) -> tuple[str, dict[str, Any]]:
+def _parse_kind(text: str) -> tuple[str, dict[str, Any]]:
     """``kind:a=1,b=x`` as the kind and its options; a comma inside brackets belongs to a list."""
     kind, _, rest = text.partition(":")
     pairs = (pair.partition("=") for pair in re.split(r",(?![^\[]*\])", rest) if pair)
@@ -296,8 +305,9 @@ def _make_adapter(cls: type) -> TypeAdapter[Any]:
 _adapter: Callable[[type], TypeAdapter[Any]] = lru_cache(_make_adapter)
 
 
-def _named(value: object) -> str:
-    """What has no form in JSON (a function that someone gave in Python) by its name, which can be read but not used."""
+def _name_of(value: object) -> str:
+    """What has no form in JSON (a function that someone gave in Python) by its name, which can be
+    read but not used."""
     return (
         f"{type(value).__name__} {value.__name__}"
         if isinstance(value, types.FunctionType)
@@ -305,33 +315,49 @@ def _named(value: object) -> str:
     )
 
 
-def _today(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
+def _with_new_names(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` with today's names of options, here and in the tables below."""
     hints = get_type_hints(cls, include_extras=True)
     found = old_names.TABLE.options(old_names.place(cls), value)
     for key, item in found.items():
+        for part in _dataclasses(_value_hint(hints.get(key))):
+            if isinstance(item, Mapping):
+                found[key] = item = {
+                    name: _with_new_names(part, one) if isinstance(one, Mapping) else one
+                    for name, one in item.items()
+                }
         for part in _dataclasses(hints.get(key)):
             if isinstance(item, Mapping):
-                found[key] = item = _today(part, item)
+                found[key] = item = _with_new_names(part, item)
             elif isinstance(item, list | tuple):
                 found[key] = item = [
-                    _today(part, one) if isinstance(one, Mapping) else one for one in item
+                    _with_new_names(part, one) if isinstance(one, Mapping) else one for one in item
                 ]
     return found
 
 
 def _check_keys(cls: type, value: Mapping[str, Any], where: str) -> None:
-    """Refuse keys that no field has, here and in the tables below; pydantic would drop them silently."""
+    """Refuse keys that no field has, here and in the tables below; pydantic would drop them
+    silently."""
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in fields(cls)]
     for key, item in value.items():
         place = f"{where}.{key}" if where else key
         if key not in names:
             raise unknown(f"key in {where or 'the configuration'}:", key, names)
+        for part in _dataclasses(_value_hint(hints[key])):
+            for name, one in item.items() if isinstance(item, Mapping) else ():
+                if isinstance(one, Mapping):
+                    _check_keys(part, one, f"{place}.{name}")
         for part in _dataclasses(hints[key]):
             for one in item if isinstance(item, list | tuple) else [item]:
                 if isinstance(one, Mapping):
                     _check_keys(part, one, place)
+
+
+def _value_hint(hint: Any) -> Any:
+    """The type of the values of a field that holds a mapping by name; None for other fields."""
+    return get_args(hint)[1] if get_origin(hint) is Mapping else None
 
 
 def _dataclasses(hint: Any) -> Iterator[type]:
@@ -345,17 +371,17 @@ def _dataclasses(hint: Any) -> Iterator[type]:
             yield from _dataclasses(part)
 
 
-def _sentence(error: ValidationError, where: str) -> BadInput:
+def _as_bad_input(error: ValidationError, where: str) -> BadInput:
     """The first of pydantic's findings in one sentence that begins with the place."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, BadInput):
-        said = place == "" or re.match(
+        has_place = place == "" or re.match(
             rf"{re.escape(re.split('[ .]', place)[-1])}[ .:]", str(inner)
         )
-        return BadInput(str(inner) if said else f"{place}: {inner}")
+        return BadInput(str(inner) if has_place else f"{place}: {inner}")
     if first["type"] in ("missing", "missing_argument"):
-        return BadInput(f"{place}: this key is wanted and was not given.")
+        return BadInput(f"{place}: this key is required but missing.")
     message = first["msg"][0].lower() + first["msg"][1:]
     return BadInput(f"{place}: {message.removeprefix('input ')}, got {first['input']!r}.")

@@ -1,4 +1,5 @@
-"""The few exceptions that someone catches. Their text is for people: what was wanted, what was got, what to do."""
+"""The few exceptions that someone catches. Their text is for people: what was wanted, what was got,
+what to do."""
 
 import difflib
 import warnings
@@ -8,7 +9,8 @@ from typing import TextIO
 
 
 class SafelightError(Exception):
-    """Anything that Safelight refuses or cannot finish. ``exit_code`` is what the command line ends with."""
+    """Anything that Safelight refuses or cannot finish. ``exit_code`` is what the command line ends
+    with."""
 
     exit_code = 1
 
@@ -24,7 +26,8 @@ class Busy(BadInput):
 
 
 class CannotSave(SafelightError, OSError):
-    """The machine did not let us write: no space left, no permission. Nothing half-written stays behind."""
+    """The machine did not let us write: no space left, no permission. Nothing half-written stays
+    behind."""
 
 
 class Note(UserWarning):
@@ -55,7 +58,8 @@ def notes(say: Callable[[str], object]) -> Iterator[None]:
 
 
 def unknown(what: str, got: object, known: Iterable[str]) -> BadInput:
-    """A refusal of the name ``got`` that suggests the nearest of the ``known`` ones, or lists them all."""
+    """A refusal of the name ``got`` that suggests the nearest of the ``known`` ones, or lists them
+    all."""
     names = sorted(known)
     close = difflib.get_close_matches(str(got), names, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}."

@@ -1,4 +1,5 @@
-"""Files that are whole or absent: everything is written aside and renamed; a full disk is one clear sentence."""
+"""Files that are whole or absent: everything is written aside and renamed; a full disk is one clear
+sentence."""
 
 import hashlib
 import os
@@ -12,8 +13,9 @@ from safelight.errors import BadInput, CannotSave
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write a file to; it takes its place when the block ends well, else it is removed."""
-    with _beside(path) as scratch:
+    """A path beside ``path`` to write a file to; it takes its place when the block ends well, else
+    it is removed."""
+    with _scratch_for(path) as scratch:
         yield scratch / path.name
         _sync(scratch / path.name)
         os.replace(scratch / path.name, path)
@@ -22,7 +24,7 @@ def writing(path: Path) -> Iterator[Path]:
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """The same for a folder: an earlier one of that name is replaced when the new one is whole."""
-    with _beside(path) as scratch:
+    with _scratch_for(path) as scratch:
         new, old = scratch / "new", scratch / "old"
         new.mkdir()
         yield new
@@ -41,7 +43,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """CannotSave before the work rather than after it, if nothing can be written at ``path``."""
-    with _beside(path):
+    with _scratch_for(path):
         pass
 
 
@@ -91,8 +93,9 @@ _UMASK = _umask()
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A folder on the same file system as ``path``, gone afterwards with all that was left in it."""
+def _scratch_for(path: Path) -> Iterator[Path]:
+    """A folder on the same file system as ``path``, gone afterwards with all that was left in
+    it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -110,7 +113,8 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def within(path: Path, folder: Path) -> Path:
-    """The path itself. BadInput if it is a link out of the folder: whoever made it may want to see what you have.
+    """The path itself. BadInput if it is a link out of the folder: whoever made it may want to see
+    what you have.
 
     The hub's cache keeps its files beside the folders of a model, in ``blobs``, with links to them.
     """
@@ -128,7 +132,8 @@ def within(path: Path, folder: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept between runs: ``$SAFELIGHT_CACHE``, else the user's cache folder."""
+    """Where what can be made again is kept between runs: ``$SAFELIGHT_CACHE``, else the user's
+    cache folder."""
     named = os.environ.get("SAFELIGHT_CACHE")
     return (
         Path(named)

@@ -1,4 +1,5 @@
-"""What a file or folder is: a model's parts from headers alone, a run's state, a picture's recipe."""
+"""What a file or folder is: a model's parts from headers alone, a run's state, a picture's
+recipe."""
 
 import json
 from collections import Counter
@@ -30,7 +31,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def inspect(source: str | Sequence[str], hints: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Facts about a model, weights, a run or a picture, as JSON values. BadInput if it is none of them.
+    """Facts about a model, weights, a run or a picture, as JSON values. BadInput if it is none of
+    them.
 
     Several sources are files that make one model together.
     """
@@ -50,7 +52,8 @@ def inspect(source: str | Sequence[str], hints: Mapping[str, Any] | None = None)
 
 
 def foreign(source: str) -> Path:
-    """A file or folder of other programs, of which several make one model; BadInput if it is another thing."""
+    """A file or folder of other programs, of which several make one model; BadInput if it is
+    another thing."""
     if is_foreign(path := Path(source)):
         return path
     raise BadInput(

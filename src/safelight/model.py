@@ -1,4 +1,4 @@
-"""The assembly: an autoencoder, a conditioner, a denoiser and the process between them, with the model's card."""
+"""A model: autoencoder, conditioner, denoiser and diffusion process, with its card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,52 +16,56 @@ from safelight.governance.licences import (
     licences_of_parts,
     warn_restricted,
 )
-from safelight.nn.clip_vision import ImageEncoder
 from safelight.settings import Settings
 from safelight.types.networks import Autoencoder, Conditioner, Denoiser
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Images, Latents
 
 Preview = tuple[tuple[float, ...], ...]
-"""Red, green and blue as affine functions of a latent: the weights of its channels, then the constant."""
+"""Red, green and blue as affine functions of a latent: the weights of its channels, then the
+constant."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a person wants to know of a model, kept with its weights."""
+    """What a person wants to know of a model, kept with its weights.
+
+    ``size``: native height and width in pixels. ``licence``: that of the whole model in one line;
+    ``licences``: those of each part and of everything attached to it, or none for one licence of
+    the whole. ``data``: the origin of the training data of each part. ``origin``: the training run
+    and its updates, versions and hardware. ``preview``: the preview map, fitted after the
+    autoencoder was trained. ``hash``: that of the files the model was read from. ``adapters``:
+    files that were merged or attached since, with their scales.
+    """
 
     name: str = "unnamed"
     summary: str = ""
-    size: tuple[int, int] = (256, 256)  # native height and width, in pixels
+    size: tuple[int, int] = (256, 256)
     settings: Settings = field(default_factory=Settings)
-    licence: str = "not stated"  # of the whole, in one line
-    licences: tuple[
-        PartLicence, ...
-    ] = ()  # of each part and of all that stands on it; none: one for the whole
-    data: tuple[Mapping[str, Any], ...] = ()  # the origin of each part's training data
-    origin: Mapping[str, Any] = field(default_factory=dict)  # run, updates, versions, hardware
-    preview: Preview = ()  # the autoencoder's, fitted after its training
-    hash: str = ""  # of the files it was read from
-    adapters: Mapping[str, float] = field(
-        default_factory=dict
-    )  # merged since, FILE=PICTURE around; with their scales
+    licence: str = "not stated"
+    licences: tuple[PartLicence, ...] = ()
+    data: tuple[Mapping[str, Any], ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    preview: Preview = ()
+    hash: str = ""
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class LatentDiffusion:
-    """The parts of a model. One that a file lacks is None; ``complete`` says what to add."""
+    """The parts of a model. A part that is missing is None; ``complete`` says what to add.
+
+    ``companions`` are other models that guidance uses, such as the weaker one of autoguidance,
+    ``weak``. ``image_encoder`` is for adapters that prompt with pictures.
+    """
 
     autoencoder: Autoencoder | None = None
     conditioner: Conditioner | None = None
     denoiser: Denoiser | None = None
     process: Process | None = None
     card: Card = field(default_factory=Card)
-    companions: Mapping[str, "LatentDiffusion"] = field(
-        default_factory=dict
-    )  # by what guidance asks it for: weak
-    image_encoder: ImageEncoder | None = (
-        None  # an image encoder, for adapters that prompt with pictures
-    )
+    companions: Mapping[str, "LatentDiffusion"] = field(default_factory=dict)
+    image_encoder: Any = None  # an ImageEncoder, whose module is imported where one is used
 
     def complete(self) -> "CompleteModel":
         """All parts, or BadInput that names the missing ones."""
@@ -71,37 +75,39 @@ class LatentDiffusion:
             usual = self.card.origin.get("lacking", {})
             lacking = [name for name, part in parts.items() if part is None]
             missing = ", ".join(
-                f"{one} (such as {usual[one]})" if one in usual else one for one in lacking
+                f"{name} (such as {usual[name]})" if name in usual else name for name in lacking
             )
             raise BadInput(
-                f"the model {self.card.name!r} has no {missing}; name a file that holds it as well, load a model that "
-                "does, or train it first."
+                f"the model {self.card.name!r} has no {missing}; name a file that holds it as "
+                "well, load a model that does, or train it first."
             )
         return CompleteModel(
-            a, c, d, p, self.card, {name: self._matching(name) for name in self.companions}
+            a, c, d, p, self.card, {name: self._companion(name) for name in self.companions}
         )
 
     @property
     def licences(self) -> tuple[PartLicence, ...]:
-        """The licence of each part that is here, and of all that stands on it."""
+        """The licence of each part that is here, and of everything attached to it."""
         parts = [name for name in PARTS if vars(self)[name] is not None]
         return licences_of_parts(self.card.licences, self.card.licence, self.card.name, parts)
 
-    def _matching(self, name: str) -> "CompleteModel":
-        """The model beside this one, of the same latents and noise: BadInput if they are others."""
+    def _companion(self, name: str) -> "CompleteModel":
+        """A companion; BadInput if its latents or its noise are not those of this model."""
         other = self.companions[name].complete()
         if other.process != self.process:
             raise BadInput(
-                f"the {name} model must have the process of {self.card.name!r}, got {other.process} for "
-                f"{other.card.name!r}: take an earlier or smaller model of the same training."
+                f"the {name} model must have the process of {self.card.name!r}, got "
+                f"{other.process} for {other.card.name!r}: take an earlier or smaller model of the "
+                "same training."
             )
         return other
 
 
 def preview(card: Card, latents: Latents) -> Images:
-    """What latents (b, c, *space) will roughly look like, a pixel each: images (b, 3, *space) in [-1, 1].
+    """A rough preview of latents (b, c, *space): images (b, 3, *space) in [-1, 1].
 
-    It costs next to nothing beside decoding. BadInput if the card has no such map, or one of other latents.
+    A latent becomes a pixel, which is far faster than decoding. BadInput if the card has no preview
+    map, or one for other latents.
     """
     if len(card.preview) != 3:
         raise BadInput(
@@ -110,7 +116,8 @@ def preview(card: Card, latents: Latents) -> Images:
     weights = torch.tensor(card.preview, dtype=torch.float32, device=latents.device)  # (3, c + 1)
     if latents.shape[1] != weights.shape[1] - 1:
         raise BadInput(
-            f"the preview map of {card.name!r} is for {weights.shape[1] - 1} latent channels, got {latents.shape[1]}."
+            f"the preview map of {card.name!r} is for {weights.shape[1] - 1} latent channels, "
+            f"got {latents.shape[1]}."
         )
     colours = (
         torch.tensordot(latents.float(), weights[:, :-1], dims=([1], [1])) + weights[:, -1]
@@ -119,7 +126,7 @@ def preview(card: Card, latents: Latents) -> Images:
 
 
 def licensed(card: Card, licences: Sequence[PartLicence]) -> Card:
-    """The card of what has these licences, one after the other, each once."""
+    """The card with these licences, each once."""
     items = tuple(dict.fromkeys(licences))
     return replace(card, licences=items, licence=combined(items))
 
@@ -127,14 +134,14 @@ def licensed(card: Card, licences: Sequence[PartLicence]) -> Card:
 def with_more(
     model: LatentDiffusion, named: Mapping[str, float], licences: Sequence[PartLicence]
 ) -> LatentDiffusion:
-    """The model on which small files stand, ``named`` with their scales, each of a licence of its own."""
+    """The model with attached files, ``named`` with their scales, each with its own licence."""
     warn_restricted(licences)
     card = replace(model.card, adapters={**model.card.adapters, **named})
     return replace(model, card=licensed(card, [*model.licences, *licences]))
 
 
 def module(part: object) -> nn.Module:
-    """A part as the module that it is: protocols say what parts do, modules hold their weights."""
+    """A part as a module: protocols say what parts do, modules hold their weights."""
     assert isinstance(part, nn.Module), f"{type(part).__name__} is no module"
     return part
 
@@ -150,13 +157,21 @@ class CompleteModel:
     card: Card
     companions: Mapping[str, "CompleteModel"] = field(default_factory=dict)
 
-    def latent_shape(self, count: int, height: int, width: int) -> Shape:
-        """The latents of ``count`` pictures; BadInput with the nearest size if these parts cannot make it."""
+    def latent_shape(self, count: int, size: Shape) -> Shape:
+        """The shape of the latents of ``count`` samples of this ``size``, as height and width.
+
+        BadInput, with the nearest size, if this model cannot make it.
+        """
         multiple = self.autoencoder.factor * self.denoiser.size_multiple
-        if height % multiple or width % multiple:
-            near = [max(1, round(side / multiple)) * multiple for side in (width, height)]
+        if any(side % multiple for side in size):
+            nearest = [max(1, round(side / multiple)) * multiple for side in size]
             raise BadInput(
-                f"size: this model makes widths and heights that are multiples of {multiple}, got {width}×{height}; "
-                f"the nearest is {near[0]}×{near[1]}."
+                "size: this model makes widths and heights that are multiples of "
+                f"{multiple}, got {_size(size)}; the nearest is {_size(nearest)}."
             )
-        return self.autoencoder.latent_shape((count, 3, height, width))
+        return self.autoencoder.latent_shape((count, 3, *size))
+
+
+def _size(sides: Sequence[int]) -> str:
+    """A size as people write it, the width first."""
+    return "×".join(str(side) for side in reversed(sides))

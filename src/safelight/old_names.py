@@ -170,10 +170,10 @@ class OldNames:
         found = self.options("picture", recipe)
         if isinstance(model := found.get("model"), Mapping):
             found["model"] = self.options("picture.model", model)
-        if isinstance(beside := found.get("beside"), Mapping):
+        if isinstance(others := found.get("beside"), Mapping):
             found["beside"] = {
                 name: self.options("picture.model", one) if isinstance(one, Mapping) else one
-                for name, one in beside.items()
+                for name, one in others.items()
             }
         if isinstance(task := found.get("task"), Mapping):
             found["task"] = self.slot("tasks", task)

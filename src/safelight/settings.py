@@ -1,4 +1,5 @@
-"""How a task is carried out, by names that are resolved when used: None means the model card's own default."""
+"""How a task is carried out, by names that are resolved when used: None means the model card's own
+default."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -27,7 +28,8 @@ def _within(name: str, value: int | None, least: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The fields in any form that their slot reads, e.g. ``sampler="euler:eta=1"`` or ``guidance=4.5``.
+    """The fields in any form that their slot reads, e.g. ``sampler="euler:eta=1"`` or
+    ``guidance=4.5``.
 
     Picture i of ``count`` has the seed ``seed + i``, so each can be made again alone.
     """
@@ -68,8 +70,8 @@ class Settings:
 
     def over(self, base: "Settings") -> "Settings":
         """These settings, with ``base`` where they say nothing."""
-        said = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
-        return replace(base, **said)
+        chosen = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
+        return replace(base, **chosen)
 
 
 DEFAULTS = Settings(

@@ -23,23 +23,26 @@ def _same_pictures(pictures: "list[Image.Image]") -> "list[Image.Image]":
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
-    """A prompt for each picture with its say beside others: a ``weight``, and ``where`` in the latents it holds."""
+class WeightedPrompts:
+    """One of several prompts that a picture follows: the prompt for each picture, and its weight.
+
+    ``region`` is where in the latents it applies; None is everywhere.
+    """
 
     prompts: "Sequence[Prompt]"
     weight: float = 1.0
-    where: "Tensor | None" = None
+    region: "Tensor | None" = None
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where a run begins: ``latents``, a prompt and a negative one for each picture.
+    """Where a run begins: ``latents``, and a prompt and a negative prompt for each picture.
 
-    At ``begin`` = 1 the latents are standard normal, and are scaled to the level where the spacing begins; below 1
-    they are noisy latents at that time.
-    If there are ``shares``, the pictures follow them all instead of ``prompts``, which still say what a negative is
-    for. ``wrap`` goes around the waist (masks, tiles); ``finish`` acts on the 8-bit pictures, so that kept pixels stay
-    exact.
+    If ``begin`` = 1 the latents are standard normal, and the pipeline scales them to the noise
+    level where the spacing begins; below 1 they are noisy latents at that time. If there are
+    ``weighted_prompts``, the pictures follow all of them instead of ``prompts``, for which
+    negatives are made all the same. ``wrap`` changes the denoiser function (masks, tiles);
+    ``finish`` changes the 8-bit pictures, so that pixels that are kept stay exact.
     """
 
     latents: "Latents"
@@ -48,7 +51,7 @@ class Start:
     begin: float = 1.0
     wrap: "Callable[[Denoise], Denoise]" = _same_denoise
     finish: "Callable[[list[Image.Image]], list[Image.Image]]" = _same_pictures
-    shares: "Sequence[Share]" = ()
+    weighted_prompts: "Sequence[WeightedPrompts]" = ()
 
 
 class Task(Protocol):

@@ -259,14 +259,14 @@ def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_p
         (
             "single",
             {"image": image},
-            r"has no eye: add the image encoder .* \(one that makes a vector of 10 numbers",
+            r"has no image encoder: add the image encoder .* \(one that makes a vector of 10 numbers",
         ),
         (
             "plus",
             {"image_states": torch.ones(32)},
             r"image_states: .* reads states of 32 numbers, got the shape \(32,\)",
         ),
-        ("plus", {}, "is told of no picture by its eye, too: add the image encoder"),
+        ("plus", {}, "needs its image encoder even without a picture: add the image encoder"),
         (
             "face",
             {"image": image},
@@ -275,7 +275,7 @@ def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_p
         (
             "face-plus",
             {"face_vector": torch.ones(12)},
-            "reads a picture: give image, or image_states",
+            "reads a picture: pass image, or image_states",
         ),
         (
             "face-plus",
@@ -356,7 +356,7 @@ def test_an_eye_is_taken_from_the_model_or_from_beside_the_adapter(model, file, 
         .streams[0]
         .values
     )
-    with pytest.raises(BadInput, match="has no eye"):
+    with pytest.raises(BadInput, match="has no image encoder"):
         with_image_prompt(model, file).conditioner(given)
     eye_file(tmp_path, name="clip_vision_toy.safetensors")
     assert torch.equal(with_image_prompt(model, file).conditioner(given).streams[0].values, want)

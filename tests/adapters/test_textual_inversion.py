@@ -101,7 +101,7 @@ def test_a_file_for_two_towers_and_one_of_several_words():
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, "owl holds no learned words: .* got nothing"),
+        ({}, "owl holds no textual-inversion embeddings: .* got nothing"),
         ({"down_blocks.0.weight": torch.ones(2, 2)}, "got down_blocks.0.weight"),
         ({"emb_params": torch.ones(2, 2), "other": torch.ones(2)}, "got other"),
         (

@@ -1,4 +1,4 @@
-"""What every conditioner promises, asked of each file in the folder."""
+"""The contract of conditioners, tested for each file of the folder."""
 
 from importlib import import_module
 
@@ -24,16 +24,28 @@ CONFIGS = {
         ]
     },
 }
-MEANING = {"text": "text", "label": "label", "segments": "segments", "text-encoders": "text"}
-"""What the prompt's part is called."""
-LEARNED = ["text", "label"]  # the others know what they read
+CONFIGS["joined"] = {
+    "parts": {
+        "caption": {"conditioner": {"kind": "text", **CONFIGS["text"]}},
+        "map": {"conditioner": {"kind": "segments", **CONFIGS["segments"]}},
+    }
+}
+READS = {
+    "text": ["text"],
+    "label": ["label"],
+    "segments": ["segments"],
+    "text-encoders": ["text"],
+    "joined": ["text", "segments"],
+}
+"""The names of what is read, as ``null_condition`` takes them."""
+FITTED = ["text", "label", "joined"]  # the others need not be fitted
 MAPS = {word: torch.full((8, 4), number) for number, word in enumerate(("fox", "owl", "bear"))}
-LESSONS = [
+TRAINING = [
     Prompt(f"a {word} in the woods", {"label": word, "segments": MAPS[word]}) for word in MAPS
 ]
 PROMPTS = [
-    *LESSONS[:2],
-    Prompt("a bear and another bear, both of them in the deep woods", LESSONS[2].given),
+    *TRAINING[:2],
+    Prompt("a bear and another bear, both of them in the deep woods", TRAINING[2].given),
 ]
 
 
@@ -59,12 +71,12 @@ def kind(request):
 def conditioner(kind):
     torch.manual_seed(0)
     conditioner = fresh(kind).double()
-    conditioner.fit(LESSONS)
+    conditioner.fit(TRAINING)
     return conditioner
 
 
 def parts(condition: Condition, row: int) -> list[torch.Tensor]:
-    """What one sample is told, without padding."""
+    """The condition of one sample, without padding."""
     tokens = (
         []
         if condition.tokens is None
@@ -80,51 +92,53 @@ def close(one: list[torch.Tensor], other: list[torch.Tensor], atol: float = 1e-6
     )
 
 
-def test_prompts_are_told_apart_and_from_nothing(conditioner, kind):
+def test_conditions_of_prompts_differ_from_each_other_and_from_the_null_condition(
+    conditioner, kind
+):
     assert isinstance(conditioner, Conditioner)
-    told = conditioner(PROMPTS)
-    nothing = conditioner.null_condition(PROMPTS)
+    conditions = conditioner(PROMPTS)
+    null = conditioner.null_condition(PROMPTS)
     for row in range(len(PROMPTS)):
-        assert parts(told, row)
-        assert not close(parts(told, row), parts(nothing, row), atol=1e-3)
-        assert not close(parts(told, row), parts(told, row - 1), atol=1e-3)
-        assert close(parts(nothing, row), parts(conditioner([Prompt()]), 0))
+        assert parts(conditions, row)
+        assert not close(parts(conditions, row), parts(null, row), atol=1e-3)
+        assert not close(parts(conditions, row), parts(conditions, row - 1), atol=1e-3)
+        assert close(parts(null, row), parts(conditioner([Prompt()]), 0))
 
 
-def test_only_what_is_named_is_taken_away(conditioner, kind):
-    told, taken, kept = (
+def test_only_what_is_named_becomes_null(conditioner, kind):
+    conditions, null, kept = (
         conditioner(PROMPTS),
-        conditioner.null_condition(PROMPTS, [MEANING[kind]]),
+        conditioner.null_condition(PROMPTS, READS[kind]),
         conditioner.null_condition(PROMPTS, []),
     )
     for row in range(len(PROMPTS)):
-        assert close(parts(kept, row), parts(told, row))
-        assert close(parts(taken, row), parts(conditioner.null_condition(PROMPTS), row))
+        assert close(parts(kept, row), parts(conditions, row))
+        assert close(parts(null, row), parts(conditioner.null_condition(PROMPTS), row))
 
 
-def test_a_prompt_does_not_know_its_batch(conditioner):
+def test_a_condition_does_not_depend_on_its_batch(conditioner):
     together = conditioner(PROMPTS)
     for row, prompt in enumerate(PROMPTS):
         assert close(parts(conditioner([prompt]), 0), parts(together, row))
 
 
-@pytest.mark.parametrize("kind", LEARNED)
-def test_calling_before_learning_says_what_to_do(kind):
+@pytest.mark.parametrize("kind", FITTED)
+def test_calling_before_fitting_says_what_to_do(kind):
     with pytest.raises(BadInput, match=r"train it on .* or load its weights"):
         fresh(kind)(PROMPTS)
 
 
-@pytest.mark.parametrize("kind", LEARNED)
-def test_learning_does_not_depend_on_order_or_repetition(conditioner, kind):
+@pytest.mark.parametrize("kind", FITTED)
+def test_fitting_does_not_depend_on_order_or_repetition(conditioner, kind):
     again = fresh(kind)
-    again.fit(reversed(LESSONS * 2))
-    theirs = again.state_dict()
-    extra = [name for name in theirs if name.endswith("_extra_state")]
+    again.fit(reversed(TRAINING * 2))
+    state = again.state_dict()
+    extra = [name for name in state if name.endswith("_extra_state")]
     assert extra
-    assert all(torch.equal(conditioner.state_dict()[name], theirs[name]) for name in extra)
+    assert all(torch.equal(conditioner.state_dict()[name], state[name]) for name in extra)
 
 
-def test_all_that_it_knows_travels_through_safetensors(conditioner, kind):
+def test_its_whole_state_survives_safetensors(conditioner, kind):
     other = fresh(kind).double()
     other.load_state_dict(load(save(conditioner.state_dict())))
     for row in range(len(PROMPTS)):

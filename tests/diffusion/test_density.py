@@ -27,7 +27,8 @@ def test_logit_normal_has_normal_logits():
 
 @pytest.mark.parametrize("density", [Uniform(strata=4), LogitNormal(strata=4)], ids=repr)
 def test_strata_take_turns_by_position(density):
-    """Whatever the draw, the samples at positions k mod 4 stay within the k-th quarter of the distribution."""
+    """Whatever the draw, the samples at positions k mod 4 stay within the k-th quarter of the
+    distribution."""
     whole = type(density)()
     edges = whole(
         torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), torch.zeros(3, dtype=torch.long)

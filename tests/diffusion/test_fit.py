@@ -1,4 +1,5 @@
-"""What cannot work together is refused before the first pass; what samplers say of themselves is true."""
+"""What cannot work together is refused before the first pass; what samplers say of themselves is
+true."""
 
 from dataclasses import replace
 

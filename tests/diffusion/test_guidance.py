@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from safelight.diffusion.blend import Part
+from safelight.diffusion.blend import WeightedCondition
 from safelight.diffusion.guidance.apg import APG
 from safelight.diffusion.guidance.autoguidance import Autoguidance
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
@@ -169,9 +169,9 @@ def test_another_network_is_told_in_its_own_words():
 def test_weighted_conditions_are_blended_before_they_are_guided():
     """Composed diffusion: nothing + Σ scale · weight · (one - nothing), weights that sum to one."""
     other = Condition(vector=torch.tensor([[0.3], [-1.0]], dtype=torch.float64))
-    parts = [Part(YES, 3.0), Part(other, 1.0)]
+    parts = [WeightedCondition(YES, 3.0), WeightedCondition(other, 1.0)]
     network = Recorder()
-    found = guided(PROCESS, {"main": network}, ClassifierFree(4.0), YES, negative, parts=parts)(
+    found = guided(PROCESS, {"main": network}, ClassifierFree(4.0), YES, negative, weighted=parts)(
         NOISY, at(0.5)
     ).clean
     no = alone(NO)
@@ -181,14 +181,17 @@ def test_weighted_conditions_are_blended_before_they_are_guided():
 
 def test_each_region_follows_its_own_condition():
     left = torch.tensor([1.0, 1, 0, 0])
-    parts = [Part(YES, where=left), Part(NO, 5.0, where=1 - left)]
-    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(
+    parts = [WeightedCondition(YES, region=left), WeightedCondition(NO, 5.0, region=1 - left)]
+    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, weighted=parts)(
         NOISY, at(0.5)
     ).clean
     assert torch.equal(found[..., :2], alone(YES)[..., :2])
     assert torch.equal(found[..., 2:], alone(NO)[..., 2:])
-    soft = [Part(YES, where=torch.tensor(0.25)), Part(NO, where=torch.tensor(0.75))]
-    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, parts=soft)(
+    soft = [
+        WeightedCondition(YES, region=torch.tensor(0.25)),
+        WeightedCondition(NO, region=torch.tensor(0.75)),
+    ]
+    found = guided(PROCESS, {"main": Recorder()}, Unguided(), YES, negative, weighted=soft)(
         NOISY, at(0.5)
     ).clean
     torch.testing.assert_close(found, 0.25 * alone(YES) + 0.75 * alone(NO))
@@ -196,8 +199,8 @@ def test_each_region_follows_its_own_condition():
 
 def test_what_an_answer_carries_is_blended_with_it():
     process = Process(Linear(), Learned())
-    parts = [Part(YES), Part(NO)]
-    found = guided(process, {"main": Recorder()}, Unguided(), YES, negative, parts=parts)(
+    parts = [WeightedCondition(YES), WeightedCondition(NO)]
+    found = guided(process, {"main": Recorder()}, Unguided(), YES, negative, weighted=parts)(
         NOISY, at(0.5)
     )
     torch.testing.assert_close(found.noise, found.clean + 1)
@@ -269,22 +272,32 @@ def test_what_an_answer_carries_is_split_with_it():
         ),
         (
             lambda: guided(PROCESS, {"main": Recorder()}, Interval(SkipLayers()), YES, negative),
-            "leaves out blocks, which Recorder cannot",
+            "Recorder cannot leave out blocks",
         ),
         (
             lambda: guided(PROCESS, {"main": Recorder()}, PerturbedAttention(), YES, negative),
-            "leaves out blocks, which Recorder cannot",
+            "Recorder cannot leave out blocks",
         ),
-        (lambda: Part(YES, math.nan), "a weight must be a number, got nan"),
+        (lambda: WeightedCondition(YES, math.nan), "a weight must be a number, got nan"),
         (
             lambda: guided(
-                PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES), Part(NO, -1.0)]
+                PROCESS,
+                {},
+                Unguided(),
+                YES,
+                negative,
+                weighted=[WeightedCondition(YES), WeightedCondition(NO, -1.0)],
             ),
             "weights must sum to more than 0 at every place, got 0.0",
         ),
         (
             lambda: guided(
-                PROCESS, {}, Unguided(), YES, negative, parts=[Part(YES, where=torch.eye(2))]
+                PROCESS,
+                {},
+                Unguided(),
+                YES,
+                negative,
+                weighted=[WeightedCondition(YES, region=torch.eye(2))],
             ),
             "weights must sum to more than 0 at every place",
         ),

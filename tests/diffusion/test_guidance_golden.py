@@ -1,5 +1,6 @@
-"""Recorded trajectories of a class-conditional DiT, unguided, guided on all channels and on three: see ``golden.json``
-for how they were made. The network is written out here, so that nothing but guidance and the waist is tested."""
+"""Recorded trajectories of a class-conditional DiT, unguided, guided on all channels and on three:
+see ``golden.json`` for how they were made. The network is written out here, so that nothing but
+guidance and the waist is tested."""
 
 from itertools import pairwise
 
@@ -23,7 +24,8 @@ NULL, HEADS = 1000, 2
 
 
 class Recorded:
-    """The public layout's network: noise in the first four channels of its answer, learned variance in the others."""
+    """The public layout's network: noise in the first four channels of its answer, learned variance
+    in the others."""
 
     def __init__(self, weights):
         self.weights = weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from safelight.config import Slot
-from safelight.diffusion.blend import Part
+from safelight.diffusion.blend import WeightedCondition
 from safelight.diffusion.guidance.apg import APG
 from safelight.diffusion.guidance.autoguidance import Autoguidance
 from safelight.diffusion.guidance.cfg_plus_plus import CFGPlusPlus
@@ -323,7 +323,8 @@ def test_only_the_first_channels_are_guided(rule):
 
 @pytest.mark.parametrize("t", [0.2, 0.7])
 def test_a_classifier_turns_the_data_into_the_class(t):
-    """Data N(m, s²) and a class seen through x + N(0, r²) = y: guided by log p(y | noisy), exactly p(x | y)."""
+    """Data N(m, s²) and a class seen through x + N(0, r²) = y: guided by log p(y | noisy), exactly
+    p(x | y)."""
     m, s, r, y = -0.5, 0.8, 0.6, 1.2
     prior, level = IdealGaussian(number(m), number(s)), at(t)
 
@@ -357,7 +358,8 @@ def test_two_scales_ask_for_the_picture_alone():
 
 
 class Distillate(Denoiser):
-    """A network that takes two scalars, keeps what it is called with, and answers the noisy latents."""
+    """A network that takes two scalars, keeps what it is called with, and answers the noisy
+    latents."""
 
     size_multiple = 1
     scalar_names = ("guidance", "second")
@@ -380,9 +382,12 @@ def test_a_distilled_network_takes_the_scale_in_one_pass():
     assert count == 3
     assert scalars["guidance"].tolist() == [2.5] * 3
     assert scalars["second"].tolist() == [1] * 3
-    parts = [Part(condition), Part(Condition(vector=torch.ones(3, 1), scalars=condition.scalars))]
+    parts = [
+        WeightedCondition(condition),
+        WeightedCondition(Condition(vector=torch.ones(3, 1), scalars=condition.scalars)),
+    ]
     process = Process(Linear(), SPACES["clean"])
-    guided(process, {"main": network}, Distilled(2.5), condition, nothing, parts=parts)(
+    guided(process, {"main": network}, Distilled(2.5), condition, nothing, weighted=parts)(
         NOISY, at(0.5)
     )
     assert network.calls[1][1]["guidance"].tolist() == [2.5] * 6

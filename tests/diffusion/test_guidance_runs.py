@@ -1,4 +1,5 @@
-"""Whole guided runs: the same bits alone, in any batch, in threads and again; and what others make of the same."""
+"""Whole guided runs: the same bits alone, in any batch, in threads and again; and what others make
+of the same."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +27,8 @@ TIMES = torch.linspace(1, 0, 8, dtype=torch.float64)
 
 
 class Known(Denoiser):
-    """Networks that know their data: each sample is Gaussian about the mean that its condition says."""
+    """Networks that know their data: each sample is Gaussian about the mean that its condition
+    says."""
 
     size_multiple = 1
     scalar_names = ("guidance",)
@@ -78,7 +80,8 @@ def test_one_rule_serves_many_runs_at_once(kind):
 
 
 def test_guidances_differ():
-    """Each does something: no two of the kinds end in the same latents, but for those that are equal here."""
+    """Each does something: no two of the kinds end in the same latents, but for those that are
+    equal here."""
     plain = {"none", "distilled"}  # this network makes nothing of the scale
     ends = {kind: walk(SLOT.read(kind), slice(0, 8)) for kind in KINDS if kind not in plain}
     ends["none"] = walk(SLOT.read("none"), slice(0, 8))
@@ -111,7 +114,8 @@ def guiders():
 
 
 def test_as_in_diffusers_classifier_free_and_rescaled(guiders):
-    """Theirs rescales in whatever space the network answers; ours in a named one: the same where they are the same."""
+    """Theirs rescales in whatever space the network answers; ours in a named one: the same where
+    they are the same."""
     theirs = guiders.ClassifierFreeGuidance(guidance_scale=4.0)
     torch.testing.assert_close(
         combined("classifier-free:scale=4", YES, NO), theirs.forward(YES, NO).pred
@@ -126,8 +130,9 @@ def test_as_in_diffusers_classifier_free_and_rescaled(guiders):
     ("eta", "threshold", "momentum"), [(1.0, 0.0, 0.0), (0.0, 5.0, 0.0), (0.3, 6.0, -0.5)]
 )
 def test_as_in_diffusers_adaptive_projected(guiders, eta, threshold, momentum):
-    """Theirs starts at the negative unless asked for the paper's form, whose scale is ours less 1; and it works in the
-    space of the network's answers, ours in the paper's, which is clean: so they are compared there."""
+    """Theirs starts at the negative unless asked for the paper's form, whose scale is ours less 1;
+    and it works in the space of the network's answers, ours in the paper's, which is clean: so they
+    are compared there."""
     from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
     memory = MomentumBuffer(momentum)
@@ -154,8 +159,8 @@ def test_as_in_diffusers_cfg_zero(guiders):
 
 
 def test_as_in_diffusers_skip_layers_and_perturbed_attention(guiders):
-    """Theirs counts the levels in steps; without classifier-free guidance it starts from the weakened answer unless
-    asked for the paper's form."""
+    """Theirs counts the levels in steps; without classifier-free guidance it starts from the
+    weakened answer unless asked for the paper's form."""
     options = {
         "guidance_scale": 4.0,
         "skip_layer_guidance_scale": 2.5,
@@ -180,7 +185,8 @@ def test_as_in_diffusers_skip_layers_and_perturbed_attention(guiders):
 
 
 def test_as_in_diffusers_thresholded():
-    """Theirs bounds s from above as well (by the bound, which leaves a plain cut unless it is raised)."""
+    """Theirs bounds s from above as well (by the bound, which leaves a plain cut unless it is
+    raised)."""
     schedulers = pytest.importorskip("diffusers.schedulers")
     theirs = schedulers.DDIMScheduler(
         thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=100.0

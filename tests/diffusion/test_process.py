@@ -1,4 +1,5 @@
-"""Targets are read back to what they were made of, and the loss asks the network what sampling asks it."""
+"""Targets are read back to what they were made of, and the loss asks the network what sampling asks
+it."""
 
 import math
 
@@ -48,7 +49,8 @@ def test_the_flow_target_is_the_velocity_of_the_path(schedule):
 
 
 def test_hybrid_loss_is_its_closed_form():
-    """Against torch's divergence of two normal distributions, in bits; it teaches the variance and not the mean."""
+    """Against torch's divergence of two normal distributions, in bits; it teaches the variance and
+    not the mean."""
     process = Process(LinearBeta(), NoiseAndVariance())
     level, noisy = noisy_at(process.schedule, T)
     answer = torch.cat(
@@ -87,7 +89,8 @@ def test_an_estimate_may_bring_its_own_noise():
 
 @pytest.mark.parametrize(("schedule", "prediction"), PAIRS, ids=repr)
 def test_loss_and_denoise_agree(schedule, prediction):
-    """A network that is right has no loss and denoises exactly; one that is off by 2 everywhere has a loss of 4."""
+    """A network that is right has no loss and denoises exactly; one that is off by 2 everywhere has
+    a loss of 4."""
     process = Process(schedule, prediction)
     level, noisy = noisy_at(schedule, T)
     heard = []
@@ -115,7 +118,8 @@ def test_loss_and_denoise_agree(schedule, prediction):
 
 
 def test_the_ideal_gaussian_minimises_the_loss():
-    """Scaling the posterior mean either way costs: the oracle is the best network, not just a good one."""
+    """Scaling the posterior mean either way costs: the oracle is the best network, not just a good
+    one."""
     ideal = IdealGaussian(torch.tensor(0.3), torch.tensor(0.6))
     process = Process(Linear(), Clean())
     generator = torch.Generator().manual_seed(0)

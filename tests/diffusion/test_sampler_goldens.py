@@ -1,10 +1,11 @@
 """Trajectories of other implementations: see ``golden.json`` for how each was made.
 
-Not here, each for what the other one does: ``ddpm``, ``ddpm_large``, ``lcm``, ``flow_lcm``, ``tcd`` and
-``flow_euler_stochastic`` did not record their noise (``test_sampler_peers.py`` runs them); ``euler_churn`` tells the
-network the time before the churn; ``dpm_single`` above order 1 makes grid times the passes inside a step; ``pndm_v``
-extrapolates v instead of the noise; ``ddim_linspace`` steps by a tenth of the table though its times are a ninth apart;
-``euler_dummy`` and ``heun_dummy`` have a model that is no denoiser; ``unipc_nocorr0`` is an option of its own.
+Not here, each for what the other one does: ``ddpm``, ``ddpm_large``, ``lcm``, ``flow_lcm``, ``tcd``
+and ``flow_euler_stochastic`` did not record their noise (``test_sampler_peers.py`` runs them);
+``euler_churn`` tells the network the time before the churn; ``dpm_single`` above order 1 makes grid
+times the passes inside a step; ``pndm_v`` extrapolates v instead of the noise; ``ddim_linspace``
+steps by a tenth of the table though its times are a ninth apart; ``euler_dummy`` and ``heun_dummy``
+have a model that is no denoiser; ``unipc_nocorr0`` is an option of its own.
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ def golden():
 
 @dataclass(frozen=True)
 class Exploding:
-    """alpha = 1, sigma = t: variance-exploding in its own units, as a kind that no sampler was written for."""
+    """alpha = 1, sigma = t: variance-exploding in its own units, as a kind that no sampler was
+    written for."""
 
     def __call__(self, t):
         return NoiseLevel(t, torch.ones_like(t), t, torch.zeros_like(t), torch.ones_like(t))
@@ -90,7 +92,8 @@ SIGMA_SPACE = {
 )
 @pytest.mark.parametrize("case", SIGMA_SPACE)
 def test_sigma_space(golden, case, data, spacing):
-    """k-diffusion draws at every step where churn is an option; here nothing is drawn where nothing is added."""
+    """k-diffusion draws at every step where churn is an option; here nothing is drawn where nothing
+    is added."""
     inputs, outputs, tolerance = golden
     name = f"kd.{case}.{data}.{spacing}"
     times = outputs[f"sigmas.{spacing}"]
@@ -121,7 +124,8 @@ def test_sigma_space(golden, case, data, spacing):
     ],
 )
 def test_adaptive(golden, case, sampler, data):
-    """With one pace for the batch. k-diffusion draws also where it adds nothing, which eta = 0 does not."""
+    """With one pace for the batch. k-diffusion draws also where it adds nothing, which eta = 0 does
+    not."""
     inputs, outputs, _ = golden
     name = f"kd.{case}.{data}"
     times = torch.tensor([14.6, 0.03], dtype=torch.float64)
@@ -165,7 +169,8 @@ def test_single_steps_of_several_orders(golden, case, eta, orders, data):
 
 
 def model(process, schedule, recorded):
-    """A network that answers as the exact posterior of N(0.3, 0.6²) does, in the process's own space.
+    """A network that answers as the exact posterior of N(0.3, 0.6²) does, in the process's own
+    space.
 
     It looks at the recorded times: some were rounded down to whole numbers.
     """
@@ -293,7 +298,8 @@ SCALED = {
 
 @pytest.mark.parametrize("name", SCALED)
 def test_table_in_sigma_space(golden, name):
-    """These keep noisy / alpha, whose start is the sigma of the first step times noise. They end at clean."""
+    """These keep noisy / alpha, whose start is the sigma of the first step times noise. They end at
+    clean."""
     inputs, outputs, tolerance = golden
     sampler, prediction = SCALED[name]
     # For KDPM2 the sigmas of the passes half-way are listed as well; its steps are those of LMS.

@@ -1,6 +1,8 @@
-"""Step for step beside diffusers, where no trajectory is recorded: the samplers that draw noise anew.
+"""Step for step beside diffusers, where no trajectory is recorded: the samplers that draw noise
+anew.
 
-Both see the posterior of N(0.3, 0.6²) and the same draws. Where the two differ by design, the test says so.
+Both see the posterior of N(0.3, 0.6²) and the same draws. Where the two differ by design, the test
+says so.
 """
 
 import pytest
@@ -70,7 +72,8 @@ def test_ddpm(variance, monkeypatch):
 
 
 def test_ddpm_with_learned_variance(monkeypatch):
-    """The variance that a network answers, from -1 at the lower bound to 1 at the upper, between the two of a step."""
+    """The variance that a network answers, from -1 at the lower bound to 1 at the upper, between
+    the two of a step."""
     place = torch.linspace(-1, 1, 3 * 4 * 4, dtype=torch.float64).reshape(1, 3, 4, 4).expand(SHAPE)
     scheduler = diffusers.DDPMScheduler(**TABLE, variance_type="learned_range", clip_sample=False)
     timesteps, wanted = peer(
@@ -91,7 +94,8 @@ def test_lcm(monkeypatch):
 
 @pytest.mark.parametrize("eta", [0.0, 0.3])
 def test_tcd(eta, monkeypatch):
-    """diffusers ends at the first entry of the table. It rounds (1 - eta) · t down to an entry, and here it is one."""
+    """diffusers ends at the first entry of the table. It rounds (1 - eta) · t down to an entry, and
+    here it is one."""
     timesteps, wanted = peer(diffusers.TCDScheduler(**TABLE), 4, monkeypatch, noise_at, eta=eta)
     found = ours(TCD(eta), table_times(timesteps, 0.001))
     for one, other in zip(found[:-1], wanted[:-1], strict=True):
@@ -115,7 +119,8 @@ def test_flow_consistency(monkeypatch):
 )  # diffusers makes numpy sigmas
 @pytest.mark.parametrize("order", [1, 2])
 def test_sa_solver(order, monkeypatch):
-    """diffusers falls to lower orders at the end below 15 steps, and ends at the first entry of the table."""
+    """diffusers falls to lower orders at the end below 15 steps, and ends at the first entry of the
+    table."""
     scheduler = diffusers.SASolverScheduler(
         **TABLE,
         predictor_order=order,

@@ -1,4 +1,5 @@
-"""Samplers against closed forms: measured orders, exact recursions, and the points that they must reach."""
+"""Samplers against closed forms: measured orders, exact recursions, and the points that they must
+reach."""
 
 import itertools
 import math
@@ -108,7 +109,8 @@ ORDERS = {
     ),
     **dict.fromkeys([Single(3), Single(3, "clean")], 3),
 }
-# At least so, not yet settled at these steps: the error of a higher order still shows beside that of the start.
+# At least so, not yet settled at these steps: the error of a higher order still shows beside that
+# of the start.
 AT_LEAST = {
     **dict.fromkeys(
         [UniPC(3, variant, form) for variant in ("bh1", "bh2") for form in ("clean", "noise")], 3
@@ -136,7 +138,8 @@ def last(sampler, denoise, noisy, times, schedule, noise=silence):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("sampler", ORDERS, ids=repr)
 def test_order_of_convergence(sampler, schedule):
-    """Between half-log-SNR -3, or the end of the table at -2.68, and 3 the error falls as steps ** -order."""
+    """Between half-log-SNR -3, or the end of the table at -2.68, and 3 the error falls as steps **
+    -order."""
     for coarse, fine in itertools.pairwise(errors(sampler, schedule)):
         assert float(torch.log2(coarse / fine)) == pytest.approx(ORDERS[sampler], abs=0.15)
 
@@ -180,9 +183,11 @@ def test_transport_is_the_probability_flow(schedule):
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_euler_is_the_exact_discrete_recursion(schedule, eta):
-    """On a Gaussian every step is affine. Its gain is read off pairs of runs and squared with the fresh variance.
+    """On a Gaussian every step is affine. Its gain is read off pairs of runs and squared with the
+    fresh variance.
 
-    The posterior of DDPM (arXiv 2006.11239, eq. 7), written for any schedule, gives mean and variance independently.
+    The posterior of DDPM (arXiv 2006.11239, eq. 7), written for any schedule, gives mean and
+    variance independently.
     """
     times = Uniform()(10, schedule, begin=0.95)
     starts = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
@@ -208,7 +213,8 @@ def test_euler_is_the_exact_discrete_recursion(schedule, eta):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_ancestral_sampling_is_the_posterior_of_ddpm(schedule):
-    """With eta 1 a known clean sample is noised back exactly: mean and variance of q(next | noisy, clean)."""
+    """With eta 1 a known clean sample is noised back exactly: mean and variance of q(next | noisy,
+    clean)."""
     clean, noisy = (
         torch.tensor([[0.8]], dtype=torch.float64),
         torch.tensor([[-1.1]], dtype=torch.float64),
@@ -236,7 +242,8 @@ def test_ancestral_sampling_is_the_posterior_of_ddpm(schedule):
 
 
 def test_variance_of_ancestral_sampling():
-    """The variance that ancestral steps leave is that of their recursion, seen in 20,000 samples."""
+    """The variance that ancestral steps leave is that of their recursion, seen in 20,000
+    samples."""
     schedule, times = Cosine(), Uniform()(8, Cosine())
     variance = torch.ones((), dtype=torch.float64)
     for here, there in itertools.pairwise(times):
@@ -263,9 +270,11 @@ FAITHFUL = [
 
 
 def moments(sampler, schedule, times, start):
-    """The exact mean and variance that a sampler leaves on the Gaussian, where every step is affine.
+    """The exact mean and variance that a sampler leaves on the Gaussian, where every step is
+    affine.
 
-    A run of a batch reads them off: a sample without noise, one whose start is moved by 1, and one for each draw.
+    A run of a batch reads them off: a sample without noise, one whose start is moved by 1, and one
+    for each draw.
     """
     rows = 200
     noisy = torch.full((rows, 1), start.alpha * 0.3, dtype=torch.float64)
@@ -394,7 +403,8 @@ def test_every_sampler_is_tested_here():
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_inversion_finds_the_noise(schedule):
-    """Euler from what it finds is back where it began, the nearer the more steps; from clean latents as well."""
+    """Euler from what it finds is back where it began, the nearer the more steps; from clean
+    latents as well."""
     begin = max(-3.0, float(schedule(torch.ones((), dtype=torch.float64)).half_logsnr))
     clean = torch.linspace(-1, 1.5, 6, dtype=torch.float64)[:, None]
     for end in ([], [math.inf]):
@@ -416,7 +426,8 @@ KEPT = [one for one in SAMPLERS if one not in (Restart(), Heun(s_churn=3.0), Ada
 
 @pytest.mark.parametrize("sampler", KEPT, ids=repr)
 def test_a_run_goes_on_from_a_kept_step(sampler):
-    """One-step samplers as if never stopped; the others near to it, since they begin again at first order."""
+    """One-step samplers as if never stopped; the others near to it, since they begin again at first
+    order."""
     noise = BrownianNoise(range(4))
     schedule, times = Cosine(), Uniform()(16, Cosine())
     steps = list(sampler(GAUSSIAN32, SeededNoise(range(4))((4, 2, 3, 3)), times, schedule, noise))

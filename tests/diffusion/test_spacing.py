@@ -124,7 +124,8 @@ def test_flux_shifts_by_tokens(tokens, wanted):
 
 
 def test_sd3_shifts_twice():
-    """The reference's sigmas at 4, 10 and 28 steps; shifting once ends in 0.195652, 0.105948, 0.002994 at 28."""
+    """The reference's sigmas at 4, 10 and 28 steps; shifting once ends in 0.195652, 0.105948,
+    0.002994 at 28."""
     for steps, wanted in {
         4: [1, 0.857692, 0.602151, 0.008929, 0],
         10: [

@@ -24,8 +24,8 @@ def safelight(monkeypatch, capsys, tmp_path):
 
     def run(*words):
         code = making.exit_code(monkeypatch, *words)
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
 
@@ -79,14 +79,14 @@ def test_reconstruct_keeps_the_size(safelight, tiny_folder, tmp_path, size, tile
     assert read_recipe(tmp_path / "out.png")["tile"] == tile
 
 
-def refused(told):
-    code, out, err = told
+def refused(result):
+    code, out, err = result
     (line,) = err.splitlines()
     assert (code, out) == (2, "")
     return line
 
 
-def test_what_is_no_picture_is_named(safelight, tiny_folder, tmp_path):
+def test_a_file_that_is_not_a_picture_is_named(safelight, tiny_folder, tmp_path):
     (tmp_path / "in.png").write_text("no picture")
     line = refused(safelight("reconstruct", "in.png", "out.png", "--model", tiny_folder))
     assert line.startswith("error: in.png: not a picture that can be read (")
@@ -95,7 +95,7 @@ def test_what_is_no_picture_is_named(safelight, tiny_folder, tmp_path):
     assert not (tmp_path / "out.png").exists()
 
 
-def test_pixels_that_are_no_numbers_are_refused(safelight, tiny_folder):
+def test_nan_pixels_are_refused(safelight, tiny_folder):
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save("in.tiff")
     line = refused(safelight("reconstruct", "in.tiff", "out.png", "--model", tiny_folder))
     assert (
@@ -112,18 +112,20 @@ def test_another_number_of_channels_is_refused(safelight, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--size", "4"], "wanted pictures of at least"),
         (["--size", "0"], "framing: wanted 0 < size"),
     ],
 )
-def test_sizes_that_cannot_be_judged_are_refused(safelight, tiny_folder, pictures, words, said):
+def test_sizes_that_cannot_be_evaluated_are_refused(
+    safelight, tiny_folder, pictures, words, message
+):
     line = refused(safelight("evaluate", tiny_folder, pictures, *PART, "--count", 2, *words))
-    assert said in line
+    assert message in line
 
 
-def test_a_broken_file_is_named_and_left_out_only_if_told_so(
+def test_a_broken_file_is_skipped_only_if_asked_and_is_named(
     safelight, tiny_folder, pictures, tmp_path
 ):
     shutil.copytree(pictures, tmp_path / "data")
@@ -131,8 +133,8 @@ def test_a_broken_file_is_named_and_left_out_only_if_told_so(
     line = refused(safelight("evaluate", tiny_folder, "data", *PART))
     assert "1 of 13 pictures cannot be read: red/broken.png:" in line
     code, out, _ = safelight("evaluate", tiny_folder, "data", *PART, "--skip-broken", "--json")
-    told = json.loads(out)["data"]
-    assert (code, told["judged"], len(told["broken"])) == (0, 12, 1)
+    data = json.loads(out)["data"]
+    assert (code, data["judged"], len(data["broken"])) == (0, 12, 1)
     assert "Left out: red/broken.png" in (tmp_path / "report.md").read_text()
 
 

@@ -71,7 +71,7 @@ def plain_ssim(x: Tensor, y: Tensor) -> float:
     return float(torch.stack(found).mean())
 
 
-def test_ssim_is_the_plain_loop():
+def test_ssim_equals_a_plain_loop():
     before, after = pictures(), rounded_to_8bit(pictures() * 0.8 + 0.1 * pictures(seed=1))
     wanted = [plain_ssim(a, b) for a, b in zip(before, after, strict=True)]
     assert ssim(before, after).tolist() == pytest.approx(wanted, abs=1e-9)
@@ -117,7 +117,7 @@ def test_frechet_of_gaussians_is_the_closed_form():
     assert frechet(moments(vectors), moments(vectors)) == pytest.approx(0, abs=1e-6)
 
 
-def test_frechet_of_gaussians_that_do_not_commute_takes_the_root_of_their_product():
+def test_frechet_of_gaussians_whose_covariances_do_not_commute():
     one, other = draw(300, 4).double() @ draw(4, 4, seed=1).double(), draw(300, 4, seed=2).double()
     a, b = torch.cov(one.T), torch.cov(other.T)
     root = (

@@ -80,7 +80,7 @@ def test_files_are_read_from_bytes_and_paths(tmp_path):
         assert np.asarray(picture).tolist() == values.tolist()
 
 
-def test_a_photograph_stands_upright_as_its_exif_says():
+def test_a_photograph_is_turned_upright_as_its_exif_says():
     picture = Image.new("RGB", (4, 2), "red")
     turned = picture.getexif()
     turned[0x0112] = 6  # the camera was held on its side
@@ -89,7 +89,7 @@ def test_a_photograph_stands_upright_as_its_exif_says():
     assert read_picture(file.getvalue()).size == (2, 4)
 
 
-def test_transparency_lies_on_white():
+def test_transparency_is_composited_on_white():
     red = Image.new("RGBA", (3, 1), (255, 0, 0, 255))
     red.putpixel((1, 0), (255, 0, 0, 0))
     red.putpixel((2, 0), (255, 0, 0, 51))
@@ -99,7 +99,7 @@ def test_transparency_lies_on_white():
     assert read_picture(encoded(grey)).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_a_transparent_colour_of_a_palette_lies_on_white():
+def test_a_transparent_colour_of_a_palette_becomes_white():
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
@@ -137,7 +137,7 @@ def test_the_first_picture_of_an_animation_is_read():
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"<svg/>"])
-def test_what_is_no_picture_is_named(tmp_path, data):
+def test_a_file_that_is_not_a_picture_is_named(tmp_path, data):
     (tmp_path / "a.png").write_bytes(data)
     for source in (data, tmp_path / "a.png"):
         with pytest.raises(BadInput, match=r"^fox.png: not a picture that can be read \(.*\)\.$"):
@@ -147,7 +147,7 @@ def test_what_is_no_picture_is_named(tmp_path, data):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_a_picture_that_stops_in_the_middle_is_refused(kind):
+def test_a_truncated_picture_is_refused(kind):
     data = encoded(Image.fromarray(noise(40, 40)), kind)
     for part in (2, 3):
         with pytest.raises(BadInput, match="fox: not a picture"):
@@ -191,7 +191,7 @@ def test_a_recipe_is_read_without_decoding_the_picture(tmp_path):
     assert read_recipe(tmp_path / "half.png") == {"seed": 1}
 
 
-def test_a_picture_of_others_has_no_recipe(tmp_path):
+def test_a_picture_of_another_program_has_no_recipe(tmp_path):
     for number, text in enumerate([None, "not json", "[1]"]):
         info = Image.new("RGB", (2, 2))
         chunk = None

@@ -1,4 +1,5 @@
-"""Tiles give what the whole image gives, of every family, and need no more memory for more of them."""
+"""Tiles give what the whole image gives, of every family, and need no more memory for more of
+them."""
 
 import weakref
 
@@ -100,8 +101,9 @@ def test_tiles_of_any_size_and_however_little_is_held_are_the_whole(height, widt
 @torch.no_grad()
 @pytest.mark.parametrize(("width", "groups"), [(64, 8), (16, 4)])
 def test_in_bf16_they_are_as_near_to_the_truth(width, groups):
-    """With compiled kernels, where there are any, for a width of 64. Moments that differ in the last digits change what
-    is rounded, and so all that follows: tiles and the whole differ by as much as either does from the truth."""
+    """With compiled kernels, where there are any, for a width of 64. Moments that differ in the
+    last digits change what is rounded, and so all that follows: tiles and the whole differ by as
+    much as either does from the truth."""
     exact = lively(KL(**PYRAMID | {"width": width, "groups": groups}))
     latents = exact.encode(waves(48, 40)).mean
     truth = exact.decode(latents)
@@ -149,8 +151,8 @@ class Memory(TorchDispatchMode):
 @torch.no_grad()
 @pytest.mark.parametrize("way", ["encode", "decode"])
 def test_memory_hardly_grows_with_the_image(way):
-    """But for the image itself, made of strips and once more as a whole, and for what may be held. Measured: to 3.3 and
-    2.2 MB, where the whole takes 26.5."""
+    """But for the image itself, made of strips and once more as a whole, and for what may be held.
+    Measured: to 3.3 and 2.2 MB, where the whole takes 26.5."""
     part = lively(VQ(width=16, multipliers=(1, 1, 1, 1), blocks=1, groups=4, middle=False))
     layers = part.encode_near() if way == "encode" else part.decode_near()
     hold, most = 2**19, []

@@ -55,7 +55,7 @@ def test_the_discriminator_s_losses_by_hand():
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("hinge", 1.25), ("non-saturating", None)])
-def test_what_the_autoencoder_descends_by_hand(kind, wanted):
+def test_the_generator_loss_by_hand(kind, wanted):
     adversary = Adversary(Adversarial(loss=kind), same)
     adversary.network = torch.nn.Flatten()
     fake = torch.tensor([[-3.0], [0.5]])
@@ -63,7 +63,7 @@ def test_what_the_autoencoder_descends_by_hand(kind, wanted):
     assert number(adversary.generator_loss(fake)) == pytest.approx(wanted)
 
 
-def test_what_is_written_down_of_a_discriminator():
+def test_the_metrics_of_a_discriminator():
     adversary = Adversary(Adversarial(r1=2.0), same)
     adversary.network = torch.nn.Flatten()
     total, measured = adversary.discriminator_loss(
@@ -89,7 +89,7 @@ def test_r1_of_a_linear_discriminator_is_the_square_of_its_weights():
     )  # the mean of two logits, one of them constant
 
 
-def test_the_balance_by_hand():
+def test_the_adaptive_weight_by_hand():
     """Pictures are last · z: a gradient g at the picture is Σ g·z at last."""
     last = torch.tensor([2.0], requires_grad=True)
     z = torch.tensor([[1.0, 2.0, -1.0]])
@@ -121,7 +121,7 @@ def test_processes_are_averaged_before_the_norms_are_taken():
     assert number(found) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_through_has_the_value_that_it_is_given_and_the_gradient_too():
+def test_with_gradient_has_the_given_value_and_gradient():
     x, own = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor(5.0, requires_grad=True)
     value = with_gradient(3 * x, torch.tensor([1.0, -1.0]), own.square())
     assert number(value) == 25
@@ -130,7 +130,7 @@ def test_through_has_the_value_that_it_is_given_and_the_gradient_too():
     assert number(own.grad) == 10
 
 
-def test_every_discriminator_is_asked_here():
+def test_every_discriminator_is_tested_here():
     folder = Path(safelight.training.discriminators.__file__).parent
     assert {path.stem for path in folder.glob("*.py")} == {"__init__", "patch"}
 
@@ -178,7 +178,7 @@ def test_spectral_norm_keeps_every_layer_at_gain_one():
         )
 
 
-def test_actnorm_begins_with_its_first_batch_of_training_and_only_then():
+def test_actnorm_is_initialised_by_its_first_batch_of_training_only():
     norm = ActNorm(3, same)
     first, second = 5 * images(seed=1) + 2, images(seed=2)
     norm.eval()
@@ -212,7 +212,7 @@ def test_actnorm_of_two_processes_is_that_of_one():
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_only_its_own_step_changes_an_opponent(norm):
+def test_only_its_own_step_changes_a_discriminator(norm):
     torch.manual_seed(0)
     adversary = Adversary(Adversarial(Config(8, 2, norm)), same)
     assert not adversary.begun
@@ -228,7 +228,7 @@ def test_only_its_own_step_changes_an_opponent(norm):
 
 
 @pytest.mark.parametrize("loss", ["hinge", "non-saturating"])
-def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
+def test_a_discriminator_learns_to_distinguish_two_kinds_of_pictures(loss):
     torch.manual_seed(0)
     adversary = Adversary(Adversarial(Config(8, 2, "spectral"), loss, r1=0.1), same)
     optimiser = torch.optim.Adam(adversary.parameters(), 1e-2)
@@ -246,7 +246,7 @@ def test_a_discriminator_learns_to_tell_two_kinds_of_pictures_apart(loss):
     "wrong",
     [{"weight": -1.0}, {"max_adaptive_weight": float("inf")}, {"start": -1}, {"r1": float("nan")}],
 )
-def test_numbers_that_cannot_be_are_refused(wrong):
+def test_invalid_numbers_are_refused(wrong):
     with pytest.raises(
         BadInput, match="adversarial: wanted weight, start, max_adaptive_weight, r1 and rate of"
     ):

@@ -21,7 +21,7 @@ def state(run):
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("stage", ["reconstruction", "denoising"])
-def test_compiled_blocks_train_alike_and_go_on_to_the_bit(
+def test_compiled_blocks_train_alike_and_resume_exactly(
     stage, recompute, pictures, tiny_folder, tmp_path
 ):
     torch.compiler.reset()

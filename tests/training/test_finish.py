@@ -52,7 +52,7 @@ def test_a_linear_autoencoder_is_previewed_exactly():
     )
 
 
-def test_it_is_the_nearest_map_and_a_constant_channel_says_nothing():
+def test_the_map_is_the_least_squares_one_and_ignores_a_constant_channel():
     """Against another solver, on latents that no affine map turns into these colours."""
     noise = torch.Generator().manual_seed(2)
     latents, small = (
@@ -70,7 +70,7 @@ def test_it_is_the_nearest_map_and_a_constant_channel_says_nothing():
 @pytest.mark.parametrize(
     "config", [read(KL, AUTOENCODER), Tiny(width=8, blocks=1, levels=1)], ids=["spread", "none"]
 )
-def test_each_channel_is_standard_afterwards_however_often(config):
+def test_each_channel_has_zero_mean_and_unit_variance_however_often(config):
     torch.manual_seed(0)
     autoencoder = config.build()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_each_channel_is_standard_afterwards_however_often(config):
     torch.testing.assert_close(torch.tensor(again), torch.tensor(first), atol=1e-3, rtol=1e-3)
 
 
-def test_what_was_fitted_travels_from_stage_one_to_the_whole_model(pictures, tmp_path):
+def test_the_preview_goes_from_stage_one_to_the_complete_model(pictures, tmp_path):
     first = go(tmp_path / "first", recipe(tables("reconstruction", pictures, loop__updates=1)))
     second = go(
         tmp_path / "second",
@@ -110,7 +110,7 @@ def test_what_was_fitted_travels_from_stage_one_to_the_whole_model(pictures, tmp
     assert -1 <= shown.min() < shown.max() <= 1
 
 
-def test_a_model_without_the_map_or_with_another_says_so():
+def test_a_missing_or_wrong_preview_is_refused():
     with pytest.raises(BadInput, match="'old' has no preview map"):
         preview(Card("old"), torch.zeros(1, 4, 2, 2))
     with pytest.raises(BadInput, match="'other' is for 2 latent channels, got 4"):
@@ -125,7 +125,7 @@ def test_any_number_of_axes():
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the pictures are not here")
-def test_emoji_can_be_told_from_their_previews():
+def test_emoji_are_recognisable_in_their_previews():
     """The embedded tiny autoencoder on other pictures: at most half the error of one colour."""
     tiny = safelight.load("stickers", device="cpu", precision="fp32").autoencoder
     with zipfile.ZipFile(SHARED / "emoji-fluent-128.zip") as archive:

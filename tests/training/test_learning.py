@@ -1,4 +1,4 @@
-"""Training teaches: losses fall, and the slow test sees colours come out as asked."""
+"""Training works: losses fall, and in the slow test samples have the colours of their prompts."""
 
 from statistics import fmean
 
@@ -15,7 +15,7 @@ def check(run, name):
     return [line[f"check/{name}"] for line in metrics(run.folder) if f"check/{name}" in line][-1]
 
 
-def test_an_autoencoder_learns_to_give_back_what_it_sees(pictures, tmp_path):
+def test_an_autoencoder_learns_to_reconstruct(pictures, tmp_path):
     start = go(
         tmp_path / "start",
         recipe(tables("reconstruction", pictures, loop__updates=1, rate__peak=0.0)),
@@ -24,7 +24,7 @@ def test_an_autoencoder_learns_to_give_back_what_it_sees(pictures, tmp_path):
     assert check(go(tmp_path / "run", recipe(tree)), "l1") < 0.4 * check(start, "l1")
 
 
-def test_a_denoiser_learns_more_than_to_say_nothing(pictures, tiny_folder, tmp_path):
+def test_a_denoiser_learns_more_than_the_mean(pictures, tiny_folder, tmp_path):
     """At a rate of 0 the network stays as it begins: its answer is zero everywhere."""
     changes = {"watch__save": 0, "watch__pictures": 12, "objective__denoiser__patch": 2}
     still = recipe(
@@ -45,7 +45,7 @@ def test_a_denoiser_learns_more_than_to_say_nothing(pictures, tiny_folder, tmp_p
 
 
 @pytest.mark.slow
-def test_colours_come_out_as_asked(tmp_path):
+def test_samples_have_the_colours_of_their_prompts(tmp_path):
     """Squares of three colours: the centre of each sample has the colour of its prompt."""
     for colour in COLOURS:
         (tmp_path / "data" / colour).mkdir(parents=True)

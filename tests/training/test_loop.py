@@ -107,12 +107,12 @@ def weights(run):
 
 
 @pytest.mark.usefixtures("no_record")
-def test_a_group_takes_no_gradient_in_anothers_step(pictures, tmp_path):
+def test_a_group_has_no_gradient_in_the_step_of_another(pictures, tmp_path):
     objective = Toy()
     both = go(tmp_path / "both", toy(pictures, objective))
-    asked = [what for what in objective.seen if what[0] in ("first", "second")]
-    assert [group for group, _ in asked] == ["first", "second"] * 6
-    for group, wants in asked:
+    steps = [what for what in objective.seen if what[0] in ("first", "second")]
+    assert [group for group, _ in steps] == ["first", "second"] * 6
+    for group, wants in steps:
         assert wants == {"first": group == "first", "second": group == "second"}
     assert all(not gradients for what, gradients in objective.seen if what == "others' gradients")
     moved = weights(both)
@@ -123,11 +123,11 @@ def test_a_group_takes_no_gradient_in_anothers_step(pictures, tmp_path):
 
 
 @pytest.mark.usefixtures("no_record")
-def test_a_group_begins_when_it_is_told_to(pictures, tmp_path):
+def test_a_group_starts_at_its_update(pictures, tmp_path):
     late = Toy(start=4)
     run = go(tmp_path / "late", toy(pictures, late))
-    asked = [what for what, _ in late.seen if what in ("first", "second")]
-    assert asked == ["first"] * 4 + ["first", "second"] * 2
+    steps = [what for what, _ in late.seen if what in ("first", "second")]
+    assert steps == ["first"] * 4 + ["first", "second"] * 2
     lines = metrics(run.folder)
     assert ["second/loss" in line for line in lines if "rate" in line] == [False] * 4 + [True] * 2
     idle = go(tmp_path / "idle", toy(pictures, Toy(start=99)))
@@ -169,7 +169,7 @@ def test_accumulation_in_a_real_stage(pictures, tmp_path):
 
 
 @pytest.mark.usefixtures("no_record")
-def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_stands(pictures, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_its_checkpoint(pictures, tmp_path):
     made = toy(pictures, Toy(breaks=4 * 8))
     run = Run(tmp_path / "run", made)
     with (
@@ -183,7 +183,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_checkpoint_stands(picture
 
 
 @pytest.mark.usefixtures("no_record")
-def test_a_loss_that_is_no_number_between_two_lines_is_never_saved(pictures, tmp_path):
+def test_a_loss_that_is_not_finite_between_two_log_lines_is_never_saved(pictures, tmp_path):
     made = replace(
         toy(pictures, Toy(breaks=2 * 8)), watch=Watch(write=100, check=0, sheet=0, save=1)
     )
@@ -194,13 +194,13 @@ def test_a_loss_that_is_no_number_between_two_lines_is_never_saved(pictures, tmp
 
 
 @pytest.mark.usefixtures("no_record")
-def test_asked_to_stop_before_the_first_update_it_saves_where_it_is(pictures, tmp_path):
+def test_stopping_before_the_first_update_saves(pictures, tmp_path):
     run = Run(tmp_path / "run", toy(pictures))
     with run.claim():
-        told = []
-        for item in train(run, tmp_path, lambda *progress: None, stop=lambda: bool(told)):
-            told.append(item)
-    assert [(item.update, item.updates) for item in told] == [(0, 6)]
+        progress = []
+        for item in train(run, tmp_path, lambda *progress: None, stop=lambda: bool(progress)):
+            progress.append(item)
+    assert [(item.update, item.updates) for item in progress] == [(0, 6)]
     assert [path.name for path in run.checkpoints] == ["0000000"]
     straight = go(tmp_path / "straight", toy(pictures))
     on = go(tmp_path / "run", toy(pictures))
@@ -209,7 +209,7 @@ def test_asked_to_stop_before_the_first_update_it_saves_where_it_is(pictures, tm
     assert metrics(on.folder) == metrics(straight.folder)
 
 
-def test_asked_to_stop_while_it_prepares_it_stops_at_once_and_leaves_nothing(pictures, tmp_path):
+def test_stopping_during_preparation_leaves_nothing(pictures, tmp_path):
     run = Run(tmp_path / "run", toy(pictures))
     with pytest.raises(KeyboardInterrupt), run.claim():
         list(train(run, tmp_path, lambda *progress: None, stop=lambda: True))
@@ -219,7 +219,7 @@ def test_asked_to_stop_while_it_prepares_it_stops_at_once_and_leaves_nothing(pic
 @pytest.mark.parametrize(
     ("stage", "precision"), [("reconstruction", "bf16"), ("denoising", "fp32")]
 )
-def test_activations_computed_anew_give_the_same_run(
+def test_recomputed_activations_give_the_same_run(
     stage, precision, pictures, tiny_folder, tmp_path
 ):
     made = recipe(tables(stage, pictures, tiny_folder, loop__updates=3, loop__precision=precision))
@@ -249,22 +249,22 @@ def test_the_same_recipe_twice_is_the_same_run(stage, pictures, tiny_folder, tmp
     assert metrics(other.folder)[0] != metrics(first.folder)[0]
 
 
-def test_progress_tells_each_update_and_its_measures(pictures, tmp_path):
+def test_progress_has_each_update_and_its_metrics(pictures, tmp_path):
     run = Run(tmp_path / "run", recipe(tables("reconstruction", pictures, loop__updates=2)))
     reported = []
     with run.claim():
-        told = list(
+        progress = list(
             train(run, tmp_path, lambda what, done, total: reported.append((what, done, total)))
         )
-    assert [(item.update, item.updates) for item in told] == [(0, 2), (1, 2), (2, 2)]
+    assert [(item.update, item.updates) for item in progress] == [(0, 2), (1, 2), (2, 2)]
     assert reported[-1] == ("reading data", 12, 12)
-    assert set(told[1].metrics) == {
+    assert set(progress[1].metrics) == {
         f"autoencoder/{name}" for name in ("l1", "kl", "loss", "gradient")
     }
-    assert told[1].pictures_a_second > 0
+    assert progress[1].pictures_a_second > 0
 
 
-def test_curves_are_drawn_of_what_was_measured(pictures, tmp_path):
+def test_metrics_are_plotted(pictures, tmp_path):
     from safelight.training.plot import plot
 
     lines = [{"update": 1, "loss": 1.0}, {"update": 2, "loss": 0.5, "check/loss": 0.7}]

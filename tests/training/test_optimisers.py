@@ -29,7 +29,7 @@ def push(optimiser, parameters, updates=5, rate=1e-2):
         optimiser.zero_grad()
 
 
-def test_adamw_is_torchs_and_decays_matrices_only():
+def test_adamw_is_that_of_torch_and_decays_only_matrices():
     ours, theirs = weights((8, 4), (4,), (2, 3, 3, 3)), weights((8, 4), (4,), (2, 3, 3, 3))
     push(Adamw(decay=0.1).build(ours), ours)
     groups = [
@@ -43,7 +43,7 @@ def test_adamw_is_torchs_and_decays_matrices_only():
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (128, 64), (64, 256)])
-def test_orthogonal_sets_every_singular_value_near_one(shape):
+def test_orthogonalised_has_singular_values_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalised(matrix).float())
     assert values.min() >= 0.6
@@ -51,7 +51,7 @@ def test_orthogonal_sets_every_singular_value_near_one(shape):
     assert (matrix * orthogonalised(matrix)).sum() > 0
 
 
-def test_muons_other_half_is_adamw():
+def test_the_other_parameters_of_muon_are_updated_by_adamw():
     ours, theirs = weights((32, 100), (7,)), weights((32, 100), (7,))
     push(Muon().build(ours), ours)
     push(torch.optim.AdamW(theirs.values(), betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0), theirs)
@@ -59,7 +59,7 @@ def test_muons_other_half_is_adamw():
         torch.testing.assert_close(p, theirs[name], atol=1e-6, rtol=1e-6)
 
 
-def test_muon_takes_hidden_matrices_and_leaves_embeddings_to_adamw():
+def test_muon_updates_hidden_matrices_and_adamw_embeddings():
     parameters = {
         name: nn.Parameter(torch.zeros(64, 64))
         for name in ("mlp.weight", "embedding.weight", "conditioner.table.weight")
@@ -69,7 +69,7 @@ def test_muon_takes_hidden_matrices_and_leaves_embeddings_to_adamw():
     assert [p is parameters["mlp.weight"] for p in by_muon] == [True]
 
 
-def test_a_step_of_muon_has_the_size_of_its_rate():
+def test_the_size_of_a_muon_step_is_its_learning_rate():
     parameters = weights((64, 128))
     before = parameters["layer0"].detach().clone()
     push(Muon().build(parameters), parameters, updates=1, rate=0.5)
@@ -79,7 +79,7 @@ def test_a_step_of_muon_has_the_size_of_its_rate():
 
 
 @pytest.mark.parametrize("config", [Adamw(), Muon()])
-def test_steps_descend_a_quadratic(config):
+def test_optimisers_minimise_a_quadratic(config):
     parameters = weights((64, 64), (64,))
     goal = weights((64, 64), (64,), seed=5)
     optimiser = config.build(parameters)
@@ -100,7 +100,7 @@ def test_steps_descend_a_quadratic(config):
     assert losses[-1] < losses[0] / 3
 
 
-def test_rates():
+def test_learning_rates():
     assert [Rate(1.0, warmup=4).at(u, 10) for u in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
     line = Rate(2.0, warmup=0, decay="linear", floor=0.1)
     assert [line.at(u, 10) for u in (0, 5, 10)] == pytest.approx([2.0, 1.1, 0.2])
@@ -122,6 +122,6 @@ def test_rates():
         (lambda: Muon(momentum=1.0), "momentum"),
     ],
 )
-def test_what_cannot_be_trained_with_is_refused(make, message):
+def test_invalid_options_are_refused(make, message):
     with pytest.raises(BadInput, match=message):
         make()

@@ -45,11 +45,11 @@ def pair(*words, cache):
 
 
 def ended(processes):
-    """The exit codes, and what all have said."""
-    said = [process.communicate(timeout=120) for process in processes]
-    assert not any(out for out, _ in said)
+    """The exit codes, and the lines that all have printed."""
+    printed = [process.communicate(timeout=120) for process in processes]
+    assert not any(out for out, _ in printed)
     return [process.returncode for process in processes], "".join(
-        told for _, told in said
+        lines for _, lines in printed
     ).splitlines()
 
 
@@ -143,30 +143,30 @@ def assert_two_are_one(tree, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["reconstruction", "adversarial", "codes"])
-def test_one_that_is_told_to_stop_stops_both_and_they_were_as_one(tree, tmp_path):
+def test_stopping_one_process_stops_both_and_equals_one_process(tree, tmp_path):
     processes = until_five(tree, tmp_path)
     processes[1].send_signal(signal.SIGINT)
-    codes, told = ended(processes)
+    codes, lines = ended(processes)
     reached = int(open_run(tmp_path / "two").checkpoints[-1].name)
-    assert codes == [130, 130], told
-    assert told == [f"saved at update {reached}; resume with: safelight train {tmp_path / 'two'}"]
+    assert codes == [130, 130], lines
+    assert lines == [f"saved at update {reached}; resume with: safelight train {tmp_path / 'two'}"]
     assert_two_are_one(tree, tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["denoising"])
-def test_one_that_is_killed_ends_the_other_with_a_sentence_and_they_were_as_one(tree, tmp_path):
+def test_killing_one_process_ends_the_other_with_a_sentence(tree, tmp_path):
     processes = until_five(tree, tmp_path)
     processes[1].kill()
-    codes, told = ended(processes)
+    codes, lines = ended(processes)
     assert codes == [1, -signal.SIGKILL]
-    assert told == [
+    assert lines == [
         "error: another process of this run has ended, so this one ends too; the last checkpoint "
         "is kept."
     ]
     assert_two_are_one(tree, tmp_path)
 
 
-def test_the_first_to_fail_speaks():
+def test_only_the_first_process_that_failed_prints_why():
     store = HashStore()
     assert [_another_failed(store) for _ in range(3)] == [False, True, True]
 
@@ -189,7 +189,7 @@ def test_the_processes_draw_the_positions_of_one(world):
         assert drawn == dict(zip(positions, indices, strict=True))
 
 
-def test_gradients_are_averaged_in_buckets_and_what_only_one_has_counts_half(monkeypatch):
+def test_gradients_are_averaged_in_buckets_with_zeros_for_missing_ones(monkeypatch):
     """All-reduce as another process answers it: which gradients it has, then each bucket."""
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in ((2, 3), (4,), (1,), (5,))]
     parameters[0].grad = torch.full((2, 3), 2.0)
@@ -213,7 +213,7 @@ def test_gradients_are_averaged_in_buckets_and_what_only_one_has_counts_half(mon
     ]
 
 
-def test_alone_nothing_is_exchanged():
+def test_a_single_process_exchanges_nothing():
     alone, values = Processes(), torch.ones(3)
     assert alone.mean(values) is values
     assert alone.total(values) is values
@@ -224,14 +224,14 @@ def test_alone_nothing_is_exchanged():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("environment", "message"),
     [
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE: wanted a number"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER"),
     ],
 )
-def test_half_an_environment_is_refused(given, told, monkeypatch):
-    for name, value in given.items():
+def test_an_incomplete_environment_is_refused(environment, message, monkeypatch):
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(BadInput, match=told), process_group():
+    with pytest.raises(BadInput, match=message), process_group():
         pass

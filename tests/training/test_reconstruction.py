@@ -90,7 +90,7 @@ def test_neither_step_leaks_into_the_other(norm, tmp_path):
     assert [p.grad for p in stage.features.parameters() if p.grad is not None] == []
 
 
-def test_the_discriminator_judges_what_the_autoencoder_s_step_made(tmp_path):
+def test_the_discriminator_sees_the_reconstruction_of_the_autoencoder_s_step(tmp_path):
     stage = objective(tmp_path, adversarial=Adversarial(SMALL))
     batch = shown()
     stage.loss("autoencoder", batch)
@@ -104,7 +104,7 @@ def test_the_discriminator_judges_what_the_autoencoder_s_step_made(tmp_path):
     assert torch.equal(seen[0], torch.cat([batch.images, batch.reconstruction]))
 
 
-def test_the_sum_and_its_gradient_are_those_of_one_plain_backward(tmp_path):
+def test_the_loss_and_its_gradient_are_those_of_one_backward_pass(tmp_path):
     """Against the whole formula in one graph, with the factor found as its paper writes it."""
     adversarial = Adversarial(SMALL, weight=0.7)
     stage = objective(
@@ -156,7 +156,7 @@ def test_the_log_variance_is_learned_and_ends_at_the_log_of_the_error(tmp_path):
     assert number(value) == pytest.approx(math.log(number(error)), abs=0.02)
 
 
-def test_by_default_there_is_no_more_than_l1_and_the_autoencoder_s_own_costs(tmp_path):
+def test_by_default_there_are_only_l1_and_the_regularisers(tmp_path):
     stage = objective(tmp_path)
     batch = shown()
     loss = stage.loss("autoencoder", batch)
@@ -169,7 +169,7 @@ def test_by_default_there_is_no_more_than_l1_and_the_autoencoder_s_own_costs(tmp
     assert set(stage.validate(batch)) == {"l1", "psnr"}
 
 
-def test_the_perceptual_distance_is_judged_by_its_network_s_name(tmp_path):
+def test_the_perceptual_distance_has_the_name_of_its_network(tmp_path):
     stage = objective(tmp_path, perceptual=Perceptual())
     with torch.no_grad():
         found = stage.validate(shown())
@@ -177,7 +177,7 @@ def test_the_perceptual_distance_is_judged_by_its_network_s_name(tmp_path):
     assert all(value.shape == (4,) and value.isfinite().all() for value in found.values())
 
 
-def test_equivariance_compares_halves_and_trains_both_ways(tmp_path):
+def test_equivariance_compares_half_sizes_and_trains_encoder_and_decoder(tmp_path):
     stage = objective(tmp_path, equivariance=2.0)
     batch = shown()
     loss = stage.loss("autoencoder", batch)
@@ -201,7 +201,7 @@ def test_equivariance_compares_halves_and_trains_both_ways(tmp_path):
     ) == pytest.approx(0.25)
 
 
-def test_robust_adds_noise_to_what_is_decoded_each_picture_s_own(tmp_path):
+def test_decoder_noise_differs_for_each_picture(tmp_path):
     stage, quiet = objective(tmp_path, decoder_noise=0.5), objective(tmp_path)
     latents = 10 * torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     added = stage._with_noise(latents, range(64)) - latents
@@ -259,7 +259,7 @@ def test_an_autoencoder_without_a_last_layer_is_refused_only_where_it_matters(tm
         ),
     ],
 )
-def test_pictures_too_small_to_be_judged_are_refused_before_training(
+def test_pictures_too_small_for_a_network_are_refused_before_training(
     options, size, message, tmp_path
 ):
     class Small:
@@ -273,7 +273,7 @@ def test_pictures_too_small_to_be_judged_are_refused_before_training(
     "wrong",
     [{"l1": -1.0}, {"decoder_noise": float("nan")}, {"perceptual": Perceptual(weight=-1.0)}],
 )
-def test_weights_that_cannot_be_are_refused(wrong):
+def test_invalid_weights_are_refused(wrong):
     with pytest.raises(BadInput, match="reconstruction: wanted weights of at least 0"):
         Config(**wrong)
 
@@ -281,7 +281,7 @@ def test_weights_that_cannot_be_are_refused(wrong):
 ADVERSARIAL = {"discriminator": {"kind": "patch", "width": 8, "layers": 2}, "start": 2}
 
 
-def test_the_discriminator_begins_when_told_and_counts_its_own_updates(pictures, tmp_path):
+def test_the_discriminator_starts_at_its_update_and_counts_its_own_updates(pictures, tmp_path):
     own = {"kind": "adamw", "betas": [0.5, 0.9]}
     tree = tables(
         "reconstruction",
@@ -331,7 +331,7 @@ def test_accumulated_micro_batches_equal_one_batch_with_an_adversary(pictures, t
 
 
 @pytest.mark.slow
-def test_on_photographs_an_adversary_costs_no_psnr(tmp_path):
+def test_on_photographs_adversarial_training_loses_no_psnr(tmp_path):
     """100 updates of all terms on 32 photographs, with the adversary from the 50th on."""
     archive = (
         Path(__file__).parents[3] / "shared" / "data" / "caltech101-128" / "caltech101-128.zip"

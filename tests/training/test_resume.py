@@ -90,7 +90,7 @@ def assert_same_from_one_go(tree, tmp_path, reached):
 
 
 @pytest.mark.parametrize(("stage", "precision"), CASES)
-def test_killed_and_gone_on_is_the_same_to_the_bit(tree, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit(tree, tmp_path):
     process = started(tree, tmp_path)
     process.kill()
     assert process.wait() == -signal.SIGKILL
@@ -101,13 +101,13 @@ def test_killed_and_gone_on_is_the_same_to_the_bit(tree, tmp_path):
 
 
 @pytest.mark.parametrize(("stage", "precision"), [("denoising", "fp32")])
-def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_the_same_bits(tree, tmp_path):
+def test_an_interrupted_run_saves_prints_how_to_resume_and_ends_bit_for_bit(tree, tmp_path):
     process = started(tree, tmp_path)
     process.send_signal(signal.SIGINT)
-    out, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
+    out, printed = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
     reached = int(open_run(tmp_path / "cut").checkpoints[-1].name)
-    stopping, saved = told.splitlines()
+    stopping, saved = printed.splitlines()
     assert stopping == "stopping; once more to stop at once without saving"
     assert saved == f"saved at update {reached}; resume with: safelight train {tmp_path / 'cut'}"
     assert not out
@@ -121,7 +121,7 @@ def test_interrupted_it_saves_says_how_to_go_on_and_ends_with_the_same_bits(tree
 
 
 @pytest.mark.parametrize(("stage", "precision"), [("denoising", "fp32")])
-def test_any_checkpoint_is_as_good_as_another(tree, tmp_path):
+def test_any_checkpoint_can_be_resumed(tree, tmp_path):
     """Gone on from update 10, and from update 5, where a measure was pending."""
     tree["loop"]["updates"], tree["watch"]["keep"] = 12, 9
     run = go(tmp_path / "run", recipe(tree))

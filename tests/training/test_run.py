@@ -42,14 +42,14 @@ def test_a_run_in_use_is_refused(tmp_path, pictures):
         pass  # the lock is free again
 
 
-def test_a_folder_that_cannot_be_made_is_said_so(tmp_path, pictures):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path, pictures):
     (tmp_path / "file").write_text("in the way")
     run = Run(tmp_path / "file" / "run", recipe(tables("reconstruction", pictures)))
     with pytest.raises(CannotSave, match="cannot use the run folder"), run.claim():
         pass
 
 
-def test_another_recipe_is_refused_and_the_same_one_goes_on(tmp_path, pictures):
+def test_another_recipe_is_refused_and_the_same_one_resumes(tmp_path, pictures):
     tree = tables("reconstruction", pictures, loop__updates=1)
     path = write_recipe(tmp_path / "shapes.toml", tree)
     go(tmp_path / "run", open_run(path, tmp_path / "run").recipe)
@@ -64,14 +64,14 @@ def test_another_recipe_is_refused_and_the_same_one_goes_on(tmp_path, pictures):
     ]
 
 
-def test_where_a_recipe_runs_unless_told(tmp_path, pictures, monkeypatch):
+def test_the_default_run_folder(tmp_path, pictures, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_recipe(tmp_path / "shapes.toml", tables("reconstruction", pictures))
     assert open_run(path).folder.as_posix() == "runs/shapes"
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", '{"format": 1}'])
-def test_a_folder_that_is_no_run_is_refused(content, tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(content, tmp_path):
     if content:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(BadInput):
@@ -99,7 +99,7 @@ def test_other_data_is_refused(tmp_path, pictures):
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_damaged_checkpoint_is_one_sentence_and_the_one_before_goes_on(tmp_path, pictures):
+def test_a_damaged_checkpoint_is_one_sentence_and_the_one_before_resumes(tmp_path, pictures):
     run = go(
         tmp_path / "run", recipe(tables("reconstruction", pictures, loop__updates=2, watch__save=1))
     )
@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_is_one_sentence_and_the_one_before_goes_on(tmp_pat
     assert [path.name for path in go(run.folder, longer).checkpoints] == ["0000002", "0000003"]
 
 
-def test_as_many_checkpoints_are_kept_as_asked_and_leftovers_removed(tmp_path, pictures):
+def test_the_newest_checkpoints_are_kept_and_leftovers_removed(tmp_path, pictures):
     made = recipe(tables("reconstruction", pictures, loop__updates=4, watch__save=1, watch__keep=3))
     for left in (
         "checkpoints/.0000001.77.part",
@@ -145,7 +145,7 @@ def test_as_many_checkpoints_are_kept_as_asked_and_leftovers_removed(tmp_path, p
     }
 
 
-def test_a_run_that_never_began_leaves_nothing(tmp_path, pictures):
+def test_a_run_that_did_not_start_leaves_nothing(tmp_path, pictures):
     made = recipe(tables("reconstruction", pictures, framing__size=33))
     with pytest.raises(BadInput, match="multiples of 2, got 33×33"):
         go(tmp_path / "runs" / "odd", made, tmp_path / "cache")
@@ -191,7 +191,7 @@ def test_the_model_of_a_run_loads_and_makes_pictures(done, tiny_folder):
     assert len(set(picture.convert("L").tobytes())) > 3
 
 
-def test_an_autoencoder_of_a_run_owns_its_scale(tmp_path, pictures):
+def test_the_autoencoder_of_a_run_has_its_scale(tmp_path, pictures):
     run = go(tmp_path / "run", recipe(tables("reconstruction", pictures, loop__updates=1)))
     model = safelight.load(run.folder, device="cpu", precision="fp32")
     assert model.autoencoder.config.width == AUTOENCODER["width"]

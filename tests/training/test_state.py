@@ -26,7 +26,7 @@ def test_the_running_mean_in_closed_form():
     assert 18 < wanted < 20  # a mean of the last few: with decay 0.5 it lags by about one
 
 
-def test_within_swapped_weights_are_their_mean_and_after_it_the_same_bits():
+def test_swapped_weights_are_the_average_and_come_back_exactly():
     weight = nn.Parameter(torch.randn(5, 5).to(memory_format=torch.contiguous_format))
     ema = Ema({"w": weight}, 0.9)
     ema.mean["w"].mul_(0.3)
@@ -68,7 +68,7 @@ def update(net, made, number):
 
 
 @pytest.mark.parametrize("config", [Adamw(decay=0.1), Muon(min_side=32)])
-def test_a_state_comes_back_with_all_that_moves_the_weights(config, tmp_path):
+def test_a_state_is_restored_completely(config, tmp_path):
     net, made = state(config)
     for number in range(3):
         update(net, made, number)
@@ -84,7 +84,7 @@ def test_a_state_comes_back_with_all_that_moves_the_weights(config, tmp_path):
         assert torch.equal(value, other.ema["all"].mean[name]), name
 
 
-def test_a_checkpoint_that_is_not_whole_is_refused_in_one_sentence(tmp_path):
+def test_an_incomplete_checkpoint_is_refused_in_one_sentence(tmp_path):
     _, made = state(Adamw())
     made.save(tmp_path / "3", 3, {})
     file = tmp_path / "3" / "state.safetensors"
@@ -100,7 +100,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_in_one_sentence(tmp_path):
             made.load(tmp_path / "4")
 
 
-def test_weights_of_another_network_are_refused_by_name(tmp_path):
+def test_weights_of_another_network_are_refused_with_their_names(tmp_path):
     _, made = state(Adamw())
     made.save(tmp_path / "3", 3, {})
     other = nn.Sequential(nn.Linear(2, 2))
@@ -109,7 +109,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
         strange.load(tmp_path / "3")
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_as_it_was(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_checkpoint_unchanged(tmp_path, monkeypatch):
     import safelight.training.state as room
 
     _, made = state(Adamw())

@@ -1,8 +1,8 @@
-"""What was seen of pictures → tokens to attend to: the ways of IP-Adapter (arXiv 2308.06721) and its descendants.
+"""Features of pictures → tokens to attend to: IP-Adapter (arXiv 2308.06721) and its descendants.
 
-A picture is ``seen`` as its vector (CLIP's), as the states of its patches (CLIP's, before the last block), or as the
-vector of a face in it. Each way takes (b, k, …) of k pictures a prompt, by these names, and makes tokens, (b, k, n,
-text_width).
+A picture has three kinds of features: its CLIP vector, the states of its patches before CLIP's last
+block, and the vector of a face in it. Each projection takes features (b, k, …) of k pictures a prompt
+by these names and makes tokens (b, k, n, text_width).
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from safelight.errors import BadInput
 from safelight.nn.attention import attend
 
-Sight = Literal["vector", "states", "face"]
-"""How a picture is seen: a vector (d), states (n, d), or a vector of its face (d)."""
-Seen = Mapping[Sight, Tensor]
+ImageFeature = Literal["vector", "states", "face"]
+"""A picture's vector (d), its states (n, d), or the vector of its face (d)."""
+ImageFeatures = Mapping[ImageFeature, Tensor]
 
 
-class Kind(Protocol):
-    """The configuration of a way: how wide that is which it reads, and the tokens that it makes."""
+class ProjectionConfig(Protocol):
+    """The configuration of a projection: the widths of the features that it reads, and of its tokens."""
 
     @property
-    def reads(self) -> Mapping[Sight, int]: ...
+    def reads(self) -> Mapping[ImageFeature, int]: ...
 
     @property
     def text_width(self) -> int: ...
@@ -34,53 +34,60 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
-class Single:
-    """A vector, ``width`` wide, becomes ``tokens`` at once: the first IP-Adapter, and FLUX's."""
+class LinearProjection:
+    """A vector of ``width`` becomes ``tokens`` by one layer: the first IP-Adapter, and FLUX's.
+
+    diffusers: ``ImageProjection``.
+    """
 
     width: int = 1024
     tokens: int = 4
     text_width: int = 768
 
     @property
-    def reads(self) -> Mapping[Sight, int]:
+    def reads(self) -> Mapping[ImageFeature, int]:
         return {"vector": self.width}
 
-    def build(self) -> "FromVector":
-        return FromVector(self)
+    def build(self) -> "LinearProjector":
+        return LinearProjector(self)
 
 
 @dataclass(frozen=True)
-class Each:
-    """A vector becomes ``tokens`` by two layers: that of a face (FaceID), or each of the picture's states (the
-    full IP-Adapter)."""
+class MlpProjection:
+    """A vector becomes ``tokens`` by two layers: that of a face, or each of the picture's states.
 
-    of: Literal["states", "face"] = "face"
+    The former is FaceID, the latter the full IP-Adapter (diffusers:
+    ``IPAdapterFullImageProjection``).
+    """
+
+    feature: Literal["states", "face"] = "face"
     width: int = 512
     hidden: int = 1024
     tokens: int = 4
     text_width: int = 768
 
     @property
-    def reads(self) -> Mapping[Sight, int]:
-        reads: dict[Sight, int] = {self.of: self.width}
+    def reads(self) -> Mapping[ImageFeature, int]:
+        reads: dict[ImageFeature, int] = {self.feature: self.width}
         return reads
 
-    def build(self) -> "FromEach":
-        return FromEach(self)
+    def build(self) -> "MlpProjector":
+        return MlpProjector(self)
 
 
 @dataclass(frozen=True)
 class Resampler:
-    """Queries, ``inner`` wide, ask the picture's states, ``depth`` times (arXiv 2103.03206): IP-Adapter Plus.
+    """Queries of width ``inner`` attend to the picture's states in ``depth`` blocks: IP-Adapter Plus.
 
-    ``face``: the width of the vector of a face that the queries are made of, through ``face_hidden`` (FaceID Plus); 0:
-    they are learned. ``shortcut``: they are added to what becomes of them, as in its second version.
+    A perceiver resampler (arXiv 2103.03206). ``face``: the width of the face vector from which the
+    queries are made, through ``face_hidden`` (FaceID Plus); 0: the queries are learned.
+    ``shortcut``: the queries are added to the output, as in the second version of FaceID Plus.
     """
 
     width: int = 1280
     inner: int = 768
     heads: int = 12
-    head: int = 64
+    head_width: int = 64
     depth: int = 4
     hidden: int = 3072
     tokens: int = 16
@@ -91,53 +98,55 @@ class Resampler:
 
     def __post_init__(self) -> None:
         if self.shortcut and (not self.face or self.inner != self.text_width):
-            raise BadInput(
-                "a shortcut leads from the face to the tokens: it wants a face, and queries as wide as text."
-            )
+            raise BadInput("a shortcut needs a face, and inner must equal text_width.")
 
     @property
-    def reads(self) -> Mapping[Sight, int]:
-        reads: dict[Sight, int] = {"states": self.width}
+    def reads(self) -> Mapping[ImageFeature, int]:
+        reads: dict[ImageFeature, int] = {"states": self.width}
         return reads | ({"face": self.face} if self.face else {})
 
-    def build(self) -> "FromStates":
-        return FromStates(self)
+    def build(self) -> "ResamplerNetwork":
+        return ResamplerNetwork(self)
 
 
-class FromVector(nn.Module):
-    """See ``Single``."""
+class LinearProjector(nn.Module):
+    """The network of ``LinearProjection``."""
 
-    def __init__(self, config: Single) -> None:
+    def __init__(self, config: LinearProjection) -> None:
         super().__init__()
         self.tokens = config.tokens
         self.project = nn.Linear(config.width, config.tokens * config.text_width)
         self.norm = nn.LayerNorm(config.text_width)
 
-    def forward(self, seen: Seen) -> Tensor:
-        tokens: Tensor = self.norm(self.project(seen["vector"]).unflatten(-1, (self.tokens, -1)))
+    def forward(self, features: ImageFeatures) -> Tensor:
+        tokens: Tensor = self.norm(
+            self.project(features["vector"]).unflatten(-1, (self.tokens, -1))
+        )
         return tokens
 
 
-class FromEach(nn.Module):
-    """See ``Each``."""
+class MlpProjector(nn.Module):
+    """The network of ``MlpProjection``."""
 
-    def __init__(self, config: Each) -> None:
+    def __init__(self, config: MlpProjection) -> None:
         super().__init__()
-        self.of, self.tokens = config.of, config.tokens
-        self.enter = nn.Linear(config.width, config.hidden)
-        self.leave = nn.Linear(config.hidden, config.tokens * config.text_width)
+        self.feature, self.tokens = config.feature, config.tokens
+        self.fc1 = nn.Linear(config.width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.tokens * config.text_width)
         self.norm = nn.LayerNorm(config.text_width)
 
-    def forward(self, seen: Seen) -> Tensor:
-        made = self.leave(F.gelu(self.enter(seen[self.of]))).unflatten(-1, (self.tokens, -1))
+    def forward(self, features: ImageFeatures) -> Tensor:
+        vectors = self.fc2(F.gelu(self.fc1(features[self.feature]))).unflatten(
+            -1, (self.tokens, -1)
+        )
         tokens: Tensor = self.norm(
-            made
+            vectors
         )  # (b, k, tokens, text_width), of states (b, k, n, tokens, text_width)
         return tokens.flatten(2, -2)
 
 
-class FromStates(nn.Module):
-    """See ``Resampler``."""
+class ResamplerNetwork(nn.Module):
+    """The network of ``Resampler``."""
 
     def __init__(self, config: Resampler) -> None:
         super().__init__()
@@ -146,68 +155,68 @@ class FromStates(nn.Module):
         self.queries = (
             None if config.face else nn.Parameter(torch.randn(1, config.tokens, width) / width**0.5)
         )
-        self.face = Queries(config) if config.face else None
-        self.enter = nn.Linear(config.width, width)
+        self.face = FaceQueries(config) if config.face else None
+        self.proj_in = nn.Linear(config.width, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.leave = nn.Linear(width, config.text_width)
+        self.proj_out = nn.Linear(width, config.text_width)
         self.norm = nn.LayerNorm(config.text_width)
 
-    def forward(self, seen: Seen) -> Tensor:
-        states = seen["states"]
+    def forward(self, features: ImageFeatures) -> Tensor:
+        states = features["states"]
         k = states.shape[1]
-        source = self.enter(states.flatten(0, 1))  # (b · k, n, inner)
+        source = self.proj_in(states.flatten(0, 1))  # (b · k, n, inner)
         if self.face is not None:
-            queries: Tensor = self.face(seen["face"].flatten(0, 1))
+            queries: Tensor = self.face(features["face"].flatten(0, 1))
         else:
             assert self.queries is not None
             queries = self.queries.expand(len(source), -1, -1)  # (b · k, tokens, inner)
         x = queries
         for block in self.blocks:
             x = block(x, source)
-        tokens: Tensor = self.norm(self.leave(x))
+        tokens: Tensor = self.norm(self.proj_out(x))
         tokens = queries + tokens if self.shortcut else tokens
         return tokens.reshape(-1, k, *tokens.shape[1:])
 
 
-class Queries(nn.Module):
-    """What asks, made of the vector of a face: (b, face) → (b, tokens, inner)."""
+class FaceQueries(nn.Module):
+    """The vector of a face (b, face) → queries (b, tokens, inner)."""
 
     def __init__(self, config: Resampler) -> None:
         super().__init__()
         self.tokens = config.tokens
-        self.enter = nn.Linear(config.face, config.face_hidden)
-        self.leave = nn.Linear(config.face_hidden, config.tokens * config.inner)
+        self.fc1 = nn.Linear(config.face, config.face_hidden)
+        self.fc2 = nn.Linear(config.face_hidden, config.tokens * config.inner)
         self.norm = nn.LayerNorm(config.inner)
 
     def forward(self, face: Tensor) -> Tensor:
         queries: Tensor = self.norm(
-            self.leave(F.gelu(self.enter(face))).unflatten(-1, (self.tokens, -1))
+            self.fc2(F.gelu(self.fc1(face))).unflatten(-1, (self.tokens, -1))
         )
         return queries
 
 
 class Block(nn.Module):
-    """Queries ask the source and themselves, then pass an MLP; nothing in it has a bias but the norms."""
+    """Attention of queries to the source and to themselves, then an MLP; only norms have biases."""
 
     def __init__(self, config: Resampler) -> None:
         super().__init__()
-        width, attended = config.inner, config.heads * config.head
+        width, inner = config.inner, config.heads * config.head_width
         self.heads = config.heads
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
-        self.q = nn.Linear(width, attended, bias=False)
-        self.kv = nn.Linear(width, 2 * attended, bias=False)
-        self.out = nn.Linear(attended, width, bias=False)
-        self.enter = nn.Linear(width, config.hidden, bias=False)
-        self.leave = nn.Linear(config.hidden, width, bias=False)
+        self.q = nn.Linear(width, inner, bias=False)
+        self.kv = nn.Linear(width, 2 * inner, bias=False)
+        self.out = nn.Linear(inner, width, bias=False)
+        self.fc1 = nn.Linear(width, config.hidden, bias=False)
+        self.fc2 = nn.Linear(config.hidden, width, bias=False)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """``x`` (b, tokens, inner), ``source`` (b, n, inner) → as ``x``."""
-        asking = self.norm2(x)
-        asked = torch.cat([self.norm1(source), asking], dim=1)
-        q = self.q(asking).unflatten(-1, (self.heads, -1))  # (b, tokens, heads, d)
+        queries = self.norm2(x)
+        context = torch.cat([self.norm1(source), queries], dim=1)
+        q = self.q(queries).unflatten(-1, (self.heads, -1))  # (b, tokens, heads, d)
         k, v = (
-            self.kv(asked).unflatten(-1, (2, self.heads, -1)).unbind(2)
+            self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
         )  # (b, n + tokens, heads, d)
         x = x + self.out(attend(q, k, v))
-        change: Tensor = self.leave(F.gelu(self.enter(self.norm3(x))))
+        change: Tensor = self.fc2(F.gelu(self.fc1(self.norm3(x))))
         return x + change

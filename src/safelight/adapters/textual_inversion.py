@@ -1,8 +1,8 @@
-"""Learned words (textual inversion, arXiv 2208.01618): a few vectors that stand for a name in a prompt.
+"""Textual-inversion embeddings (arXiv 2208.01618): vectors that stand for a name in a prompt.
 
-Four containers are in use: a tensor by the word itself (diffusers; several words too), ``emb_params`` with the word in
-the file's name, the web UI's dictionary, in a pickle or flattened into names, and one tensor a tower for SDXL and
-Stable Diffusion 3.
+Four kinds of files are in use: tensors by the names themselves (diffusers), ``emb_params`` with the
+name in the file's name, the web UI's dictionary, in a pickle or flattened into names, and one tensor
+for each text encoder (SDXL, Stable Diffusion 3).
 """
 
 from collections.abc import Mapping
@@ -11,35 +11,37 @@ from torch import Tensor
 
 from safelight.errors import BadInput
 
-DICTIONARY = "string_to_param."
-TOWERS = ("clip_l", "clip_g", "t5xxl")
-PLAIN = ("emb_params", "embedding")
+WEB_UI = "string_to_param."
+TEXT_ENCODERS = ("clip_l", "clip_g", "t5xxl")
+UNNAMED = ("emb_params", "embedding")
 
 
 def read(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], name: str
 ) -> dict[str, list[Tensor]]:
-    """The words of a file, each with its vectors (n, width), one tensor for each tower that it was learned for.
+    """The embeddings of a file: for each name vectors (n, width), one tensor a text encoder.
 
-    ``tensors`` and ``metadata`` are the file's, names of nested ones joined by dots; ``name`` is the word where the
-    file holds none, that of the file. Raises BadInput if it holds no words, or anything that is none.
+    ``tensors`` and ``metadata`` are the file's, nested names joined by dots; ``name`` is used where
+    the file holds no name. Raises BadInput if it holds no embeddings, or anything else.
     """
-    plain = [key for key in tensors if key in PLAIN or key.startswith(DICTIONARY)]
-    towers = [key for key in tensors if key in TOWERS]
-    if plain or towers:
-        named = metadata.get("name", name) if plain and plain[0].startswith(DICTIONARY) else name
-        words = {named: [_vectors(key, tensors[key]) for key in plain or towers]}
-        left = [key for key in tensors if key not in plain and key not in towers]
+    unnamed = [key for key in tensors if key in UNNAMED or key.startswith(WEB_UI)]
+    by_encoder = [key for key in tensors if key in TEXT_ENCODERS]
+    if unnamed or by_encoder:
+        of_web_ui = unnamed and unnamed[0].startswith(WEB_UI)
+        own_name = metadata.get("name", name) if of_web_ui else name
+        embeddings = {own_name: [_vectors(key, tensors[key]) for key in unnamed or by_encoder]}
+        others = [key for key in tensors if key not in unnamed and key not in by_encoder]
     else:
-        bare = [key for key in tensors if key == key.strip() and ":" not in key and "." not in key]
-        words = {key: [_vectors(key, tensors[key])] for key in bare}
-        left = [key for key in tensors if key not in words and ":" not in key]
-    if left or not words:
+        names = [key for key in tensors if key == key.strip() and ":" not in key and "." not in key]
+        embeddings = {key: [_vectors(key, tensors[key])] for key in names}
+        others = [key for key in tensors if key not in embeddings and ":" not in key]
+    if others or not embeddings:
+        found = ", ".join([*others, *tensors][:3]) or "nothing"
         raise BadInput(
-            f"{name} holds no learned words: wanted a tensor by its word, emb_params or string_to_param, got "
-            f"{', '.join([*left, *tensors][:3]) or 'nothing'}."
+            f"{name} holds no textual-inversion embeddings: wanted a tensor by its name, "
+            f"emb_params or string_to_param, got {found}."
         )
-    return words
+    return embeddings
 
 
 def _vectors(key: str, tensor: Tensor) -> Tensor:

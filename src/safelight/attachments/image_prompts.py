@@ -8,7 +8,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from safelight.adapters.image_prompt import Config, ImagePrompt, Place, WithPictures, fits
+from safelight.adapters.image_prompt import (
+    AttentionTarget,
+    Config,
+    ImagePrompt,
+    ImagePromptConditioner,
+    fits,
+)
 from safelight.adapters.lora import Adapter
 from safelight.attachments.lora_files import place, tables, transformer_blocks
 from safelight.checkpoints import is_part
@@ -42,7 +48,7 @@ def with_image_prompt(
     called: str = "given",
 ) -> LatentDiffusion:
     """The model with an image prompt beside its text: its prompts may give an ``image``, or what was made of one before
-    (see ``WithPictures``); those that give none are given what is ``shown``. The given model, whose weights are shared
+    (see ``ImagePromptConditioner``); those that give none are given what is ``shown``. The given model, whose weights are shared
     and stay as they are, goes on without. A LoRA that FaceID's files hold is not merged: ``face_lora`` reads it.
 
     ``encoder``: the file or folder of the image encoder; by default the model's own, or the one beside ``path``.
@@ -71,7 +77,9 @@ def with_image_prompt(
         image_encoder = cast("ImageEncoder", ready(build(found), like.device, like.dtype))
     told = replace(
         model,
-        conditioner=WithPictures(conditioner, adapter, places, scale, image_encoder, shown),
+        conditioner=ImagePromptConditioner(
+            conditioner, adapter, places, scale, image_encoder, shown
+        ),
     )
     licences = [
         PartLicence(one.part, one.source, one.licence) for one in (piece, found) if one is not None
@@ -90,7 +98,7 @@ def read(path: Path, hints: Mapping[str, Any]) -> Piece:
     return found[0]
 
 
-def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
+def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[AttentionTarget]:
     """For each of the denoiser's attentions that can hear pictures, its place in the adapter; BadInput if the adapter
     is for another denoiser.
 
@@ -100,7 +108,7 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
     if isinstance(denoiser, Flux):
         shape = denoiser.config
         require_fit(config, (shape.width,) * shape.double, shape.text_width, where)
-        return [Place(number, shape.heads) for number in range(shape.double)]
+        return [AttentionTarget(number, shape.heads) for number in range(shape.double)]
     crosses = [
         _crosses(part) for part in (denoiser.encoder.down, denoiser.encoder.middle, denoiser.up)
     ]
@@ -114,7 +122,9 @@ def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[Place]:
         denoiser.config.text_width,
         where,
     )
-    return [Place(number, cross.heads) for number, cross in zip(numbers, flat, strict=True)]
+    return [
+        AttentionTarget(number, cross.heads) for number, cross in zip(numbers, flat, strict=True)
+    ]
 
 
 def require_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:

@@ -76,7 +76,7 @@ def parts(model: LatentDiffusion) -> dict[str, nn.Module]:
     model = plain(model)
     found = {} if model.denoiser is None else {"denoiser": module(model.denoiser)}
     if model.conditioner is not None:
-        readers = vars(module(model.conditioner))["_modules"].get("towers", ())
+        readers = vars(module(model.conditioner))["_modules"].get("encoders", ())
         found |= {
             f"tower.{i}": one.network for i, one in enumerate(readers) if one.network is not None
         }

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from safelight.adapters.image_prompt import WithPictures
+from safelight.adapters.image_prompt import ImagePromptConditioner
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion, licensed
 from safelight.nn.control import innermost
@@ -12,7 +12,7 @@ def plain(model: LatentDiffusion) -> LatentDiffusion:
     """The model without control and image prompts; what is merged into its weights stays, and so do these."""
     denoiser, conditioner = model.denoiser, model.conditioner
     denoiser = None if denoiser is None else innermost(denoiser)
-    while isinstance(conditioner, WithPictures):
+    while isinstance(conditioner, ImagePromptConditioner):
         conditioner = conditioner.conditioner
     if denoiser is model.denoiser and conditioner is model.conditioner:
         return model

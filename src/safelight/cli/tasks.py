@@ -232,7 +232,6 @@ def _run(task: Any, settings: Settings, size: Size, options: Any) -> None:
 
 def _load(size: Size, options: Any) -> Any:
     """The model with everything that the options attach to it."""
-    from safelight.attachments.apply import adapted, controlled, prompted
     from safelight.checkpoints import load
     from safelight.progress import Bars
 
@@ -245,6 +244,10 @@ def _load(size: Size, options: Any) -> Any:
                 model, companions={"weak": load(options.weak, *where, report=bars.report)}
             )
     embeddings = [*(options.embedding or ()), *(options.word or ())]
+    if not any((options.lora, embeddings, options.image_prompt, options.control)):
+        return model
+    from safelight.attachments.apply import adapted, controlled, prompted
+
     model = adapted(model, options.lora or (), embeddings)
     for image_prompt in options.image_prompt or ():
         model = prompted(model, image_prompt, facts)

@@ -15,16 +15,16 @@ from safelight.types.networks import Condition
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """A condition with its say: ``weight``, and ``where`` it holds (broadcastable to latents; None:
-    everywhere).
+class WeightedCondition:
+    """A condition with its ``weight`` and the ``region`` where it applies.
 
-    Raises BadInput unless the weight is a number.
+    The region broadcasts to latents; None is everywhere. Raises BadInput unless the weight is a
+    number.
     """
 
     condition: Condition
     weight: float = 1.0
-    where: Tensor | None = None
+    region: Tensor | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -35,42 +35,43 @@ class Part:
         )
 
     @property
-    def say(self) -> Tensor:
+    def weights(self) -> Tensor:
         """Its weight at each place."""
-        return self.weight * (torch.ones(()) if self.where is None else self.where)
+        return self.weight * (torch.ones(()) if self.region is None else self.region)
 
 
-def require_say(parts: Sequence[Part]) -> None:
-    """Raises BadInput unless the weights of ``parts`` sum to more than 0 at every place."""
-    least = float(_total(parts).min()) if parts else 1.0
+def require_positive_weights(conditions: Sequence[WeightedCondition]) -> None:
+    """Raises BadInput unless the weights sum to more than 0 at every place."""
+    lowest = float(_total(conditions).min()) if conditions else 1.0
     require(
-        least > 0,
+        lowest > 0,
         "weights must sum to more than 0 at every place",
-        least,
-        "add a part that holds everywhere",
+        lowest,
+        "add a condition that holds everywhere",
     )
 
 
-def spread(question: ModelCall, parts: Sequence[Part]) -> list[ModelCall]:
-    """The same question under the condition of each part."""
-    return [replace(question, condition=part.condition) for part in parts]
+def calls_under(call: ModelCall, conditions: Sequence[WeightedCondition]) -> list[ModelCall]:
+    """The same call under each of the conditions."""
+    return [replace(call, condition=weighted.condition) for weighted in conditions]
 
 
-def blend(answers: Sequence[Estimate], parts: Sequence[Part]) -> Estimate:
-    """The mean of the parts' answers, weighted at every place.
+def blend(answers: Sequence[Estimate], conditions: Sequence[WeightedCondition]) -> Estimate:
+    """The mean of the answers under ``conditions``, weighted at every place.
 
-    Where guidance of scale s goes toward it, each part has the scale s · weight / (sum of weights):
-    composed diffusion (arXiv 2206.01714); with regions, MultiDiffusion (arXiv 2302.08113).
+    If guidance of scale s goes towards it, each condition has the scale s · weight / (sum of
+    weights): composed diffusion (arXiv 2206.01714); with regions, MultiDiffusion (arXiv
+    2302.08113).
     """
-    total = _total(parts)
+    total = _total(conditions)
 
     def mean(values: Sequence[Tensor | None]) -> Tensor | None:
         present = [value for value in values if value is not None]
-        if len(present) < len(parts):
+        if len(present) < len(conditions):
             return None
         terms = [
-            part.say.to(value) / total.to(value) * value
-            for part, value in zip(parts, present, strict=True)
+            weighted.weights.to(value) / total.to(value) * value
+            for weighted, value in zip(conditions, present, strict=True)
         ]
         return sum(terms[1:], terms[0])
 
@@ -79,5 +80,5 @@ def blend(answers: Sequence[Estimate], parts: Sequence[Part]) -> Estimate:
     return Estimate(clean, mean([a.noise for a in answers]), mean([a.variance for a in answers]))
 
 
-def _total(parts: Sequence[Part]) -> Tensor:
-    return sum((part.say for part in parts[1:]), parts[0].say)
+def _total(conditions: Sequence[WeightedCondition]) -> Tensor:
+    return sum((weighted.weights for weighted in conditions[1:]), conditions[0].weights)

@@ -1,4 +1,4 @@
-"""The waist of one guided run: guidance asks, the networks answer, guidance combines."""
+"""The denoiser function of a guided run: guidance makes calls, networks answer, guidance combines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from safelight.diffusion.blend import Part, blend, require_say, spread
+from safelight.diffusion.blend import (
+    WeightedCondition,
+    blend,
+    calls_under,
+    require_positive_weights,
+)
 from safelight.diffusion.condition import stack
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
@@ -24,13 +29,12 @@ from safelight.types.diffusion import (
 from safelight.types.networks import Condition, Denoiser, Network
 from safelight.types.tensors import Latents
 
-Told = Callable[[str, Condition], Condition]
-"""What a network, by its name, is told in place of a condition that was prepared for the main
-one."""
+ConditionFor = Callable[[str, Condition], Condition]
+"""The condition for a network, by its name, that means the same as one of the main network."""
 
 
-def told_the_same(network: str, condition: Condition) -> Condition:
-    """For networks that hear conditions as the main one does."""
+def same_condition(network: str, condition: Condition) -> Condition:
+    """The condition itself, for networks with the conditions of the main one."""
     return condition
 
 
@@ -40,82 +44,91 @@ def guided(
     guidance: Guidance,
     condition: Condition,
     negative: Negative,
-    told: Told = told_the_same,
+    condition_for: ConditionFor = same_condition,
     one_batch: bool = True,
-    parts: Sequence[Part] = (),
+    weighted: Sequence[WeightedCondition] = (),
 ) -> Denoise:
-    """The waist of one run: every network passes once a level, over all that guidance asks of it in
-    one batch.
+    """The denoiser function of one run.
 
-    ``condition`` and what ``negative`` makes are as long as the latents, and prepared by the caller
-    for the network ``main``; ``told`` gives them as the others hear them. Without ``one_batch``
-    each question is a pass of its own: slower, in less memory, the same answers. If there are
-    ``parts``, ``condition`` stands for all of them: guidance sees the blend of their answers.
-    Raises BadInput if guidance asks for a network that is not here, or that cannot leave out what
-    it wants left out, and for weights that leave a place without a say.
+    ``condition`` and those that ``negative`` returns are for as many samples as the latents hold,
+    and prepared for the network ``main``; ``condition_for`` gives those of the other networks.
+    At each level every network is called once, on one batch of all calls; without ``one_batch``
+    once for each call, which is slower and takes less memory, with the same answers. If there are
+    ``weighted`` conditions, ``condition`` stands for all of them: guidance sees the blend of their
+    answers. Raises BadInput if guidance needs a network that is not here, or blocks left out that
+    it cannot leave out, and unless the weights sum to more than 0 everywhere.
     """
     found: dict[NetworkVariant, Network] = {}
 
-    def find(by: NetworkVariant) -> Network:
-        if by not in found:
-            found[by] = _found(networks, by)
-        return found[by]
+    def network_of(variant: NetworkVariant) -> Network:
+        if variant not in found:
+            found[variant] = _network(networks, variant)
+        return found[variant]
 
-    rule = guidance.begin(find)
-    require_say(parts)
+    rule = guidance.begin(network_of)
+    require_positive_weights(weighted)
 
     def denoise(noisy: Latents, level: NoiseLevel) -> Estimate:
-        asked = rule.calls(condition, negative, level)
-        passed = {q: spread(q, parts) if parts and q.condition is condition else [q] for q in asked}
+        expanded = {
+            call: calls_under(call, weighted)
+            if weighted and call.condition is condition
+            else [call]
+            for call in rule.calls(condition, negative, level)
+        }
         answers: dict[ModelCall, Estimate] = {}
-        for batch in _batches([one for each in passed.values() for one in each], one_batch):
-            by = batch[0].network
-            conditions = [_heard(told(by.name, one.condition), one.scalars, noisy) for one in batch]
-            answers |= zip(
-                batch, _answers(process, find(by), conditions, noisy, level), strict=True
-            )
-        one = [
-            blend([answers[q] for q in each], parts) if len(each) > 1 else answers[each[0]]
-            for each in passed.values()
+        for batch in _batches([call for calls in expanded.values() for call in calls], one_batch):
+            variant = batch[0].network
+            conditions = [
+                _with_scalars(condition_for(variant.name, call.condition), call.scalars, noisy)
+                for call in batch
+            ]
+            estimates = _answers(process, network_of(variant), conditions, noisy, level)
+            answers |= zip(batch, estimates, strict=True)
+        combined = [
+            blend([answers[call] for call in calls], weighted)
+            if len(calls) > 1
+            else answers[calls[0]]
+            for calls in expanded.values()
         ]
-        return rule.combine(one, noisy, level)
+        return rule.combine(combined, noisy, level)
 
     return denoise
 
 
-def _found(networks: Mapping[str, Network], by: NetworkVariant) -> Network:
-    if by.name not in networks:
+def _network(networks: Mapping[str, Network], variant: NetworkVariant) -> Network:
+    if variant.name not in networks:
         known = ", ".join(sorted(networks))
         raise BadInput(
-            f"this guidance asks a network {by.name!r}, the model has {known}: put one beside it."
+            f"this guidance needs a network {variant.name!r}, the model has {known}: load a "
+            f"{variant.name} model as well."
         )
-    network = networks[by.name]
-    if not by.skip_blocks and not by.self_only_blocks:
+    network = networks[variant.name]
+    if not variant.skip_blocks and not variant.self_only_blocks:
         return network
     if not isinstance(network, Denoiser):
         raise BadInput(
-            f"this guidance leaves out blocks, which {type(network).__name__} cannot: choose another one."
+            f"{type(network).__name__} cannot leave out blocks: choose another guidance."
         )
-    return network.variant(by.skip_blocks, by.self_only_blocks)
+    return network.variant(variant.skip_blocks, variant.self_only_blocks)
 
 
-def _batches(questions: Sequence[ModelCall], one_batch: bool) -> list[list[ModelCall]]:
-    """The questions that pass together, each list of one pass."""
+def _batches(calls: Sequence[ModelCall], one_batch: bool) -> list[list[ModelCall]]:
+    """The calls that are made together, each list of one network."""
     if not one_batch:
-        return [[question] for question in questions]
-    passes = dict.fromkeys(question.network for question in questions)
-    return [[question for question in questions if question.network == by] for by in passes]
+        return [[call] for call in calls]
+    variants = dict.fromkeys(call.network for call in calls)
+    return [[call for call in calls if call.network == variant] for variant in variants]
 
 
-def _heard(condition: Condition, scalars: Mapping[str, float], noisy: Latents) -> Condition:
+def _with_scalars(condition: Condition, scalars: Mapping[str, float], noisy: Latents) -> Condition:
     """The condition with further scalars, for every sample of ``noisy``."""
     if not scalars:
         return condition
-    more = {
+    further = {
         name: torch.full((len(noisy),), float(value), device=noisy.device)
         for name, value in scalars.items()
     }
-    return replace(condition, scalars={**condition.scalars, **more})
+    return replace(condition, scalars={**condition.scalars, **further})
 
 
 def _answers(
@@ -125,22 +138,19 @@ def _answers(
     noisy: Latents,
     level: NoiseLevel,
 ) -> list[Estimate]:
+    """The estimate of the same latents under each of the conditions, in one batch."""
     count = len(conditions)
 
-    def copies(value: Tensor) -> Tensor:
-        return (
-            torch.cat([value] * count)
-            if count > 1 and value.ndim and len(value) == len(noisy)
-            else value
-        )
+    def repeated(value: Tensor) -> Tensor:
+        per_sample = value.ndim > 0 and len(value) == len(noisy)
+        return torch.cat([value] * count) if count > 1 and per_sample else value
 
     def part(value: Tensor | None, index: int) -> Tensor | None:
         return None if value is None else value.chunk(count)[index]
 
-    levels = NoiseLevel(**{name: copies(value) for name, value in vars(level).items()})
-    whole = process.denoise(network, copies(noisy), levels, stack(conditions))
-    cleans = whole.clean.chunk(count)
+    levels = NoiseLevel(**{name: repeated(value) for name, value in vars(level).items()})
+    batch = process.denoise(network, repeated(noisy), levels, stack(conditions))
     return [
-        Estimate(clean, part(whole.noise, i), part(whole.variance, i))
-        for i, clean in enumerate(cleans)
+        Estimate(clean, part(batch.noise, i), part(batch.variance, i))
+        for i, clean in enumerate(batch.clean.chunk(count))
     ]

@@ -120,7 +120,7 @@ class Table:
 
     def __post_init__(self) -> None:
         falls = all(above > below for above, below in pairwise((1.0, *self.alphas_cumprod, 0.0)))
-        told = (
+        shown = (
             self.alphas_cumprod
             if len(self.alphas_cumprod) < 9
             else f"{len(self.alphas_cumprod)} entries"
@@ -128,7 +128,7 @@ class Table:
         require(
             falls and bool(self.alphas_cumprod),
             "alphas_cumprod must fall within 1 and 0",
-            told,
+            shown,
             "sort them",
         )
 
@@ -311,8 +311,8 @@ class _Table:
         alpha = torch.where(
             t >= 1, alpha.where(alpha > 1e-12, 0.0), alpha
         )  # the last entry, rescaled, is exactly 0
-        heard = (t * self.steps - 1).clamp(min=0)
-        values = (heard, alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
+        time = (t * self.steps - 1).clamp(min=0)
+        values = (time, alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
         return NoiseLevel(*(value.to(given.dtype) for value in values))
 
     def when(self, half_logsnr: Tensor) -> Tensor:

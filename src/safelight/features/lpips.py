@@ -103,9 +103,9 @@ def _found(weights: str) -> Path:
         try:
             return Path(hf_hub_download(weights, "model.safetensors"))
         except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-            said = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise BadInput(
-                f"lpips: {weights!r} did not come from the hub ({said}); name a file of weights."
+                f"lpips: {weights!r} did not come from the hub ({reason}); name a file of weights."
             ) from None
     raise BadInput(
         f"lpips: there is no file {weights!r}; name a safetensors file of the trunk with torchvision's names, or take "

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 EMPHASES = ("none", "mean", "empty")
-"""What brackets in a prompt may do: nothing, or weights as web UIs apply them, in two ways."""
+"""What brackets do: nothing, or weigh tokens, in one of two ways (see ``docs/prompts.md``)."""
 
 WeightedText = tuple[str, float]
 """A text and its weight."""

@@ -46,8 +46,8 @@ def dtype_of(precision: str, device: torch.device) -> torch.dtype:
 def prepare(
     model: LatentDiffusion, device: str = "auto", precision: str = "auto"
 ) -> LatentDiffusion:
-    """The model on a device, in a precision, ready to be used: no gradients, convolutions channels-last,
-    compiled kernels where they can be had."""
+    """The model on a device, in a precision, ready to be used: no gradients, convolutions
+    channels-last, compiled kernels where they can be had."""
     where = device_of(device)
     dtype = dtype_of(precision, where)
     for part in (model.autoencoder, model.conditioner, model.denoiser, model.image_encoder):

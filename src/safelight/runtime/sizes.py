@@ -9,7 +9,8 @@ from safelight.types.tensors import Images
 
 
 def pad(images: Images, multiple: int) -> Images:
-    """(b, c, h, w), mirrored beyond the right and the bottom edge until both sides are multiples, however small."""
+    """(b, c, h, w), mirrored beyond the right and the bottom edge until both sides are multiples,
+    however small."""
     if 0 in images.shape[-2:]:
         raise BadInput(
             f"images: wanted at least one pixel, got {images.shape[-1]}×{images.shape[-2]}."
@@ -36,7 +37,8 @@ def require_numbers(images: Images) -> None:
 
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, images: Images) -> Images:
-    """What comes back of images (b, c, h, w) of any size: float32 of the same size, clamped to [-1, 1].
+    """What comes back of images (b, c, h, w) of any size: float32 of the same size, clamped to [-1,
+    1].
 
     Raises BadInput for pixels that are no numbers.
     """
@@ -47,7 +49,8 @@ def reconstruct(autoencoder: Autoencoder, images: Images) -> Images:
 
 
 def _mirrored(side: int, extra: int) -> Tensor:
-    """The places 0 … side + extra - 1 read back and forth: 0 1 2 1 0 1 …; the edge itself is not repeated."""
+    """The places 0 … side + extra - 1 read back and forth: 0 1 2 1 0 1 …; the edge itself is not
+    repeated."""
     period = max(1, 2 * (side - 1))
     places = torch.arange(side + extra) % period
     return torch.minimum(places, period - places)

@@ -1,4 +1,5 @@
-"""Tiles: images of any extent through an autoencoder, with the whole image's result, in memory that is bounded."""
+"""Tiles: images of any extent through an autoencoder, with the whole image's result, in memory that
+is bounded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,15 @@ Span: TypeAlias = tuple[int, int]
 
 
 class Tiled:
-    """An autoencoder whose near part is carried out in tiles of ``tile`` pixels; it gives what the whole image gives.
+    """An autoencoder whose near part is carried out in tiles of ``tile`` pixels; it gives what the
+    whole image gives.
 
-    The far part, which attends to all places, sees the whole image at the size of its features. The near part goes
-    layer by layer: a tile takes along the neighbours that its layers see, and group norms are told the moments of the
-    whole map. Maps between layers are kept where they are at most ``hold`` bytes, and let go while the next are made.
-    Where they are larger they are made anew, from the last ones kept, for each norm that follows. So memory is that of
-    the far part, or ``hold`` and some tiles, and the price of less is time; ``docs/judging.md`` has figures.
+    The far part, which attends to all places, sees the whole image at the size of its features. The
+    near part goes layer by layer: a tile takes along the neighbours that its layers see, and group
+    norms are told the moments of the whole map. Maps between layers are kept where they are at most
+    ``hold`` bytes, and let go while the next are made. Where they are larger they are made anew,
+    from the last ones kept, for each norm that follows. So memory is that of the far part, or
+    ``hold`` and some tiles, and the price of less is time; ``docs/judging.md`` has figures.
     """
 
     def __init__(self, autoencoder: Autoencoder, tile: int = 128, hold: int = 2**30) -> None:
@@ -90,7 +93,8 @@ class Tiled:
 
 
 class Kept:
-    """The maps of one image, in strips from top to bottom, so that they can be let go while the next are made."""
+    """The maps of one image, in strips from top to bottom, so that they can be let go while the
+    next are made."""
 
     def __init__(self, *maps: Tensor) -> None:
         self._strips: list[Maps] = [maps] if maps else []
@@ -123,7 +127,8 @@ class Kept:
         return tuple(torch.cat(each, dim=-2) for each in zip(*pieces, strict=True))
 
     def let_go(self, above: int) -> None:
-        """Of the rows ``above`` this one none is asked for again. Less than half a strip's is not let go."""
+        """Of the rows ``above`` this one none is asked for again. Less than half a strip's is not
+        let go."""
         while self._strips:
             first = self._strips[0]
             rows = first[0].shape[-2]
@@ -194,7 +199,8 @@ def _inside(layer: Layer, before: Span, after: Span) -> slice:
 
 
 def through(layers: Sequence[Layer], way: Way, counts: Counts, hold: int) -> Tensor:
-    """What the layers make of the one map (1, c, h, w) at the end of the way, in ``counts`` tiles down and across."""
+    """What the layers make of the one map (1, c, h, w) at the end of the way, in ``counts`` tiles
+    down and across."""
     for layer in layers:
         known = None
         if layer.norm is not None or (way.layers and layer.reach):
@@ -212,7 +218,8 @@ def through(layers: Sequence[Layer], way: Way, counts: Counts, hold: int) -> Ten
 def _sweep(
     way: Way, counts: Counts, hold: float = math.inf, norm: GroupNorm | None = None
 ) -> tuple[Kept | None, Moments | None]:
-    """The maps at the end of the way if they are at most ``hold`` bytes, and the moments of the last one for ``norm``.
+    """The maps at the end of the way if they are at most ``hold`` bytes, and the moments of the
+    last one for ``norm``.
 
     If they are held, what they are made from is let go."""
     height, width = way.sides()[-1]

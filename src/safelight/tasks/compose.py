@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from safelight.errors import BadInput, unknown
-from safelight.task import Share, Start
+from safelight.task import Start, WeightedPrompts
 from safelight.tasks.text_to_image import TextToImage
 
 if TYPE_CHECKING:
@@ -50,61 +50,59 @@ class Compose:
     )
 
     def __post_init__(self) -> None:
-        self._one()
+        self._text_to_image()
         if self.place not in PLACES:
             raise unknown("place", self.place, PLACES)
-        said, told = len(self._said()), len(self._told())
-        if told != said:
+        prompts, weights = len(self._prompts()), len(self._weights())
+        if weights != prompts:
             raise BadInput(
-                f"weights: wanted one for each of the {said} prompts, got {told}: {self.weights!r}."
+                f"weights: wanted one for each of the {prompts} prompts, got {weights}: "
+                f"{self.weights!r}."
             )
 
     def start(self, model: "CompleteModel", noise: "NoiseSource", count: int) -> Start:
-        """As for one prompt, with a share for each."""
+        """As for one prompt, with the weight and the region of each."""
         from safelight.types.networks import Prompt
 
-        whole = self._one().start(model, noise, count)
-        said = self._said()
-        shares = [
-            Share(
-                [Prompt(text)] * count,
-                weight,
-                self._where(index, len(said), tuple(whole.latents.shape)),
+        start = self._text_to_image().start(model, noise, count)
+        shape, prompts = tuple(start.latents.shape), self._prompts()
+        weighted = [
+            WeightedPrompts(
+                [Prompt(text)] * count, weight, self._region(index, len(prompts), shape)
             )
-            for index, (text, weight) in enumerate(zip(said, self._told(), strict=True))
+            for index, (text, weight) in enumerate(zip(prompts, self._weights(), strict=True))
         ]
-        return replace(whole, prompts=shares[0].prompts, shares=shares)
+        return replace(start, prompts=weighted[0].prompts, weighted_prompts=weighted)
 
-    def _one(self) -> TextToImage:
-        """The task without its shares, which checks what both have."""
+    def _text_to_image(self) -> TextToImage:
+        """The task with one prompt, which checks what both have."""
         return TextToImage(self.prompts, self.negative, self.width, self.height)
 
-    def _said(self) -> list[str]:
+    def _prompts(self) -> list[str]:
         return [text.strip() for text in self.prompts.split("|")]
 
-    def _told(self) -> list[float]:
+    def _weights(self) -> list[float]:
+        if not self.weights:
+            return [1.0] * len(self._prompts())
         try:
-            return (
-                [float(text) for text in self.weights.split(",")]
-                if self.weights
-                else [1.0] * len(self._said())
-            )
+            return [float(text) for text in self.weights.split(",")]
         except ValueError:
             raise BadInput(
                 f"weights: wanted numbers such as 1,0.5, got {self.weights!r}."
             ) from None
 
-    def _where(self, index: int, count: int, shape: "Shape") -> "Tensor | None":
-        """One of ``count`` stripes of the latents, each fading into the next over a quarter of a stripe."""
+    def _region(self, index: int, count: int, shape: "Shape") -> "Tensor | None":
+        """Stripe ``index`` of ``count`` in the latents; it fades over a quarter of a stripe."""
         import torch
 
         if self.place == "everywhere" or count == 1:
             return None
         side = shape[-1] if self.place == "columns" else shape[-2]
-        here = (torch.arange(side) + 0.5) * count / side  # counted in stripes
-        left = ((here - index) * 4 + 0.5).clamp(0, 1) if index > 0 else torch.ones(side)
-        right = (
-            ((index + 1 - here) * 4 + 0.5).clamp(0, 1) if index < count - 1 else torch.ones(side)
-        )
-        stripe = torch.minimum(left, right)
+        position = (torch.arange(side) + 0.5) * count / side  # counted in stripes
+        rising, falling = torch.ones(side), torch.ones(side)
+        if index > 0:
+            rising = ((position - index) * 4 + 0.5).clamp(0, 1)
+        if index < count - 1:
+            falling = ((index + 1 - position) * 4 + 0.5).clamp(0, 1)
+        stripe = torch.minimum(rising, falling)
         return stripe if self.place == "columns" else stripe[:, None]

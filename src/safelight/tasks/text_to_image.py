@@ -43,5 +43,5 @@ class TextToImage:
         from safelight.types.networks import Prompt
 
         height, width = self.height or model.card.size[0], self.width or model.card.size[1]
-        shape = model.latent_shape(count, height, width)
+        shape = model.latent_shape(count, (height, width))
         return Start(noise(shape), [Prompt(self.prompt)] * count, [Prompt(self.negative)] * count)

@@ -189,6 +189,22 @@ class Conditioner(Protocol):
 
 
 @runtime_checkable
+class DropsParts(Conditioner, Protocol):
+    """A conditioner of several parts, each of which training drops with its own probability.
+
+    ``with_dropped`` returns the condition with null conditions for the samples where the mask of a
+    part is true.
+    """
+
+    @property
+    def dropout(self) -> Mapping[str, float]: ...
+
+    def with_dropped(
+        self, prompts: Sequence[Prompt], dropped: Mapping[str, Bool[Tensor, " b"]]
+    ) -> Condition: ...
+
+
+@runtime_checkable
 class ReadsText(Protocol):
     """A conditioner, or a module within one, that reads the texts of prompts.
 

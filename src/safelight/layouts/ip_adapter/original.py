@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from safelight.adapters.image_prompt import Config
-from safelight.adapters.image_tokens import Each, Resampler, Single
+from safelight.adapters.image_tokens import LinearProjection, MlpProjection, Resampler
 from safelight.errors import BadInput
 from safelight.layouts.key_mapping import Layout, Rule, Table, layer
 from safelight.types.shapes import Shapes
@@ -16,13 +16,13 @@ HEAD = 64
 """How wide a head of a resampler is, in every file there is."""
 SINGLE = (("project", "proj"), ("norm", "norm"))
 EACH = {
-    "face": (("enter", "proj.0"), ("leave", "proj.2"), ("norm", "norm")),
-    "states": (("enter", "proj.0"), ("leave", "proj.2"), ("norm", "proj.3")),
+    "face": (("fc1", "proj.0"), ("fc2", "proj.2"), ("norm", "norm")),
+    "states": (("fc1", "proj.0"), ("fc2", "proj.2"), ("norm", "proj.3")),
 }
-ENDS = (("enter", "proj_in"), ("leave", "proj_out"), ("norm", "norm_out"))
-FACE = (("face.enter", "proj.0"), ("face.leave", "proj.2"), ("face.norm", "norm"))
+ENDS = (("proj_in", "proj_in"), ("proj_out", "proj_out"), ("norm", "norm_out"))
+FACE = (("face.fc1", "proj.0"), ("face.fc2", "proj.2"), ("face.norm", "norm"))
 BLOCK = {"norm1": "0.norm1", "norm2": "0.norm2", "norm3": "1.0"}
-PLAIN = {"q": "0.to_q", "kv": "0.to_kv", "out": "0.to_out", "enter": "1.1", "leave": "1.3"}
+PLAIN = {"q": "0.to_q", "kv": "0.to_kv", "out": "0.to_out", "fc1": "1.1", "fc2": "1.3"}
 LORA = r"ip_adapter\.\d+\.to_(q|k|v|out)_lora\.(down|up)\.weight"
 """What FaceID's files hold beside: a LoRA of the denoiser."""
 
@@ -69,10 +69,12 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     return Config(_project(own, text_width, said), tuple(widths), words.bias)
 
 
-def _project(own: Shapes, text_width: int, said: Mapping[str, Any]) -> Single | Each | Resampler:
+def _project(
+    own: Shapes, text_width: int, said: Mapping[str, Any]
+) -> LinearProjection | MlpProjection | Resampler:
     if {"proj.weight", "norm.weight"} <= own.keys():
         wide, width = own["proj.weight"]
-        return Single(width, wide // text_width, text_width)
+        return LinearProjection(width, wide // text_width, text_width)
     inside = "perceiver_resampler." if "perceiver_resampler.proj_in.weight" in own else ""
     if f"{inside}proj_in.weight" in own and f"{inside}layers.0.0.to_q.weight" in own:
         return _resampler(own, inside, text_width, said)
@@ -82,7 +84,7 @@ def _project(own: Shapes, text_width: int, said: Mapping[str, Any]) -> Single | 
     } & own.keys():
         hidden, width = own["proj.0.weight"]
         of: Literal["face", "states"] = "face" if "norm.weight" in own else "states"
-        return Each(of, width, hidden, own["proj.2.weight"][0] // text_width, text_width)
+        return MlpProjection(of, width, hidden, own["proj.2.weight"][0] // text_width, text_width)
     raise BadInput(
         f"an image prompt of a kind that is not known: {', '.join([*own][:4]) or 'nothing'} make its tokens; known are "
         "IP-Adapter, Plus, full, FaceID and FaceID Plus, and x-labs' for FLUX."
@@ -96,7 +98,7 @@ def _resampler(own: Shapes, inside: str, text_width: int, said: Mapping[str, Any
         width,
         inner,
         heads=own[f"{inside}layers.0.0.to_q.weight"][0] // HEAD,
-        head=HEAD,
+        head_width=HEAD,
         depth=sum(name.endswith(".0.to_q.weight") for name in own),
         hidden=own[f"{inside}layers.0.1.1.weight"][0],
         tokens=own["proj.2.weight"][0] // inner if inside else own["latents"][1],
@@ -110,16 +112,16 @@ def _resampler(own: Shapes, inside: str, text_width: int, said: Mapping[str, Any
 def table(words: Words, config: Config) -> Table:
     """The rules; FaceID's LoRA, which is no part of this network, is read by itself."""
     made = config.project
-    if isinstance(made, Single):
+    if isinstance(made, LinearProjection):
         rules = [
             rule
             for ours, theirs in SINGLE
             for rule in layer(f"project.{ours}", words.project + theirs)
         ]
-    elif isinstance(made, Each):
+    elif isinstance(made, MlpProjection):
         rules = [
             rule
-            for ours, theirs in EACH[made.of]
+            for ours, theirs in EACH[made.feature]
             for rule in layer(f"project.{ours}", words.project + theirs)
         ]
     else:
@@ -169,6 +171,6 @@ def layout(words: Words, example: Config) -> Layout:
 _SD1 = (*[320] * 2, *[640] * 2, *[1280] * 5, *[640] * 3, *[320] * 3, 1280)
 LAYOUTS = (
     layout(OWN, Config(Resampler(), _SD1)),
-    layout(XLABS, Config(Single(768, 4, 4096), (3072,) * 19, bias=True)),
-    layout(FLUX, Config(Single(768, 4, 4096), (3072,) * 19, bias=True)),
+    layout(XLABS, Config(LinearProjection(768, 4, 4096), (3072,) * 19, bias=True)),
+    layout(FLUX, Config(LinearProjection(768, 4, 4096), (3072,) * 19, bias=True)),
 )

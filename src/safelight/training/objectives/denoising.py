@@ -31,7 +31,14 @@ from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
 from safelight.training.objective import Group, Loss, ProgressCallback, RunContext
 from safelight.types.diffusion import Density, Prediction, Schedule
-from safelight.types.networks import Condition, Conditioner, Denoiser, Encoding, Prompt
+from safelight.types.networks import (
+    Condition,
+    Conditioner,
+    Denoiser,
+    DropsParts,
+    Encoding,
+    Prompt,
+)
 from safelight.types.tensors import Images
 
 
@@ -47,7 +54,7 @@ class Config:
     schedule: Annotated[Schedule, Slot("diffusion.schedule")] = field(default_factory=Linear)
     prediction: Annotated[Prediction, Slot("diffusion.prediction")] = field(default_factory=Flow)
     density: Annotated[Density, Slot("diffusion.density")] = field(default_factory=LogitNormal)
-    dropout: float = 0.1  # how often the condition is dropped, which guidance needs
+    dropout: float = 0.1  # how often all conditions are dropped, which guidance needs
     prompts: tuple[str, ...] = ()  # of the sample sheet; empty: captions of the validation data
     # of the sample sheet, and the defaults of the model card
     settings: Settings = field(default_factory=Settings)
@@ -133,7 +140,7 @@ class Denoising:
     def loss(self, group: str, batch: LatentBatch) -> Loss:
         """The loss of the process on samples of the encodings, with some conditions dropped."""
         seed, places = self.context.seed, batch.positions
-        condition = self.conditioner(batch.prompts)
+        condition = self._condition(batch)
         dropped = sample_uniform(seed, places, "dropout") < self.config.dropout
         condition = choose(dropped, self.conditioner.null_condition(batch.prompts), condition)
         losses = self._losses(batch, seed, condition)
@@ -171,6 +178,18 @@ class Denoising:
                 preview=self.source.card.preview,
             ),
         )
+
+    def _condition(self, batch: LatentBatch) -> Condition:
+        """The condition, of which a conditioner of several parts has dropped some now and then."""
+        conditioner = self.conditioner
+        if not isinstance(conditioner, DropsParts):
+            return conditioner(batch.prompts)
+        draws = {
+            name: sample_uniform(self.context.seed, batch.positions, f"dropout of {name}")
+            for name in conditioner.dropout
+        }
+        dropped = {name: draws[name] < rate for name, rate in conditioner.dropout.items()}
+        return conditioner.with_dropped(batch.prompts, dropped)
 
     def _losses(self, batch: LatentBatch, seed: int, condition: Condition) -> Tensor:
         places, device = batch.positions, self.context.device
