@@ -31,8 +31,8 @@ class Prompts:
     def start(self, model: CompleteModel, noise: NoiseSource, count: int) -> Start:
         """Pure noise; ``count`` must be the number of prompts."""
         assert count == len(self.prompts)
-        height, width = (self.size or side for side in model.card.size)
-        latents = noise(model.latent_shape(count, height, width))
+        sides = tuple(self.size or side for side in model.card.size)
+        latents = noise(model.latent_shape(count, sides))
         return Start(latents, [Prompt(prompt) for prompt in self.prompts], [Prompt("")] * count)
 
 
