@@ -49,6 +49,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def muon_in_bf16(monkeypatch):
+    """Muon computes in bf16 on every device, as it did when old runs were recorded."""
+    monkeypatch.setattr("safelight.training.optimisers.dtype_of", lambda *_: torch.bfloat16)
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """A folder of twelve pictures with captions and labels."""

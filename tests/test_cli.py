@@ -103,7 +103,7 @@ def test_guidance_by_name_and_options_with_a_weaker_model(safelight, tiny_folder
     inner = {"kind": "autoguidance", "scale": 3.0}
     assert how["settings"]["guidance"] == {"kind": "interval", "of": inner, "low": 0.1, "high": 0.8}
     assert how["settings"]["one_batch"] is False
-    assert how["beside"]["weak"] == how["model"]
+    assert how["companions"]["weak"] == how["model"]
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_a_weaker_model_hears_the_prompt_with_its_own_ears(model):
         weak.conditioner.embedding.weight.mul_(-1)
     beside = replace(model, companions={"weak": weak})
     assert_differ(generate(beside, SQUARE, asked), plain)
-    assert recipe(beside, SQUARE, asked)["beside"] == {
+    assert recipe(beside, SQUARE, asked)["companions"] == {
         "weak": {"name": "tiny", "hash": "", "licence": "CC0"}
     }
     noise = replace(weak, process=Process(ScaledLinear(), Noise()))

@@ -1,4 +1,4 @@
-"""Pictures as prompts from the command line to the file, beside text, control and words; and what can be saved then."""
+"""Pictures as prompts from the command line to the file, with text and control; and saving."""
 
 import json
 from dataclasses import replace
@@ -201,7 +201,8 @@ def test_a_face_brings_its_lora_and_one_beside_its_picture(model, files):
     assert len(changed) == 4 * 5  # qkv and out; q, kv and out
     assert plain(made).card.adapters == {"ip-adapter-face.safetensors (LoRA)": 1.0}
     seeing = replace(model, image_encoder=checkpoints.read(files / "eye.safetensors").image_encoder)
-    both = f"{files / 'ip-adapter-face-plus.safetensors'}={files / 'fox.png'},{files / 'face.safetensors'}"
+    adapter = files / "ip-adapter-face-plus.safetensors"
+    both = f"{adapter}={files / 'fox.png'},{files / 'face.safetensors'}"
     assert pictures(prompted(seeing, both))
 
 

@@ -97,7 +97,7 @@ def copied(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stage", EXPECTED["runs"])
 @pytest.mark.usefixtures("unchecked")
-def test_a_run_goes_on_to_the_numbers_it_would_have_had(stage, copied):
+def test_a_run_goes_on_to_the_numbers_it_would_have_had(stage, copied, muon_in_bf16):
     want = EXPECTED["runs"][stage]
     run = open_run(copied / f"run-{stage}")
     assert inspect(str(run.folder))["run"]["updates"] == 8

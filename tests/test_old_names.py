@@ -178,7 +178,7 @@ def test_a_part_keeps_the_hash_that_it_had_by_its_old_names(monkeypatch):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_a_run_with_old_names_goes_on(tmp_path, monkeypatch):
+def test_a_run_with_old_names_goes_on(tmp_path, monkeypatch, muon_in_bf16):
     for name in ("shapes.zip", "whole", "run-denoising"):
         (shutil.copytree if (FOLDER / name).is_dir() else shutil.copy)(
             FOLDER / name, tmp_path / name
@@ -250,12 +250,12 @@ def test_the_recipe_in_a_picture_is_read_by_todays_names(tmp_path, monkeypatch):
         "of": {"kind": "projected", "force": 3.0},
         "upper": 0.5,
     }
-    recipe["beside"] = {"weak": {"called": "b"}}
+    recipe["companions"] = {"weak": {"called": "b"}}
     write_png(Image.new("RGB", (8, 8)), tmp_path / "old.png", recipe)
     assert read_recipe(tmp_path / "old.png") == recipe
     monkeypatch.setattr(old_names, "TABLE", TABLE)
     found = read_recipe(tmp_path / "old.png")
-    assert found.pop("beside") == {"weak": {"name": "b"}}
+    assert found.pop("companions") == {"weak": {"name": "b"}}
     assert found["settings"].pop("sampler") == {"kind": "euler", "eta": 0.5}
     inner = {"kind": "apg", "scale": 3.0}
     assert found["settings"].pop("guidance") == {"kind": "interval", "of": inner, "high": 0.5}

@@ -16,7 +16,7 @@ from safelight.types.networks import Conditioner, Prompt
 
 
 class Listening(nn.Module):
-    """The conditioner of a model, which claims to read weights and records the prompts it is given."""
+    """The conditioner of a model, which claims to read weights and records its prompts."""
 
     def __init__(self, inner: Conditioner) -> None:
         super().__init__()

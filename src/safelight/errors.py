@@ -31,14 +31,14 @@ class CannotSave(SafelightError, OSError):
 
 
 class Note(UserWarning):
-    """Something that a person should know and that stops nothing: said aloud once."""
+    """Something that a person should know and that stops nothing: a warning, shown once."""
 
 
 @contextmanager
-def notes(say: Callable[[str], object]) -> Iterator[None]:
-    """Within the block each ``Note`` is handed to ``say``, once."""
+def notes(show_note: Callable[[str], object]) -> Iterator[None]:
+    """Within the block each ``Note`` is passed to ``show_note``, once."""
 
-    def show(
+    def show_warning(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -47,13 +47,13 @@ def notes(say: Callable[[str], object]) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, Note):
-            say(f"note: {message}")
+            show_note(f"note: {message}")
         else:
             usual(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
         warnings.simplefilter("once", Note)
-        usual, warnings.showwarning = warnings.showwarning, show
+        usual, warnings.showwarning = warnings.showwarning, show_warning
         yield
 
 

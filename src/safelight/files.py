@@ -1,5 +1,4 @@
-"""Files that are whole or absent: everything is written aside and renamed; a full disk is one clear
-sentence."""
+"""Files that are complete or absent: everything is written to a scratch path and then renamed."""
 
 import hashlib
 import os
@@ -15,7 +14,7 @@ from safelight.errors import BadInput, CannotSave
 def writing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file to; it takes its place when the block ends well, else
     it is removed."""
-    with _scratch_for(path) as scratch:
+    with _scratch_folder(path) as scratch:
         yield scratch / path.name
         _sync(scratch / path.name)
         os.replace(scratch / path.name, path)
@@ -24,7 +23,7 @@ def writing(path: Path) -> Iterator[Path]:
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """The same for a folder: an earlier one of that name is replaced when the new one is whole."""
-    with _scratch_for(path) as scratch:
+    with _scratch_folder(path) as scratch:
         new, old = scratch / "new", scratch / "old"
         new.mkdir()
         yield new
@@ -43,7 +42,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """CannotSave before the work rather than after it, if nothing can be written at ``path``."""
-    with _scratch_for(path):
+    with _scratch_folder(path):
         pass
 
 
@@ -59,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sha256(path: Path, count: Callable[[int], object] = int) -> str:
-    """The hash of a file's bytes; ``count`` hears of every so many."""
+    """The SHA-256 of a file's bytes; ``count`` is called with the length of each block read."""
     whole, block = hashlib.sha256(), bytearray(1 << 20)
     with path.open("rb", buffering=0) as file:
         while length := file.readinto(block):
@@ -80,7 +79,7 @@ def digest(parts: Iterable[str | bytes]) -> str:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-        os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # some writers keep their files to themselves
+        os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # some writers make files private
 
 
 def _umask() -> int:
@@ -93,7 +92,7 @@ _UMASK = _umask()
 
 
 @contextmanager
-def _scratch_for(path: Path) -> Iterator[Path]:
+def _scratch_folder(path: Path) -> Iterator[Path]:
     """A folder on the same file system as ``path``, gone afterwards with all that was left in
     it."""
     try:
@@ -120,13 +119,14 @@ def within(path: Path, folder: Path) -> Path:
     """
     home, target = folder.resolve(), path.resolve()
     caches = [
-        one.parent.parent / "blobs"
-        for one in (home, *home.parents)
-        if one.parent.name == "snapshots"
+        folder.parent.parent / "blobs"
+        for folder in (home, *home.parents)
+        if folder.parent.name == "snapshots"
     ]
-    if not any(target.is_relative_to(one) for one in (home, *caches)):
+    if not any(target.is_relative_to(folder) for folder in (home, *caches)):
         raise BadInput(
-            f"{str(path)!r} is a link out of its folder, to {str(target)!r}; put the file itself there."
+            f"{str(path)!r} is a link out of its folder, to {str(target)!r}; put the file itself "
+            "there."
         )
     return path
 

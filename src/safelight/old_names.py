@@ -108,6 +108,7 @@ ROWS: tuple[OldName, ...] = (
     ),
     OldName("2026-12-01", "option", "training.optimisers.muon", "least", "min_side"),
     OldName("2026-12-01", "option", "run.data", "stands on", "parents"),
+    OldName("2026-12-01", "option", "picture", "beside", "companions"),
 )
 
 
@@ -170,10 +171,10 @@ class OldNames:
         found = self.options("picture", recipe)
         if isinstance(model := found.get("model"), Mapping):
             found["model"] = self.options("picture.model", model)
-        if isinstance(others := found.get("beside"), Mapping):
-            found["beside"] = {
+        if isinstance(companions := found.get("companions"), Mapping):
+            found["companions"] = {
                 name: self.options("picture.model", one) if isinstance(one, Mapping) else one
-                for name, one in others.items()
+                for name, one in companions.items()
             }
         if isinstance(task := found.get("task"), Mapping):
             found["task"] = self.slot("tasks", task)

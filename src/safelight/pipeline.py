@@ -112,7 +112,7 @@ def recipe(
     return {
         "safelight": __version__,
         "model": _reference(model),
-        **({"beside": companions} if companions else {}),
+        **({"companions": companions} if companions else {}),
         "task": {"kind": kind_of(task), **asdict(task)},  # type: ignore[call-overload]
         "settings": {
             **asdict(resolved),

@@ -2,7 +2,7 @@
 default."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from safelight.config import Slot
@@ -21,9 +21,11 @@ def _option(meaning: str) -> Any:
     return field(default=None, metadata={"help": meaning})
 
 
-def _within(name: str, value: int | None, least: int, most: int) -> None:
-    if value is not None and not least <= value <= most:
-        raise BadInput(f"{name}: wanted a whole number from {least:,} to {most:,}, got {value:,}.")
+def _within(name: str, value: int | None, lowest: int, highest: int) -> None:
+    if value is not None and not lowest <= value <= highest:
+        raise BadInput(
+            f"{name}: wanted a whole number from {lowest:,} to {highest:,}, got {value:,}."
+        )
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class Settings:
             raise unknown("emphasis", self.emphasis, EMPHASES)
 
     def over(self, base: "Settings") -> "Settings":
-        """These settings, with ``base`` where they say nothing."""
-        chosen = {f.name: value for f in fields(self) if (value := vars(self)[f.name]) is not None}
-        return replace(base, **chosen)
+        """These settings, with ``base`` where they are None."""
+        own = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(base, **own)
 
 
 DEFAULTS = Settings(

@@ -1,4 +1,4 @@
-"""A small U-Net and image prompts of every kind for it, with random weights in their authors' names."""
+"""A small U-Net and image prompts of every kind for it, with random weights."""
 
 import torch
 from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""A picture as a prompt: equal to the peer library in every kind of adapter, and as if not there at 0."""
+"""Pictures as prompts: every kind of adapter equals diffusers, and a scale of 0 has no effect."""
 
 from dataclasses import replace
 
@@ -77,7 +77,7 @@ def weigh(peer, *scales):
 
 
 def shown_to(peer, number, kind, prompts):
-    """What the peer is given for one adapter: the vector of a face last, the states laid aside before."""
+    """The input of diffusers for one adapter; states are set on its projection beforehand."""
     seen = [
         torch.stack([one.given[NAMES[sight]] for one in prompts])[:, None] for sight in READS[kind]
     ]
@@ -259,7 +259,7 @@ def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_p
         (
             "single",
             {"image": image},
-            r"has no image encoder: add the image encoder .* \(one that makes a vector of 10 numbers",
+            r"has no image encoder: add .* \(one that makes a vector of 10 numbers",
         ),
         (
             "plus",

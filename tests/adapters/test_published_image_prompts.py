@@ -1,4 +1,4 @@
-"""The published image prompts, at their full size on no memory: known by their shapes, and for which U-Nets."""
+"""Published image prompts, at full size on the meta device: detected, and matched to denoisers."""
 
 import re
 

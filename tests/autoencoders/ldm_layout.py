@@ -1,4 +1,5 @@
-"""Weights in the layout of the latent diffusion repository under our names, for the tests of ``kl`` and ``vq``."""
+"""Weights in the layout of the latent diffusion repository under our names, for the tests of ``kl``
+and ``vq``."""
 
 import re
 from typing import Any
@@ -35,7 +36,8 @@ def body(theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def place(name: str, shape: Pyramid) -> str:
-    """``levels.down.i.block.j`` and the like as the index in our sequence; theirs counts up's levels backwards."""
+    """``levels.down.i.block.j`` and the like as the index in our sequence; theirs counts up's
+    levels backwards."""
     found = re.search(r"levels\.(down|up)\.(\d)\.(block|attn|last)\.(\d)", name)
     if not found:
         return name
@@ -77,7 +79,7 @@ def renamed(theirs: dict[str, Tensor], shape: Pyramid) -> dict[str, Tensor]:
     return {name: value.float() for name, value in ours.items()}
 
 
-def near(got: Tensor, want: Tensor) -> bool:
+def is_close(got: Tensor, want: Tensor) -> bool:
     """Within 1e-4 of the largest value."""
     error = (got - want).abs().max() / want.abs().max()
     print(f"error {error:.2e}")

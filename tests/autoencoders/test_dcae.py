@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from ldm_layout import near
+from ldm_layout import is_close
 
 from safelight.autoencoders.dcae.config import Config
 from safelight.autoencoders.dcae.network import DCAE, averaged, repeated
@@ -89,7 +89,8 @@ def peer(config):
 
 
 def place(name, config):
-    """``levels.i.j`` as the index in our sequence; theirs holds a level's change of size with its blocks."""
+    """``levels.i.j`` as the index in our sequence; theirs holds a level's change of size with its
+    blocks."""
     found = re.search(r"(en|de)coder\.levels\.(\d)\.(\d+)", name)
     if not found:
         return name
@@ -103,7 +104,8 @@ def place(name, config):
 
 
 def renamed(theirs, config):
-    """Their weights under our names, linear layers as 1×1 convolutions, queries, keys and values in one."""
+    """Their weights under our names, linear layers as 1×1 convolutions, queries, keys and values in
+    one."""
     theirs = {name: value for name, value in theirs.items() if "num_batches" not in name}
     for name in [name for name in theirs if ".to_q." in name]:
         parts = [theirs.pop(name.replace("to_q", f"to_{one}")) for one in "qkv"]
@@ -138,8 +140,8 @@ def test_it_gives_what_the_peer_gives(case):
     )
     images = 2 * torch.rand(2, 3, 64, 48) - 1
     latents = theirs.encode(images).latent
-    assert near(ours.encode(images).mode(), latents)
-    assert near(ours.decode(latents), theirs.decode(latents).sample)
+    assert is_close(ours.encode(images).mode(), latents)
+    assert is_close(ours.decode(latents), theirs.decode(latents).sample)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("f32c32", 32), ("f64c128", 64)])
@@ -161,7 +163,8 @@ def test_the_published_shapes_build_with_as_many_parameters_as_the_peer_s(name, 
 
 @torch.no_grad()
 def test_without_its_layers_it_still_passes_means_down_and_copies_up():
-    """What residual autoencoding begins from: with convolutions of zero only the shortcuts speak."""
+    """What residual autoencoding begins from: with convolutions of zero only the shortcuts
+    speak."""
     config = Config(**SMALL)
     autoencoder = config.build()
     for name, p in autoencoder.named_parameters():

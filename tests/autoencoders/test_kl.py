@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ldm_layout import body, near, renamed
+from ldm_layout import body, is_close, renamed
 
 from recorded import Recording
 from safelight.autoencoders.kl.config import Config
@@ -35,18 +35,18 @@ def test_the_encoding_is_theirs(case):
     inputs, outputs = recording.inputs, recording.outputs
     encoding = autoencoder.encode(inputs[f"{name}.image"])
     moments = torch.cat([encoding.mean, 2 * encoding.deviation.log()], dim=1)
-    assert near(moments, outputs[f"{name}.moments"])
-    assert near(encoding.mode(), outputs[f"{name}.mean"])
-    assert near(encoding.deviation, outputs[f"{name}.std"])
-    assert near(encoding.sample(inputs[f"{name}.eps"]), outputs[f"{name}.sample"])
+    assert is_close(moments, outputs[f"{name}.moments"])
+    assert is_close(encoding.mode(), outputs[f"{name}.mean"])
+    assert is_close(encoding.deviation, outputs[f"{name}.std"])
+    assert is_close(encoding.sample(inputs[f"{name}.eps"]), outputs[f"{name}.sample"])
 
 
 @torch.no_grad()
 def test_the_decoded_images_are_theirs(case):
     name, autoencoder, recording = case
     outputs = recording.outputs
-    assert near(autoencoder.decode(outputs[f"{name}.mean"]), outputs[f"{name}.decode_mode"])
-    assert near(autoencoder.decode(outputs[f"{name}.sample"]), outputs[f"{name}.decode_sample"])
+    assert is_close(autoencoder.decode(outputs[f"{name}.mean"]), outputs[f"{name}.decode_mode"])
+    assert is_close(autoencoder.decode(outputs[f"{name}.sample"]), outputs[f"{name}.decode_sample"])
 
 
 def test_a_width_that_the_groups_do_not_divide_is_refused():

@@ -1,8 +1,9 @@
-"""The VQ autoencoder against the implementation that it comes from, and what its codebook promises."""
+"""The VQ autoencoder against the implementation that it comes from, and what its codebook
+promises."""
 
 import pytest
 import torch
-from ldm_layout import body, near, renamed
+from ldm_layout import body, is_close, renamed
 from safetensors.torch import load_file
 
 from making import go, metrics, recipe, tables
@@ -32,11 +33,11 @@ def test_it_gives_what_the_original_gives(name):
     image = recording.inputs[f"{name}.image"]
     outputs = {key.removeprefix(f"{name}."): value for key, value in recording.outputs.items()}
     latents = autoencoder.encode(image).mode()
-    assert near(latents, outputs["prequant"])
+    assert is_close(latents, outputs["prequant"])
     assert torch.equal(autoencoder.indices(latents), outputs["indices"])
-    assert near(autoencoder.lookup(outputs["indices"]), outputs["quantised"])
-    assert near(autoencoder.decode(latents), outputs["decode"])
-    assert near(autoencoder.decode(outputs["quantised"]), outputs["decode"])
+    assert is_close(autoencoder.lookup(outputs["indices"]), outputs["quantised"])
+    assert is_close(autoencoder.decode(latents), outputs["decode"])
+    assert is_close(autoencoder.decode(outputs["quantised"]), outputs["decode"])
 
 
 @pytest.fixture(

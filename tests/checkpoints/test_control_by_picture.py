@@ -103,7 +103,7 @@ def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
     assert held.card.adapters == {"control=map.png": 0.6}
     assert held.denoiser.scale == 0.6
     assert not any(one.requires_grad for one in held.denoiser.branch.parameters())
-    picture = read_picture(shown, "it", transparent=branch.colours == 4)
+    picture = read_picture(shown, "it", transparent=branch.hint_channels == 4)
     hint = to_bytes(picture, picture.mode)[None] / 255
     encode = model.autoencoder.encode
     by_hand = Controlled(

@@ -63,7 +63,7 @@ def test_the_recorded_folder_gives_what_it_gave():
     branch, inputs, outputs = recorded(), recording.inputs, recording.outputs
     noisy, time, hint = inputs["controlnet.x"], torch.ones(2), inputs["controlnet.control_image"]
     given = Condition(tokens(outputs["controlnet.text"]))
-    residuals = branch(noisy, time, given, branch.see(hint))
+    residuals = branch(noisy, time, given, branch.encode_hint(hint))
     for one, name in zip(residuals, ("down0", "down1", "down2", "down3", "mid"), strict=True):
         assert error(0.8 * one, outputs[f"controlnet.controlnet.{name}"]) < 1e-4
     answer = Controlled(network, branch, hint, 0.8)(noisy, time, given)
@@ -162,7 +162,7 @@ def test_an_adapter_equals_the_peer_librarys_with_the_same_weights(kind):
     )
     ours, theirs = told(unet)
     features = adapter(hint)
-    for mine, other in zip(branch.see(hint), features, strict=True):
+    for mine, other in zip(branch.encode_hint(hint), features, strict=True):
         assert error(mine, other) < 1e-5
     weighed = [0.6 * one for one in features]
     want = peer(noisy, time, down_intrablock_additional_residuals=weighed, **theirs).sample

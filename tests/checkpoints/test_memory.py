@@ -15,7 +15,7 @@ from safelight.weights.files import open_weights
 from safelight.weights.memory import BLOCK, Reading, at_once
 from safelight.weights.stored import TYPES
 
-POINT = [dtype for dtype in TYPES.values() if dtype.is_floating_point]
+POINT = [kind.dtype for kind in TYPES.values() if kind.dtype.is_floating_point]
 
 
 @pytest.mark.parametrize("stored", POINT, ids=str)

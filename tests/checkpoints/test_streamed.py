@@ -14,7 +14,7 @@ from safelight.weights.writing import size, write_tensors
 
 def test_the_file_is_the_librarys_to_the_byte(tmp_path):
     tensors = {
-        f"a {name}": torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in TYPES.items()
+        f"a {name}": torch.arange(6).reshape(2, 3).to(kind.dtype) for name, kind in TYPES.items()
     }
     tensors |= {"empty": torch.empty(0, 4), "one": torch.tensor(3.0), "ü\n": torch.tensor([True])}
     tensors |= {"large": torch.randn(70_000), "conv": torch.randn(3, 4, 5, 6)}

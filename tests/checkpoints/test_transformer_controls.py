@@ -118,7 +118,12 @@ def test_stable_diffusion_3_under_control_equals_the_peer_librarys(name):
         noisy, text, pooled, TIME, block_controlnet_hidden_states=residuals, return_dict=False
     )[0]
     held = Controlled(network, branch, hint, 0.7, encode=halved)
-    each = [0.7 * one for one in branch(noisy, TIME, held.heard(told), branch.see(hint, halved))]
+    each = [
+        0.7 * one
+        for one in branch(
+            noisy, TIME, held.branch_condition(told), branch.encode_hint(hint, halved)
+        )
+    ]
     assert len(each) == 5
     for index, one in enumerate(each):
         assert difference(one, residuals[int(index / (5 / len(residuals)))]) < 1e-5

@@ -26,7 +26,7 @@ def entry(start: int, end: int, shape: list, dtype: str = "F32") -> dict:
 
 
 def test_every_type_and_size_comes_back_bit_for_bit(tmp_path):
-    tensors = {name: torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in TYPES.items()}
+    tensors = {name: torch.arange(6).reshape(2, 3).to(kind.dtype) for name, kind in TYPES.items()}
     tensors |= {"large": torch.randn(SMALL), "empty": torch.empty(0, 4), "one": torch.tensor(3.0)}
     save_file(tensors, tmp_path / "a.safetensors", metadata={"who": "me"})
     weights = open_weights(tmp_path / "a.safetensors")
@@ -37,7 +37,7 @@ def test_every_type_and_size_comes_back_bit_for_bit(tmp_path):
         got = weights[name]
         assert got.dtype == want.dtype
         assert got.shape == want.shape == torch.Size(weights.shapes[name])
-        assert TYPES[weights.types[name]] == want.dtype
+        assert TYPES[weights.types[name]].dtype == want.dtype
         assert torch.equal(
             got.view(torch.uint8) if got.ndim else got,
             want.view(torch.uint8) if want.ndim else want,

@@ -70,7 +70,7 @@ def test_a_fresh_branch_of_a_transformer_changes_nothing_and_learns(kind):
         torch.randn(2, 4, 4, 6),
         torch.tensor([900.0, 9.0]),
     )
-    hint = torch.rand(1, branch.colours, 8, 12)
+    hint = torch.rand(1, branch.hint_channels, 8, 12)
     held = Controlled(
         network, branch, hint, encode=lambda images: images.repeat(1, 2, 1, 1)[:, :4, ::2, ::2]
     )
@@ -153,9 +153,9 @@ def test_each_sample_has_its_own_picture_over_and_over(parts):
 def test_what_does_not_fit_is_refused(parts):
     network, branch, adapter, given, noisy, time = parts
     with pytest.raises(BadInput, match="3 channels and sides that are multiples of 8"):
-        branch.see(torch.rand(1, 3, 30, 48))
+        branch.encode_hint(torch.rand(1, 3, 30, 48))
     with pytest.raises(BadInput, match="3 channels and sides that are multiples of 8"):
-        adapter.see(torch.rand(1, 1, 32, 48))
+        adapter.encode_hint(torch.rand(1, 1, 32, 48))
     with pytest.raises(BadInput, match="for latents of 4×4, not 4×6"):
         Controlled(network, branch, torch.rand(1, 3, 32, 32))(noisy, time, given)
     with pytest.raises(BadInput, match="begins and ends within 0 and 1"):

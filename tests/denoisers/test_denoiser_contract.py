@@ -155,7 +155,8 @@ def every_way(case: str, batch: int = 3, space=(6, 10), words: int = 8) -> dict[
 
 
 def residuals(case: str, height: int, width: int) -> list[tuple[int, ...]]:
-    """What is added inside a network: patches of two streams, or the features of the small U-Nets here."""
+    """What is added inside a network: patches of two streams, or the features of the small U-Nets
+    here."""
     if case not in U_NETS:
         return [(height * width // 4, 32)]
     return [

@@ -5,7 +5,7 @@ import torch
 
 from safelight.denoisers.dit.config import Config
 from safelight.errors import BadInput
-from safelight.nn.attention import lonely
+from safelight.nn.attention import self_only_mask
 from safelight.types.networks import Condition, Denoiser, Tokens
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "text_width": 8}
@@ -102,12 +102,13 @@ def test_patches_that_see_only_themselves_have_the_identity_as_their_map(text):
     found = network.variant((), (1,))(noisy, time, given)
     assert not torch.allclose(found, network(noisy, time, given), atol=1e-3)
     attention = network.blocks[1].attention
-    attention.forward = lambda x, turn, mask: attention.out(attention.qkv(x)[..., 48:])
+    attention.forward = lambda x, rope, mask: attention.out(attention.qkv(x)[..., 48:])
     torch.testing.assert_close(found, network(noisy, time, given))
 
 
 def test_patches_that_see_only_themselves_know_nothing_of_the_others():
-    """Where all blocks are so, and the text with all that it saw is masked, a patch's answer is its own."""
+    """Where all blocks are so, and the text with all that it saw is masked, a patch's answer is its
+    own."""
     network, noisy, time, given = skewed(text="none")
     alone = network.variant((), (0, 1, 2))
     other = noisy.clone()
@@ -120,7 +121,7 @@ def test_patches_that_see_only_themselves_know_nothing_of_the_others():
 
 def test_joint_text_sees_and_is_seen_as_before():
     n, ahead, mask = 5, 2, torch.tensor([[True, False, True, True, True]])
-    sees = lonely(mask, n, ahead, mask.device)
+    sees = self_only_mask(mask, n, ahead, mask.device)
     assert sees[0].int().tolist() == [
         [1, 0, 1, 1, 1],
         [1, 0, 1, 1, 1],

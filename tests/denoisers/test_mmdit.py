@@ -1,4 +1,5 @@
-"""What is the two streams' own. Its numbers are held to the original's in tests/checkpoints/test_mmdit_dialects.py."""
+"""What is the two streams' own. Its numbers are held to the original's in
+tests/checkpoints/test_mmdit_dialects.py."""
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_left_out_blocks_are_as_if_they_were_not_there(skip):
 
 
 def test_patches_that_see_only_themselves_and_the_text_know_nothing_of_the_others():
-    """Where all blocks are so, a change elsewhere reaches a patch through the text alone, if there is any."""
+    """Where all blocks are so, a change elsewhere reaches a patch through the text alone, if there
+    is any."""
     network, noisy, time, given = skewed(dual=(0,))
     alone = network.variant((), (0, 1, 2))
     other = noisy.clone()

@@ -1,4 +1,5 @@
-"""What is the published DiT's own. Its numbers are held to the original's in tests/checkpoints/test_dit_dialects.py."""
+"""What is the published DiT's own. Its numbers are held to the original's in
+tests/checkpoints/test_dit_dialects.py."""
 
 import pytest
 import torch

@@ -37,8 +37,8 @@ def test_it_starts_at_zero_and_its_blocks_as_their_skips(config):
     network = config.build()
     noisy, time = torch.randn(2, 4, 4, 6), torch.rand(2)
     assert torch.equal(network(noisy, time, Condition()), torch.zeros_like(noisy))
-    x, heard = torch.randn(2, 64, 4, 6), torch.randn(2, config.hearing)
-    assert torch.equal(network.encoder.middle(x, heard, ((),) * 2, "whole"), x)
+    x, emb = torch.randn(2, 64, 4, 6), torch.randn(2, config.embedding_width)
+    assert torch.equal(network.encoder.middle(x, emb, ((),) * 2, "whole"), x)
 
 
 def test_stable_diffusion_1_has_sixteen_layers_of_attention():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from safelight.diffusion.condition import choose, refuse, repeat, stack, ways
+from safelight.diffusion.condition import choose, inputs, refuse, repeat, stack
 from safelight.errors import BadInput
 from safelight.types.networks import Condition, Tokens
 
@@ -80,13 +80,13 @@ def test_choose_goes_sample_by_sample():
 
 def test_nothing_stays_nothing():
     for nothing in (stack([Condition(), Condition()]), repeat(Condition(), 2)):
-        assert ways(nothing) == frozenset()
+        assert inputs(nothing) == frozenset()
 
 
 def test_ways_names_what_is_open():
-    assert ways(FIRST) == NAMES
-    assert ways(Condition(vector=torch.zeros(1, 1))) == {"vector"}
-    assert ways(Condition(residuals=(torch.zeros(1),))) == {"residuals"}
+    assert inputs(FIRST) == NAMES
+    assert inputs(Condition(vector=torch.zeros(1, 1))) == {"vector"}
+    assert inputs(Condition(residuals=(torch.zeros(1),))) == {"residuals"}
 
 
 def test_refuse_lets_pass_what_is_taken():
@@ -106,7 +106,7 @@ def test_different_ways_cannot_be_joined(other):
     for one in (Condition(vector=torch.zeros(1, 1)), Condition(scalars={"scale": torch.zeros(1)})):
         for join in (lambda a, b: stack([a, b]), lambda a, b: choose(torch.tensor([True]), a, b)):
             with pytest.raises(
-                BadInput, match=r"must have the same ways in open, got .*: open the same in each"
+                BadInput, match=r"must have the same inputs, got .*: give all of them the same"
             ):
                 join(one, other)
 
@@ -114,7 +114,7 @@ def test_different_ways_cannot_be_joined(other):
 @pytest.mark.parametrize("way", ["streams", "references", "residuals"])
 def test_different_counts_cannot_be_joined(way):
     one = tokens(1, 1, 0.0) if way == "streams" else torch.zeros(1, 1)
-    with pytest.raises(BadInput, match="must have the same ways in open"):
+    with pytest.raises(BadInput, match="must have the same inputs"):
         stack([Condition(**{way: (one,)}), Condition(**{way: (one, one)})])
 
 

@@ -1,4 +1,5 @@
-"""What every feature network promises, what the shipped weights know, and the distance that is made of maps."""
+"""What every feature network promises, what the shipped weights know, and the distance that is made
+of maps."""
 
 import io
 import json
@@ -28,7 +29,8 @@ NAMES = ["tiny-darknet", "mobilenet-v2", "lpips-alex", "lpips-vgg", "lpips-squee
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Each network once; the trunks of LPIPS with random weights, as a file with torchvision's names."""
+    """Each network once; the trunks of LPIPS with random weights, as a file with torchvision's
+    names."""
     folder = tmp_path_factory.mktemp("trunks")
     torch.manual_seed(0)
     for trunk, make in TRUNKS.items():
@@ -195,7 +197,8 @@ SHARED += ["dalmatian", "soccer_ball", "tick", "llama"]
     ("count", "least"), [(4, 35), pytest.param(20, 170, marks=pytest.mark.slow)]
 )
 def test_mobilenet_knows_what_is_in_photographs(count, least, networks):
-    """Top-1 of photographs of ten classes that Caltech-101 shares with ImageNet: measured 36 of 40, and 173 of 200."""
+    """Top-1 of photographs of ten classes that Caltech-101 shares with ImageNet: measured 36 of 40,
+    and 173 of 200."""
     words = DATA / "feature-nets" / "imagenet_labels_1001.txt"
     if not words.exists():
         pytest.skip("the reference data is not here")
@@ -269,8 +272,9 @@ def test_lpips_takes_its_trunk_from_the_hub_if_that_can_be_asked(monkeypatch, ne
 
 
 def test_lpips_is_what_the_paper_s_own_code_computes(networks):
-    """Written out anew from its definition: scaled colours, taps, unit vectors, 1×1 heads, means over places. (Once
-    measured against the package lpips 0.1.4 with the same random trunks: within 3e-7 of it, all three of them.)"""
+    """Written out anew from its definition: scaled colours, taps, unit vectors, 1×1 heads, means
+    over places. (Once measured against the package lpips 0.1.4 with the same random trunks: within
+    3e-7 of it, all three of them.)"""
     network = networks["lpips:alex"]
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     total = torch.zeros(2)

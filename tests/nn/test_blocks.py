@@ -1,4 +1,5 @@
-"""Blocks are found without their networks' help; computed anew they give the same gradients and keep less."""
+"""Blocks are found without their networks' help; computed anew they give the same gradients and
+keep less."""
 
 import copy
 
@@ -50,7 +51,8 @@ def pair(request):
 
 
 def kept(network, name):
-    """The bytes that one forward pass keeps for the backward pass: tensors saved, and what entered the blocks."""
+    """The bytes that one forward pass keeps for the backward pass: tensors saved, and what entered
+    the blocks."""
     found = {}
 
     def keep(tensor):

@@ -1,4 +1,5 @@
-"""The compiled kernels against their eager twins and against fp64; what is derived follows the weights."""
+"""The compiled kernels against their eager twins and against fp64; what is derived follows the
+weights."""
 
 import copy
 
@@ -67,7 +68,8 @@ def test_the_products_of_a_tile_are_the_convolution(twice):
 )
 @torch.no_grad()
 def test_the_convolution_equals_its_twin(before, width, size, twice, dtype):
-    """fp32 within 1e-5 of the largest value; in bf16 the error against fp64 is at most twice the twin's."""
+    """fp32 within 1e-5 of the largest value; in bf16 the error against fp64 is at most twice the
+    twin's."""
     torch.manual_seed(0)
     convolution = Convolution3(before, width, twice).to(dtype)
     x = torch.randn(2, before, *size).to(dtype)

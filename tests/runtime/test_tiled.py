@@ -17,9 +17,9 @@ from safelight.checkpoints import load
 from safelight.errors import BadInput
 from safelight.model import LatentDiffusion
 from safelight.nn.configs import Codes
-from safelight.nn.local_layers import Divided
+from safelight.nn.local_layers import Tileable
 from safelight.runtime import prepare
-from safelight.runtime.tiled import Kept, Tiled, Way, through
+from safelight.runtime.tiled import PendingLayers, StoredMaps, Tiled, run_tiled
 from safelight.types.networks import Autoencoder
 
 PYRAMID = {"width": 16, "multipliers": (1, 2, 2), "blocks": 1, "groups": 4}
@@ -70,7 +70,7 @@ def apart(got: Tensor, want: Tensor) -> float:
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_tiles_are_the_whole(kind):
     part, given = lively(FAMILIES[kind]), waves(52, 44)
-    assert isinstance(part, Divided)
+    assert isinstance(part, Tileable)
     tiled, encoding = Tiled(part, tile=28, hold=40_000), part.encode(given)
     again = tiled.encode(given)
     assert apart(again.mean, encoding.mean) < 1e-5
@@ -149,21 +149,25 @@ class Memory(TorchDispatchMode):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("way", ["encode", "decode"])
-def test_memory_hardly_grows_with_the_image(way):
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_memory_hardly_grows_with_the_image(direction):
     """But for the image itself, made of strips and once more as a whole, and for what may be held.
     Measured: to 3.3 and 2.2 MB, where the whole takes 26.5."""
     part = lively(VQ(width=16, multipliers=(1, 1, 1, 1), blocks=1, groups=4, middle=False))
-    layers = part.encode_near() if way == "encode" else part.decode_near()
+    layers = part.encode_local() if direction == "encode" else part.decode_local()
     hold, most = 2**19, []
     for tiles in (3, 6):
         side = 48 * tiles
-        given = waves(side, side) if way == "encode" else torch.zeros(1, 16, side // 8, side // 8)
+        given = (
+            waves(side, side) if direction == "encode" else torch.zeros(1, 16, side // 8, side // 8)
+        )
         with Memory() as memory:
-            through(layers, Way(Kept(given)), (tiles, tiles), hold)
+            run_tiled(layers, PendingLayers(StoredMaps(given)), (tiles, tiles), hold)
         most.append(memory.most)
     with Memory() as memory:
-        part.encoder.near(given) if way == "encode" else part.decoder.near(given)
+        part.encoder.forward_local(given) if direction == "encode" else part.decoder.forward_local(
+            given
+        )
     assert most[1] - most[0] < hold + 2 * 4 * 3 * (288**2 - 144**2)
     assert most[1] < memory.most / 6
 

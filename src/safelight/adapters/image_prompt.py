@@ -60,7 +60,7 @@ class AttentionTarget:
 
 
 class ImagePrompt(nn.Module):
-    """Features of k pictures → their tokens, with keys and values for each attention of a denoiser."""
+    """Features of k pictures → tokens, with keys and values for each attention of a denoiser."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Features of pictures → tokens to attend to: IP-Adapter (arXiv 2308.06721) and its descendants.
 
 A picture has three kinds of features: its CLIP vector, the states of its patches before CLIP's last
-block, and the vector of a face in it. Each projection takes features (b, k, …) of k pictures a prompt
-by these names and makes tokens (b, k, n, text_width).
+block, and the vector of a face in it. Each projection takes features (b, k, …) of k pictures a
+prompt by these names and makes tokens (b, k, n, text_width).
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ ImageFeatures = Mapping[ImageFeature, Tensor]
 
 
 class ProjectionConfig(Protocol):
-    """The configuration of a projection: the widths of the features that it reads, and of its tokens."""
+    """The configuration of a projection: the widths of its features and of its tokens."""
 
     @property
     def reads(self) -> Mapping[ImageFeature, int]: ...
@@ -77,7 +77,7 @@ class MlpProjection:
 
 @dataclass(frozen=True)
 class Resampler:
-    """Queries of width ``inner`` attend to the picture's states in ``depth`` blocks: IP-Adapter Plus.
+    """Queries of width ``inner`` attend to a picture's states, ``depth`` times: IP-Adapter Plus.
 
     A perceiver resampler (arXiv 2103.03206). ``face``: the width of the face vector from which the
     queries are made, through ``face_hidden`` (FaceID Plus); 0: the queries are learned.

@@ -1,6 +1,8 @@
-"""Small changes to large weights: low-rank adapters and their kin, merged into a model and taken out again.
+"""Small changes to large weights: low-rank adapters and their kin, merged into a model and taken
+out again.
 
-LoRA (arXiv 2106.09685), DoRA (arXiv 2402.09353), LoHa (arXiv 2108.06098) and LoKr (arXiv 2212.10650).
+LoRA (arXiv 2106.09685), DoRA (arXiv 2402.09353), LoHa (arXiv 2108.06098) and LoKr (arXiv
+2212.10650).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +17,8 @@ from safelight.errors import BadInput
 
 
 class Place(Protocol):
-    """One tensor of ours and those of a foreign layout that it is made of: ``layouts.key_mapping.Rule``."""
+    """One tensor of ours and those of a foreign layout that it is made of:
+    ``layouts.key_mapping.Rule``."""
 
     @property
     def ours(self) -> str: ...
@@ -27,10 +30,11 @@ class Place(Protocol):
 
 @runtime_checkable
 class Widening(Protocol):
-    """A part whose first layer can be given more columns, for adapters that show it more than it was made to see.
+    """A part whose first layer can be given more columns, for adapters that show it more than it
+    was made to see.
 
-    ``first``: the name of that layer's weight; ``sees`` whether it can have so many. ``widen`` gives it so many, the
-    further ones 0, or takes them away again.
+    ``first``: the name of that layer's weight; ``sees`` whether it can have so many. ``widen``
+    gives it so many, the further ones 0, or takes them away again.
     """
 
     first: str
@@ -49,10 +53,12 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What an adapter adds to one layer: its ``tensors`` as they stood in the file, by names common to all files.
+    """What an adapter adds to one layer: its ``tensors`` as they stood in the file, by names common
+    to all files.
 
-    ``up`` and ``down`` (and ``mid``) of LoRA, ``hada_…`` of LoHa, ``lokr_…`` of LoKr, ``diff`` a whole difference and
-    ``value`` a tensor to take in place; ``alpha``, ``magnitude`` (DoRA), and ``bias``, a difference of the bias.
+    ``up`` and ``down`` (and ``mid``) of LoRA, ``hada_…`` of LoHa, ``lokr_…`` of LoKr, ``diff`` a
+    whole difference and ``value`` a tensor to take in place; ``alpha``, ``magnitude`` (DoRA), and
+    ``bias``, a difference of the bias.
     """
 
     part: str  # denoiser, tower.0, …
@@ -73,8 +79,8 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Changes to a model. ``left``: names for towers that the model does not have. ``words``: learned embeddings that
-    lay in the same file."""
+    """Changes to a model. ``left``: names for towers that the model does not have. ``words``:
+    learned embeddings that lay in the same file."""
 
     name: str
     layers: tuple[Layer, ...]
@@ -85,7 +91,7 @@ class Adapter:
         """Whether it shows a part more than it sees now: a control LoRA."""
         states = {part: module.state_dict() for part, module in parts.items()}
         return any(
-            can_widen(parts[layer.part], spot.place.ours, columns(tensors))
+            is_widenable(parts[layer.part], spot.place.ours, columns(tensors))
             and columns(tensors) > states[layer.part][spot.place.ours].shape[1]
             for layer in self.layers
             for spot, tensors in layer.spots
@@ -100,7 +106,7 @@ class Adapter:
                 shape = tuple(
                     spot.place.write(torch.empty_like(ours, device="meta"))[spot.number].shape
                 )
-                if can_widen(parts[layer.part], spot.place.ours, columns(tensors)):
+                if is_widenable(parts[layer.part], spot.place.ours, columns(tensors)):
                     shape = (shape[0], columns(tensors))
                 try:
                     change(
@@ -125,8 +131,9 @@ class Adapter:
 class Merged:
     """The adapters in a model's ``parts`` (denoiser, tower.0, …), merged into their weights.
 
-    What they change is kept aside as it was, so that other scales, other adapters and none are always made from the
-    weights themselves: taking all out gives them back to the bit, which subtracting would not (bf16 rounds).
+    What they change is kept aside as it was, so that other scales, other adapters and none are
+    always made from the weights themselves: taking all out gives them back to the bit, which
+    subtracting would not (bf16 rounds).
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
@@ -135,7 +142,8 @@ class Merged:
 
     @torch.no_grad()
     def use(self, chosen: Mapping[Adapter, float]) -> None:
-        """From now on exactly these, each by its scale. BadInput, with nothing changed, if one does not fit."""
+        """From now on exactly these, each by its scale. BadInput, with nothing changed, if one does
+        not fit."""
         for adapter in chosen:
             adapter.check(self.parts)
         wanted: dict[tuple[str, str], list[tuple[Spot, Mapping[str, Tensor], float]]] = {}
@@ -189,7 +197,7 @@ class Merged:
         return dict(module.named_parameters(recurse=False))[last]
 
 
-def can_widen(part: nn.Module, name: str, wanted: int) -> bool:
+def is_widenable(part: nn.Module, name: str, wanted: int) -> bool:
     """Whether the weight of that name can be given so many columns."""
     return isinstance(part, Widening) and part.first == name and part.sees(wanted)
 
@@ -207,7 +215,8 @@ def columns(tensors: Mapping[str, Tensor]) -> int:
 
 
 def changed(weight: Tensor, changes: Sequence[tuple[Spot, Mapping[str, Tensor], float]]) -> Tensor:
-    """A tensor of ours with changes to the foreign tensors that it is made of, each with its scale; in float32."""
+    """A tensor of ours with changes to the foreign tensors that it is made of, each with its scale;
+    in float32."""
     total = weight.float()
     for spot, tensors, scale in changes:
         pieces = [piece.float() for piece in spot.place.write(weight)]
@@ -226,8 +235,8 @@ def changed(weight: Tensor, changes: Sequence[tuple[Spot, Mapping[str, Tensor], 
 def change(weight: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """What is added to ``weight`` at a scale of 1, in its shape.
 
-    DoRA's is the difference to the weight whose rows, or columns, have the lengths that it learned; so at other scales
-    it lies on the straight line there.
+    DoRA's is the difference to the weight whose rows, or columns, have the lengths that it learned;
+    so at other scales it lies on the straight line there.
     """
     if "value" in tensors:
         return tensors["value"].float().view(weight.shape) - weight
@@ -275,7 +284,8 @@ def product(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _joined(up: Tensor, down: Tensor, mid: Tensor | None) -> Tensor:
-    """LoRA's matrices, of linear layers or convolutions; ``mid`` is a convolution between two pointwise ones."""
+    """LoRA's matrices, of linear layers or convolutions; ``mid`` is a convolution between two
+    pointwise ones."""
     if mid is None:
         return up.flatten(1) @ down.flatten(1)
     return torch.einsum("mnkl,om,ni->oikl", mid, up.flatten(1), down.flatten(1))

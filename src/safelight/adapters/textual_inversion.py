@@ -1,8 +1,8 @@
 """Textual-inversion embeddings (arXiv 2208.01618): vectors that stand for a name in a prompt.
 
 Four kinds of files are in use: tensors by the names themselves (diffusers), ``emb_params`` with the
-name in the file's name, the web UI's dictionary, in a pickle or flattened into names, and one tensor
-for each text encoder (SDXL, Stable Diffusion 3).
+name in the file's name, the web UI's dictionary, in a pickle or flattened into names, and one
+tensor for each text encoder (SDXL, Stable Diffusion 3).
 """
 
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ from safelight.errors import BadInput, Note
 from safelight.governance.licences import PartLicence, read_licence
 from safelight.media.pictures import read_picture, to_bytes, to_images
 from safelight.model import LatentDiffusion, with_more
-from safelight.nn.control import Branch, Controlled, Encode, Shown, encoded
+from safelight.nn.control import Branch, ChannelConditioned, Controlled, Encode, encoded
 from safelight.runtime import ready
 from safelight.types.networks import Autoencoder, Denoiser
 from safelight.weights.files import open_weights
@@ -104,7 +104,7 @@ def controlled(
             _encoder(model.autoencoder),
         )
         _see(model, Path(file) if file else None, float(scale or 1))
-        wrapped: Denoiser = Shown(model.denoiser, seen)
+        wrapped: Denoiser = ChannelConditioned(model.denoiser, seen)
         items = [_licence_of("adapter", Path(file))] if file else []
         named = {Path(file).name: float(scale or 1)} if file else {}
     else:
@@ -130,7 +130,9 @@ def _branched(
     assert model.denoiser is not None
     like = _like(model)
     branch = cast("Branch", ready(build(found[0]), like.device, like.dtype))
-    hint = _read(picture, side, {1: "L", 4: "RGBA"}.get(branch.colours, "RGB")).to(like.device)
+    hint = _read(picture, side, {1: "L", 4: "RGBA"}.get(branch.hint_channels, "RGB")).to(
+        like.device
+    )
     with torch.no_grad():
         held = Controlled(
             model.denoiser, branch, hint, scale, encode=_encoder(model.autoencoder), mode=kind

@@ -32,8 +32,8 @@ class EncoderConfig:
     final ``norm`` or not. Encoders of one ``group`` are concatenated along features, groups along
     the sequence; None: their tokens are not used. ``pooled``: whether the normed state at the end
     of the text is a vector, and whether it is projected. ``padding``: with the end-of-text token
-    (``end``), with id 0 (``zero``), or with the padding token, which is masked (``own``). ``missing``: the file lacks the network,
-    and zeros are its tokens.
+    (``end``), with id 0 (``zero``), or with the padding token, which is masked (``own``).
+    ``missing``: the file lacks the network, and zeros are its tokens.
     """
 
     network: Annotated[TextModelConfig, Slot("nn.text_models")] = field(default_factory=clip.Config)

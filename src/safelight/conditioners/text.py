@@ -50,7 +50,7 @@ class Config:
 
 
 class TextEncoder(nn.Module):
-    """The prompts' texts → ``tokens`` (b, n, width) with their mask and, if pooled, ``vector`` (b, width)."""
+    """The prompts' texts → ``tokens`` (b, n, width) and, if pooled, ``vector`` (b, width)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TextEncoder(nn.Module):
     def null_condition(
         self, prompts: Sequence[Prompt], only: Collection[str] | None = None
     ) -> Condition:
-        """The encoding of the empty text, or the prompts' own if ``only`` does not name ``text``."""
+        """The encoding of no text, or the prompts' own if ``only`` does not name ``text``."""
         if only is not None and "text" not in only:
             return self.encode(*self.tokenise(prompts))
         empty = self.encode(*self.tokenise([Prompt()]))

@@ -46,7 +46,8 @@ class Config:
     def __post_init__(self) -> None:
         if all(encoder.group is None for encoder in self.encoders):
             raise BadInput(
-                "at least one text encoder must have a group, so that there are tokens to attend to."
+                "at least one text encoder must have a group, "
+                "so that there are tokens to attend to."
             )
 
     def build(self) -> "TextEncoders":

@@ -1,4 +1,4 @@
-"""Conditions as values: joined, repeated, chosen from and checked, way by way."""
+"""Conditions as values: stacked, repeated, chosen from and checked, input by input."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _Join = Callable[[Sequence[Tensor]], Tensor]
 
 
 def stack(conditions: Sequence[Condition]) -> Condition:
-    """One batch of all, in their order; tokens are padded to the longest and the padding masked.
+    """One batch of all conditions, in their order.
 
-    Raises BadInput unless all have the same ways open.
+    Tokens are padded to the longest and the padding is masked. Raises BadInput unless all have the
+    same inputs.
     """
     return (
         conditions[0]
@@ -35,50 +36,50 @@ def repeat(condition: Condition, n: int) -> Condition:
 def choose(mask: Bool[Tensor, " b"], yes: Condition, no: Condition) -> Condition:
     """``yes`` for the samples where ``mask`` is true, ``no`` for the others.
 
-    Raises BadInput unless both have the same ways open.
+    Raises BadInput unless both have the same inputs.
     """
 
-    def pick(tensors: Sequence[Tensor]) -> Tensor:
+    def chosen(tensors: Sequence[Tensor]) -> Tensor:
         first, second = tensors
         return torch.where(
             mask.to(first.device).reshape(-1, *[1] * (first.ndim - 1)), first, second
         )
 
-    return _joined([yes, no], pick)
+    return _joined([yes, no], chosen)
 
 
-def ways(condition: Condition) -> frozenset[str]:
-    """The names of the ways in that are open."""
+def inputs(condition: Condition) -> frozenset[str]:
+    """The names of the inputs that a condition has."""
     return frozenset(
         name for name, value in vars(condition).items() if isinstance(value, Tensor) or value
     )
 
 
 def refuse(condition: Condition, takes: Collection[str], who: str) -> None:
-    """Raises BadInput if a way in is open that is not among those that ``who`` ``takes``."""
-    if extra := ways(condition) - set(takes):
+    """Raises BadInput if the condition has inputs that are not among those that ``who`` takes."""
+    if others := inputs(condition) - set(takes):
         known = ", ".join(sorted(takes)) or "no condition"
         raise BadInput(
-            f"{who} takes {known}, got {', '.join(sorted(extra))}: leave that out, or use another network."
+            f"{who} takes {known}, got {', '.join(sorted(others))}: leave that out, or use another "
+            "network."
         )
 
 
 def _joined(conditions: Sequence[Condition], join: _Join) -> Condition:
-    """The condition whose every tensor is ``join`` of the same tensor of each of ``conditions``."""
+    """The condition whose every tensor is ``join`` of the same tensor of all ``conditions``."""
     first = conditions[0]
-    if any(_layout(other) != _layout(first) for other in conditions):
-        seen = " and ".join(
-            sorted({", ".join(map(str, _layout(each))) or "none" for each in conditions})
-        )
+    if any(_layout(condition) != _layout(first) for condition in conditions):
+        layouts = {", ".join(map(str, _layout(condition))) or "none" for condition in conditions}
         raise BadInput(
-            f"conditions of one batch must have the same ways in open, got {seen}: open the same in each."
+            "conditions of one batch must have the same inputs, got "
+            f"{' and '.join(sorted(layouts))}: give all of them the same."
         )
 
-    def one(same: Sequence[Tensor | None]) -> Tensor | None:
+    def joined(same: Sequence[Tensor | None]) -> Tensor | None:
         present = [tensor for tensor in same if tensor is not None]
         return join(present) if present else None
 
-    def each(same: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    def joined_each(same: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
         return tuple(join(tensors) for tensors in zip(*same, strict=True))
 
     return Condition(
@@ -88,16 +89,16 @@ def _joined(conditions: Sequence[Condition], join: _Join) -> Condition:
         streams=tuple(
             _tokens(same, join) for same in zip(*[c.streams for c in conditions], strict=True)
         ),
-        vector=one([c.vector for c in conditions]),
+        vector=joined([c.vector for c in conditions]),
         scalars={name: join([c.scalars[name] for c in conditions]) for name in first.scalars},
-        channels=one([c.channels for c in conditions]),
-        references=each([c.references for c in conditions]),
-        residuals=each([c.residuals for c in conditions]),
+        channels=joined([c.channels for c in conditions]),
+        references=joined_each([c.references for c in conditions]),
+        residuals=joined_each([c.residuals for c in conditions]),
     )
 
 
 def _layout(condition: Condition) -> tuple[str, ...]:
-    """What is open, as finely as joining needs it: ways, counts, names."""
+    """What has to be the same for joining: inputs, counts and names."""
     prepared = [
         len(tokens.projected)
         for tokens in (condition.tokens, *condition.streams)
@@ -105,9 +106,9 @@ def _layout(condition: Condition) -> tuple[str, ...]:
     ]
     many = (condition.streams, condition.references, condition.residuals)
     return (
-        *sorted(ways(condition)),
+        *sorted(inputs(condition)),
         *sorted(condition.scalars),
-        *(f"×{len(each)}" for each in many),
+        *(f"×{len(tensors)}" for tensors in many),
         f"{prepared}",
     )
 
@@ -115,19 +116,19 @@ def _layout(condition: Condition) -> tuple[str, ...]:
 def _tokens(same: Sequence[Tokens], join: _Join) -> Tokens:
     length = max(tokens.mask.shape[1] for tokens in same)
 
-    def along(tensors: Sequence[Tensor]) -> Tensor:
+    def padded(tensors: Sequence[Tensor]) -> Tensor:
         return join([_lengthened(tensor, length) for tensor in tensors])
 
     return Tokens(
-        along([tokens.values for tokens in same]),
-        along([tokens.mask for tokens in same]),
+        padded([tokens.values for tokens in same]),
+        padded([tokens.mask for tokens in same]),
         tuple(
-            along(tensors) for tensors in zip(*[tokens.projected for tokens in same], strict=True)
+            padded(tensors) for tensors in zip(*[tokens.projected for tokens in same], strict=True)
         ),
     )
 
 
 def _lengthened(tensor: Tensor, length: int) -> Tensor:
-    """``tensor`` (b, n, …) with zeros, or false, behind it up to (b, length, …)."""
+    """``tensor`` (b, n, …) padded at the end with zeros, or false, to (b, length, …)."""
     missing = length - tensor.shape[1]
     return F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing)) if missing else tensor

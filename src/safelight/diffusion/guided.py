@@ -1,4 +1,4 @@
-"""The denoiser function of a guided run: guidance makes calls, networks answer, guidance combines."""
+"""The denoiser function of a guided run: guidance calls networks and combines their answers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Where noise comes from. Every sample has a stream of its own, drawn on the CPU: the draws of a
-sample are the same bits alone, in any batch, at any place in it, and on any device.
+"""Sources of noise.
+
+Every sample has a stream of its own, drawn on the CPU, so that its draws are the same bits alone, in
+any batch, at any place in it, and on any device.
 
 Sampling draws from a source, which remembers where it is (``SeededNoise``, ``RecordedNoise``) or is
 keyed by the interval of times (``BrownianNoise``). Training draws are keyed by the position of the
@@ -19,8 +21,8 @@ from safelight.diffusion.checks import require
 from safelight.types.shapes import Shape
 
 _MASK = 2**64 - 1
-_FINEST = 24
-_GRID = 1 << _FINEST
+_GRID_BITS = 24
+_GRID = 1 << _GRID_BITS
 
 
 class SeededNoise:
@@ -31,7 +33,7 @@ class SeededNoise:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         _require_seeds(seeds)
-        # A generator hears the low 32 bits only: fold in the high ones, so that large seeds differ
+        # A generator uses the low 32 bits only: fold in the high ones, so that large seeds differ
         # as well.
         self._streams = [
             torch.Generator().manual_seed((seed ^ seed >> 32) & 0xFFFFFFFF) for seed in seeds
@@ -81,7 +83,7 @@ class BrownianNoise:
         for node, share in shares.items():
             total += (
                 share / length * self._kept[shape][node]
-            )  # rounded twice: fused, the bits would hang on the batch
+            )  # rounded twice: fused, the bits would depend on the batch
         return total
 
     def _draw(self, node: int, shape: Shape) -> Tensor:
@@ -93,7 +95,7 @@ class BrownianNoise:
 
 def _node(t: float) -> int:
     """The place of ``t`` on the grid, rounded to 15 binary digits."""
-    cell = 1 << max(math.frexp(t)[1] + _FINEST - 15, 0)
+    cell = 1 << max(math.frexp(t)[1] + _GRID_BITS - 15, 0)
     return round(t * _GRID / cell) * cell
 
 
@@ -169,8 +171,8 @@ def _key(seed: int, stream: str, position: int) -> int:
 
 
 def _require_seeds(seeds: Sequence[int]) -> None:
-    fits = all(0 <= seed <= _MASK for seed in seeds)
-    require(fits, "seeds must be from 0 to 2⁶⁴ - 1", tuple(seeds), "take smaller ones")
+    valid = all(0 <= seed <= _MASK for seed in seeds)
+    require(valid, "seeds must be from 0 to 2⁶⁴ - 1", tuple(seeds), "take smaller ones")
 
 
 def _require_batch(shape: Shape, count: int) -> None:

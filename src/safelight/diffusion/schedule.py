@@ -1,5 +1,4 @@
-"""Noise schedules: t in [0, 1] → how much is clean, how much is noise, and the time that the
-network hears.
+"""Noise schedules: t in [0, 1] → how much is clean and how much noise, and the timestep.
 
 Everything is computed in float32, or in float64 when t is, elementwise and of the shape of t. The
 variance-preserving schedules have an infinite ``d_sigma`` at t = 0, where sigma grows like a square
@@ -25,7 +24,7 @@ from safelight.types.diffusion import NoiseLevel
 class Linear:
     """The straight path of flow matching (arXiv 2209.03003, 2403.03206): alpha = 1 - t, sigma = t.
 
-    The network hears t · ``time_scale``. Raises BadInput if that is not positive.
+    The timestep is t · ``time_scale``. Raises BadInput if that is not positive.
     """
 
     time_scale: float = 1000.0
@@ -49,7 +48,7 @@ class ScaledLinear:
     over the steps.
 
     Entry k of the table lies at t = (k + 1) / steps; between entries log(alpha²) is linear in t,
-    from 0 at t = 0. The network hears k: t · steps - 1, never below 0. With ``zero_terminal`` the
+    from 0 at t = 0. The timestep is k: t · steps - 1, never below 0. With ``zero_terminal`` the
     table is rescaled to end in pure noise (arXiv 2305.08891, algorithm 1). Raises BadInput unless 0
     < beta_start <= beta_end < 1 and steps >= 1.
     """
@@ -70,18 +69,18 @@ class ScaledLinear:
         return self._table.when(half_logsnr)
 
     @cached_property
-    def _table(self) -> _Table:
+    def _table(self) -> _LogAlphaTable:
         roots = torch.linspace(
             self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64, device="cpu"
         )
-        return _Table(torch.log1p(-roots.square()), self.zero_terminal)
+        return _LogAlphaTable(torch.log1p(-roots.square()), self.zero_terminal)
 
 
 @dataclass(frozen=True)
 class LinearBeta:
     """The table of DDPM (arXiv 2006.11239, section 4) and DiT: beta is linear over the steps.
 
-    Read between entries, heard, rescaled and refused as ``ScaledLinear``.
+    Interpolation, timestep, rescaling and errors are those of ``ScaledLinear``.
     """
 
     steps: int = 1000
@@ -93,11 +92,11 @@ class LinearBeta:
         _require_betas(self.steps, self.beta_start, self.beta_end)
 
     @cached_property
-    def _table(self) -> _Table:
+    def _table(self) -> _LogAlphaTable:
         betas = torch.linspace(
             self.beta_start, self.beta_end, self.steps, dtype=torch.float64, device="cpu"
         )
-        return _Table(torch.log1p(-betas), self.zero_terminal)
+        return _LogAlphaTable(torch.log1p(-betas), self.zero_terminal)
 
     def __call__(self, t: Tensor) -> NoiseLevel:
         return self._table.level(t)
@@ -111,8 +110,8 @@ class LinearBeta:
 class Table:
     """Any published table of alpha², falling: ``alphas_cumprod`` of DDPM and Stable Diffusion.
 
-    Read between entries, heard and rescaled as ``ScaledLinear``. Raises BadInput unless the entries
-    fall strictly within 0 and 1.
+    Interpolation, timestep and rescaling are those of ``ScaledLinear``. Raises BadInput unless the
+    entries fall strictly within 0 and 1.
     """
 
     alphas_cumprod: tuple[float, ...] = (0.9, 0.6, 0.3, 0.1)
@@ -136,9 +135,9 @@ class Table:
         return self._table.level(t)
 
     @cached_property
-    def _table(self) -> _Table:
+    def _table(self) -> _LogAlphaTable:
         entries = torch.tensor((1.0, *self.alphas_cumprod), dtype=torch.float64, device="cpu").log()
-        return _Table(entries.diff(), self.zero_terminal)
+        return _LogAlphaTable(entries.diff(), self.zero_terminal)
 
     def when(self, half_logsnr: Tensor) -> Tensor:
         """The t of that half log-SNR; 1 if it lies beyond the end of the table."""
@@ -150,7 +149,7 @@ class Cosine:
     """Improved DDPM (arXiv 2102.09672, eq. 17): alpha = cos(x) / cos(x(0)), x = (t + offset) / (1 +
     offset) · pi / 2.
 
-    It ends in pure noise, alpha(1) = 0. The network hears t · ``time_scale``. Raises BadInput if
+    It ends in pure noise, alpha(1) = 0. The timestep is t · ``time_scale``. Raises BadInput if
     that is not positive or ``offset`` is negative.
     """
 
@@ -192,7 +191,7 @@ class Sigmoid:
     s(start)), with the logistic function s of x / ``temperature`` and x = start + t · (end -
     start).
 
-    It ends in pure noise. The network hears t · ``time_scale``. Raises BadInput unless start < end
+    It ends in pure noise. The timestep is t · ``time_scale``. Raises BadInput unless start < end
     and temperature and time_scale are positive.
     """
 
@@ -250,7 +249,7 @@ class Sigmoid:
 class EDM:
     """Variance exploding as EDM has it (arXiv 2206.00364): alpha = 1, sigma = sigma_max · t^rho.
 
-    Even steps of t are then even in sigma^(1 / rho), as in its eq. 5. The network hears log(sigma)
+    Even steps of t are then even in sigma^(1 / rho), as in its eq. 5. The timestep is log(sigma)
     / 4. Raises BadInput unless sigma_max and rho are positive.
     """
 
@@ -277,7 +276,7 @@ class EDM:
         return torch.exp((-_fine(half_logsnr) - math.log(self.sigma_max)) / self.rho).clamp(max=1)
 
 
-class _Table:
+class _LogAlphaTable:
     """log(alpha²) at t = k / steps, falling from 0 by ``rise`` (steps,) in float64, and linear
     between.
 
@@ -296,8 +295,8 @@ class _Table:
         self.stretch = self.first / (self.first - self.last)
 
     def level(self, t: Tensor) -> NoiseLevel:
-        given = _fine(t)
-        t = given.double()
+        fine = _fine(t)
+        t = fine.double()
         nodes, rise = self.nodes.to(t.device), self.rise.to(t.device)
         node = (t * self.steps).long().clamp(0, self.steps - 1)
         log_alpha_bar = nodes[node] + (t * self.steps - node) * rise[node]
@@ -313,22 +312,22 @@ class _Table:
         )  # the last entry, rescaled, is exactly 0
         time = (t * self.steps - 1).clamp(min=0)
         values = (time, alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
-        return NoiseLevel(*(value.to(given.dtype) for value in values))
+        return NoiseLevel(*(value.to(fine.dtype) for value in values))
 
     def when(self, half_logsnr: Tensor) -> Tensor:
-        given = _fine(half_logsnr)
-        log_alpha_bar = F.logsigmoid(2 * given.double())
+        fine = _fine(half_logsnr)
+        log_alpha_bar = F.logsigmoid(2 * fine.double())
         if self.last > 0:
             alpha = (log_alpha_bar / 2).exp()
             log_alpha_bar = torch.where(
                 alpha < self.first, 2 * (alpha / self.stretch + self.last).log(), log_alpha_bar
             )
-        nodes, rise = self.nodes.to(given.device), self.rise.to(given.device)
+        nodes, rise = self.nodes.to(fine.device), self.rise.to(fine.device)
         node = (torch.searchsorted(-nodes, -log_alpha_bar) - 1).clamp(0, self.steps - 1)
         return (
             ((node + (log_alpha_bar - nodes[node]) / rise[node]) / self.steps)
             .clamp(max=1)
-            .to(given.dtype)
+            .to(fine.dtype)
         )
 
 

@@ -1,5 +1,6 @@
-"""LPIPS 0.1 (Zhang et al., arXiv 1801.03924): the perceptual distance with weights that were learned from judgements
-of people. The heads come with the package; the trunk does not, and the user names its weights."""
+"""LPIPS 0.1 (Zhang et al., arXiv 1801.03924): the perceptual distance with weights that were
+learned from judgements of people. The heads come with the package; the trunk does not, and the user
+names its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ SHOWN = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29), "squeeze": (1, 4, 
 
 @dataclass(frozen=True)
 class Config:
-    """``weights``: a safetensors file with torchvision's names (``features.0.weight``, …; AlexNet, VGG-16, SqueezeNet
-    1.1), or ``owner/name`` on the hub for its ``model.safetensors``, if huggingface_hub is installed.
+    """``weights``: a safetensors file with torchvision's names (``features.0.weight``, …; AlexNet,
+    VGG-16, SqueezeNet 1.1), or ``owner/name`` on the hub for its ``model.safetensors``, if
+    huggingface_hub is installed.
 
     ``heads``: a file of ``lin0.model.1.weight``, …; none: those of LPIPS 0.1.
     """
@@ -34,8 +36,9 @@ class Config:
 
 
 class LPIPS(nn.Module):
-    """Images (b, 3, h, w) in [-1, 1] to the maps of a trunk after its activations. It never trains; gradients pass
-    through it to the images. BadInput if the weights are not there or are another network's."""
+    """Images (b, 3, h, w) in [-1, 1] to the maps of a trunk after its activations. It never trains;
+    gradients pass through it to the images. BadInput if the weights are not there or are another
+    network's."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -159,7 +162,8 @@ def _squeeze() -> nn.Sequential:
 
 
 class Fire(nn.Module):
-    """Squeezed to few channels, then widened by 1×1 and 3×3 side by side (SqueezeNet, arXiv 1602.07360)."""
+    """Squeezed to few channels, then widened by 1×1 and 3×3 side by side (SqueezeNet, arXiv
+    1602.07360)."""
 
     def __init__(self, before: int, few: int, each: int) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
-"""MobileNetV2 (Sandler et al., arXiv 1801.04381), trained on ImageNet, with weights of 8 bits: 91.2 % of 250 pictures
-of ImageNet's own training set come out right. Its pooled features serve Fréchet and kernel distances."""
+"""MobileNetV2 (Sandler et al., arXiv 1801.04381), trained on ImageNet, with weights of 8 bits: 91.2
+% of 250 pictures of ImageNet's own training set come out right. Its pooled features serve Fréchet
+and kernel distances."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ class Config:
 
 
 class MobileNet(nn.Module):
-    """Images (b, 3, h, w) in [-1, 1], 32 pixels a side or more, to maps of 16, 24, 32, 96 and 320 channels at 1/2,
-    1/4, … 1/32 of the size. It never trains; gradients pass through it to the images."""
+    """Images (b, 3, h, w) in [-1, 1], 32 pixels a side or more, to maps of 16, 24, 32, 96 and 320
+    channels at 1/2, 1/4, … 1/32 of the size. It never trains; gradients pass through it to the
+    images."""
 
     name = "mobilenet-v2"
     min_size = 32

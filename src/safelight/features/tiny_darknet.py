@@ -1,5 +1,6 @@
-"""Tiny Darknet (Redmon, 2016): 16 plain convolutions, trained on ImageNet. The network of the perceptual loss when
-no other is named: small enough to come with the package, fast enough to train with."""
+"""Tiny Darknet (Redmon, 2016): 16 plain convolutions, trained on ImageNet. The network of the
+perceptual loss when no other is named: small enough to come with the package, fast enough to train
+with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,9 @@ class Config:
 
 
 class TinyDarknet(nn.Module):
-    """Images (b, 3, h, w) in [-1, 1], 16 pixels a side or more, to maps of 16, 32, 128, 256 and 512 channels at 1,
-    1/2, 1/4, 1/8 and 1/16 of the size. It never trains; gradients pass through it to the images."""
+    """Images (b, 3, h, w) in [-1, 1], 16 pixels a side or more, to maps of 16, 32, 128, 256 and 512
+    channels at 1, 1/2, 1/4, 1/8 and 1/16 of the size. It never trains; gradients pass through it to
+    the images."""
 
     name = "tiny-darknet"
     min_size = 16
@@ -70,7 +72,8 @@ class TinyDarknet(nn.Module):
         return self._activations(native(images, 224))[SHOWN[-1]].mean((2, 3))
 
     def classify(self, images: Images) -> Tensor:
-        """(b, 1000): how much speaks for each class of ImageNet, in Darknet's own order, at 224×224."""
+        """(b, 1000): how much speaks for each class of ImageNet, in Darknet's own order, at
+        224×224."""
         return self._activations(native(images, 224))[16].mean((2, 3))
 
     def _activations(self, images: Images) -> dict[int, Tensor]:

@@ -125,6 +125,13 @@ def alone(said: Mapping[str, Any], name: str, otherwise: int) -> int:
     return int(value)
 
 
+def heads(width: int, said: Mapping[str, Any]) -> int:
+    """How many heads a text encoder has: by the user's hint, the folder's config, else 64 wide."""
+    if "text_head_width" in said:
+        return max(1, width // int(said["text_head_width"]))
+    return alone(said, "num_attention_heads", max(1, width // 64))
+
+
 def shortened(value: Any) -> str:
     """A value as a message shows it."""
     shown = repr(value)

@@ -3,9 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from safelight.config import kind_of
@@ -13,7 +10,9 @@ from safelight.errors import BadInput
 from safelight.layouts import training_metadata
 from safelight.layouts.config_values import checked
 from safelight.layouts.key_mapping import Layout
-from safelight.types.shapes import Shapes
+from safelight.layouts.signatures import all_layouts as all_layouts
+from safelight.layouts.signatures import matching
+from safelight.types.shapes import Shape, Shapes
 from safelight.weights.files import Weights
 from safelight.weights.memory import Reading
 
@@ -80,15 +79,6 @@ class Piece:
         return replace(self, weights=replace(self.weights, reading=reading))
 
 
-@cache
-def all_layouts() -> tuple[Layout, ...]:
-    """Every dialect there is, in the order of their files."""
-    files = sorted(Path(__file__).parent.glob("*/[a-z]*.py"))
-    names = [f"{file.parent.name}.{file.stem}" for file in files if file.stem != "mapping"]
-    modules = [import_module(f"safelight.layouts.{name}") for name in names]
-    return tuple(one for module in modules for one in module.LAYOUTS)
-
-
 def pieces(
     weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = False
 ) -> list[Piece]:
@@ -126,27 +116,36 @@ def piece(weights: Weights, where: str, said: Mapping[str, Any], part: str | Non
             raise BadInput(
                 f"{where} is quantised ({marked[:100]}: {kind}); take the fp16, bf16 or plain fp8 file of the model."
             )
-    found = [one for one in all_layouts() if part in (None, one.part) and one.recognises(shapes)]
+    found = matching(shapes, part)
     if len(found) != 1:
         raise BadInput(f"{where}: {_nearest(shapes, found)}")
     said = checked(said, where)
     return Piece(found[0].part, found[0], found[0].config(shapes, said), weights, where, said)
 
 
-def _grouped(weights: Weights) -> tuple[dict[str, Weights], list[str]]:
-    """What stands under each prefix that occurs, by bare names; and the names under none."""
+def detect_groups(shapes: Shapes) -> dict[str, Shapes]:
+    """Names and shapes of the part under each prefix that occurs in a single file, by bare names."""
     prefixes = sorted(PREFIXES, key=len, reverse=True)
-    held: dict[str, dict[str, Any]] = {}
-    rest: list[str] = []
-    for name, one in weights.stored.items():
+    groups: dict[str, dict[str, Shape]] = {}
+    for name, shape in shapes.items():
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
-        if prefix is None:
-            rest.append(name)
-        elif not BUFFERS.fullmatch(name):
-            held.setdefault(prefix, {})[name.removeprefix(prefix)] = one
-    return {
-        prefix: Weights(held[prefix], weights.metadata) for prefix in PREFIXES if prefix in held
-    }, rest
+        if prefix is not None and not BUFFERS.fullmatch(name):
+            groups.setdefault(prefix, {})[name.removeprefix(prefix)] = shape
+    return {**groups}
+
+
+def _grouped(weights: Weights) -> tuple[dict[str, Weights], list[str]]:
+    """The tensors under each prefix that occurs, by bare names; and the names under none."""
+    groups = detect_groups(weights.shapes)
+    found = {
+        prefix: Weights(
+            {name: weights.stored[prefix + name] for name in groups[prefix]}, weights.metadata
+        )
+        for prefix in PREFIXES
+        if prefix in groups
+    }
+    rest = [name for name in weights if not name.startswith(tuple(PREFIXES))]
+    return found, rest
 
 
 def unwrapped(weights: Weights, ema: bool) -> Weights:

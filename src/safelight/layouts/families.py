@@ -5,11 +5,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safelight.config import Slot, read
-from safelight.diffusion.process import Process
 from safelight.settings import Settings
+
+if TYPE_CHECKING:
+    from safelight.diffusion.process import Process
 
 SCHEDULE, PREDICTION = Slot("diffusion.schedule"), Slot("diffusion.prediction")
 
@@ -37,8 +39,10 @@ class Family:
     folder: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
 
-    def process(self, prediction: Any = None) -> Process:
+    def process(self, prediction: Any = None) -> "Process":
         """Its schedule and prediction, or another prediction that the user knows of."""
+        from safelight.diffusion.process import Process
+
         return Process(SCHEDULE.read(self.schedule), PREDICTION.read(prediction or self.prediction))
 
     def knows(self, kind: str, config: Any, beside: Collection[str] = ()) -> bool:

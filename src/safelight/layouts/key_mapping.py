@@ -3,33 +3,34 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from einops import rearrange
-from torch import Tensor
 
 from safelight.errors import BadInput
 from safelight.types.shapes import Shapes
 from safelight.weights.memory import at_once
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class Change(Protocol):
     """How one tensor differs between the layouts; ``write`` undoes ``read`` to the bit."""
 
-    def read(self, theirs: Tensor) -> Tensor: ...
+    def read(self, theirs: "Tensor") -> "Tensor": ...
 
-    def write(self, ours: Tensor) -> Tensor: ...
+    def write(self, ours: "Tensor") -> "Tensor": ...
 
 
 @dataclass(frozen=True)
 class Same:
     """No difference."""
 
-    def read(self, theirs: Tensor) -> Tensor:
+    def read(self, theirs: "Tensor") -> "Tensor":
         return theirs
 
-    def write(self, ours: Tensor) -> Tensor:
+    def write(self, ours: "Tensor") -> "Tensor":
         return ours
 
 
@@ -42,10 +43,10 @@ class Pointwise:
 
     axes: int = 2
 
-    def read(self, theirs: Tensor) -> Tensor:
+    def read(self, theirs: "Tensor") -> "Tensor":
         return _trailing(theirs, -self.axes)
 
-    def write(self, ours: Tensor) -> Tensor:
+    def write(self, ours: "Tensor") -> "Tensor":
         return _trailing(ours, self.axes)
 
 
@@ -53,10 +54,12 @@ class Pointwise:
 class Swapped:
     """The two halves along the first axis stand the other way round (scale and shift)."""
 
-    def read(self, theirs: Tensor) -> Tensor:
+    def read(self, theirs: "Tensor") -> "Tensor":
+        import torch
+
         return torch.cat(theirs.chunk(2)[::-1])
 
-    def write(self, ours: Tensor) -> Tensor:
+    def write(self, ours: "Tensor") -> "Tensor":
         return self.read(ours)
 
 
@@ -66,10 +69,10 @@ class Patches:
 
     patch: int
 
-    def read(self, theirs: Tensor) -> Tensor:
+    def read(self, theirs: "Tensor") -> "Tensor":
         return rearrange(theirs, "d c p q -> d (p q c)")
 
-    def write(self, ours: Tensor) -> Tensor:
+    def write(self, ours: "Tensor") -> "Tensor":
         return rearrange(ours, "d (p q c) -> d c p q", p=self.patch, q=self.patch)
 
 
@@ -77,10 +80,10 @@ class Patches:
 class Transposed:
     """Theirs multiplies from the right: x @ W."""
 
-    def read(self, theirs: Tensor) -> Tensor:
+    def read(self, theirs: "Tensor") -> "Tensor":
         return theirs.T
 
-    def write(self, ours: Tensor) -> Tensor:
+    def write(self, ours: "Tensor") -> "Tensor":
         return ours.T
 
 
@@ -91,10 +94,10 @@ class HeadsFirst:
     heads: int
     parts: int = 3
 
-    def read(self, theirs: Tensor) -> Tensor:
+    def read(self, theirs: "Tensor") -> "Tensor":
         return rearrange(theirs, "(h p d) ... -> (p h d) ...", h=self.heads, p=self.parts)
 
-    def write(self, ours: Tensor) -> Tensor:
+    def write(self, ours: "Tensor") -> "Tensor":
         return rearrange(ours, "(p h d) ... -> (h p d) ...", h=self.heads, p=self.parts)
 
 
@@ -104,12 +107,12 @@ class Chain:
 
     changes: tuple[Change, ...]
 
-    def read(self, theirs: Tensor) -> Tensor:
+    def read(self, theirs: "Tensor") -> "Tensor":
         for one in self.changes:
             theirs = one.read(theirs)
         return theirs
 
-    def write(self, ours: Tensor) -> Tensor:
+    def write(self, ours: "Tensor") -> "Tensor":
         for one in self.changes[::-1]:
             ours = one.write(ours)
         return ours
@@ -130,12 +133,14 @@ class Rule:
     rows: tuple[int, ...] = ()
     copies: str = ""
 
-    def read(self, tensors: Sequence[Tensor]) -> Tensor:
+    def read(self, tensors: Sequence["Tensor"]) -> "Tensor":
         """Ours, made of theirs."""
+        import torch
+
         changed = [self.change.read(one) for one in (tensors[:1] if self.copies else tensors)]
         return changed[0] if len(changed) == 1 else torch.cat(changed)
 
-    def unlike(self, tensors: Sequence[Tensor]) -> list[str]:
+    def unlike(self, tensors: Sequence["Tensor"]) -> list[str]:
         """Which of theirs should be copies of the first and are not, in sentences."""
         named = (
             zip(self.theirs, tensors, strict=True) if self.copies and not tensors[0].is_meta else ()
@@ -143,13 +148,16 @@ class Rule:
         unlike = [name for name, one in named if not one.equal(tensors[0])]
         return [f"{name} is not the same as {self.theirs[0]} ({self.copies})" for name in unlike]
 
-    def write(self, ours: Tensor) -> list[Tensor]:
+    def write(self, ours: "Tensor") -> list["Tensor"]:
         """Theirs, taken from ours."""
         if len(self.theirs) == 1:  # which may be a number, that has no axis to be cut along
             return [self.change.write(ours)]
         if self.copies:
             return [self.change.write(ours)] * len(self.theirs)
-        pieces = torch.split(ours, list(self.rows)) if self.rows else ours.chunk(len(self.theirs))
+        import torch
+
+        count = len(self.theirs)
+        pieces = torch.split(ours, list(self.rows)) if self.rows else ours.chunk(count)
         return [self.change.write(one) for one in pieces]
 
 
@@ -161,8 +169,8 @@ class Table:
     ignored: str = r"(?!)"
 
     def read(
-        self, file: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str
-    ) -> Iterator[tuple[str, Tensor]]:
+        self, file: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], where: str
+    ) -> Iterator[tuple[str, "Tensor"]]:
         """Our names and tensors of a whole file, one at a time.
 
         ``wanted``: our state dict, on any device, for its names and shapes; what no rule makes (scales, tokenizers)
@@ -179,7 +187,7 @@ class Table:
         ]
         require_none(problems, where)
 
-        def read(rule: Rule) -> tuple[str, Tensor]:
+        def read(rule: Rule) -> tuple[str, "Tensor"]:
             theirs = [file[name] for name in rule.theirs]
             require_none(rule.unlike(theirs), where)
             try:
@@ -197,7 +205,7 @@ class Table:
 
         yield from at_once(read, self.rules)
 
-    def write(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def write(self, ours: Mapping[str, "Tensor"]) -> Iterator[tuple[str, "Tensor"]]:
         """Their names and tensors of our state dict, one at a time."""
         for rule in self.rules:
             yield from zip(rule.theirs, rule.write(ours[rule.ours]), strict=True)
@@ -265,7 +273,7 @@ def require_none(problems: Sequence[str], where: str) -> None:
         raise BadInput(f"{where} does not fit its configuration: {'; '.join(problems[:4])}{more}.")
 
 
-def _trailing(tensor: Tensor, axes: int) -> Tensor:
+def _trailing(tensor: "Tensor", axes: int) -> "Tensor":
     """With so many axes of length 1 more at the end, or fewer."""
     if axes >= 0:
         return tensor[(..., *[None] * axes)]

@@ -10,7 +10,6 @@ from safelight.conditioners._encoder import EncoderConfig
 from safelight.conditioners.text_encoders import Config
 from safelight.config import read
 from safelight.errors import BadInput, unknown
-from safelight.layouts.config_values import alone
 from safelight.nn.text_models import TextModelConfig
 from safelight.nn.text_models.clip import Config as Clip
 from safelight.nn.text_models.t5 import Config as T5
@@ -116,10 +115,3 @@ def cut(
     )
     left = {name: one for name, one in state.items() if not name.startswith(unused)}
     return replace(network, depth=kept, projection=0, temperature=False), left
-
-
-def heads(width: int, said: Mapping[str, Any]) -> int:
-    """How many heads a tower has: as many features each as the user says, else as a folder says, else 64 each."""
-    if "text_head_width" in said:
-        return max(1, width // int(said["text_head_width"]))
-    return alone(said, "num_attention_heads", max(1, width // 64))

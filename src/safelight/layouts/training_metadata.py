@@ -5,16 +5,16 @@ which Stable Diffusion XL's heirs are known (``v_pred`` and ``ztsnr``, ``edm_mea
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from safelight.diffusion.process import Process
-from safelight.diffusion.schedule import EDM
-from safelight.layouts import schedulers
 from safelight.layouts.config_values import checked
-from safelight.types.diffusion import Schedule
 from safelight.weights.files import Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safelight.diffusion.process import Process
+    from safelight.types.diffusion import Schedule
 
 SIGMAS = ("edm_vpred.sigma_max", "edm_vpred.sigma_min")
 SIGMA_MIN = 0.002  # that of CosXL; ours comes from the spacing
@@ -41,8 +41,13 @@ class Marks:
     spread: tuple[float, ...] = ()
     means: bool = False
 
-    def schedule(self, usual: Schedule) -> Schedule | None:
+    def schedule(self, usual: "Schedule") -> "Schedule | None":
         """What a family usually has, as the file corrects it; None if its table is of no schedule that is known."""
+        import torch
+
+        from safelight.diffusion.schedule import EDM
+        from safelight.layouts import schedulers
+
         if isinstance(usual, EDM):
             return replace(usual, sigma_max=self.sigma_max) if self.sigma_max else usual
         return (
@@ -57,11 +62,18 @@ def read(weights: Weights, where: str) -> Marks:
         few = name in weights and prod(weights.shapes[name]) <= LONGEST
         return tuple(weights[name].double().flatten().tolist()) if few else ()
 
+    def table() -> tuple[float, ...]:
+        betas = values("betas") if "alphas_cumprod" not in weights else ()
+        if not betas:
+            return values("alphas_cumprod")
+        import torch
+
+        return tuple(torch.tensor([1 - beta for beta in betas]).cumprod(0).tolist())
+
     scale = values("scale_factor")[:1]
     return Marks(
         names=tuple(name for name in NAMES if name in weights),
-        table=values("alphas_cumprod")
-        or tuple(torch.tensor([1 - one for one in values("betas")]).cumprod(0).tolist()),
+        table=table(),
         sigma_max=next(iter(values(SIGMAS[0])), 0.0),
         scale=checked({"scale": scale[0]}, where)["scale"] if scale else None,
         mean=values(LATENTS[0]),
@@ -70,8 +82,12 @@ def read(weights: Weights, where: str) -> Marks:
     )
 
 
-def write(names: Sequence[str], process: Process) -> dict[str, Tensor]:
+def write(names: Sequence[str], process: "Process") -> dict[str, "Tensor"]:
     """The marks of these ``names`` for a model of this process."""
+    import torch
+
+    from safelight.diffusion.schedule import EDM
+
     made = process.schedule
     sigmas = {SIGMAS[0]: made.sigma_max, SIGMAS[1]: SIGMA_MIN} if isinstance(made, EDM) else {}
     return {

@@ -12,7 +12,8 @@ from safelight.nn.positions import Rotation
 
 
 class Source(NamedTuple):
-    """What cross-attention asks: ``keys`` and ``values`` (b, m, heads, d) and ``mask`` (b, m), none: all of it."""
+    """What cross-attention asks: ``keys`` and ``values`` (b, m, heads, d) and ``mask`` (b, m),
+    none: all of it."""
 
     keys: Tensor
     values: Tensor
@@ -22,8 +23,9 @@ class Source(NamedTuple):
 class SelfAttention(nn.Module):
     """Every token asks every token that ``mask`` allows: (b, n, width) → (b, n, width).
 
-    ``qk_norm`` puts a layer norm on queries and keys (ViT-22B, arXiv 2302.05442), which keeps the softmax from
-    saturating in low precision. ``quick`` lets the compiled kernel attend where it can.
+    ``qk_norm`` puts a layer norm on queries and keys (ViT-22B, arXiv 2302.05442), which keeps the
+    softmax from saturating in low precision. ``quick`` lets the compiled kernel attend where it
+    can.
     """
 
     quick = False
@@ -39,7 +41,8 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """``mask`` is true for the tokens that may be looked at, (b, n), or looked at by each, (1 or b, n, n)."""
+        """``mask`` is true for the tokens that may be looked at, (b, n), or looked at by each, (1
+        or b, n, n)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # 3 × (b, n, heads, d)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -50,7 +53,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every token asks a ``source`` of another width, whose keys and values can be projected once and kept.
+    """Every token asks a ``source`` of another width, whose keys and values can be projected once
+    and kept.
 
     ``qk_norm`` as in ``SelfAttention``.
     """
@@ -72,9 +76,11 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, further: Sequence[Source] = ()
     ) -> Tensor:
-        """``x`` (b, n, width), ``k`` and ``v`` as ``project`` made them, ``mask`` (b, m) → (b, n, width).
+        """``x`` (b, n, width), ``k`` and ``v`` as ``project`` made them, ``mask`` (b, m) → (b, n,
+        width).
 
-        What is asked of ``further`` sources is added, each attended to by itself (IP-Adapter, arXiv 2308.06721, eq. 5).
+        What is asked of ``further`` sources is added, each attended to by itself (IP-Adapter, arXiv
+        2308.06721, eq. 5).
         """
         q = self.q(x).unflatten(-1, (self.heads, -1))  # (b, n, heads, d)
         q = q if self.q_norm is None else self.q_norm(q)
@@ -86,10 +92,12 @@ class CrossAttention(nn.Module):
 
 
 class Heads(nn.Module):
-    """Queries, keys and values of one sequence and the way out, for an attention that several sequences share.
+    """Queries, keys and values of one sequence and the way out, for an attention that several
+    sequences share.
 
-    ``qk_norm`` is a root mean square norm with weights on queries and keys. A sequence that ``asks`` nothing is only
-    looked at; the norm of its queries, which files hold, is kept beside the parameters. ``quick`` as in SelfAttention.
+    ``qk_norm`` is a root mean square norm with weights on queries and keys. A sequence that
+    ``asks`` nothing is only looked at; the norm of its queries, which files hold, is kept beside
+    the parameters. ``quick`` as in SelfAttention.
     """
 
     quick = False
@@ -98,7 +106,7 @@ class Heads(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        q_norm = RMSNorm if asks else Kept
+        q_norm = RMSNorm if asks else UnusedNorm
         self.q_norm = q_norm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.out = nn.Linear(width, width) if asks else None
@@ -110,7 +118,8 @@ class Heads(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """x over its root mean square along the last axis, times a weight, in the precision of x (arXiv 1910.07467)."""
+    """x over its root mean square along the last axis, times a weight, in the precision of x (arXiv
+    1910.07467)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
@@ -120,7 +129,7 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-class Kept(nn.Module):
+class UnusedNorm(nn.Module):
     """A ``weight`` that files hold and no answer depends on."""
 
     weight: Tensor
@@ -136,8 +145,9 @@ class Kept(nn.Module):
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, quick: bool = False
 ) -> Tensor:
-    """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) or (1 or b, n, m) is true →
-    (b, n, heads · d). ``quick`` lets the compiled kernel do it where it can, without a mask."""
+    """Softmax attention of (b, n, heads, d) on (b, m, heads, d), where ``mask`` (b, m) or (1 or b,
+    n, m) is true → (b, n, heads · d). ``quick`` lets the compiled kernel do it where it can,
+    without a mask."""
     if quick and mask is None and attends(q, k, v):
         return attention(q, k, v)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (b, heads, n or m, d)
@@ -152,8 +162,9 @@ def attend(
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-    """The textbook's three lines. Trained in bf16 on a CPU they are faster than the fused kernel on short sequences:
-    3.2 to 3.7 times at 64 tokens, 1.9 at 256, no longer at 1024, and never in float32 (torch 2.13, AVX512-bf16)."""
+    """The textbook's three lines. Trained in bf16 on a CPU they are faster than the fused kernel on
+    short sequences: 3.2 to 3.7 times at 64 tokens, 1.9 at 256, no longer at 1024, and never in
+    float32 (torch 2.13, AVX512-bf16)."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (b, heads, n, m)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
@@ -161,15 +172,17 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> T
     return mixed
 
 
-def joint(words: Tensor, n: int) -> Tensor | None:
-    """The mask (b, m) of ``words`` with ``n`` patches behind it; None if all count, for kernels without one."""
+def joint_mask(words: Tensor, n: int) -> Tensor | None:
+    """The mask (b, m) of ``words`` with ``n`` patches behind it; None if all count, for kernels
+    without one."""
     if not words.is_meta and not torch.compiler.is_compiling() and bool(words.all()):
         return None
     return F.pad(words, (0, n), value=True)
 
 
-def lonely(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
-    """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a word all as before."""
+def self_only_mask(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
+    """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a
+    word all as before."""
     sees = torch.eye(n, dtype=torch.bool, device=device)
     sees[:, :ahead] = True
     sees[:ahead] = True

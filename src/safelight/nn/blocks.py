@@ -1,8 +1,10 @@
-"""What can be done to a network's blocks without the network taking part: computing them anew, compiling them.
+"""What can be done to a network's blocks without the network taking part: computing them anew,
+compiling them.
 
-A block is the outermost composite element of a ``ModuleList`` or ``Sequential``, at any depth: a residual block of a
-pyramid, a block of a transformer. Most of a network's activations and time are spent there, and what is done to a block
-changes neither names nor values of weights."""
+A block is the outermost composite element of a ``ModuleList`` or ``Sequential``, at any depth: a
+residual block of a pyramid, a block of a transformer. Most of a network's activations and time are
+spent there, and what is done to a block changes neither names nor values of weights.
+"""
 
 from collections.abc import Iterable, Iterator
 from types import MethodType
@@ -15,14 +17,15 @@ from torch.utils.checkpoint import checkpoint
 from safelight.errors import BadInput
 
 
-class Less(NamedTuple):
-    """What a transformer leaves out of one pass: whole blocks, and in others what patches see beside themselves."""
+class BlockSelection(NamedTuple):
+    """What a transformer leaves out of one pass: whole blocks, and in others what patches see
+    beside themselves."""
 
     skip: frozenset[int] = frozenset()
     alone: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, skip: Iterable[int], alone: Iterable[int], count: int) -> "Less":
+    def of(cls, skip: Iterable[int], alone: Iterable[int], count: int) -> "BlockSelection":
         """BadInput if a block is named that a transformer of ``count`` blocks does not have."""
         for block in (*skip, *alone):
             if not 0 <= block < count:
@@ -32,7 +35,7 @@ class Less(NamedTuple):
         return cls(frozenset(skip), frozenset(alone))
 
 
-WHOLE = Less()
+ALL_BLOCKS = BlockSelection()
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
@@ -48,8 +51,8 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 def recompute(network: nn.Module) -> None:
     """From now on keep only what enters each block, and compute the rest anew in the backward pass.
 
-    The gradients are the same, for about a third more computing and a fraction of the memory (Chen et al., arXiv
-    1604.06174). What a network gives a block it gives by position.
+    The gradients are the same, for about a third more computing and a fraction of the memory (Chen
+    et al., arXiv 1604.06174). What a network gives a block it gives by position.
     """
     for block in blocks(network):
         block.forward = MethodType(
@@ -58,7 +61,8 @@ def recompute(network: nn.Module) -> None:
 
 
 def compile_blocks(network: nn.Module) -> None:
-    """From now on compile each block when it is first called, for the shapes that it is called with."""
+    """From now on compile each block when it is first called, for the shapes that it is called
+    with."""
     torch._dynamo.config.recompile_limit = (
         256  # beyond the usual 8 kinds of blocks a pyramid's others would stay plain
     )

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import BadInput, unknown
-from safelight.nn.text_models import clip
+from safelight.nn.text_models.clip import network as clip
+from safelight.nn.text_models.clip.config import Config as TextConfig
 from safelight.types.tensors import Images
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -37,7 +38,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size % self.patch:
             raise BadInput(
-                f"an image size of {self.size} pixels is no multiple of the patch size {self.patch}."
+                f"an image size of {self.size} pixels is no multiple "
+                f"of the patch size {self.patch}."
             )
         if self.activation not in clip.ACTIVATIONS:
             raise unknown("activation of an image encoder:", self.activation, clip.ACTIVATIONS)
@@ -58,7 +60,7 @@ class ImageEncoder(nn.Module):
         self.class_embedding = nn.Parameter(0.02 * torch.randn(config.width))  # the class token
         self.positions = nn.Parameter(0.02 * torch.randn(side * side + 1, config.width))
         self.norm1 = nn.LayerNorm(config.width, eps=1e-5)
-        block = clip.Config(
+        block = TextConfig(
             config.width, config.depth, config.heads, config.hidden, config.activation
         )
         self.blocks = nn.ModuleList(clip.Block(block) for _ in range(config.depth))
@@ -83,7 +85,7 @@ class ImageEncoder(nn.Module):
         return self.hidden_states(preprocess(images, self.config.size), len(self.blocks) - 1)
 
     def null_states(self) -> Tensor:
-        """The states of no picture, (1, 1 + patches, width): of normalised pixels that are all 0."""
+        """The states of no picture, (1, 1 + patches, width): its normalised pixels are 0."""
         side = self.config.size
         return self.hidden_states(
             self.class_embedding.new_zeros(1, 3, side, side), len(self.blocks) - 1

@@ -1,4 +1,5 @@
-"""A codebook: vectors of which each latent becomes the nearest (van den Oord et al., arXiv 1711.00937)."""
+"""A codebook: vectors of which each latent becomes the nearest (van den Oord et al., arXiv
+1711.00937)."""
 
 import zlib
 from collections.abc import Callable
@@ -17,7 +18,8 @@ _AT_ONCE = (
 
 
 class Codebook(nn.Module):
-    """Latents (b, c, *space) ⇄ numbers of codes (b, *space), in float32 whatever the precision around it."""
+    """Latents (b, c, *space) ⇄ numbers of codes (b, *space), in float32 whatever the precision
+    around it."""
 
     codes: Tensor
     count: Tensor  # (k,) and (k, c): how many latents chose a code lately, and their sum
@@ -61,7 +63,8 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, latents: Latents) -> Tensor:
-        """The number of the nearest code in squared Euclidean distance (the first of equals), int64 (b, *space)."""
+        """The number of the nearest code in squared Euclidean distance (the first of equals), int64
+        (b, *space)."""
         rows = _rows(latents)  # (n, c)
         codes = self._vectors()
         lengths = codes.square().sum(
@@ -73,7 +76,8 @@ class Codebook(nn.Module):
         return torch.cat(found).view(latents.shape[0], *latents.shape[2:])
 
     def lookup(self, indices: Tensor) -> Latents:
-        """The codes (b, c, *space) of numbers (b, *space). BadInput for a number that no code has."""
+        """The codes (b, c, *space) of numbers (b, *space). BadInput for a number that no code
+        has."""
         known = not indices.is_floating_point() and (
             indices.numel() == 0 or bool(indices.min() >= 0)
         )
@@ -90,7 +94,8 @@ class Codebook(nn.Module):
         return self._at(self.nearest(latents)).detach() + (latents - latents.detach())
 
     def distances(self, latents: Latents) -> tuple[Tensor, Tensor]:
-        """Mean squared distances (b,) of latents from their codes: for the latents to learn, and for the codes.
+        """Mean squared distances (b,) of latents from their codes: for the latents to learn, and
+        for the codes.
 
         While training, it also takes down what ``after_update`` needs of these latents.
         """
@@ -109,7 +114,8 @@ class Codebook(nn.Module):
     def after_update(
         self, seed: int, update: int, total: Callable[[Tensor], Tensor] = lambda sums: sums
     ) -> None:
-        """Move codes by what was taken down since the last time, over all processes that ``total`` sums over."""
+        """Move codes by what was taken down since the last time, over all processes that ``total``
+        sums over."""
         if not self.watches:
             return
         chosen, sums, squares = (total(one) for one in (self.chosen, self.sums, self.squares))
@@ -127,10 +133,11 @@ class Codebook(nn.Module):
             one.zero_()
 
     def _restart(self, chosen: Tensor, sums: Tensor, squares: Tensor, key: int) -> None:
-        """Draw codes long idle from the latents about codes in use, the more often the more latents those have.
+        """Draw codes long idle from the latents about codes in use, the more often the more latents
+        those have.
 
-        Mean and deviation of the latents about a code are sums, so every process of a parallel run draws the same;
-        where one latent chose a code, the draw is that latent.
+        Mean and deviation of the latents about a code are sums, so every process of a parallel run
+        draws the same; where one latent chose a code, the draw is that latent.
         """
         dead = (self.idle >= self.options.restart).nonzero().flatten()
         if not len(dead):

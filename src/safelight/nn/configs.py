@@ -7,7 +7,8 @@ from safelight.errors import BadInput
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Both halves' shape. Each multiplier is a level; each level after the first halves the size."""
+    """Both halves' shape. Each multiplier is a level; each level after the first halves the
+    size."""
 
     width: int
     multipliers: tuple[int, ...]
@@ -32,7 +33,8 @@ class Pyramid:
         )
 
     def require(self, kind: str, *more: int) -> None:
-        """BadInput, in the name of ``kind``, for a shape that cannot be; ``more`` are numbers of its own."""
+        """BadInput, in the name of ``kind``, for a shape that cannot be; ``more`` are numbers of
+        its own."""
         if (
             not self.multipliers
             or min(self.width, *self.multipliers, self.blocks, self.channels, self.groups) < 1
@@ -56,9 +58,10 @@ class Pyramid:
 class Codes:
     """How many codes there are, where they lie and how they move.
 
-    ``normalise``: latents and codes lie on the unit sphere (arXiv 2110.04627, section 3.2). ``decay``: codes are
-    running means of the latents that chose them (arXiv 1711.00937, appendix A.1); 0: they learn by gradient.
-    ``restart``: a code that no latent chose for so many updates moves to where latents are; 0: never.
+    ``normalise``: latents and codes lie on the unit sphere (arXiv 2110.04627, section 3.2).
+    ``decay``: codes are running means of the latents that chose them (arXiv 1711.00937, appendix
+    A.1); 0: they learn by gradient. ``restart``: a code that no latent chose for so many updates
+    moves to where latents are; 0: never.
     """
 
     number: int = 8192

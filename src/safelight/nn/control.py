@@ -1,4 +1,5 @@
-"""Control: branches that look at a picture and add to what a denoiser computes. One file a kind of branch."""
+"""Control: branches that look at a picture and add to what a denoiser computes. One file a kind of
+branch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,25 +24,27 @@ Encode: TypeAlias = Callable[[Images], Latents]
 class Branch(Protocol):
     """A network that controls another one by ``residuals``.
 
-    ``takes``: the ways in, of those of a condition, that it hears itself; ``projections``: how many tensors it makes of
-    tokens in ``prepare``; ``colours``: the channels of its picture, the fourth transparency, where it is to paint;
-    ``modes``: by name, the numbers of the kinds of picture that it tells apart, if it does.
+    ``takes``: the ways in, of those of a condition, that it hears itself; ``projections``: how many
+    tensors it makes of tokens in ``prepare``; ``hint_channels``: the channels of its picture, the
+    fourth transparency, where it is to paint; ``modes``: by name, the numbers of the kinds of
+    picture that it tells apart, if it does.
 
-    ``meet`` is told whom it controls: BadInput if that is none of its family. ``see`` makes of a picture, once, what
-    does not depend on time, with the model's ``encode`` where it looks at latents; ``__call__`` the residuals for some
-    latents, in the order of the denoiser that they are for.
+    ``attach_to`` is told whom it controls: BadInput if that is none of its family. ``encode_hint``
+    makes of a picture, once, what does not depend on time, with the model's ``encode`` where it
+    looks at latents; ``__call__`` the residuals for some latents, in the order of the denoiser that
+    they are for.
     """
 
     takes: frozenset[str]
     projections: int
-    colours: int
+    hint_channels: int
     modes: Mapping[str, int]
 
     def prepare(self, condition: Condition) -> Condition: ...
 
-    def meet(self, denoiser: Denoiser) -> None: ...
+    def attach_to(self, denoiser: Denoiser) -> None: ...
 
-    def see(
+    def encode_hint(
         self, hint: Images, encode: Encode | None = None, mode: int | None = None
     ) -> tuple[Tensor, ...]: ...
 
@@ -51,12 +54,14 @@ class Branch(Protocol):
 
 
 class Controlled:
-    """A denoiser around a ``denoiser``, under the control of a ``branch`` that sees ``hint`` (1 or b, colours, h, w).
+    """A denoiser around a ``denoiser``, under the control of a ``branch`` that sees ``hint`` (1 or
+    b, colours, h, w).
 
-    The hint goes from black, 0, to white, 1. Several are those of as many samples, over and over for a larger batch.
-    ``scale`` weighs the residuals, which are added from ``begin`` to ``end`` of the way, 0 being pure noise and 1 clean
-    (time 1000 and 0). ``encode``: the model's autoencoder, for branches that look at latents; ``mode``: which kind of
-    picture the hint is, by name or number, for branches that tell them apart. Control of what is controlled adds up.
+    The hint goes from black, 0, to white, 1. Several are those of as many samples, over and over
+    for a larger batch. ``scale`` weighs the residuals, which are added from ``begin`` to ``end`` of
+    the way, 0 being pure noise and 1 clean (time 1000 and 0). ``encode``: the model's autoencoder,
+    for branches that look at latents; ``mode``: which kind of picture the hint is, by name or
+    number, for branches that tell them apart. Control of what is controlled adds up.
     """
 
     def __init__(
@@ -77,15 +82,16 @@ class Controlled:
         self.denoiser, self.branch, self.scale, self.span = denoiser, branch, scale, (begin, end)
         self.size_multiple = denoiser.size_multiple
         self.scalar_names = frozenset(denoiser.scalar_names)
-        branch.meet(innermost(denoiser))
-        self.seen = branch.see(hint, encode, chosen(branch.modes, mode))
+        branch.attach_to(innermost(denoiser))
+        self.seen = branch.encode_hint(hint, encode, chosen(branch.modes, mode))
 
     def prepare(self, condition: Condition) -> Condition:
-        """Prepared for both: in ``tokens.projected`` the branch's part stands before the denoiser's."""
+        """Prepared for both: in ``tokens.projected`` the branch's part stands before the
+        denoiser's."""
         inner = self.denoiser.prepare(condition)
         if condition.tokens is None or condition.tokens.projected:
             return inner
-        mine, theirs = self.branch.prepare(self.heard(condition)).tokens, inner.tokens
+        mine, theirs = self.branch.prepare(self.branch_condition(condition)).tokens, inner.tokens
         if mine is None or theirs is None:
             return inner
         return replace(
@@ -104,7 +110,7 @@ class Controlled:
     ) -> Tensor:
         """What ``network``, the denoiser or some of it, says under control."""
         condition = self.prepare(condition)
-        told, tokens = self.heard(condition), condition.tokens
+        told, tokens = self.branch_condition(condition), condition.tokens
         if tokens is not None and self.branch.projections:
             count = self.branch.projections
             told = replace(told, tokens=replace(tokens, projected=tokens.projected[:count]))
@@ -119,16 +125,17 @@ class Controlled:
             condition = replace(condition, residuals=added(found, condition.residuals))
         return network(noisy, time, condition)
 
-    def heard(self, condition: Condition) -> Condition:
+    def branch_condition(self, condition: Condition) -> Condition:
         """What of a condition the branch takes."""
         return Condition(
             **{name: value for name, value in vars(condition).items() if name in self.branch.takes}
         )
 
 
-class Shown:
-    """A denoiser that sees the latents of a ``picture`` (1 or b, c, h, w) in the channels beside its own, where it is
-    given no others: FLUX.1 Canny and Depth, and the LoRAs that make them of FLUX.1 dev."""
+class ChannelConditioned:
+    """A denoiser that sees the latents of a ``picture`` (1 or b, c, h, w) in the channels beside
+    its own, where it is given no others: FLUX.1 Canny and Depth, and the LoRAs that make them of
+    FLUX.1 dev."""
 
     def __init__(self, denoiser: Denoiser, picture: Latents) -> None:
         self.denoiser, self.picture = denoiser, picture
@@ -163,13 +170,14 @@ class Shown:
 
 def innermost(denoiser: Denoiser) -> Denoiser:
     """The denoiser inside all control that there is around it."""
-    while isinstance(denoiser, Controlled | Shown):
+    while isinstance(denoiser, Controlled | ChannelConditioned):
         denoiser = denoiser.denoiser
     return denoiser
 
 
 def chosen(modes: Mapping[str, int], mode: str) -> int | None:
-    """The number of a ``mode`` given by name or number, None if none is given; BadInput if there is no such."""
+    """The number of a ``mode`` given by name or number, None if none is given; BadInput if there is
+    no such."""
     if not mode:
         return None
     number = int(mode) if mode.isdecimal() else modes.get(mode)
@@ -184,7 +192,8 @@ def chosen(modes: Mapping[str, int], mode: str) -> int | None:
 
 
 def weighed(residuals: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
-    """Each of ``residuals`` times its sample's ``weight`` (b,); a tensor that serves several blocks is made once."""
+    """Each of ``residuals`` times its sample's ``weight`` (b,); a tensor that serves several blocks
+    is made once."""
     made: dict[int, Tensor] = {}
     for one in residuals:
         if id(one) not in made:
@@ -208,7 +217,8 @@ def encoded(images: Images, encode: Encode | None) -> Latents:
 
 
 def fitting(seen: Tensor, grid: Shape) -> Tensor:
-    """What was seen, (b, n, width), of a picture of as many patches as the ``grid`` has; else BadInput."""
+    """What was seen, (b, n, width), of a picture of as many patches as the ``grid`` has; else
+    BadInput."""
     if seen.shape[1] != prod(grid):
         size = "×".join(map(str, grid))
         raise BadInput(

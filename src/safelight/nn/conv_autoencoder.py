@@ -1,6 +1,6 @@
-"""The convolutional encoder and decoder of latent diffusion's first stages (Rombach et al., arXiv 2112.10752, E.1;
-from Esser et al., arXiv 2012.09841): levels of residual blocks, each half the size of the last, attention in the
-middle and, where asked for, inside levels."""
+"""The convolutional encoder and decoder of latent diffusion's first stages (Rombach et al., arXiv
+2112.10752, E.1; from Esser et al., arXiv 2012.09841): levels of residual blocks, each half the size
+of the last, attention in the middle and, where asked for, inside levels."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from safelight.nn.configs import Pyramid
 from safelight.nn.kernels.convolution import Convolution3
-from safelight.nn.local_layers import Layer, far, layer
+from safelight.nn.local_layers import LocalLayer, global_span, layer
 from safelight.nn.norms import GroupNorm, Moments
 from safelight.types.tensors import Images, Latents
 
 
 class Encoder(nn.Module):
-    """Images (b, channels, h, w) → (b, out, h/f, w/f): first ``near``, then ``far``, which attends to all places."""
+    """Images (b, channels, h, w) → (b, out, h/f, w/f): first ``forward_local``, then
+    ``forward_global``, which attends to all places."""
 
     def __init__(self, shape: Pyramid, out: int) -> None:
         super().__init__()
@@ -32,27 +33,28 @@ class Encoder(nn.Module):
         self.leave = nn.Conv2d(before, out, 3, padding=1)
 
     def forward(self, images: Images) -> Tensor:
-        return self.far(self.near(images))
+        return self.forward_global(self.forward_local(images))
 
-    def near(self, images: Images) -> Tensor:
+    def forward_local(self, images: Images) -> Tensor:
         """The layers before any attention."""
-        return self.levels[: attending(self.levels)[0]](self.enter(images))  # type: ignore[no-any-return]
+        return self.levels[: attention_span(self.levels)[0]](self.enter(images))  # type: ignore[no-any-return]
 
-    def near_layers(self) -> list[Layer]:
-        """Those of ``near``, one by one."""
-        enter = Layer(
-            self.enter, lambda maps, _: (self.enter(maps[0].to(self.enter.weight.dtype)),), reach=1
+    def local_sequence(self) -> list[LocalLayer]:
+        """Those of ``forward_local``, one by one."""
+        enter = LocalLayer(
+            self.enter, lambda maps, _: (self.enter(maps[0].to(self.enter.weight.dtype)),), radius=1
         )
-        return [enter, *described(list(self.levels)[: attending(self.levels)[0]])]
+        return [enter, *described(list(self.levels)[: attention_span(self.levels)[0]])]
 
-    def far(self, x: Tensor) -> Tensor:
+    def forward_global(self, x: Tensor) -> Tensor:
         """The layers from the first attention on."""
-        x = self.middle(self.levels[attending(self.levels)[0] :](x))
+        x = self.middle(self.levels[attention_span(self.levels)[0] :](x))
         return self.leave(self.norm(x))  # type: ignore[no-any-return]  # (b, out, h/f, w/f)
 
 
 class Decoder(nn.Module):
-    """Latents (b, c, h/f, w/f) → (b, channels, h, w): first ``far``, which attends to all places, then ``near``."""
+    """Latents (b, c, h/f, w/f) → (b, channels, h, w): first ``forward_global``, which attends to
+    all places, then ``forward_local``."""
 
     def __init__(self, shape: Pyramid, latent_channels: int) -> None:
         super().__init__()
@@ -69,23 +71,25 @@ class Decoder(nn.Module):
         self.leave = nn.Conv2d(before, shape.channels, 3, padding=1)
 
     def forward(self, latents: Latents) -> Tensor:
-        return self.near(self.far(latents))
+        return self.forward_local(self.forward_global(latents))
 
-    def far(self, latents: Latents) -> Tensor:
+    def forward_global(self, latents: Latents) -> Tensor:
         """The layers up to the last attention."""
         x = self.middle(self.enter(latents))
-        return self.levels[: attending(self.levels)[1]](x)  # type: ignore[no-any-return]
+        return self.levels[: attention_span(self.levels)[1]](x)  # type: ignore[no-any-return]
 
-    def near(self, x: Tensor) -> Tensor:
+    def forward_local(self, x: Tensor) -> Tensor:
         """The layers after all attention."""
-        return self._pictures(self.levels[attending(self.levels)[1] :](x))  # (b, channels, h, w)
+        return self._pictures(
+            self.levels[attention_span(self.levels)[1] :](x)
+        )  # (b, channels, h, w)
 
-    def near_layers(self) -> list[Layer]:
-        """Those of ``near``, one by one."""
-        leave = Layer(
-            self, lambda maps, known: (self._pictures(maps[0], known),), reach=1, norm=self.norm
+    def local_sequence(self) -> list[LocalLayer]:
+        """Those of ``forward_local``, one by one."""
+        leave = LocalLayer(
+            self, lambda maps, known: (self._pictures(maps[0], known),), radius=1, norm=self.norm
         )
-        return [*described(list(self.levels)[attending(self.levels)[1] :]), leave]
+        return [*described(list(self.levels)[attention_span(self.levels)[1] :]), leave]
 
     def _pictures(self, x: Tensor, known: Moments | None = None) -> Tensor:
         return self.leave(self.norm(x, known=known))  # type: ignore[no-any-return]
@@ -106,7 +110,8 @@ class Residual(nn.Module):
         return self.second(*self.first(x))
 
     def first(self, x: Tensor, known: Moments | None = None) -> tuple[Tensor, Tensor]:
-        """The skip, and what goes on beside it; ``known`` are the moments of a whole image that ``x`` is a part of."""
+        """The skip, and what goes on beside it; ``known`` are the moments of a whole image that
+        ``x`` is a part of."""
         y = self.conv1(self.norm1(x, known=known))
         return self.skip(x), y
 
@@ -114,17 +119,17 @@ class Residual(nn.Module):
         """The rest; writes over ``y``."""
         return self.conv2(self.norm2(y, mine=True, known=known), skip)  # type: ignore[no-any-return]
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[LocalLayer]:
         """Both halves."""
-        first = Layer(
-            self, lambda maps, known: self.first(maps[0], known), reach=1, norm=self.norm1
+        first = LocalLayer(
+            self, lambda maps, known: self.first(maps[0], known), radius=1, norm=self.norm1
         )
         return [
             first,
-            Layer(
+            LocalLayer(
                 self,
                 lambda maps, known: (self.second(maps[0], maps[1], known),),
-                reach=1,
+                radius=1,
                 norm=self.norm2,
             ),
         ]
@@ -178,19 +183,20 @@ def level(before: int, width: int, blocks: int, groups: int, attends: bool) -> l
     return layers
 
 
-def described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
+def described(modules: Sequence[nn.Module]) -> Iterator[LocalLayer]:
     """The layers of levels without attention."""
     for module in modules:
         if isinstance(module, Residual):
             yield from module.layers()
         else:
             twice = isinstance(module, Up)
-            yield layer(module, reach=1, up=2 if twice else 1, down=1 if twice else 2)
+            yield layer(module, radius=1, up=2 if twice else 1, down=1 if twice else 2)
 
 
-def attending(layers: nn.Sequential) -> tuple[int, int]:
-    """Where the first layer that attends begins and where the last one ends: (the layers' number, 0) if none does."""
-    return far(layers, lambda one: isinstance(one, SpatialAttention))
+def attention_span(layers: nn.Sequential) -> tuple[int, int]:
+    """Where the first layer that attends begins and where the last one ends: (the layers' number,
+    0) if none does."""
+    return global_span(layers, lambda one: isinstance(one, SpatialAttention))
 
 
 def middle(width: int, shape: Pyramid) -> nn.Sequential:

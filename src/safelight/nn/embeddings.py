@@ -8,12 +8,15 @@ from torch.nn import functional as F
 
 
 def sinusoidal(time: Tensor, width: int, inclusive: bool = False) -> Tensor:
-    """Cosines, then sines, of ``time`` (b,) at ``width // 2`` frequencies from 1 down to 1/10000 → (b, width).
+    """Cosines, then sines, of ``time`` (b,) at ``width // 2`` frequencies from 1 down to 1/10000 →
+    (b, width).
 
-    The slowest is one step short of 1/10000, or just that if ``inclusive``, as some of diffusers' networks have it.
+    The slowest is one step short of 1/10000, or just that if ``inclusive``, as some of diffusers'
+    networks have it.
 
-    Always in float32, whatever the precision around it: bfloat16 cannot tell neighbouring times apart. Times are
-    expected on the scale of 0 … 1000. Source: DDPM (arXiv 2006.11239), in the layout of arXiv 2212.09748.
+    Always in float32, whatever the precision around it: bfloat16 cannot tell neighbouring times
+    apart. Times are expected on the scale of 0 … 1000. Source: DDPM (arXiv 2006.11239), in the
+    layout of arXiv 2212.09748.
     """
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=time.device)
@@ -22,7 +25,8 @@ def sinusoidal(time: Tensor, width: int, inclusive: bool = False) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Time (b,) → (b, width): sinusoids, to which ``beside`` (b, frequencies) is added, then Linear, SiLU, Linear."""
+    """Time (b,) → (b, width): sinusoids, to which ``beside`` (b, frequencies) is added, then
+    Linear, SiLU, Linear."""
 
     def __init__(self, width: int, frequencies: int = 256, inclusive: bool = False) -> None:
         super().__init__()

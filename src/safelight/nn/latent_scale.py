@@ -1,4 +1,5 @@
-"""The autoencoder's own scale and shift, so that everyone else meets latents of zero mean and unit variance."""
+"""The autoencoder's own scale and shift, so that everyone else meets latents of zero mean and unit
+variance."""
 
 from collections.abc import Iterable
 
@@ -10,10 +11,12 @@ from safelight.types.tensors import Latents
 
 
 class LatentScale(nn.Module):
-    """Per-channel mean and deviation of raw latents, measured once after training: 0 and 1 until then.
+    """Per-channel mean and deviation of raw latents, measured once after training: 0 and 1 until
+    then.
 
-    With an ``epsilon`` it keeps what a batch norm does: ``variance``, to which epsilon is added before the root, and
-    the ``count`` of batches. A root and a square would not give back a file's bits.
+    With an ``epsilon`` it keeps what a batch norm does: ``variance``, to which epsilon is added
+    before the root, and the ``count`` of batches. A root and a square would not give back a file's
+    bits.
     """
 
     mean: Tensor
@@ -62,7 +65,8 @@ class LatentScale(nn.Module):
 
     @torch.no_grad()
     def measure(self, encodings: Iterable[Encoding]) -> None:
-        """Take mean and deviation from encodings made with the present scale, so that it may be measured again."""
+        """Take mean and deviation from encodings made with the present scale, so that it may be
+        measured again."""
         count, total, square = (
             0,
             torch.zeros_like(self.mean).double(),

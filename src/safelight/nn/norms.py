@@ -17,8 +17,8 @@ Moments: TypeAlias = tuple[Tensor, Tensor]
 class GroupNorm(nn.GroupNorm):
     """The group norm of (b, c, h, w) by the moments of each image, or by those that it is told.
 
-    ``silu`` lets a SiLU follow. ``quick`` lets the compiled kernel do both in one pass where it can: not for learning,
-    and for widths that are multiples of 64.
+    ``silu`` lets a SiLU follow. ``quick`` lets the compiled kernel do both in one pass where it
+    can: not for learning, and for widths that are multiples of 64.
     """
 
     def __init__(self, groups: int, width: int, eps: float, silu: bool = False) -> None:
@@ -26,8 +26,8 @@ class GroupNorm(nn.GroupNorm):
         self.silu, self.quick = silu, False
 
     def forward(self, x: Tensor, mine: bool = False, known: Moments | None = None) -> Tensor:
-        """``mine`` says that ``x`` is not used again, so that the result may be written over it; ``known`` are the
-        moments of the images that ``x`` is a part of."""
+        """``mine`` says that ``x`` is not used again, so that the result may be written over it;
+        ``known`` are the moments of the images that ``x`` is a part of."""
         if self._in_kernels(x):
             mean, variance = known or moments(self.sums(x))
             weight, bias = self.weight.double(), self.bias.double()
@@ -40,7 +40,8 @@ class GroupNorm(nn.GroupNorm):
         return F.silu(y) if self.silu else y
 
     def sums(self, x: Tensor) -> Tensor:
-        """Count, sum and sum of squares of each group (b, g, 3) in float64: those of parts add up to the whole's."""
+        """Count, sum and sum of squares of each group (b, g, 3) in float64: those of parts add up
+        to the whole's."""
         count = x[0].numel() // self.num_groups
         if self._in_kernels(x):
             both = group_sums(x, self.num_groups)

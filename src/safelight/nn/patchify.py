@@ -9,7 +9,8 @@ from safelight.types.tensors import Latents
 
 
 def patch_grid(space: Shape, patch: int) -> Shape:
-    """How many patches lie along each axis of ``space``; BadInput if the patch does not divide it."""
+    """How many patches lie along each axis of ``space``; BadInput if the patch does not divide
+    it."""
     if any(size % patch for size in space):
         raise BadInput(
             f"latents of size {'×'.join(map(str, space))} cannot be cut into patches of {patch}."
@@ -27,7 +28,8 @@ def require_latents(noisy: Latents, channels: int, axes: int = 2) -> None:
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """(b, c, *space) → (b, n, patch^axes · c), rows of the grid first; BadInput if the patch does not divide it."""
+    """(b, c, *space) → (b, n, patch^axes · c), rows of the grid first; BadInput if the patch does
+    not divide it."""
     patch_grid(x.shape[2:], patch)
     whole, grid, inner = _names(x.ndim - 2)
     sizes = dict.fromkeys(inner.split(), patch)

@@ -11,8 +11,9 @@ from safelight.types.tensors import Images
 def perceptual(network: Features, images: Images, others: Images) -> Float[Tensor, " b"]:
     """The distance of Zhang et al. (LPIPS, arXiv 1801.03924, eq. 1) between pictures in [-1, 1].
 
-    In each map every place's channels are made a unit vector; squared differences are weighed by the network's
-    ``heads`` (1 each where it has none), summed over channels, averaged over places, and summed over the maps.
+    In each map every place's channels are made a unit vector; squared differences are weighed by
+    the network's ``heads`` (1 each where it has none), summed over channels, averaged over places,
+    and summed over the maps.
     """
     maps, others_maps = network.maps(images), network.maps(others)
     heads = network.heads or (None,) * len(maps)
@@ -27,6 +28,7 @@ def _layer(one: Tensor, other: Tensor, head: Tensor | None) -> Tensor:
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Unit vectors along the channels. 1e-10 keeps the gradient finite where all channels are zero."""
+    """Unit vectors along the channels. 1e-10 keeps the gradient finite where all channels are
+    zero."""
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features * (features.square().sum(1, keepdim=True) + 1e-10).rsqrt()

@@ -12,7 +12,8 @@ from safelight.types.shapes import Shape
 
 
 class Rotation(NamedTuple):
-    """A turn for each token of a sequence: ``cos`` and ``sin`` (n, d), the first half of ``sin`` negated."""
+    """A turn for each token of a sequence: ``cos`` and ``sin`` (n, d), the first half of ``sin``
+    negated."""
 
     cos: Tensor
     sin: Tensor
@@ -27,10 +28,11 @@ class Rotation(NamedTuple):
 def rotation(positions: Tensor, width: int, base: float = 10_000.0) -> Rotation:
     """The turns for tokens at ``positions`` (n, axes) in heads of ``width`` channels.
 
-    The pairs of channels are shared out among the axes, each with frequencies from 1 down towards 1/``base``; the
-    product of a turned query and a turned key then depends on the offset between their positions alone (RoFormer,
-    arXiv 2104.09864). Computed anew for each grid, in float32: it costs a few thousand cosines, and nothing is left
-    behind that a change of device, precision or autograd mode could make stale.
+    The pairs of channels are shared out among the axes, each with frequencies from 1 down towards
+    1/``base``; the product of a turned query and a turned key then depends on the offset between
+    their positions alone (RoFormer, arXiv 2104.09864). Computed anew for each grid, in float32: it
+    costs a few thousand cosines, and nothing is left behind that a change of device, precision or
+    autograd mode could make stale.
     """
     shares = split(width // 2, positions.shape[1])
     angles = [
@@ -44,7 +46,8 @@ def rotation(positions: Tensor, width: int, base: float = 10_000.0) -> Rotation:
 
 
 class PairRotation(NamedTuple):
-    """A turn for each token of a sequence that pairs neighbours, channel 2i with 2i + 1: ``cos``, ``sin`` (n, d/2)."""
+    """A turn for each token of a sequence that pairs neighbours, channel 2i with 2i + 1: ``cos``,
+    ``sin`` (n, d/2)."""
 
     cos: Tensor
     sin: Tensor
@@ -61,7 +64,8 @@ class PairRotation(NamedTuple):
 
 
 def pair_rotation(positions: Tensor, widths: Sequence[int], base: float = 10_000.0) -> PairRotation:
-    """The turns for tokens at ``positions`` (n, axes), of which each axis has so many channels of a head: FLUX.
+    """The turns for tokens at ``positions`` (n, axes), of which each axis has so many channels of a
+    head: FLUX.
 
     The angles are products in float64, as there; only their cosines and sines are float32.
     """
@@ -85,9 +89,11 @@ def grid_positions(grid: Sequence[int], device: torch.device | None = None) -> T
 
 
 class PositionTable(nn.Module):
-    """A fixed vector for each patch of a square of ``side``: ``table`` (1, side², width), the rows one after another.
+    """A fixed vector for each patch of a square of ``side``: ``table`` (1, side², width), the rows
+    one after another.
 
-    It is made of sines (ViT, DiT: arXiv 2212.09748); a file's own table takes its place, and is then what is read.
+    It is made of sines (ViT, DiT: arXiv 2212.09748); a file's own table takes its place, and is
+    then what is read.
     """
 
     table: Tensor
@@ -99,7 +105,8 @@ class PositionTable(nn.Module):
         self.register_buffer("table", sines(line, line, width)[None])
 
     def middle(self, grid: Shape) -> Tensor:
-        """The vectors of a ``grid`` in the middle of the square, (1, n, width) (SD 3: arXiv 2403.03206, 5.3.2).
+        """The vectors of a ``grid`` in the middle of the square, (1, n, width) (SD 3: arXiv
+        2403.03206, 5.3.2).
 
         Raises BadInput if it is larger than the square.
         """
@@ -114,7 +121,8 @@ class PositionTable(nn.Module):
         return square[:, top : top + height, left : left + width].flatten(1, 2)
 
     def stretched(self, grid: Shape) -> Tensor:
-        """The whole square, seen as a ``grid`` of other sides: the same stretch in finer or coarser steps."""
+        """The whole square, seen as a ``grid`` of other sides: the same stretch in finer or coarser
+        steps."""
         if tuple(grid) == (self.side, self.side):
             return self.table
         rows, columns = (
@@ -126,7 +134,8 @@ class PositionTable(nn.Module):
 
 
 def sines(rows: Tensor, columns: Tensor, width: int, device: torch.device | None = None) -> Tensor:
-    """Sines, then cosines, of the columns of a grid and behind them of its rows → (n, width) in float32.
+    """Sines, then cosines, of the columns of a grid and behind them of its rows → (n, width) in
+    float32.
 
     The lines are waved where they are, in float64, which not every ``device`` has.
     """

@@ -1,4 +1,5 @@
-"""What networks share that others trained and nobody here does: files of weights, sizes, and the SAME padding."""
+"""What networks share that others trained and nobody here does: files of weights, sizes, and the
+SAME padding."""
 
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from safelight.types.tensors import Images
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, those in 8 bits as the float32 numbers that they stand for.
+    """The tensors of a safetensors file, those in 8 bits as the float32 numbers that they stand
+    for.
 
-    A weight in uint8 has a ``scale`` and a ``zero_point`` beside it: w = (weight - zero_point) · scale.
+    A weight in uint8 has a ``scale`` and a ``zero_point`` beside it: w = (weight - zero_point) ·
+    scale.
     """
     try:
         tensors = load_file(path)
@@ -46,7 +49,8 @@ def native(images: Images, side: int) -> Tensor:
 
 
 def same(x: Tensor, stride: int) -> Tensor:
-    """Padded for a 3×3 convolution as TensorFlow's SAME: with stride 2, even sides only at the right and bottom."""
+    """Padded for a 3×3 convolution as TensorFlow's SAME: with stride 2, even sides only at the
+    right and bottom."""
     height, width = x.shape[-2:]
     left, top = (1 if stride == 1 else side % 2 for side in (width, height))
     return F.pad(x, (left, 1, top, 1))

@@ -7,7 +7,8 @@ from safelight.types.shapes import Shape
 def reduced(
     kind: str, image_shape: Shape, channels: int, latent_channels: int, factor: int
 ) -> Shape:
-    """(b, channels, h, w) → (b, latent_channels, h/f, w/f); BadInput, in the name of ``kind``, if that cannot be."""
+    """(b, channels, h, w) → (b, latent_channels, h/f, w/f); BadInput, in the name of ``kind``, if
+    that cannot be."""
     *batch, given, height, width = image_shape
     if given != channels:
         raise BadInput(f"{kind}: wanted images of {channels} channels, got {given}.")
@@ -21,7 +22,8 @@ def reduced(
 
 
 def split(pairs: int, axes: int) -> tuple[int, ...]:
-    """``pairs`` shared out among ``axes`` as evenly as they go, the first axes taking what is left over."""
+    """``pairs`` shared out among ``axes`` as evenly as they go, the first axes taking what is left
+    over."""
     if pairs < axes:
         raise BadInput(
             f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; use fewer heads."

@@ -1,5 +1,6 @@
-"""Attention over the places of an image, as U-Nets have it: transformers between convolutions (Rombach et al., arXiv
-2112.10752, appendix E.2.1), and the plain attention before them (Dhariwal & Nichol, arXiv 2105.05233)."""
+"""Attention over the places of an image, as U-Nets have it: transformers between convolutions
+(Rombach et al., arXiv 2112.10752, appendix E.2.1), and the plain attention before them (Dhariwal &
+Nichol, arXiv 2105.05233)."""
 
 from typing import Literal
 
@@ -11,15 +12,15 @@ from safelight.nn.norms import GroupNorm
 
 How = Literal["whole", "skipped", "alone"]
 """All of a layer, nothing of it, or with places that see only themselves."""
-Asked = tuple[tuple[Source, ...], ...]
+Contexts = tuple[tuple[Source, ...], ...]
 """What each cross-attention of a layer asks, in turn: the text and further streams, or nothing."""
 
 
 class Transformer(nn.Module):
     """(b, width, h, w) → the same: ``depth`` blocks over all places, beside a skip.
 
-    What it asks is ``text_width`` wide; with ``text_only`` the first attention of each block asks it too, instead of
-    the other places.
+    What it asks is ``text_width`` wide; with ``text_only`` the first attention of each block asks
+    it too, instead of the other places.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class Transformer(nn.Module):
         )
         self.leave = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, asked: Asked, how: How) -> Tensor:
+    def forward(self, x: Tensor, context: Contexts, how: How) -> Tensor:
         y = self.enter(places(self.norm(x)))  # (b, h·w, width)
-        each = len(asked) // len(self.blocks)
+        each = len(context) // len(self.blocks)
         for number, block in enumerate(self.blocks):
-            y = block(y, asked[number * each : (number + 1) * each], how)
+            y = block(y, context[number * each : (number + 1) * each], how)
         return x + image(self.leave(y), x)
 
 
@@ -54,15 +55,15 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.mlp = GatedMLP(width)
 
-    def forward(self, x: Tensor, asked: Asked, how: How) -> Tensor:
+    def forward(self, x: Tensor, context: Contexts, how: How) -> Tensor:
         """``x`` (b, n, width) → the same."""
         if self.attention is not None:
             y = self.norm1(x)
             x = x + (own(self.attention, y) if how == "alone" else self.attention(y))
-        elif self.text is not None and asked[0]:
-            x = x + self.text(self.norm1(x), *asked[0][0], asked[0][1:])
-        if asked[-1]:
-            x = x + self.cross(self.norm2(x), *asked[-1][0], asked[-1][1:])
+        elif self.text is not None and context[0]:
+            x = x + self.text(self.norm1(x), *context[0][0], context[0][1:])
+        if context[-1]:
+            x = x + self.cross(self.norm2(x), *context[-1][0], context[-1][1:])
         return x + self.mlp(self.norm3(x))  # type: ignore[no-any-return]
 
 
@@ -80,7 +81,8 @@ class GatedMLP(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """(b, width, h, w) → the same: attention to the other places, beside a skip. ``quick`` as in ``SelfAttention``."""
+    """(b, width, h, w) → the same: attention to the other places, beside a skip. ``quick`` as in
+    ``SelfAttention``."""
 
     quick = False
 
@@ -91,7 +93,7 @@ class PlainAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.leave = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, asked: Asked, how: How) -> Tensor:
+    def forward(self, x: Tensor, context: Contexts, how: How) -> Tensor:
         q, k, v = (
             self.qkv(places(self.norm(x))).unflatten(-1, (3, self.heads, -1)).unbind(2)
         )  # 3 × (b, n, heads, d)

@@ -10,10 +10,12 @@ from safelight.nn.modulation import Modulation, modulated
 
 
 class Stream(nn.Module):
-    """What a sequence has of its own in a block: modulations, the ends of an attention, an MLP (DiT, MMDiT).
+    """What a sequence has of its own in a block: modulations, the ends of an attention, an MLP
+    (DiT, MMDiT).
 
-    ``parts`` are shift and scale before attention, its gate, shift, scale and gate of the MLP, and what a network adds;
-    with two parts the sequence is only looked at. ``eps`` is that of the MLP's norm.
+    ``parts`` are shift and scale before attention, its gate, shift, scale and gate of the MLP, and
+    what a network adds; with two parts the sequence is only looked at. ``eps`` is that of the MLP's
+    norm.
     """
 
     def __init__(
@@ -32,15 +34,17 @@ class Stream(nn.Module):
         mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
         self.mlp = mlp if parts > 2 else None
 
-    def forward(self, x: Tensor, heard: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The block of a sequence alone: ``x`` (b, n, width), ``heard`` (b, width) → (b, n, width)."""
-        shift, scale, *scales = self.scales(heard, x.dtype)
+    def forward(self, x: Tensor, emb: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The block of a sequence alone: ``x`` (b, n, width), ``emb`` (b, width) → (b, n,
+        width)."""
+        shift, scale, *scales = self.scales(emb, x.dtype)
         q, k, v = self.attention(modulated(x, shift, scale))
         return self.onward(x, attend(q, k, v, mask, self.attention.quick), scales)
 
-    def scales(self, heard: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Shifts, scales and gates, (b, 1, width) each, as ``onward`` and the two norms before attention take them."""
-        scales: tuple[Tensor, ...] = self.modulation(heard).to(dtype).split(1, dim=1)
+    def scales(self, emb: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Shifts, scales and gates, (b, 1, width) each, as ``onward`` and the two norms before
+        attention take them."""
+        scales: tuple[Tensor, ...] = self.modulation(emb).to(dtype).split(1, dim=1)
         return scales
 
     def onward(

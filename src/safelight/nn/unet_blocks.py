@@ -1,5 +1,5 @@
-"""The residual block of U-Nets, which hears the time (Ho et al., arXiv 2006.11239; sizes and modulation of Dhariwal &
-Nichol, arXiv 2105.05233)."""
+"""The residual block of U-Nets, which hears the time (Ho et al., arXiv 2006.11239; sizes and
+modulation of Dhariwal & Nichol, arXiv 2105.05233)."""
 
 from typing import Literal
 
@@ -14,18 +14,19 @@ Resize = Literal["", "down", "up"]
 
 
 class Residual(nn.Module):
-    """Norm, SiLU, convolution, what is heard, and again, beside a skip that changes the width where it must.
+    """Norm, SiLU, convolution, what is heard, and again, beside a skip that changes the width where
+    it must.
 
-    (b, before, h, w) and what is heard (b, hearing) → (b, width, h, w), or half or twice the size by ``resize``: by
-    means of 2×2, or by repetition, behind the first SiLU. ``modulated``: what is heard scales and shifts the second
-    norm, else it is added before it.
+    (b, before, h, w) and what is heard (b, hearing) → (b, width, h, w), or half or twice the size
+    by ``resize``: by means of 2×2, or by repetition, behind the first SiLU. ``modulated``: what is
+    heard scales and shifts the second norm, else it is added before it.
     """
 
     def __init__(
         self,
         before: int,
         width: int,
-        hearing: int,
+        embedding_width: int,
         groups: int,
         eps: float,
         modulated: bool = False,
@@ -35,13 +36,13 @@ class Residual(nn.Module):
         self.resize, self.modulated = resize, modulated
         self.norm1 = GroupNorm(groups, before, eps, silu=True)
         self.conv1 = Convolution3(before, width, twice=resize == "up")
-        self.time = nn.Linear(hearing, 2 * width if modulated else width)
+        self.time = nn.Linear(embedding_width, 2 * width if modulated else width)
         self.norm2 = GroupNorm(groups, width, eps, silu=not modulated)
         self.conv2 = Convolution3(width, width)
         self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
-    def forward(self, x: Tensor, heard: Tensor) -> Tensor:
-        y, told = self.norm1(x), self.time(heard)[:, :, None, None]
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        y, told = self.norm1(x), self.time(emb)[:, :, None, None]
         if self.resize == "down":
             x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
         elif self.resize == "up":

@@ -42,7 +42,7 @@ def beyond_max_length(prompt: Prompt) -> str:
 
 
 def prompt_at(prompt: Prompt, step: int, steps: int) -> Prompt:
-    """The prompt in effect at ``step`` (from 0) of ``steps``; the same object if it never changes."""
+    """The prompt in effect at ``step`` (from 0) of ``steps``; the same object without schedules."""
     if emphasis(prompt) == "none" or not is_scheduled(prompt.text[:MAX_LENGTH]):
         return prompt
     return replace(prompt, text=text_at(prompt.text[:MAX_LENGTH], step, steps))

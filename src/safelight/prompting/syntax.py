@@ -1,7 +1,7 @@
 """The prompt syntax of AUTOMATIC1111's web UI, parsed in time linear in the length of the text.
 
-Weights: ``(x)`` multiplies by 1.1, ``[x]`` divides by 1.1, ``(x:1.3)`` multiplies by 1.3, ``\\(`` is
-a literal bracket. A bracket that is never closed reaches to the end. ``BREAK`` between spaces
+Weights: ``(x)`` multiplies by 1.1, ``[x]`` divides by 1.1, ``(x:1.3)`` multiplies by 1.3, ``\\(``
+is a literal bracket. A bracket that is never closed reaches to the end. ``BREAK`` between spaces
 begins a new section.
 
 Schedules, by sampling step: ``[from:to:0.5]`` changes after half of the steps (rounded down),

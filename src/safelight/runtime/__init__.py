@@ -61,9 +61,9 @@ def ready(part: nn.Module, where: torch.device, dtype: torch.dtype) -> nn.Module
     part.eval().requires_grad_(False)
     # At once: each tensor is walked through once.
     part.to(where, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for one in part.modules():
-        if isinstance(one, Quick):
-            one.quick = True
+    for module in part.modules():
+        if isinstance(module, Quick):
+            module.quick = True
     return part
 
 

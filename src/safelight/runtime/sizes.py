@@ -1,4 +1,4 @@
-"""Images of any size: padded to what an autoencoder can take, and cropped back exactly."""
+"""Images of any size: padded to a size that an autoencoder takes, and cropped back exactly."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,7 @@ from safelight.types.tensors import Images
 
 
 def pad(images: Images, multiple: int) -> Images:
-    """(b, c, h, w), mirrored beyond the right and the bottom edge until both sides are multiples,
-    however small."""
+    """Images (b, c, h, w) mirrored at the right and the bottom until both sides are multiples."""
     if 0 in images.shape[-2:]:
         raise BadInput(
             f"images: wanted at least one pixel, got {images.shape[-1]}×{images.shape[-2]}."
@@ -23,34 +22,33 @@ def pad(images: Images, multiple: int) -> Images:
 
 
 def crop(images: Images, height: int, width: int) -> Images:
-    """The upper left part, which undoes ``pad``."""
+    """The upper left part of images, which undoes ``pad``."""
     return images[..., :height, :width]
 
 
 def require_numbers(images: Images) -> None:
-    """BadInput for pixels that are no numbers."""
+    """Raises BadInput for pixels that are NaN or infinite."""
     if not images.isfinite().all():
         raise BadInput(
-            "images: wanted numbers in [-1, 1], got pixels that are NaN or infinite; mend the picture."
+            "images: wanted numbers in [-1, 1], got pixels that are NaN or infinite; mend the "
+            "picture."
         )
 
 
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, images: Images) -> Images:
-    """What comes back of images (b, c, h, w) of any size: float32 of the same size, clamped to [-1,
-    1].
+    """Images (b, c, h, w) of any size encoded and decoded: float32, clamped to [-1, 1].
 
-    Raises BadInput for pixels that are no numbers.
+    Raises BadInput for pixels that are NaN or infinite.
     """
     require_numbers(images)
     height, width = images.shape[-2:]
-    again = autoencoder.decode(autoencoder.encode(pad(images, autoencoder.factor)).mode())
-    return crop(again, height, width).float().clamp(-1, 1)
+    decoded = autoencoder.decode(autoencoder.encode(pad(images, autoencoder.factor)).mode())
+    return crop(decoded, height, width).float().clamp(-1, 1)
 
 
 def _mirrored(side: int, extra: int) -> Tensor:
-    """The places 0 … side + extra - 1 read back and forth: 0 1 2 1 0 1 …; the edge itself is not
-    repeated."""
+    """The indices 0 … side + extra - 1 reflected: 0 1 2 1 0 1 …, without repeating the edge."""
     period = max(1, 2 * (side - 1))
-    places = torch.arange(side + extra) % period
-    return torch.minimum(places, period - places)
+    indices = torch.arange(side + extra) % period
+    return torch.minimum(indices, period - indices)

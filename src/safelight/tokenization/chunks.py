@@ -1,4 +1,4 @@
-"""Weighted texts as chunks: sequences of token ids of the fixed length that a text encoder reads."""
+"""Weighted texts as chunks: token ids of the fixed length that a text encoder reads."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def split_chunks(
     token_ids: Callable[[str], list[int]],
     embeddings: Mapping[str, Sequence[int]],
 ) -> list[Chunk]:
-    """At most ``max_chunks`` chunks; every section begins a new one. The rest is ``truncated_text``.
+    """At most ``max_chunks`` chunks; every section begins one. The rest is ``truncated_text``.
 
     ``embeddings``: names, in lower case, with ids of their own, which stay together in a chunk.
     """
@@ -119,7 +119,7 @@ def truncated_text(
 def _place(
     parts: Sequence[_Part], chunk_format: ChunkFormat, token_ids: Callable[[str], list[int]]
 ) -> Iterator[_Placed]:
-    """All tokens and embeddings in order, each with its chunk; at first the start of each section."""
+    """All tokens and embeddings in order, each with its chunk; sections begin with an empty one."""
     chunk, filled = -1, 0
     for number, part in enumerate(parts):
         if part.begins_chunk:

@@ -17,11 +17,11 @@ from safelight.types.tensors import Images, Latents
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true where a token
-    counts.
+    """A sequence that is attended to: ``values`` (b, n, d) and ``mask`` (b, n), true for real
+    tokens.
 
-    ``projected`` is what a denoiser's ``prepare`` made of the values once for all steps, (b, n, …)
-    each, so that it is padded and stacked like them; only the denoiser that made it reads it.
+    ``projected`` is what a denoiser's ``prepare`` computed of the values once for all steps, (b, n,
+    …) each, so that it is padded and stacked like them. Only that denoiser reads it.
     """
 
     values: Float[Tensor, "b n d"]
@@ -31,27 +31,29 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What a denoiser is told, named by how it enters the network. None or empty is a closed way
-    in."""
+    """What a denoiser is conditioned on, by how it enters the network; None or empty if not at all.
 
-    tokens: Tokens | None = None  # attended to
-    streams: tuple[
-        Tokens, ...
-    ] = ()  # further tokens with keys and values of their own (image prompts, boxes)
-    vector: Float[Tensor, "b d"] | None = None  # added to the embedding of time
-    scalars: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # heard like time: a guidance scale, a second time
-    channels: Float[Tensor, "b extra *space"] | None = None  # concatenated to the noisy latents
-    references: tuple[Latents, ...] = ()  # joined to the sequence of latents
-    residuals: tuple[
-        Tensor, ...
-    ] = ()  # added inside; their order is documented by the denoiser that takes them
+    - ``tokens`` are attended to.
+    - ``streams`` are further tokens with keys and values of their own (image prompts, boxes).
+    - ``vector`` is added to the timestep embedding.
+    - ``scalars`` are embedded like the timestep: a guidance scale, a second time.
+    - ``channels`` are concatenated to the noisy latents.
+    - ``references`` are joined to the sequence of latents.
+    - ``residuals`` are added inside the network, in an order that the denoiser documents.
+    """
+
+    tokens: Tokens | None = None
+    streams: tuple[Tokens, ...] = ()
+    vector: Float[Tensor, "b d"] | None = None
+    scalars: Mapping[str, Tensor] = field(default_factory=dict)
+    channels: Float[Tensor, "b extra *space"] | None = None
+    references: tuple[Latents, ...] = ()
+    residuals: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """What an autoencoder makes of images: the mean of the latents and, if it has a spread, their
+    """The latents of images as an autoencoder encodes them: their mean and, if random,
     deviation."""
 
     mean: Latents
@@ -68,15 +70,14 @@ class Encoding:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What was asked for one picture: a text, and whatever else a conditioner declares to read
-    (labels, images)."""
+    """What one picture shall show: a text, and what else conditioners read (labels, images)."""
 
     text: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
 Network: TypeAlias = Callable[[Latents, Tensor, Condition], Tensor]
-"""What a process calls: a denoiser, or anything wrapped around one (control)."""
+"""What a process calls: a denoiser, or a wrapper around one (control)."""
 
 
 @runtime_checkable
@@ -84,10 +85,10 @@ class Autoencoder(Protocol):
     """Images ⇄ latents. It owns scale and shift: its latents have about zero mean and unit
     variance.
 
-    ``factor``: a latent's side in pixels. ``regularisers``: what training asks of an encoding
-    besides giving the images back, each by its name in the field (``kl``, ``quantisation``), as
-    (b,). ``last_layer``: the weight of the decoder's last layer, by which adversarial training
-    balances its terms; None if there is none.
+    ``factor``: the side of a latent in pixels. ``regularisers``: losses of an encoding besides that
+    of reconstruction, by their names in the field (``kl``, ``quantisation``), as (b,).
+    ``last_layer``: the weight of the decoder's last layer, by which adversarial training balances
+    its losses; None if there is none.
     """
 
     factor: int
@@ -106,13 +107,12 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class Features(Protocol):
-    """A network that others trained to see: for the perceptual loss and for distances between sets
-    of pictures.
+    """A pretrained feature network, for the perceptual loss and for distances between picture sets.
 
-    ``name`` is what results are reported by, ``min_size`` the smallest side in pixels, ``heads`` a
-    weight for each channel of each map where such were learned (LPIPS), else empty. It never
-    trains, but gradients reach the images. ``maps`` gives features of several depths, (b, c, h, w)
-    each; ``vector`` pooled ones (b, d) at its native size.
+    ``name`` stands in reports, ``min_size`` is the smallest side in pixels. ``heads`` holds a
+    weight for each channel of each map if such were learned (LPIPS), else nothing. It is never
+    trained, but gradients reach the images. ``maps`` are the features of several layers, (b, c, h,
+    w) each; ``vector`` is the pooled one (b, d) at the network's native size.
     """
 
     @property
@@ -131,11 +131,10 @@ class Features(Protocol):
 
 @runtime_checkable
 class DiscreteAutoencoder(Autoencoder, Protocol):
-    """An autoencoder whose latents are rounded to the nearest of ``codes`` vectors before they are
-    decoded.
+    """An autoencoder whose latents are rounded to the nearest of ``codes`` vectors before decoding.
 
-    ``after_update``: once an update, after its optimiser step, what a codebook keeps of the batches
-    that it saw; ``total`` sums a tensor over processes, and (seed, update) key what it draws.
+    ``after_update`` is called after each optimiser step and updates the codebook's statistics of
+    the batches; ``total`` sums a tensor over processes, and (seed, update) key its random draws.
     """
 
     codes: int
@@ -177,7 +176,11 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Conditioner(Protocol):
-    """Prompts → a condition of the same batch."""
+    """Prompts → a condition of the same batch.
+
+    ``null_condition`` is the condition without what ``only`` names (None: without anything), for
+    guidance and dropout. ``fit`` learns a vocabulary or classes from the prompts of the data.
+    """
 
     def __call__(self, prompts: Sequence[Prompt]) -> Condition: ...
 

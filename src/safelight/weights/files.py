@@ -5,9 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from safelight.errors import BadInput
 from safelight.files import digest, within
@@ -15,6 +13,9 @@ from safelight.types.shapes import Shapes
 from safelight.weights import header, pickles
 from safelight.weights.memory import AS_STORED, Reading
 from safelight.weights.stored import Source, Stored, samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STRANGERS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
@@ -27,7 +28,7 @@ LONGEST_NAME = 200  # characters of a file's
 
 
 @dataclass(frozen=True, eq=False)
-class Weights(Mapping[str, Tensor]):
+class Weights(Mapping[str, "Tensor"]):
     """The tensors of one or several files, by name. Each is read when it is asked for, anew every time.
 
     A large tensor is mapped: it shares the memory of the file's pages until it is written to, and the file never
@@ -38,7 +39,7 @@ class Weights(Mapping[str, Tensor]):
     metadata: Mapping[str, str] = field(default_factory=dict)
     reading: Reading = AS_STORED
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> "Tensor":
         return self.stored[name].read(name, self.reading)
 
     def __contains__(self, name: object) -> bool:  # of Mapping it would read the tensor

@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from threading import Barrier
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,16 +25,18 @@ class Reading:
     convolutions. A tensor that stays as it is shares the memory of the file's pages.
     """
 
-    dtype: torch.dtype | None = None
+    dtype: "torch.dtype | None" = None
     channels_last: bool = False
     count: Callable[[int], object] = int
 
-    def of(self, tensor: Tensor) -> Tensor:
+    def of(self, tensor: "Tensor") -> "Tensor":
         """The tensor as it is wanted: itself, or a copy, made in one pass over memory.
 
         Half the bits become another half by way of all of them, since that is vectorised, and five times as fast;
         and numbers change their type before their place.
         """
+        import torch
+
         dtype = (
             self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
         )
@@ -64,6 +67,8 @@ def at_once(work: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
 
     Each worker's torch has one thread, for several would wait for one another at every block.
     """
+    import torch
+
     threads = torch.get_num_threads()
     workers = min(threads, len(items), 8)
     if workers < 2:
@@ -85,8 +90,10 @@ def at_once(work: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
         yield from results
 
 
-def finite(tensor: Tensor) -> bool:
+def finite(tensor: "Tensor") -> bool:
     """Whether no value is NaN or infinite; integers always are."""
+    import torch
+
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     if not tensor.is_floating_point() or not tensor.numel():

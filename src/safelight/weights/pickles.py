@@ -46,7 +46,7 @@ STORAGES = {
     }.items()
 }
 UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
-DTYPES = {str(dtype): kind for kind, dtype in TYPES.items()}
+DTYPES = {f"torch.{dtype.name}": kind for kind, dtype in TYPES.items()}
 
 
 @dataclass(frozen=True, eq=False)

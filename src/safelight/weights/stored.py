@@ -2,39 +2,57 @@
 
 import mmap
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from safelight.errors import BadInput
 from safelight.types.shapes import Shape
 from safelight.weights.memory import AS_STORED, Reading, finite
 
-TYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "C64": torch.complex64,
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "U64": torch.uint64,
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class TensorType(NamedTuple):
+    """A type of numbers: its name in torch, and the bytes of one number."""
+
+    name: str
+    itemsize: int
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The type in torch, which is imported only now."""
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.name)
+        return dtype
+
+
+TYPES: Mapping[str, TensorType] = {
+    "BOOL": TensorType("bool", 1),
+    "U8": TensorType("uint8", 1),
+    "I8": TensorType("int8", 1),
+    "F8_E5M2": TensorType("float8_e5m2", 1),
+    "F8_E4M3": TensorType("float8_e4m3fn", 1),
+    "I16": TensorType("int16", 2),
+    "U16": TensorType("uint16", 2),
+    "F16": TensorType("float16", 2),
+    "BF16": TensorType("bfloat16", 2),
+    "I32": TensorType("int32", 4),
+    "U32": TensorType("uint32", 4),
+    "F32": TensorType("float32", 4),
+    "C64": TensorType("complex64", 8),
+    "F64": TensorType("float64", 8),
+    "I64": TensorType("int64", 8),
+    "U64": TensorType("uint64", 8),
 }
-"""The types of tensors, as safetensors calls them, the last first in its files."""
+"""The types of numbers by their names in safetensors, whose files have the last of them first."""
 
 SMALL = 1 << 16  # bytes below which a copy is cheaper than a mapping of its own
 POPULATE_READ = 22  # of Linux's madvise, which Python does not name
@@ -146,9 +164,11 @@ class Stored:
         elements = span(self.shape, self.strides) if self.strides else prod(self.shape)
         return elements * TYPES[self.type].itemsize
 
-    def read(self, name: str, reading: Reading = AS_STORED) -> Tensor:
+    def read(self, name: str, reading: Reading = AS_STORED) -> "Tensor":
         """The tensor as it is wanted. BadInput, in its ``name``, if it holds NaN or infinity."""
-        dtype = TYPES[self.type]
+        import torch
+
+        dtype = TYPES[self.type].dtype
         if not self.length:
             return torch.empty(self.shape, dtype=dtype)
         memory = self.source.memory(

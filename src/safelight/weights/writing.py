@@ -9,8 +9,8 @@ from torch import Tensor
 
 from safelight.weights.stored import TYPES
 
-NAMES = {dtype: name for name, dtype in TYPES.items()}
-ORDER = {dtype: -place for place, dtype in enumerate(TYPES.values())}
+NAMES = {kind.dtype: name for name, kind in TYPES.items()}
+ORDER = {kind.dtype: -place for place, kind in enumerate(TYPES.values())}
 BLOCK = 64 << 20  # bytes written at once
 
 

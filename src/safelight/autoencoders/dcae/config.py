@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """The published f32c32 with the defaults; f = 2 ** (levels - 1). A first level without blocks is skipped: the
-    pictures enter at half their size.
+    """The published f32c32 with the defaults; f = 2 ** (levels - 1). A first level without blocks
+    is skipped: the pictures enter at half their size.
 
-    ``resample``: convolutions between levels move space into channels (the published ones) or are strided and
-    interpolated (those of SANA, arXiv 2410.10629). ``fixed_norm``: the decoder's residual blocks have batch norm with
-    fixed statistics and ReLU, as the published weights of the f32c32 and f64c128 for ImageNet have them; else RMS norm
-    and SiLU.
+    ``resample``: convolutions between levels move space into channels (the published ones) or are
+    strided and interpolated (those of SANA, arXiv 2410.10629). ``fixed_norm``: the decoder's
+    residual blocks have batch norm with fixed statistics and ReLU, as the published weights of the
+    f32c32 and f64c128 for ImageNet have them; else RMS norm and SiLU.
     """
 
     widths: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)

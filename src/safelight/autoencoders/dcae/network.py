@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from safelight.autoencoders.dcae.config import Config
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.local_layers import Layer, far, layer
+from safelight.nn.local_layers import LocalLayer, global_span, layer
 from safelight.nn.sizes import reduced
 from safelight.types.networks import Encoding
 from safelight.types.shapes import Shape
@@ -17,7 +17,8 @@ from safelight.types.tensors import Images, Latents
 
 
 class DCAE(nn.Module):
-    """Images (b, 3, h, w) in [-1, 1] ⇄ latents (b, c, h/f, w/f). BadInput for sizes that f does not divide."""
+    """Images (b, 3, h, w) in [-1, 1] ⇄ latents (b, c, h/f, w/f). BadInput for sizes that f does not
+    divide."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -36,27 +37,27 @@ class DCAE(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The latents of images; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        return self.encode_far(self.encoder.near(images))
+        return self.encode_global(self.encoder.forward_local(images))
 
-    def encode_near(self) -> Sequence[Layer]:
+    def encode_local(self) -> Sequence[LocalLayer]:
         """The encoder's layers before any attention."""
-        return self.encoder.near_layers()
+        return self.encoder.local_sequence()
 
-    def encode_far(self, features: Tensor) -> Encoding:
+    def encode_global(self, features: Tensor) -> Encoding:
         """The rest of ``encode``."""
-        return self.scale.standard(Encoding(self.encoder.far(features).float()))
+        return self.scale.standard(Encoding(self.encoder.forward_global(features).float()))
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
-        return self.decoder.near(self.decode_far(latents)).to(latents.dtype)
+        return self.decoder.forward_local(self.decode_global(latents)).to(latents.dtype)
 
-    def decode_far(self, latents: Latents) -> Tensor:
+    def decode_global(self, latents: Latents) -> Tensor:
         """The decoder's layers up to the last attention."""
-        return self.decoder.far(self.scale.raw(latents).to(self.scale.mean.dtype))
+        return self.decoder.forward_global(self.scale.raw(latents).to(self.scale.mean.dtype))
 
-    def decode_near(self) -> Sequence[Layer]:
+    def decode_local(self) -> Sequence[LocalLayer]:
         """The rest of ``decode``, in the precision of the weights."""
-        return self.decoder.near_layers()
+        return self.decoder.local_sequence()
 
     def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
         """None: nothing but the pictures is asked of its latents."""
@@ -85,19 +86,21 @@ class Encoder(nn.Module):
         self.levels = nn.Sequential(*layers)
         self.leave = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
 
-    def near(self, images: Images) -> Tensor:
+    def forward_local(self, images: Images) -> Tensor:
         """The layers before any attention."""
-        return self.levels[: attending(self.levels)[0]](self._entered(images))  # type: ignore[no-any-return]
+        return self.levels[: attention_span(self.levels)[0]](self._entered(images))  # type: ignore[no-any-return]
 
-    def near_layers(self) -> list[Layer]:
-        """Those of ``near``, one by one."""
+    def local_sequence(self) -> list[LocalLayer]:
+        """Those of ``forward_local``, one by one."""
         down = 2 if isinstance(self.enter, Down) else 1
-        enter = Layer(self.enter, lambda maps, _: (self._entered(maps[0]),), reach=1, down=down)
-        return [enter, *described(list(self.levels)[: attending(self.levels)[0]])]
+        enter = LocalLayer(
+            self.enter, lambda maps, _: (self._entered(maps[0]),), radius=1, down=down
+        )
+        return [enter, *described(list(self.levels)[: attention_span(self.levels)[0]])]
 
-    def far(self, x: Tensor) -> Tensor:
+    def forward_global(self, x: Tensor) -> Tensor:
         """The layers from the first attention on."""
-        x = self.levels[attending(self.levels)[0] :](x)
+        x = self.levels[attention_span(self.levels)[0] :](x)
         return self.leave(x) + averaged(x, self.leave.out_channels)  # type: ignore[no-any-return]
 
     def _entered(self, images: Images) -> Tensor:
@@ -121,31 +124,32 @@ class Decoder(nn.Module):
         twice = Up(widths[first], config.channels, shuffled, shortcut=False)
         self.leave = twice if first else nn.Conv2d(widths[0], config.channels, 3, padding=1)
 
-    def far(self, latents: Latents) -> Tensor:
+    def forward_global(self, latents: Latents) -> Tensor:
         """The layers up to the last attention."""
         x = self.enter(latents) + repeated(latents, self.enter.out_channels)
-        return self.levels[: attending(self.levels)[1]](x)  # type: ignore[no-any-return]
+        return self.levels[: attention_span(self.levels)[1]](x)  # type: ignore[no-any-return]
 
-    def near(self, x: Tensor) -> Tensor:
+    def forward_local(self, x: Tensor) -> Tensor:
         """The layers after all attention."""
-        return self._pictures(self.levels[attending(self.levels)[1] :](x))
+        return self._pictures(self.levels[attention_span(self.levels)[1] :](x))
 
-    def near_layers(self) -> list[Layer]:
-        """Those of ``near``, one by one."""
+    def local_sequence(self) -> list[LocalLayer]:
+        """Those of ``forward_local``, one by one."""
         up = 2 if isinstance(self.leave, Up) else 1
-        leave = Layer(self, lambda maps, _: (self._pictures(maps[0]),), reach=1, up=up)
-        return [*described(list(self.levels)[attending(self.levels)[1] :]), leave]
+        leave = LocalLayer(self, lambda maps, _: (self._pictures(maps[0]),), radius=1, up=up)
+        return [*described(list(self.levels)[attention_span(self.levels)[1] :]), leave]
 
     def _pictures(self, x: Tensor) -> Tensor:
         return self.leave(F.relu(self.norm(x)))  # type: ignore[no-any-return]
 
 
-def attending(levels: nn.Sequential) -> tuple[int, int]:
-    """Where the first block that attends begins and where the last one ends: (the layers' number, 0) if none does."""
-    return far(levels, lambda one: isinstance(one, Attending))
+def attention_span(levels: nn.Sequential) -> tuple[int, int]:
+    """Where the first block that attends begins and where the last one ends: (the layers' number,
+    0) if none does."""
+    return global_span(levels, lambda one: isinstance(one, Attending))
 
 
-def described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
+def described(modules: Sequence[nn.Module]) -> Iterator[LocalLayer]:
     """The layers of levels without attention."""
     for one in modules:
         up, down = 2 if isinstance(one, Up) else 1, 2 if isinstance(one, Down) else 1
@@ -153,7 +157,8 @@ def described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
 
 
 def level(config: Config, number: int, blocks: int, fixed: bool) -> list[nn.Module]:
-    """The blocks of one level: convolutions where pictures are large, attention where they are small."""
+    """The blocks of one level: convolutions where pictures are large, attention where they are
+    small."""
     width = config.widths[number]
     if number >= config.attend_from:
         return [Attending(width, config.head, config.scales) for _ in range(blocks)]
@@ -161,7 +166,8 @@ def level(config: Config, number: int, blocks: int, fixed: bool) -> list[nn.Modu
 
 
 class Down(nn.Module):
-    """Half the size; the shortcut moves space into channels and takes means of neighbouring ones."""
+    """Half the size; the shortcut moves space into channels and takes means of neighbouring
+    ones."""
 
     def __init__(self, before: int, width: int, shuffled: bool, shortcut: bool = True) -> None:
         super().__init__()
@@ -207,7 +213,8 @@ class Residual(nn.Module):
 
 
 class Attending(nn.Module):
-    """Linear attention, then a gated convolutional network, each beside a skip (EfficientViT, arXiv 2205.14756)."""
+    """Linear attention, then a gated convolutional network, each beside a skip (EfficientViT, arXiv
+    2205.14756)."""
 
     def __init__(self, width: int, head: int, scales: tuple[int, ...]) -> None:
         super().__init__()
@@ -220,9 +227,11 @@ class Attending(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention whose kernel is ReLU, so that its cost grows with the places of an image and not with their square.
+    """Attention whose kernel is ReLU, so that its cost grows with the places of an image and not
+    with their square.
 
-    Each of ``scales`` is the kernel of a depthwise convolution over queries, keys and values that makes more heads.
+    Each of ``scales`` is the kernel of a depthwise convolution over queries, keys and values that
+    makes more heads.
     """
 
     def __init__(self, width: int, head: int, scales: tuple[int, ...]) -> None:

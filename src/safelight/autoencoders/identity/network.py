@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from safelight.autoencoders.identity.config import Config
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.local_layers import Layer
+from safelight.nn.local_layers import LocalLayer
 from safelight.nn.sizes import reduced
 from safelight.types.networks import Encoding
 from safelight.types.shapes import Shape
@@ -26,25 +26,25 @@ class Identity(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The images in standard units; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        return self.encode_far(images)
+        return self.encode_global(images)
 
-    def encode_near(self) -> Sequence[Layer]:
+    def encode_local(self) -> Sequence[LocalLayer]:
         """No layers."""
         return ()
 
-    def encode_far(self, features: Tensor) -> Encoding:
+    def encode_global(self, features: Tensor) -> Encoding:
         """``encode``."""
         return self.scale.standard(Encoding(features))
 
     def decode(self, latents: Latents) -> Images:
         """The images that latents in standard units are."""
-        return self.decode_far(latents)
+        return self.decode_global(latents)
 
-    def decode_far(self, latents: Latents) -> Tensor:
+    def decode_global(self, latents: Latents) -> Tensor:
         """``decode``."""
         return self.scale.raw(latents)
 
-    def decode_near(self) -> Sequence[Layer]:
+    def decode_local(self) -> Sequence[LocalLayer]:
         """No layers."""
         return ()
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """Each multiplier is a level; each level after the first halves the size, so f = 2 ** (levels - 1)."""
+    """Each multiplier is a level; each level after the first halves the size, so f = 2 ** (levels -
+    1)."""
 
     width: int = 128
     multipliers: tuple[int, ...] = (1, 2, 4, 4)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from safelight.autoencoders.kl.config import Config
 from safelight.nn.conv_autoencoder import Decoder, Encoder
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.local_layers import Layer
+from safelight.nn.local_layers import LocalLayer
 from safelight.nn.sizes import reduced
 from safelight.types.networks import Encoding
 from safelight.types.shapes import Shape
@@ -17,7 +17,8 @@ from safelight.types.tensors import Images, Latents
 
 
 class KL(nn.Module):
-    """Images (b, 3, h, w) in [-1, 1] ⇄ latents (b, c, h/f, w/f). BadInput for sizes that f does not divide."""
+    """Images (b, 3, h, w) in [-1, 1] ⇄ latents (b, c, h/f, w/f). BadInput for sizes that f does not
+    divide."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -38,15 +39,17 @@ class KL(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The diagonal Gaussian over latents, in standard units."""
         self.latent_shape(tuple(images.shape))
-        return self.encode_far(self.encoder.near(images.to(self.encoder.enter.weight.dtype)))
+        return self.encode_global(
+            self.encoder.forward_local(images.to(self.encoder.enter.weight.dtype))
+        )
 
-    def encode_near(self) -> Sequence[Layer]:
+    def encode_local(self) -> Sequence[LocalLayer]:
         """The encoder's layers before any attention."""
-        return self.encoder.near_layers()
+        return self.encoder.local_sequence()
 
-    def encode_far(self, features: Tensor) -> Encoding:
+    def encode_global(self, features: Tensor) -> Encoding:
         """The rest of ``encode``."""
-        moments = self.quant(self.encoder.far(features))
+        moments = self.quant(self.encoder.forward_global(features))
         mean, log_variance = moments.float().chunk(2, dim=1)
         mean, log_variance = (
             F.pixel_unshuffle(one, self.config.packed) for one in (mean, log_variance)
@@ -55,21 +58,22 @@ class KL(nn.Module):
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
-        return self.decoder.near(self.decode_far(latents)).to(latents.dtype)
+        return self.decoder.forward_local(self.decode_global(latents)).to(latents.dtype)
 
-    def decode_far(self, latents: Latents) -> Tensor:
+    def decode_global(self, latents: Latents) -> Tensor:
         """The decoder's layers up to the last attention."""
         raw = F.pixel_shuffle(self.scale.raw(latents), self.config.packed).to(
             self.decoder.enter.weight.dtype
         )
-        return self.decoder.far(self.post_quant(raw))
+        return self.decoder.forward_global(self.post_quant(raw))
 
-    def decode_near(self) -> Sequence[Layer]:
+    def decode_local(self) -> Sequence[LocalLayer]:
         """The rest of ``decode``, in the precision of the weights."""
-        return self.decoder.near_layers()
+        return self.decoder.local_sequence()
 
     def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
-        """``kl`` (b,): divergence from the standard normal in nats, the mean over a latent's numbers."""
+        """``kl`` (b,): divergence from the standard normal in nats, the mean over a latent's
+        numbers."""
         raw = self.scale.unscaled(encoding)
         assert raw.deviation is not None
         variance = raw.deviation.square()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from safelight.autoencoders.tiny.config import Config
 from safelight.nn.latent_scale import LatentScale
-from safelight.nn.local_layers import Layer, far, layer
+from safelight.nn.local_layers import LocalLayer, global_span, layer
 from safelight.nn.sizes import reduced
 from safelight.types.networks import Encoding
 from safelight.types.shapes import Shape
@@ -17,7 +17,8 @@ from safelight.types.tensors import Images, Latents
 
 
 class Tiny(nn.Module):
-    """Images (b, 3, h, w) in [-1, 1] ⇄ latents (b, c, h/f, w/f). BadInput for sizes that f does not divide."""
+    """Images (b, 3, h, w) in [-1, 1] ⇄ latents (b, c, h/f, w/f). BadInput for sizes that f does not
+    divide."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -35,32 +36,32 @@ class Tiny(nn.Module):
     def encode(self, images: Images) -> Encoding:
         """The latents of images; the encoding has no spread."""
         self.latent_shape(tuple(images.shape))
-        near = self.encoder[: _pooling(self.encoder)[0]]
-        return self.encode_far(near(self._unit(images)))
+        local = self.encoder[: _pooling(self.encoder)[0]]
+        return self.encode_global(local(self._unit(images)))
 
-    def encode_near(self) -> Sequence[Layer]:
+    def encode_local(self) -> Sequence[LocalLayer]:
         """The encoder's layers before any that pools."""
-        unit = Layer(self, lambda maps, _: (self._unit(maps[0]),), reach=0)
+        unit = LocalLayer(self, lambda maps, _: (self._unit(maps[0]),), radius=0)
         return [unit, *_described(list(self.encoder)[: _pooling(self.encoder)[0]])]
 
-    def encode_far(self, features: Tensor) -> Encoding:
+    def encode_global(self, features: Tensor) -> Encoding:
         """The rest of ``encode``."""
         raw = self.encoder[_pooling(self.encoder)[0] :](features)
         return self.scale.standard(Encoding(raw.float()))
 
     def decode(self, latents: Latents) -> Images:
         """Images behind latents in standard units."""
-        near = self.decoder[_pooling(self.decoder)[1] :]
-        return self._images(near(self.decode_far(latents))).to(latents.dtype)
+        local = self.decoder[_pooling(self.decoder)[1] :]
+        return self._images(local(self.decode_global(latents))).to(latents.dtype)
 
-    def decode_far(self, latents: Latents) -> Tensor:
+    def decode_global(self, latents: Latents) -> Tensor:
         """The decoder's layers up to the last that pools."""
         raw = torch.tanh(self.scale.raw(latents) / 3) * 3
         return self.decoder[: _pooling(self.decoder)[1]](raw.to(self.scale.mean.dtype))  # type: ignore[no-any-return]
 
-    def decode_near(self) -> Sequence[Layer]:
+    def decode_local(self) -> Sequence[LocalLayer]:
         """The rest of ``decode``."""
-        images = Layer(self, lambda maps, _: (self._images(maps[0]),), reach=0)
+        images = LocalLayer(self, lambda maps, _: (self._images(maps[0]),), radius=0)
         return [*_described(list(self.decoder)[_pooling(self.decoder)[1] :]), images]
 
     def _unit(self, images: Images) -> Tensor:
@@ -99,21 +100,22 @@ def _decoder(config: Config) -> nn.Sequential:
 
 
 def _pooling(layers: nn.Sequential) -> tuple[int, int]:
-    """Where the first block that pools begins and where the last one ends: (the layers' number, 0) if none does."""
-    return far(layers, lambda one: isinstance(one, Block) and one.pool is not None)
+    """Where the first block that pools begins and where the last one ends: (the layers' number, 0)
+    if none does."""
+    return global_span(layers, lambda one: isinstance(one, Block) and one.pool is not None)
 
 
-def _described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
+def _described(modules: Sequence[nn.Module]) -> Iterator[LocalLayer]:
     """The layers of blocks that do not pool."""
     before: nn.Module | None = None
     for number, module in enumerate(modules):
         if isinstance(module, nn.Upsample):
-            yield layer(nn.Sequential(*modules[number : number + 2]), reach=1, up=2)
+            yield layer(nn.Sequential(*modules[number : number + 2]), radius=1, up=2)
         elif not isinstance(before, nn.Upsample):
-            reach = {Block: 3, nn.Conv2d: 1, nn.ReLU: 0}[type(module)]
+            radius = {Block: 3, nn.Conv2d: 1, nn.ReLU: 0}[type(module)]
             yield layer(
                 module,
-                reach,
+                radius,
                 down=2 if isinstance(module, nn.Conv2d) and module.stride[0] == 2 else 1,
             )
         before = module
@@ -122,7 +124,8 @@ def _described(modules: Sequence[nn.Module]) -> Iterator[Layer]:
 class Block(nn.Module):
     """Three convolutions beside a skip, with ReLU between and after.
 
-    A ``pool`` before them norms groups of channels over the whole image, so that each place hears of all others.
+    A ``pool`` before them norms groups of channels over the whole image, so that each place hears
+    of all others.
     """
 
     def __init__(self, width: int, pool: bool = False) -> None:

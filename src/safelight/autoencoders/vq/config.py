@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 class Config:
     """The f4 shape of the paper with the defaults. Each level after the first halves the size.
 
-    ``beta`` weighs the pull of latents to their codes against that of codes to their latents; ``legacy`` puts it on
-    the latter instead, as the public zoo was trained (taming-transformers, ``VectorQuantizer2(legacy=True)``).
+    ``beta`` weighs the pull of latents to their codes against that of codes to their latents;
+    ``legacy`` puts it on the latter instead, as the public zoo was trained (taming-transformers,
+    ``VectorQuantizer2(legacy=True)``).
     """
 
     width: int = 128

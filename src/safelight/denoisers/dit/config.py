@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """A diffusion transformer for latents of ``channels`` on ``axes`` spatial axes; a width of 0 closes a way in."""
+    """A diffusion transformer for latents of ``channels`` on ``axes`` spatial axes; a width of 0
+    closes a way in."""
 
     channels: int = 4
     patch: int = 2

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from safelight.denoisers.dit.config import Config
 from safelight.diffusion.condition import refuse
-from safelight.nn.attention import CrossAttention, SelfAttention, lonely
-from safelight.nn.blocks import WHOLE, Less
+from safelight.nn.attention import CrossAttention, SelfAttention, self_only_mask
+from safelight.nn.blocks import ALL_BLOCKS, BlockSelection
 from safelight.nn.embeddings import TimeEmbedding
-from safelight.nn.modulation import Final, Modulation, begin_at_rest, modulated
+from safelight.nn.modulation import Final, Modulation, init_adaln_zero, modulated
 from safelight.nn.patchify import patch_grid, patchify, require_latents, unpatchify
 from safelight.nn.positions import Rotation, grid_positions, rotation
 from safelight.types.networks import Condition, Network, Tokens
@@ -24,10 +24,12 @@ from safelight.types.tensors import Latents
 
 
 class DiT(nn.Module):
-    """Noisy latents (b, channels, *space), time (b,) and a condition → an answer of the latents' shape.
+    """Noisy latents (b, channels, *space), time (b,) and a condition → an answer of the latents'
+    shape.
 
-    It takes ``tokens`` if it has text, ``vector`` and ``channels`` if they have a width; each may be left out of a
-    condition. Any other way in, and a size that the patch does not divide, is BadInput.
+    It takes ``tokens`` if it has text, ``vector`` and ``channels`` if they have a width; each may
+    be left out of a condition. Any other way in, and a size that the patch does not divide, is
+    BadInput.
     """
 
     def __init__(self, config: Config) -> None:
@@ -52,17 +54,20 @@ class DiT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """As ``begin_at_rest``, and zero where text joins the trunk, so that each block starts as the identity."""
-        begin_at_rest(self)
+        """As ``init_adaln_zero``, and zero where text joins the trunk, so that each block starts as
+        the identity."""
+        init_adaln_zero(self)
         for module in self.modules():
             if isinstance(module, CrossAttention):
                 nn.init.zeros_(module.out.weight)
 
     def prepare(self, condition: Condition) -> Condition:
-        """Project the text once for all steps; a condition that is prepared already is returned as it is.
+        """Project the text once for all steps; a condition that is prepared already is returned as
+        it is.
 
-        ``tokens.projected`` becomes, for cross-attention, the keys and the values of each block in turn, (b, n, heads,
-        d) each; for joint text, the one tensor (b, n, width) that enters the sequence.
+        ``tokens.projected`` becomes, for cross-attention, the keys and the values of each block in
+        turn, (b, n, heads, d) each; for joint text, the one tensor (b, n, width) that enters the
+        sequence.
         """
         refuse(condition, self.takes, "this transformer")
         tokens = condition.tokens
@@ -78,18 +83,26 @@ class DiT(nn.Module):
         return replace(condition, tokens=replace(tokens, projected=projected))
 
     def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
-        """This network without the blocks ``skip_blocks``, and with patches that see only themselves in those ``self_only_blocks``."""
-        return partial(self, less=Less.of(skip_blocks, self_only_blocks, len(self.blocks)))
+        """This network without the blocks ``skip_blocks``, and with patches that see only
+        themselves in those ``self_only_blocks``."""
+        return partial(
+            self, selection=BlockSelection.of(skip_blocks, self_only_blocks, len(self.blocks))
+        )
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
+        self,
+        noisy: Latents,
+        time: Tensor,
+        condition: Condition,
+        selection: BlockSelection = ALL_BLOCKS,
     ) -> Tensor:
-        """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, *space)."""
+        """``noisy`` (b, channels, *space), ``time`` (b,) on the scale of 0 … 1000 → (b, channels,
+        *space)."""
         require_latents(noisy, self.config.channels, self.config.axes)
         grid = patch_grid(noisy.shape[2:], self.config.patch)
         condition = self.prepare(condition)
         tokens = condition.tokens
-        heard = self.hear(time, condition.vector)
+        emb = self.embed(time, condition.vector)
         x = self.patches(
             patchify(self.join(noisy, condition.channels), self.config.patch)
         )  # (b, n, width)
@@ -98,19 +111,19 @@ class DiT(nn.Module):
             ahead = tokens.mask.shape[1]
             mask = F.pad(tokens.mask, (0, x.shape[1]), value=True)
             x = torch.cat([tokens.projected[0], x], dim=1)  # (b, text + n, width)
-        turn = self.turn(grid, ahead, x.device)
-        shared = heard if self.modulation is None else self.modulation(heard)
-        only_self = lonely(mask, x.shape[1], ahead, x.device) if less.alone else None
+        rope = self.rope(grid, ahead, x.device)
+        shared = emb if self.modulation is None else self.modulation(emb)
+        only_self = self_only_mask(mask, x.shape[1], ahead, x.device) if selection.alone else None
         for index, block in enumerate(self.blocks):
-            if index not in less.skip:
+            if index not in selection.skip:
                 x = block(
                     x,
                     shared,
-                    turn,
-                    only_self if index in less.alone else mask,
-                    self.asked(tokens, index),
+                    rope,
+                    only_self if index in selection.alone else mask,
+                    self.context(tokens, index),
                 )
-        answer = self.final(x[:, ahead:], heard)  # (b, n, patch^axes · channels)
+        answer = self.final(x[:, ahead:], emb)  # (b, n, patch^axes · channels)
         return unpatchify(answer, self.config.patch, grid).to(noisy.dtype)
 
     def join(self, noisy: Latents, channels: Float[Tensor, "b extra *space"] | None) -> Tensor:
@@ -121,22 +134,23 @@ class DiT(nn.Module):
             channels = noisy.new_zeros(noisy.shape[0], self.config.extra_channels, *noisy.shape[2:])
         return torch.cat([noisy, channels], dim=1).to(self.patches.weight.dtype)
 
-    def hear(self, time: Tensor, vector: Tensor | None) -> Tensor:
+    def embed(self, time: Tensor, vector: Tensor | None) -> Tensor:
         """Time and vector as one embedding (b, width), ready for the modulations."""
-        heard: Tensor = self.time(time)
+        emb: Tensor = self.time(time)
         if vector is not None and self.vector is not None:
-            heard = heard + self.vector(vector.to(self.patches.weight.dtype))
-        return F.silu(heard)
+            emb = emb + self.vector(vector.to(self.patches.weight.dtype))
+        return F.silu(emb)
 
-    def asked(self, tokens: Tokens | None, index: int) -> "Text | None":
+    def context(self, tokens: Tokens | None, index: int) -> "Text | None":
         """What the cross-attention of block ``index`` asks."""
         if tokens is None or self.text is not None:
             return None
         keys, values = tokens.projected[2 * index : 2 * index + 2]
         return Text(keys, values, tokens.mask)
 
-    def turn(self, grid: Shape, ahead: int, device: torch.device) -> Rotation:
-        """Where each token lies: patches on the grid; joint text before them, on an axis of its own, counted from 1."""
+    def rope(self, grid: Shape, ahead: int, device: torch.device) -> Rotation:
+        """Where each token lies: patches on the grid; joint text before them, on an axis of its
+        own, counted from 1."""
         places = grid_positions(grid, device)  # (n, axes)
         if self.text is not None:
             words = torch.arange(1, ahead + 1, device=device)[:, None]
@@ -155,7 +169,8 @@ class Text(NamedTuple):
 
 
 class Block(nn.Module):
-    """Self-attention, text, MLP; the first and the last shifted, scaled and gated by what is heard."""
+    """Self-attention, text, MLP; the first and the last shifted, scaled and gated by what is
+    heard."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -172,20 +187,21 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, heard: Tensor, turn: Rotation, mask: Tensor | None, text: Text | None
+        self, x: Tensor, emb: Tensor, rope: Rotation, mask: Tensor | None, text: Text | None
     ) -> Tensor:
-        """``x`` (b, n, width), ``heard`` as its modulation takes it → (b, n, width)."""
+        """``x`` (b, n, width), ``emb`` as its modulation takes it → (b, n, width)."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (
-            self.modulation(heard).to(x.dtype).split(1, dim=1)
+            self.modulation(emb).to(x.dtype).split(1, dim=1)
         )
-        x = torch.addcmul(x, gate, self.attention(modulated(x, shift, scale), turn, mask))
+        x = torch.addcmul(x, gate, self.attention(modulated(x, shift, scale), rope, mask))
         if self.cross is not None and text is not None:
             x = x + self.cross(x, *text)
         return torch.addcmul(x, gate_mlp, self.mlp(modulated(x, shift_mlp, scale_mlp)))
 
 
 class Table(nn.Module):
-    """adaLN-single: what one block adds to the modulation that all share, (b, parts, width) → the same."""
+    """adaLN-single: what one block adds to the modulation that all share, (b, parts, width) → the
+    same."""
 
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()

@@ -27,17 +27,17 @@ class Double(nn.Module):
         text: Tensor,
         told_image: Tensor,
         told_text: Tensor,
-        turn: PairRotation,
+        rope: PairRotation,
         mask: Tensor | None,
         further: Sequence[Source] = (),
     ) -> tuple[Tensor, Tensor]:
-        """``image`` (b, n, width), ``text`` (b, words, width), what each is told → both. What the patches, wherever
-        they lie, ask of ``further`` sources is added to them at the end."""
+        """``image`` (b, n, width), ``text`` (b, words, width), what each is told → both. What the
+        patches, wherever they lie, ask of ``further`` sources is added to them at the end."""
         of_image, of_text = self.image.parts(image, told_image), self.text.parts(text, told_text)
         own = self.image.ask(image, *of_image[:2])
-        asked = zip(self.text.ask(text, *of_text[:2]), own, strict=True)
-        q, k, v = (torch.cat(pair, dim=1) for pair in asked)  # (b, words + n, heads, d)
-        mixed = attend(turn(q), turn(k), v, mask, self.quick)
+        context = zip(self.text.ask(text, *of_text[:2]), own, strict=True)
+        q, k, v = (torch.cat(pair, dim=1) for pair in context)  # (b, words + n, heads, d)
+        mixed = attend(rope(q), rope(k), v, mask, self.quick)
         ahead = text.shape[1]
         image = self.image.take(image, mixed[:, ahead:], *of_image[2:])
         for source in further:
@@ -98,19 +98,20 @@ class Single(nn.Module):
         self.leave = nn.Linear(width + config.hidden, width, bias)
         self.activate = activation(config)
 
-    def forward(self, x: Tensor, told: Tensor, turn: PairRotation, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor, rope: PairRotation, mask: Tensor | None) -> Tensor:
         """``x`` (b, n, width) → the same."""
         told = (told if self.modulation is None else self.modulation(told)).to(x.dtype)
         shift, scale, gate = told.split(1, dim=1)
         entered = self.enter(modulated(x, shift, scale))
         qkv, inner = entered.split([3 * self.width, entered.shape[-1] - 3 * self.width], dim=-1)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # (b, n, heads, d) each
-        mixed = attend(turn(self.q_norm(q)), turn(self.k_norm(k)), v, mask, self.quick)
+        mixed = attend(rope(self.q_norm(q)), rope(self.k_norm(k)), v, mask, self.quick)
         return torch.addcmul(x, gate, self.leave(torch.cat([mixed, self.activate(inner)], dim=-1)))
 
 
 def controlled(x: Tensor, residual: Sequence[Tensor], ahead: int) -> Tensor:
-    """``x`` (b, n, width) with the one ``residual``, if any, added to as many tokens behind the first ``ahead``."""
+    """``x`` (b, n, width) with the one ``residual``, if any, added to as many tokens behind the
+    first ``ahead``."""
     for one in residual:
         x = x + F.pad(one.to(x.dtype), (0, 0, ahead, x.shape[1] - ahead - one.shape[1]))
     return x

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """FLUX.1-dev with the defaults. A width of 0 closes a way in; ``axes`` are the channels of a head that turn with
-    the picture's number, the row, the column and (generation 2) the word's number: their sum is a head's width.
+    """FLUX.1-dev with the defaults. A width of 0 closes a way in; ``axes`` are the channels of a
+    head that turn with the picture's number, the row, the column and (generation 2) the word's
+    number: their sum is a head's width.
 
-    Generation 2 (FLUX.2) has no biases, gated MLPs, modulations that all blocks share, words with places and other
-    frequencies.
+    Generation 2 (FLUX.2) has no biases, gated MLPs, modulations that all blocks share, words with
+    places and other frequencies.
     """
 
     channels: int = 16

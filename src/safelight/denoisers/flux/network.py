@@ -16,10 +16,10 @@ from safelight.denoisers.flux.blocks import Double, Single, controlled, heard_by
 from safelight.denoisers.flux.config import Config
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
-from safelight.nn.attention import Source, joint, lonely
-from safelight.nn.blocks import WHOLE, Less
+from safelight.nn.attention import Source, joint_mask, self_only_mask
+from safelight.nn.blocks import ALL_BLOCKS, BlockSelection
 from safelight.nn.embeddings import sinusoidal
-from safelight.nn.modulation import Final, Modulation, begin_at_rest
+from safelight.nn.modulation import Final, Modulation, init_adaln_zero
 from safelight.nn.patchify import patch_grid, require_latents
 from safelight.nn.positions import PairRotation, grid_positions, pair_rotation
 from safelight.types.networks import Condition, Network
@@ -31,24 +31,27 @@ WAVES = 256
 
 
 class Begun(NamedTuple):
-    """What the blocks start from: both sequences, what all blocks are told, how they turn and what they may see."""
+    """What the blocks start from: both sequences, what all blocks are told, how they turn and what
+    they may see."""
 
     image: Tensor  # (b, n, width): the picture's patches, then those of the references
     text: Tensor  # (b, words, width)
-    heard: Tensor  # (b, width)
-    turn: PairRotation
+    emb: Tensor  # (b, width)
+    rope: PairRotation
     mask: Tensor | None  # (b, words + n)
     grid: Shape  # of the picture's own patches
 
 
 class Flux(nn.Module):
-    """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents' shape.
+    """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents'
+    shape.
 
-    It takes ``tokens``, ``references`` (b, channels, h', w') of any sizes, ``vector`` and ``channels`` if they have a
-    width, and the scalar ``guidance`` if it was distilled to hear one; left out, that is 1: none. The patches ask
-    ``streams`` in each double block, with the keys and values that an adapter made for it. ``residuals``,
-    (b, n, width) each, are added to the picture's own patches after each block in turn, the double ones first; if they
-    are fewer, the last blocks get none. Any other way in, and a size that the patch does not divide, is BadInput.
+    It takes ``tokens``, ``references`` (b, channels, h', w') of any sizes, ``vector`` and
+    ``channels`` if they have a width, and the scalar ``guidance`` if it was distilled to hear one;
+    left out, that is 1: none. The patches ask ``streams`` in each double block, with the keys and
+    values that an adapter made for it. ``residuals``, (b, n, width) each, are added to the
+    picture's own patches after each block in turn, the double ones first; if they are fewer, the
+    last blocks get none. Any other way in, and a size that the patch does not divide, is BadInput.
     Without ``ends`` it has no last layer and only ``begin`` is of use: a branch's trunk.
     """
 
@@ -94,11 +97,11 @@ class Flux(nn.Module):
                 *(name for name, is_open in ways.items() if is_open),
             }
         )
-        begin_at_rest(self)
+        init_adaln_zero(self)
 
     def prepare(self, condition: Condition) -> Condition:
-        """Project the text once for all steps: ``tokens.projected`` is the one tensor (b, n, width) that enters the
-        sequence. A condition that is prepared already is returned as it is."""
+        """Project the text once for all steps: ``tokens.projected`` is the one tensor (b, n, width)
+        that enters the sequence. A condition that is prepared already is returned as it is."""
         refuse(condition, self.takes, "this FLUX")
         if unheard := sorted(set(condition.scalars) - self.scalar_names):
             raise BadInput(
@@ -116,12 +119,14 @@ class Flux(nn.Module):
         )
 
     def sees(self, columns: int) -> bool:
-        """Whether the first layer may have so many columns: those of the latents, and of whole channels beside them."""
+        """Whether the first layer may have so many columns: those of the latents, and of whole
+        channels beside them."""
         area = self.config.patch**2
         return columns % area == 0 and columns >= self.config.channels * area
 
     def widen(self, columns: int) -> None:
-        """Give the first layer so many columns, the further ones 0, for further ``channels``; or take them away again.
+        """Give the first layer so many columns, the further ones 0, for further ``channels``; or
+        take them away again.
 
         It is how a control LoRA shows the network a picture.
         """
@@ -137,43 +142,55 @@ class Flux(nn.Module):
             self.takes = self.takes - {"channels"} | ({"channels"} if further else set())
 
     def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
-        """This network without the blocks ``skip_blocks``, and with patches that see only themselves and the text in those
-        ``self_only_blocks``; blocks are counted through, the double ones first."""
+        """This network without the blocks ``skip_blocks``, and with patches that see only
+        themselves and the text in those ``self_only_blocks``; blocks are counted through, the
+        double ones first."""
         return partial(
-            self, less=Less.of(skip_blocks, self_only_blocks, len(self.doubles) + len(self.singles))
+            self,
+            selection=BlockSelection.of(
+                skip_blocks, self_only_blocks, len(self.doubles) + len(self.singles)
+            ),
         )
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
+        self,
+        noisy: Latents,
+        time: Tensor,
+        condition: Condition,
+        selection: BlockSelection = ALL_BLOCKS,
     ) -> Tensor:
-        """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
+        """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h,
+        w)."""
         assert self.final is not None
         condition = self.prepare(condition)
-        image, text, heard, turn, mask, grid = self.begin(noisy, time, condition)
-        told = [
-            heard if one is None else one(heard) for one in (self.shared_image, self.shared_text)
-        ]
+        image, text, emb, rope, mask, grid = self.begin(noisy, time, condition)
+        told = [emb if one is None else one(emb) for one in (self.shared_image, self.shared_text)]
         ahead, whole = text.shape[1], text.shape[1] + image.shape[1]
-        only_self = lonely(mask, whole, ahead, image.device) if less.alone else None
+        only_self = self_only_mask(mask, whole, ahead, image.device) if selection.alone else None
         for index, block in enumerate(self.doubles):
-            if index not in less.skip:
+            if index not in selection.skip:
                 made = [
                     (one.projected[2 * index : 2 * index + 2], one.mask)
                     for one in condition.streams
                 ]
                 further = [Source(keys, values, seen) for (keys, values), seen in made]
                 image, text = block(
-                    image, text, *told, turn, only_self if index in less.alone else mask, further
+                    image,
+                    text,
+                    *told,
+                    rope,
+                    only_self if index in selection.alone else mask,
+                    further,
                 )
             image = controlled(image, condition.residuals[index : index + 1], 0)
         x = torch.cat([text, image], dim=1)  # (b, words + n, width)
-        told_single = heard if self.shared_single is None else self.shared_single(heard)
+        told_single = emb if self.shared_single is None else self.shared_single(emb)
         for index, layer in enumerate(self.singles, len(self.doubles)):
-            if index not in less.skip:
-                x = layer(x, told_single, turn, only_self if index in less.alone else mask)
+            if index not in selection.skip:
+                x = layer(x, told_single, rope, only_self if index in selection.alone else mask)
             x = controlled(x, condition.residuals[index : index + 1], ahead)
         own = x[:, ahead : ahead + prod(grid)]
-        return self.unpack(self.final(own, heard), grid).to(noisy.dtype)
+        return self.unpack(self.final(own, emb), grid).to(noisy.dtype)
 
     def begin(self, noisy: Latents, time: Tensor, condition: Condition) -> Begun:
         """What the blocks start from, of a condition that is prepared."""
@@ -189,11 +206,11 @@ class Flux(nn.Module):
         text, mask = image[:, :0], None
         if condition.tokens is not None:
             text = condition.tokens.projected[0]
-            mask = joint(condition.tokens.mask, image.shape[1])
-        turn = pair_rotation(
+            mask = joint_mask(condition.tokens.mask, image.shape[1])
+        rope = pair_rotation(
             self.places(text.shape[1], grids, image.device), self.config.axes, self.base
         )
-        return Begun(image, text, self.hear(time, condition), turn, mask, grids[0])
+        return Begun(image, text, self.embed(time, condition), rope, mask, grids[0])
 
     @property
     def base(self) -> float:
@@ -215,7 +232,8 @@ class Flux(nn.Module):
         return self.cast(torch.cat([latents, channels.to(latents.dtype)], dim=1))
 
     def pack(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) → (b, n, c · patch²), row by row: the channel outermost, as FLUX's latents were packed."""
+        """(b, c, h, w) → (b, n, c · patch²), row by row: the channel outermost, as FLUX's latents
+        were packed."""
         return F.pixel_unshuffle(x, self.config.patch).flatten(2).transpose(1, 2)
 
     def unpack(self, x: Tensor, grid: Shape) -> Tensor:
@@ -225,21 +243,22 @@ class Flux(nn.Module):
             rearrange(x, "b (h w) c -> b c h w", h=rows, w=columns), self.config.patch
         )
 
-    def hear(self, time: Tensor, condition: Condition) -> Tensor:
+    def embed(self, time: Tensor, condition: Condition) -> Tensor:
         """Time, guidance and vector as one embedding (b, width), ready for the modulations."""
-        heard: Tensor = self.time(self.cast(sinusoidal(time, WAVES)))
+        emb: Tensor = self.time(self.cast(sinusoidal(time, WAVES)))
         if self.guidance is not None:
             scale = condition.scalars.get("guidance", torch.ones_like(time))
-            heard = heard + self.guidance(self.cast(sinusoidal(1000 * scale.float(), WAVES)))
+            emb = emb + self.guidance(self.cast(sinusoidal(1000 * scale.float(), WAVES)))
         if self.vector is not None and condition.vector is not None:
-            heard = heard + self.vector(self.cast(condition.vector))
-        return F.silu(heard)
+            emb = emb + self.vector(self.cast(condition.vector))
+        return F.silu(emb)
 
     def places(self, ahead: int, grids: Sequence[Shape], device: torch.device) -> Tensor:
-        """Where each token lies, (words + n, axes): the number of its picture, row, column and, if it has one, word.
+        """Where each token lies, (words + n, axes): the number of its picture, row, column and, if
+        it has one, word.
 
-        The picture that is made is number 0; a reference is one further, in generation 2 ten further. The words lie
-        at 0, in generation 2 one after another on an axis of their own.
+        The picture that is made is number 0; a reference is one further, in generation 2 ten
+        further. The words lie at 0, in generation 2 one after another on an axis of their own.
         """
         axes, apart = len(self.config.axes), 1 if self.config.generation == 1 else 10
         words = torch.zeros(ahead, axes, device=device)

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """A transformer for latents of ``channels``, told text of ``text_width`` and a pooled vector of ``vector_width``.
+    """A transformer for latents of ``channels``, told text of ``text_width`` and a pooled vector of
+    ``vector_width``.
 
-    It has positions for ``side`` × ``side`` patches. ``dual`` are the blocks with a second attention among patches.
+    It has positions for ``side`` × ``side`` patches. ``dual`` are the blocks with a second
+    attention among patches.
     """
 
     channels: int = 16

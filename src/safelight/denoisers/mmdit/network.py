@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from safelight.denoisers.mmdit.config import Config
 from safelight.diffusion.condition import refuse
-from safelight.nn.attention import Heads, attend, joint, lonely
-from safelight.nn.blocks import WHOLE, Less
+from safelight.nn.attention import Heads, attend, joint_mask, self_only_mask
+from safelight.nn.blocks import ALL_BLOCKS, BlockSelection
 from safelight.nn.embeddings import TimeEmbedding
-from safelight.nn.modulation import Final, begin_at_rest, modulated
+from safelight.nn.modulation import Final, init_adaln_zero, modulated
 from safelight.nn.patchify import patch_grid, patchify, require_latents, unpatchify
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
@@ -23,11 +23,13 @@ from safelight.types.tensors import Latents
 
 
 class MMDiT(nn.Module):
-    """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents' shape.
+    """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents'
+    shape.
 
-    It takes ``tokens``, ``vector`` and ``residuals``, each of which may be left out. Residuals, (b, n, width) each, are
-    added to the patches after every block but the last; if they are fewer than the blocks, one serves several blocks
-    in turn. Any other way in, and sizes that the patch does not divide or the positions do not reach, are BadInput.
+    It takes ``tokens``, ``vector`` and ``residuals``, each of which may be left out. Residuals, (b,
+    n, width) each, are added to the patches after every block but the last; if they are fewer than
+    the blocks, one serves several blocks in turn. Any other way in, and sizes that the patch does
+    not divide or the positions do not reach, are BadInput.
     """
 
     def __init__(self, config: Config) -> None:
@@ -47,21 +49,30 @@ class MMDiT(nn.Module):
         blocks = (Block(config, index, index == last) for index in range(config.depth))
         self.blocks = cast("list[Block]", nn.ModuleList(blocks))
         self.final = Final(width, volume)
-        begin_at_rest(self)
+        init_adaln_zero(self)
 
     def prepare(self, condition: Condition) -> Condition:
-        """Project the text once for all steps: ``tokens.projected`` becomes one tensor (b, n, width)."""
+        """Project the text once for all steps: ``tokens.projected`` becomes one tensor (b, n,
+        width)."""
         refuse(condition, self.takes, "this transformer")
         return prepare(condition, self.text)
 
     def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
-        """This network without the blocks ``skip_blocks``, and with patches that see only themselves in those ``self_only_blocks``."""
-        return partial(self, less=Less.of(skip_blocks, self_only_blocks, len(self.blocks)))
+        """This network without the blocks ``skip_blocks``, and with patches that see only
+        themselves in those ``self_only_blocks``."""
+        return partial(
+            self, selection=BlockSelection.of(skip_blocks, self_only_blocks, len(self.blocks))
+        )
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, less: Less = WHOLE
+        self,
+        noisy: Latents,
+        time: Tensor,
+        condition: Condition,
+        selection: BlockSelection = ALL_BLOCKS,
     ) -> Tensor:
-        """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h, w)."""
+        """``noisy`` (b, channels, h, w), ``time`` (b,) on the scale of 0 … 1000 → (b, channels, h,
+        w)."""
         require_latents(noisy, self.config.channels)
         grid = patch_grid(noisy.shape[2:], self.config.patch)
         condition = self.prepare(condition)
@@ -72,28 +83,31 @@ class MMDiT(nn.Module):
         text, mask, ahead = None, None, 0
         if condition.tokens is not None:
             text, ahead = condition.tokens.projected[0].to(x.dtype), condition.tokens.mask.shape[1]
-            mask = joint(condition.tokens.mask, x.shape[1])
-        heard, last = self.hear(time, condition.vector), len(self.blocks) - 1
-        only_self = lonely(mask, ahead + x.shape[1], ahead, x.device) if less.alone else None
+            mask = joint_mask(condition.tokens.mask, x.shape[1])
+        emb, last = self.embed(time, condition.vector), len(self.blocks) - 1
+        only_self = (
+            self_only_mask(mask, ahead + x.shape[1], ahead, x.device) if selection.alone else None
+        )
         for index, block in enumerate(self.blocks):
-            if index not in less.skip:
-                x, text = block(x, text, heard, only_self if index in less.alone else mask)
+            if index not in selection.skip:
+                x, text = block(x, text, emb, only_self if index in selection.alone else mask)
             if condition.residuals and index < last:
                 x = x + condition.residuals[
                     index * len(condition.residuals) // len(self.blocks)
                 ].to(x.dtype)
-        return unpatchify(self.final(x, heard), self.config.patch, grid).to(noisy.dtype)
+        return unpatchify(self.final(x, emb), self.config.patch, grid).to(noisy.dtype)
 
-    def hear(self, time: Tensor, vector: Tensor | None) -> Tensor:
+    def embed(self, time: Tensor, vector: Tensor | None) -> Tensor:
         """Time and vector as one embedding (b, width), ready for the modulations."""
-        heard: Tensor = self.time(time)
+        emb: Tensor = self.time(time)
         if vector is not None:
-            heard = heard + self.vector(vector.to(self.patches.weight.dtype))
-        return F.silu(heard)
+            emb = emb + self.vector(vector.to(self.patches.weight.dtype))
+        return F.silu(emb)
 
 
 class Block(nn.Module):
-    """One attention of patches and text together, and an MLP for each; in the last block the text only answers."""
+    """One attention of patches and text together, and an MLP for each; in the last block the text
+    only answers."""
 
     def __init__(self, config: Config, index: int, last: bool = False) -> None:
         super().__init__()
@@ -104,22 +118,22 @@ class Block(nn.Module):
         self.dual = Heads(config.width, config.heads, config.qk_norm) if dual else None
 
     def forward(
-        self, x: Tensor, text: Tensor | None, heard: Tensor, mask: Tensor | None
+        self, x: Tensor, text: Tensor | None, emb: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """``x`` (b, n, width), ``text`` (b, m, width), ``heard`` (b, width) → patches and text anew.
+        """``x`` (b, n, width), ``text`` (b, m, width), ``emb`` (b, width) → patches and text anew.
 
-        ``mask`` over text and patches, in this order: true for what may be looked at, (b, m + n), or looked at by
-        each, (1 or b, m + n, m + n).
+        ``mask`` over text and patches, in this order: true for what may be looked at, (b, m + n),
+        or looked at by each, (1 or b, m + n, m + n).
         """
         n = x.shape[1]
-        shift, scale, *mine = self.patches.scales(heard, x.dtype)
+        shift, scale, *mine = self.patches.scales(emb, x.dtype)
         q, k, v = self.patches.attention(modulated(x, shift, scale))
         theirs: list[Tensor] = []
         if text is not None:
-            shift, scale, *theirs = self.text.scales(heard, x.dtype)
-            asked, *seen = self.text.attention(modulated(text, shift, scale))
+            shift, scale, *theirs = self.text.scales(emb, x.dtype)
+            context, *seen = self.text.attention(modulated(text, shift, scale))
             k, v = (torch.cat(pair, dim=1) for pair in zip(seen, (k, v), strict=True))
-            q = torch.cat([asked, q], dim=1) if theirs else q
+            q = torch.cat([context, q], dim=1) if theirs else q
         seen_by_each = mask[:, -q.shape[1] :] if mask is not None and mask.ndim == 3 else mask
         mixed = attend(q, k, v, seen_by_each, self.patches.attention.quick)
         if text is not None and theirs:
@@ -127,7 +141,8 @@ class Block(nn.Module):
         return self.patches.onward(x, mixed[:, -n:], mine, self.among(x, mask, mine[4:])), text
 
     def among(self, x: Tensor, mask: Tensor | None, scales: Sequence[Tensor]) -> Tensor | None:
-        """What the second attention adds to the patches ``x`` (b, n, width); None if there is none."""
+        """What the second attention adds to the patches ``x`` (b, n, width); None if there is
+        none."""
         if self.dual is None or self.dual.out is None:
             return None
         n, (shift, scale, gate) = x.shape[1], scales

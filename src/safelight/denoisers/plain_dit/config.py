@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """A transformer for latents of ``channels``, with a table of positions for ``side`` × ``side`` patches; 0 classes
-    close the way in.
+    """A transformer for latents of ``channels``, with a table of positions for ``side`` × ``side``
+    patches; 0 classes close the way in.
 
-    ``variance``: whether the answer has as many channels again, where the variance is ``learned`` (prediction
-    noise-and-variance) or nothing is (``ignored``: SiT's). ``to_clean``: the network hears 1 - t and answers the
-    velocity towards clean latents, as SiT does. Diffusers' class differs in ``mlp_eps``, and in its embedders of time
-    and class: their frequencies are ``inclusive``, and where it was trained there, ``each`` block has its own.
+    ``variance``: whether the answer has as many channels again, where the variance is ``learned``
+    (prediction noise-and-variance) or nothing is (``ignored``: SiT's). ``to_clean``: the network
+    hears 1 - t and answers the velocity towards clean latents, as SiT does. Diffusers' class
+    differs in ``mlp_eps``, and in its embedders of time and class: their frequencies are
+    ``inclusive``, and where it was trained there, ``each`` block has its own.
     """
 
     channels: int = 4

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from safelight.denoisers.unet.config import Config, Level
 from safelight.nn.attention import CrossAttention, Source
-from safelight.nn.spatial_transformer import Asked, How, PlainAttention, Transformer
+from safelight.nn.spatial_transformer import Contexts, How, PlainAttention, Transformer
 from safelight.nn.unet_blocks import Residual, Resize
 from safelight.types.networks import Condition
 
@@ -15,7 +15,8 @@ Layers = Collection[int]
 
 
 class Block(nn.Module):
-    """A residual block and, where the level attends, attention; or one that changes the size, without attention."""
+    """A residual block and, where the level attends, attention; or one that changes the size,
+    without attention."""
 
     def __init__(self, config: Config, before: int, level: Level, resize: Resize = "") -> None:
         super().__init__()
@@ -29,16 +30,16 @@ class Block(nn.Module):
         elif level.depth and not resize:
             self.attention = PlainAttention(level.width, level.heads, groups, eps)
 
-    def forward(self, x: Tensor, heard: Tensor, asked: Asked, how: How) -> Tensor:
-        x = self.residual(x, heard)
-        return x if self.attention is None or how == "skipped" else self.attention(x, asked, how)
+    def forward(self, x: Tensor, emb: Tensor, context: Contexts, how: How) -> Tensor:
+        x = self.residual(x, emb)
+        return x if self.attention is None or how == "skipped" else self.attention(x, context, how)
 
 
 def residual(config: Config, before: int, width: int, resize: Resize = "") -> Residual:
     return Residual(
         before,
         width,
-        config.hearing,
+        config.embedding_width,
         config.norm.groups,
         config.norm.eps,
         config.norm.modulated,
@@ -51,10 +52,11 @@ def blocks(network: nn.Module) -> list[Block]:
     return [one for one in network.modules() if isinstance(one, Block)]
 
 
-def planned(
+def attention_plan(
     network: nn.Module, condition: Condition, skip: Layers = (), alone: Layers = ()
-) -> Iterator[tuple[Asked, How]]:
-    """What each block asks and how it attends, in the order in which they are passed; ``condition`` is prepared."""
+) -> Iterator[tuple[Contexts, How]]:
+    """What each block asks and how it attends, in the order in which they are passed; ``condition``
+    is prepared."""
     sequences = [one for one in (condition.tokens, *condition.streams) if one is not None]
     pairs = [
         (tuple(zip(one.projected[::2], one.projected[1::2], strict=True)), one.mask)
@@ -63,7 +65,7 @@ def planned(
     number, layer = 0, 0
     for block in blocks(network):
         count = sum(isinstance(one, CrossAttention) for one in block.modules())
-        asked = tuple(
+        context = tuple(
             tuple(Source(*each[index], mask) for each, mask in pairs)
             for index in range(number, number + count)
         )
@@ -76,10 +78,10 @@ def planned(
             else "whole"
         )
         number, layer = number + count, layer + attends
-        yield asked, how
+        yield context, how
 
 
-def join_at_zero(network: nn.Module) -> None:
+def zero_init_branches(network: nn.Module) -> None:
     """Zero wherever a branch joins the trunk, so that each block starts as its skip."""
     for module in network.modules():
         last = {Residual: "conv2", Transformer: "leave", PlainAttention: "leave"}.get(type(module))

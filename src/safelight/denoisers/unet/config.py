@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 class Level:
     """One size of the features: how wide they are, and the attention after each residual block.
 
-    ``depth`` transformer blocks, 0 for none; with ``text_only`` even their first attention asks the text alone. ``up``:
-    the depths on the way up, one for each of its residual blocks, where they are others.
+    ``depth`` transformer blocks, 0 for none; with ``text_only`` even their first attention asks the
+    text alone. ``up``: the depths on the way up, one for each of its residual blocks, where they
+    are others.
     """
 
     width: int = 320
@@ -30,8 +31,9 @@ class Level:
 
 @dataclass(frozen=True)
 class Norm:
-    """The group norms of the residual blocks, of plain attention and at the end. ``modulated``: time scales and shifts
-    a residual block's second one; else it is added before it (ADM, arXiv 2105.05233)."""
+    """The group norms of the residual blocks, of plain attention and at the end. ``modulated``:
+    time scales and shifts a residual block's second one; else it is added before it (ADM, arXiv
+    2105.05233)."""
 
     groups: int = 32
     eps: float = 1e-5
@@ -40,14 +42,16 @@ class Norm:
 
 @dataclass(frozen=True)
 class Config:
-    """A U-Net for latents of ``channels``; each level after the first halves the size. A width of 0 closes a way in.
+    """A U-Net for latents of ``channels``; each level after the first halves the size. A width of 0
+    closes a way in.
 
-    ``blocks`` residual blocks a level on the way down, one more on the way up; ``middle`` as a level's ``depth``, -1 if
-    it is one residual block. Without text the attention is plain (``depth`` 1). ``classes``: how many noise levels, or
-    classes, the network knows by ``scalars["noise_level"]``; ``guidance``: by how many sinusoids it hears the scale of
-    guidance that was distilled into it. ``linear`` says how files of this network hold the ends of a transformer: as
-    linear layers, or as 1×1 convolutions; they compute the same. ``residual_resize``: sizes change inside residual
-    blocks (ADM, arXiv 2105.05233).
+    ``blocks`` residual blocks a level on the way down, one more on the way up; ``middle`` as a
+    level's ``depth``, -1 if it is one residual block. Without text the attention is plain
+    (``depth`` 1). ``classes``: how many noise levels, or classes, the network knows by
+    ``scalars["noise_level"]``; ``guidance``: by how many sinusoids it hears the scale of guidance
+    that was distilled into it. ``linear`` says how files of this network hold the ends of a
+    transformer: as linear layers, or as 1×1 convolutions; they compute the same.
+    ``residual_resize``: sizes change inside residual blocks (ADM, arXiv 2105.05233).
     """
 
     channels: int = 4
@@ -104,7 +108,7 @@ class Config:
             )
 
     @property
-    def hearing(self) -> int:
+    def embedding_width(self) -> int:
         """The width of the embedding of time."""
         return 4 * self.levels[0].width
 

@@ -13,25 +13,28 @@ from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
 from safelight.nn.attention import CrossAttention
 from safelight.nn.embeddings import TimeEmbedding, sinusoidal
-from safelight.nn.spatial_transformer import Asked, How
+from safelight.nn.spatial_transformer import Contexts, How
 from safelight.nn.unet_blocks import Down
 from safelight.types.networks import Condition
 from safelight.types.tensors import Latents
 
 
 class Encoder(nn.Module):
-    """The way down and the middle, and what they hear; ``left``: the widths of what they leave for the way up."""
+    """The way down and the middle, and what they hear; ``left``: the widths of what they leave for
+    the way up."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         before = config.levels[0].width
         self.enter = nn.Conv2d(config.channels + config.extra_channels, before, 3, padding=1)
-        self.time = TimeEmbedding(config.hearing, frequencies=before)
+        self.time = TimeEmbedding(config.embedding_width, frequencies=before)
         self.vector = (
-            embedding(config.vector_width, config.hearing) if config.vector_width else None
+            embedding(config.vector_width, config.embedding_width) if config.vector_width else None
         )
-        self.classes = nn.Embedding(config.classes, config.hearing) if config.classes else None
+        self.classes = (
+            nn.Embedding(config.classes, config.embedding_width) if config.classes else None
+        )
         self.guidance = nn.Linear(config.guidance, before, bias=False) if config.guidance else None
         left, parts = [before], list[nn.Module]()
         for number, level in enumerate(config.levels):
@@ -58,8 +61,8 @@ class Encoder(nn.Module):
         return list(self._left)
 
     def join(self, noisy: Latents, channels: Tensor | None, size_multiple: int) -> Tensor:
-        """The latents and whatever is concatenated to them, in the precision of the parameters; BadInput for latents
-        that do not fit."""
+        """The latents and whatever is concatenated to them, in the precision of the parameters;
+        BadInput for latents that do not fit."""
         config, sides = self.config, noisy.shape[2:]
         if (
             noisy.ndim != 4
@@ -76,7 +79,7 @@ class Encoder(nn.Module):
             noisy = torch.cat([noisy, channels.to(noisy.dtype)], dim=1)
         return noisy.to(self.enter.weight.dtype)
 
-    def hear(self, time: Tensor, condition: Condition) -> Tensor:
+    def embed(self, time: Tensor, condition: Condition) -> Tensor:
         """Time, guidance, vector and noise level as one embedding, (b, hearing)."""
         beside = None
         if (
@@ -85,18 +88,18 @@ class Encoder(nn.Module):
             scale = condition.scalars.get("guidance", torch.ones_like(time)).float() - 1
             waves = sinusoidal(1000 * scale, self.config.guidance, inclusive=True)
             beside = self.guidance(waves.to(self.guidance.weight.dtype))
-        heard: Tensor = self.time(time, beside)
+        emb: Tensor = self.time(time, beside)
         if self.vector is not None and condition.vector is not None:
-            heard = heard + self.vector(condition.vector.to(heard.dtype))
+            emb = emb + self.vector(condition.vector.to(emb.dtype))
         if self.classes is not None and "noise_level" in condition.scalars:
-            heard = heard + self.classes(condition.scalars["noise_level"].round().long())
-        return F.silu(heard)
+            emb = emb + self.classes(condition.scalars["noise_level"].round().long())
+        return F.silu(emb)
 
     def forward(
         self,
         x: Tensor,
-        heard: Tensor,
-        plan: "Iterator[tuple[Asked, How]]",
+        emb: Tensor,
+        plan: "Iterator[tuple[Contexts, How]]",
         trunk: Sequence[Tensor] = (),
         hint: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -109,7 +112,7 @@ class Encoder(nn.Module):
         left, levels = [x], self.config.levels
         for number, part in enumerate(self.down):
             resizes = not isinstance(part, Block) or bool(part.residual.resize)
-            x = part(x, heard, *next(plan)) if isinstance(part, Block) else part(x)
+            x = part(x, emb, *next(plan)) if isinstance(part, Block) else part(x)
             final = (number + 1) % (
                 self.config.blocks + 1
             ) == self.config.blocks  # the level's last block
@@ -117,8 +120,8 @@ class Encoder(nn.Module):
                 x = x + more.pop(0).to(x.dtype)
             level += resizes
             left.append(x)
-        x = self.middle(x, heard, *next(plan))
-        x = x if self.after is None else self.after(x, heard)
+        x = self.middle(x, emb, *next(plan))
+        x = x if self.after is None else self.after(x, emb)
         return x + more.pop(0).to(x.dtype) if more else x, left
 
 

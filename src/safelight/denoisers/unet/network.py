@@ -7,7 +7,13 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from safelight.denoisers.unet.blocks import Block, Layers, blocks, join_at_zero, planned
+from safelight.denoisers.unet.blocks import (
+    Block,
+    Layers,
+    attention_plan,
+    blocks,
+    zero_init_branches,
+)
 from safelight.denoisers.unet.config import Config
 from safelight.denoisers.unet.encoder import Encoder, prepare, scalar_names, takes
 from safelight.errors import BadInput
@@ -18,15 +24,17 @@ from safelight.types.tensors import Latents
 
 
 class UNet(nn.Module):
-    """Noisy latents (b, channels, h, w), time (b,) on the scale of 0 … 999 and a condition → an answer of that shape.
+    """Noisy latents (b, channels, h, w), time (b,) on the scale of 0 … 999 and a condition → an
+    answer of that shape.
 
-    It takes ``tokens`` if it has a text width, and ``streams`` that an adapter has projected for it; ``vector``,
-    ``channels``, ``scalars["noise_level"]`` (0 … classes - 1) and ``scalars["guidance"]`` if they have a width; left
-    out, the latter is 1: none. ``residuals`` are, first, what
-    is added to that which each part of the way down leaves for the way up, in order, beginning with the first
-    convolution, and to the middle's result (ControlNet, arXiv 2302.05543); then, or instead, what is added to the way
-    down itself, one a level and perhaps one after the middle (T2I-Adapter, arXiv 2302.08453): behind a level's last
-    attention, or, where it has none, behind its change of size. Any other way in, and sides that are no multiples of
+    It takes ``tokens`` if it has a text width, and ``streams`` that an adapter has projected for
+    it; ``vector``, ``channels``, ``scalars["noise_level"]`` (0 … classes - 1) and
+    ``scalars["guidance"]`` if they have a width; left out, the latter is 1: none. ``residuals``
+    are, first, what is added to that which each part of the way down leaves for the way up, in
+    order, beginning with the first convolution, and to the middle's result (ControlNet, arXiv
+    2302.05543); then, or instead, what is added to the way down itself, one a level and perhaps one
+    after the middle (T2I-Adapter, arXiv 2302.08453): behind a level's last attention, or, where it
+    has none, behind its change of size. Any other way in, and sides that are no multiples of
     ``size_multiple``, are BadInput.
     """
 
@@ -51,15 +59,16 @@ class UNet(nn.Module):
         self.norm = GroupNorm(config.norm.groups, before, config.norm.eps, silu=True)
         self.leave = nn.Conv2d(before, config.channels, 3, padding=1)
         self.takes = takes(config) | {"residuals"}
-        join_at_zero(self)
+        zero_init_branches(self)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def prepare(self, condition: Condition) -> Condition:
-        """Project the text once for all steps; a condition that is prepared already is returned as it is.
+        """Project the text once for all steps; a condition that is prepared already is returned as
+        it is.
 
-        ``tokens.projected`` becomes the keys and the values of each cross-attention in turn, (b, n, heads, d) each;
-        ``streams`` come with as many of their own.
+        ``tokens.projected`` becomes the keys and the values of each cross-attention in turn, (b, n,
+        heads, d) each; ``streams`` come with as many of their own.
         """
         return prepare(self, condition, self.takes, self.config)
 
@@ -67,10 +76,11 @@ class UNet(nn.Module):
         return self.answer(noisy, time, condition)
 
     def variant(self, skip_blocks: Sequence[int], self_only_blocks: Sequence[int]) -> Network:
-        """This network without the attention layers ``skip_blocks``, and with places that see only themselves in ``self_only_blocks``.
+        """This network without the attention layers ``skip_blocks``, and with places that see only
+        themselves in ``self_only_blocks``.
 
-        A layer is the whole attention behind one residual block, counted from 0 on the way down, through the middle,
-        up: 0 … 5, 6 and 7 … 15 in Stable Diffusion 1.
+        A layer is the whole attention behind one residual block, counted from 0 on the way down,
+        through the middle, up: 0 … 5, 6 and 7 … 15 in Stable Diffusion 1.
         """
         count = sum(block.attention is not None for block in blocks(self))
         for layer in (*skip_blocks, *self_only_blocks):
@@ -90,11 +100,11 @@ class UNet(nn.Module):
     ) -> Tensor:
         """``forward`` and, less some of its parts, what ``without`` gives."""
         condition = self.prepare(condition)
-        plan = planned(self, condition, skip, alone)
+        plan = attention_plan(self, condition, skip, alone)
         more = split(condition.residuals, len(self.encoder.left), len(self.config.levels))
-        heard = self.encoder.hear(time, condition)
+        emb = self.encoder.embed(time, condition)
         x, left = self.encoder(
-            self.encoder.join(noisy, condition.channels, self.size_multiple), heard, plan, more[2]
+            self.encoder.join(noisy, condition.channels, self.size_multiple), emb, plan, more[2]
         )
         if more[0]:
             left = [one + added.to(one.dtype) for one, added in zip(left, more[0], strict=True)]
@@ -102,7 +112,7 @@ class UNet(nn.Module):
         for part in self.up:
             if isinstance(part, Block):
                 x = x if part.residual.resize else torch.cat([x, left.pop()], dim=1)
-                x = part(x, heard, *next(plan))
+                x = part(x, emb, *next(plan))
             else:
                 x = part(x)
         answer: Tensor = self.leave(self.norm(x, mine=True))
@@ -112,7 +122,8 @@ class UNet(nn.Module):
 def split(
     residuals: Sequence[Tensor], left: int, levels: int
 ) -> tuple[Sequence[Tensor], Tensor | None, Sequence[Tensor]]:
-    """``residuals`` for what is left on the way down, for the middle, and for the way down itself."""
+    """``residuals`` for what is left on the way down, for the middle, and for the way down
+    itself."""
     trunks = (0, levels, levels + 1)
     if len(residuals) in trunks:
         return (), None, residuals

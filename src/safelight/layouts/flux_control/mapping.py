@@ -8,7 +8,7 @@ from safelight.denoisers.control.flux.config import Config
 from safelight.layouts.flux import mapping as fluxes
 from safelight.layouts.flux.mapping import Words
 from safelight.layouts.key_mapping import Rule, Table, layer
-from safelight.layouts.unet_control.mapping import looked, looking
+from safelight.layouts.unet_control.mapping import hint_encoder, looked
 from safelight.types.shapes import Shapes
 
 ZEROS, SINGLES, MODE = "controlnet_blocks", "controlnet_single_blocks", "controlnet_mode_embedder"
@@ -32,7 +32,7 @@ def table(words: Words, names: Names, config: Config) -> Table:
     for ours, theirs, count in ends:
         for index in range(count):
             rules += layer(f"{ours}.{index}", f"{theirs}.{index}")
-    rules += looking("sight", names[1], len(config.hints)) if config.hints else []
+    rules += hint_encoder("sight", names[1], len(config.hints)) if config.hints else []
     return Table((*rules, *([Rule("mode.weight", (f"{MODE}.weight",))] if config.modes else [])))
 
 

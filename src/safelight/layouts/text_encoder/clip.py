@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from safelight.layouts.config_values import heads
 from safelight.layouts.key_mapping import Layout, Rule, Table, layer
-from safelight.layouts.text_families import heads
 from safelight.nn.text_models.clip import Config
 from safelight.types.shapes import Shapes
 

@@ -6,8 +6,8 @@ Every block is stored, also the last one, which Stable Diffusion 2 does not use.
 from collections.abc import Mapping
 from typing import Any
 
+from safelight.layouts.config_values import heads
 from safelight.layouts.key_mapping import Layout, Rule, Table, Transposed, layer
-from safelight.layouts.text_families import heads
 from safelight.nn.text_models.clip import Config
 from safelight.types.shapes import Shapes
 

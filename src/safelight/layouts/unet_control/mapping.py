@@ -23,10 +23,10 @@ def table(
     for number in range(1 + config.network.blocks * len(levels) + len(levels) - 1):
         rules += layer(f"zeros.{number}", ends[0].format(n=number))
     rules += layer("zero", ends[1])
-    return Table((*rules, *looking("hint", hints, len(config.hints))))
+    return Table((*rules, *hint_encoder("hint", hints, len(config.hints))))
 
 
-def looking(ours: str, hints: tuple[str, str, str], count: int) -> list[Rule]:
+def hint_encoder(ours: str, hints: tuple[str, str, str], count: int) -> list[Rule]:
     """The rules of the convolutions that look at a picture at ``count`` sizes."""
     between = 2 * (count - 1)
     rules = [*layer(f"{ours}.0", hints[0])]

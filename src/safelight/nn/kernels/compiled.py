@@ -1,4 +1,5 @@
-"""The compiled kernels: built on first use where there is a compiler and the processor has what they want."""
+"""The compiled kernels: built on first use where there is a compiler and the processor has what
+they want."""
 
 import ctypes
 import os
@@ -20,10 +21,11 @@ FLAGS = ("-O3", "-std=c++17", *PROCESSOR, "-fopenmp", "-shared", "-fPIC", "-w")
 
 @cache
 def library(name: str = "first_stage") -> ctypes.CDLL | None:
-    """The kernels of a C++ file beside this one, or None where they cannot be had: their eager twins serve then.
+    """The kernels of a C++ file beside this one, or None where they cannot be had: their eager
+    twins serve then.
 
-    They want Linux, AVX-512 with bf16 products and a C++ compiler (``$CXX``, else ``c++``). What is built is kept in
-    the cache folder under the hash of its source.
+    They want Linux, AVX-512 with bf16 products and a C++ compiler (``$CXX``, else ``c++``). What is
+    built is kept in the cache folder under the hash of its source.
     """
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if sys.platform != "linux" or not torch.cpu._is_avx512_bf16_supported():
@@ -51,12 +53,14 @@ def library(name: str = "first_stage") -> ctypes.CDLL | None:
 
 @cache
 def matrix_units() -> bool:
-    """Whether the processor multiplies bf16 matrices in tiles (AMX), several times as fast as in vectors."""
+    """Whether the processor multiplies bf16 matrices in tiles (AMX), several times as fast as in
+    vectors."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
 def usable(x: Tensor, *weights: Tensor) -> bool:
-    """Whether a kernel may take this input with these weights: on a CPU, in their precision, nothing to be learned."""
+    """Whether a kernel may take this input with these weights: on a CPU, in their precision,
+    nothing to be learned."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)

@@ -1,5 +1,6 @@
-"""A 3×3 convolution that multiplies less, by Winograd's minimal filtering F(2×2, 3×3) (Lavin & Gray, arXiv
-1509.09308): 16 products for 2×2 numbers instead of 36, and 9 after doubling by repetition."""
+"""A 3×3 convolution that multiplies less, by Winograd's minimal filtering F(2×2, 3×3) (Lavin &
+Gray, arXiv 1509.09308): 16 products for 2×2 numbers instead of 36, and 9 after doubling by
+repetition."""
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +11,18 @@ from safelight.nn.kernels.compiled import address, library, matrix_units, sizes,
 
 PLAIN = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 TWICE = ((1, 0, 0), (1, 1, 1), (0, 0, 1))
-"""What a filter is multiplied by from both sides; of a doubled tile one of the four rows meets only zeros."""
+"""What a filter is multiplied by from both sides; of a doubled tile one of the four rows meets only
+zeros."""
 
 
 class Convolution3(nn.Module):
     """A 3×3 convolution that keeps the size, or first doubles it by repetition if ``twice``.
 
-    (b, before, h, w) → (b, width, h, w) or (b, width, 2h, 2w). ``quick`` lets the compiled kernel do it where it can:
-    not for learning, for widths that are multiples of 16 going in and 64 coming out, and not in bf16 where matrix
-    units (AMX) multiply faster than what the kernel saves. The weights are those of
-    ``nn.Conv2d``; what the kernel derives from them is no part of the state and is made again once they change.
+    (b, before, h, w) → (b, width, h, w) or (b, width, 2h, 2w). ``quick`` lets the compiled kernel
+    do it where it can: not for learning, for widths that are multiples of 16 going in and 64 coming
+    out, and not in bf16 where matrix units (AMX) multiply faster than what the kernel saves. The
+    weights are those of ``nn.Conv2d``; what the kernel derives from them is no part of the state
+    and is made again once they change.
     """
 
     def __init__(self, before: int, width: int, twice: bool = False) -> None:
@@ -46,7 +49,8 @@ class Convolution3(nn.Module):
         return y if add is None else add + y
 
     def derived(self) -> tuple[Tensor, Tensor]:
-        """Filters as the kernel wants them, and the bias in fp32; of the weights as they are now."""
+        """Filters as the kernel wants them, and the bias in fp32; of the weights as they are
+        now."""
         now = tuple(
             (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version)
             for p in (self.weight, self.bias)
@@ -65,7 +69,8 @@ class Convolution3(nn.Module):
 
 
 def filters(weight: Tensor, twice: bool) -> Tensor:
-    """(width, before, 3, 3) transformed: (width / 64, planes, before, 64), in bf16 pairs of ``before`` innermost."""
+    """(width, before, 3, 3) transformed: (width / 64, planes, before, 64), in bf16 pairs of
+    ``before`` innermost."""
     matrix = torch.tensor(TWICE if twice else PLAIN, dtype=torch.float32, device=weight.device)
     planes = torch.einsum("pi,qj,ocij->pqco", matrix, matrix, weight.float())
     planes = rearrange(planes, "p q c (n o) -> n (p q) c o", o=64)

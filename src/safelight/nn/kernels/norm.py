@@ -7,8 +7,8 @@ from safelight.nn.kernels.compiled import address, library, sizes
 
 
 def group_sums(x: Tensor, groups: int) -> Tensor:
-    """Sum and sum of squares of each group of (b, width, h, w): (b, groups, 2) in float64. They are summed in fp32
-    over 256 places, then in fp64."""
+    """Sum and sum of squares of each group of (b, width, h, w): (b, groups, 2) in float64. They are
+    summed in fp32 over 256 places, then in fp64."""
     kernels = library()
     assert kernels is not None
     x = x.contiguous(memory_format=torch.channels_last)
@@ -20,8 +20,8 @@ def group_sums(x: Tensor, groups: int) -> Tensor:
 
 
 def scale_shift(x: Tensor, scale: Tensor, shift: Tensor, silu: bool, mine: bool) -> Tensor:
-    """``x`` (b, width, h, w) times ``scale`` and plus ``shift`` (b, width), and SiLU; written over ``x`` if it is
-    ``mine``."""
+    """``x`` (b, width, h, w) times ``scale`` and plus ``shift`` (b, width), and SiLU; written over
+    ``x`` if it is ``mine``."""
     kernels = library()
     assert kernels is not None
     x = x.contiguous(memory_format=torch.channels_last)

@@ -1,8 +1,11 @@
 """Networks that encode a text, one file a kind: embedded tokens → a state for each token."""
 
-from typing import Any, Protocol, runtime_checkable
+from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @runtime_checkable

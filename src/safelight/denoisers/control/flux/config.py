@@ -15,10 +15,12 @@ NETWORK = flux_config.Config(double=5, single=10, guidance=False)
 
 @dataclass(frozen=True)
 class Config:
-    """A branch for transformers of the shape ``network``, whose ``double`` and ``single`` are the branch's own.
+    """A branch for transformers of the shape ``network``, whose ``double`` and ``single`` are the
+    branch's own.
 
-    ``modes``: how many kinds of picture it tells apart, 0 for one that knows one kind. ``hints``: the widths of the
-    convolutions that see a picture's pixels, each after the first at half the size; none for one that sees latents.
+    ``modes``: how many kinds of picture it tells apart, 0 for one that knows one kind. ``hints``:
+    the widths of the convolutions that see a picture's pixels, each after the first at half the
+    size; none for one that sees latents.
     """
 
     network: flux_config.Config = field(default_factory=lambda: NETWORK)

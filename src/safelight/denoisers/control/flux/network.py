@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.denoisers.control.flux.config import Config
-from safelight.denoisers.control.unet.network import looking
+from safelight.denoisers.control.unet.network import hint_encoder
 from safelight.denoisers.flux.network import Flux
 from safelight.errors import BadInput
 from safelight.nn.control import Encode, encoded, fitting
-from safelight.nn.modulation import begin_at_rest
+from safelight.nn.modulation import init_adaln_zero
 from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Images, Latents
 
@@ -22,13 +22,15 @@ MODES = ("canny", "tile", "depth", "blur", "pose", "gray", "low-quality")
 
 
 class ControlNet(nn.Module):
-    """Latents, time, a condition and a picture that ``see`` has seen → a residual for each block of the transformer,
-    the double ones first. It takes ``tokens``, ``vector`` and the scalar ``guidance`` as its transformer does.
+    """Latents, time, a condition and a picture that ``encode_hint`` has seen → a residual for each
+    block of the transformer, the double ones first. It takes ``tokens``, ``vector`` and the scalar
+    ``guidance`` as its transformer does.
 
-    One block of ours serves several of theirs: neighbours, or with ``hints`` all in turn, as each was taught.
+    One block of ours serves several of theirs: neighbours, or with ``hints`` all in turn, as each
+    was taught.
     """
 
-    colours = 3
+    hint_channels = 3
     projections = 1
 
     def __init__(self, config: Config) -> None:
@@ -36,12 +38,12 @@ class ControlNet(nn.Module):
         self.config, network = config, config.network
         volume, width = network.channels * network.patch**2, network.width
         self.network = Flux(network, ends=False)
-        self.sight = looking(3, config.hints, network.channels) if config.hints else None
+        self.sight = hint_encoder(3, config.hints, network.channels) if config.hints else None
         self.hint = nn.Linear(volume, width)
         self.mode = nn.Embedding(config.modes, width) if config.modes else None
         self.zeros = nn.ModuleList(nn.Linear(width, width) for _ in range(network.double))
         self.single_zeros = nn.ModuleList(nn.Linear(width, width) for _ in range(network.single))
-        begin_at_rest(self)
+        init_adaln_zero(self)
         for parameter in (
             *self.hint.parameters(),
             *self.zeros.parameters(),
@@ -51,14 +53,15 @@ class ControlNet(nn.Module):
         self.takes = self.network.takes - {"references", "residuals"}
         self.modes: Mapping[str, int] = {name: i for i, name in enumerate(MODES[: config.modes])}
         self.modes = {**self.modes, **{str(i): i for i in range(len(MODES), config.modes)}}
-        self.met = network
+        self.target = network
 
     def prepare(self, condition: Condition) -> Condition:
         """As the transformer does, with a projection of its own."""
         return self.network.prepare(condition)
 
-    def meet(self, denoiser: Denoiser) -> None:
-        """BadInput unless it is a FLUX as wide, told texts as wide; its depths are what residuals are made for."""
+    def attach_to(self, denoiser: Denoiser) -> None:
+        """BadInput unless it is a FLUX as wide, told texts as wide; its depths are what residuals
+        are made for."""
         network, own = self.config.network, type(denoiser).__name__
         if isinstance(denoiser, Flux):
             theirs, same = (
@@ -66,7 +69,7 @@ class ControlNet(nn.Module):
                 ("channels", "patch", "width", "axes", "text_width", "generation"),
             )
             if all(vars(network)[name] == vars(theirs)[name] for name in same):
-                self.met = theirs
+                self.target = theirs
                 return
             own = f"one of generation {theirs.generation}, {theirs.width} and {theirs.text_width}"
         raise BadInput(
@@ -74,11 +77,12 @@ class ControlNet(nn.Module):
             f"wide, not for {own}."
         )
 
-    def see(
+    def encode_hint(
         self, hint: Images, encode: Encode | None = None, mode: int | None = None
     ) -> tuple[Tensor, ...]:
-        """What is added to the patches, (b, n, width), of a picture (b, 3, h, w) from 0 to 1; and the word, (1, 1,
-        width), that says which kind of picture it is, for those that tell them apart."""
+        """What is added to the patches, (b, n, width), of a picture (b, 3, h, w) from 0 to 1; and
+        the word, (1, 1, width), that says which kind of picture it is, for those that tell them
+        apart."""
         if hint.ndim != 4 or hint.shape[1] != 3:
             raise BadInput(
                 f"this control wants a picture of 3 colours, got one of shape {tuple(hint.shape)}."
@@ -108,23 +112,24 @@ class ControlNet(nn.Module):
     ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
         if self.mode is not None:
-            condition = led(condition, seen[1])
-        image, text, heard, turn, mask, grid = self.network.begin(noisy, time, condition)
+            condition = with_prepended_token(condition, seen[1])
+        image, text, emb, rope, mask, grid = self.network.begin(noisy, time, condition)
         image = image + fitting(seen[0], grid)
         double, single = list[Tensor](), list[Tensor]()
         for block, zero in zip(self.network.doubles, self.zeros, strict=True):
-            image, text = block(image, text, heard, heard, turn, mask)
+            image, text = block(image, text, emb, emb, rope, mask)
             double.append(zero(image))
         x, ahead = torch.cat([text, image], dim=1), text.shape[1]
         for layer, zero in zip(self.network.singles, self.single_zeros, strict=True):
-            x = layer(x, heard, turn, mask)
+            x = layer(x, emb, rope, mask)
             single.append(zero(x[:, ahead:]))
-        first = spread(double, self.met.double, in_turn=self.sight is not None)
-        return (*first, *spread(single, self.met.single))
+        first = spread(double, self.target.double, in_turn=self.sight is not None)
+        return (*first, *spread(single, self.target.single))
 
 
 def spread(left: Sequence[Tensor], count: int, in_turn: bool = False) -> tuple[Tensor, ...]:
-    """What our blocks left, for ``count`` of theirs: each for some neighbours, or all of them ``in_turn``."""
+    """What our blocks left, for ``count`` of theirs: each for some neighbours, or all of them
+    ``in_turn``."""
     width = ceil(count / len(left)) if left else 1
     return tuple(
         left[index % len(left) if in_turn else index // width]
@@ -132,7 +137,7 @@ def spread(left: Sequence[Tensor], count: int, in_turn: bool = False) -> tuple[T
     )
 
 
-def led(condition: Condition, word: Tensor) -> Condition:
+def with_prepended_token(condition: Condition, word: Tensor) -> Condition:
     """The condition, prepared, with a ``word`` (b, 1, width) before its text."""
     tokens = condition.tokens
     if tokens is None:

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from safelight.denoisers.control.mmdit.config import Config
 from safelight.denoisers.mmdit.network import Block, MMDiT, prepare
 from safelight.errors import BadInput
-from safelight.nn.attention import joint
+from safelight.nn.attention import joint_mask
 from safelight.nn.control import Encode, encoded, fitting
 from safelight.nn.embeddings import TimeEmbedding
-from safelight.nn.modulation import begin_at_rest
+from safelight.nn.modulation import init_adaln_zero
 from safelight.nn.patchify import patch_grid, patchify, require_latents
 from safelight.nn.positions import PositionTable
 from safelight.nn.streams import Stream
@@ -23,10 +23,12 @@ CANNY = 1
 
 
 class ControlNet(nn.Module):
-    """Latents, time, a condition and a picture that ``see`` has seen → a residual for each block of the transformer, of
-    which one of ours serves several in turn. It takes ``tokens`` and ``vector``, as far as it hears them.
+    """Latents, time, a condition and a picture that ``encode_hint`` has seen → a residual for each
+    block of the transformer, of which one of ours serves several in turn. It takes ``tokens`` and
+    ``vector``, as far as it hears them.
 
-    Those without words were taught one of the ``modes``; edges (canny) far out of range, in half steps of 255.
+    Those without words were taught one of the ``modes``; edges (canny) far out of range, in half
+    steps of 255.
     """
 
     kind: Tensor
@@ -47,16 +49,16 @@ class ControlNet(nn.Module):
         self.zeros = nn.ModuleList(nn.Linear(width, width) for _ in range(network.depth))
         if config.typed:
             self.register_buffer("kind", torch.zeros(1, dtype=torch.int32))
-        begin_at_rest(self)
+        init_adaln_zero(self)
         for parameter in (*self.hint.parameters(), *self.zeros.parameters()):
             nn.init.zeros_(parameter)
         ways = {"tokens": config.words, "vector": config.pooled}
         self.takes = frozenset(name for name, is_open in ways.items() if is_open)
-        self.projections, self.colours = int(config.words), 3 + config.mask
+        self.projections, self.hint_channels = int(config.words), 3 + config.mask
         self.modes: Mapping[str, int] = (
             {} if config.words else {"blur": 0, "canny": CANNY, "depth": 2}
         )
-        self.met: tuple[MMDiT, ...] = ()
+        self.target: tuple[MMDiT, ...] = ()
 
     def block(self, index: int) -> nn.Module:
         """One block: patches and words together, or patches alone."""
@@ -74,14 +76,15 @@ class ControlNet(nn.Module):
         """Project the text once for all steps, as the transformer does."""
         return condition if self.text is None else prepare(condition, self.text)
 
-    def meet(self, denoiser: Denoiser) -> None:
-        """BadInput unless it is a transformer as wide, told texts as wide; its depth is what residuals are made for."""
+    def attach_to(self, denoiser: Denoiser) -> None:
+        """BadInput unless it is a transformer as wide, told texts as wide; its depth is what
+        residuals are made for."""
         network, own = self.config.network, type(denoiser).__name__
         if isinstance(denoiser, MMDiT):
             theirs = denoiser.config
             same = ("channels", "patch", "width", *(["text_width"] if self.config.words else []))
             if all(vars(network)[name] == vars(theirs)[name] for name in same):
-                self.met = (denoiser,)
+                self.target = (denoiser,)
                 return
             own = f"one of {theirs.width}, {theirs.channels} and {theirs.text_width}"
         raise BadInput(
@@ -89,11 +92,11 @@ class ControlNet(nn.Module):
             f"{network.channels} channels and texts {network.text_width} wide, not for {own}."
         )
 
-    def see(
+    def encode_hint(
         self, hint: Images, encode: Encode | None = None, mode: int | None = None
     ) -> tuple[Tensor, ...]:
-        """What is added to the patches, (b, n, width), of a picture (b, 3, h, w) from 0 to 1, or (b, 4, h, w) with 1
-        where it is to be kept and 0 where not."""
+        """What is added to the patches, (b, n, width), of a picture (b, 3, h, w) from 0 to 1, or
+        (b, 4, h, w) with 1 where it is to be kept and 0 where not."""
         if hint.ndim != 4 or hint.shape[1] != 3 + self.config.mask:
             wanted = (
                 "colours and a mask (transparent: to be painted)" if self.config.mask else "colours"
@@ -128,28 +131,28 @@ class ControlNet(nn.Module):
             if config.pooled
             else noisy.new_zeros(len(noisy), config.network.vector_width)
         )
-        heard = (
+        emb = (
             self.time(time) if vector is None else self.time(time) + self.vector(vector.to(x.dtype))
         )
-        heard, text, mask, left = F.silu(heard), None, None, list[Tensor]()
+        emb, text, mask, left = F.silu(emb), None, None, list[Tensor]()
         if condition.tokens is not None:
             text = condition.tokens.projected[0].to(x.dtype)
-            mask = joint(condition.tokens.mask, x.shape[1])
+            mask = joint_mask(condition.tokens.mask, x.shape[1])
         for block, zero in zip(self.blocks, self.zeros, strict=True):
             if config.words:
-                x, text = block(x, text, heard, mask)
+                x, text = block(x, text, emb, mask)
             else:
-                x = block(x, heard)
+                x = block(x, emb)
             left.append(zero(x))
-        depth = len(self.met[0].blocks) if self.met else len(left)
+        depth = len(self.target[0].blocks) if self.target else len(left)
         return tuple(left[index * len(left) // depth] for index in range(depth))
 
     def first(self) -> tuple[nn.Linear, PositionTable]:
         """The first layer and the positions: its own, or those of whom it controls."""
         if self.patches is not None and self.positions is not None:
             return self.patches, self.positions
-        if not self.met:
+        if not self.target:
             raise BadInput(
                 "this ControlNet begins with a layer of the transformer that it controls: put it beside one."
             )
-        return self.met[0].patches, self.met[0].positions
+        return self.target[0].patches, self.target[0].positions

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """An adapter of a ``form``: for Stable Diffusion 1 and 2 (``full``, ``light``) or SDXL (``xl``).
+    """An adapter of a ``form``: for Stable Diffusion 1 and 2 (``full``, ``light``) or SDXL
+    (``xl``).
 
-    ``widths``: of the features, of ``blocks`` residual blocks each; the picture's sides are divided by ``factor`` at
-    once. ``ahead``: how many residuals of control the U-Net counts before an adapter's, 13, or 10 in SDXL.
+    ``widths``: of the features, of ``blocks`` residual blocks each; the picture's sides are divided
+    by ``factor`` at once. ``ahead``: how many residuals of control the U-Net counts before an
+    adapter's, 13, or 10 in SDXL.
     """
 
     channels: int = 3

@@ -15,7 +15,8 @@ from safelight.types.tensors import Images, Latents
 
 
 class T2IAdapter(nn.Module):
-    """A picture that ``see`` has seen → the residuals of the U-Net: nothing for control, then one a feature."""
+    """A picture that ``encode_hint`` has seen → the residuals of the U-Net: nothing for control,
+    then one a feature."""
 
     takes: frozenset[str] = frozenset()
     projections = 0
@@ -23,7 +24,7 @@ class T2IAdapter(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, self.colours = config, config.channels
+        self.config, self.hint_channels = config, config.channels
         before = config.channels * config.factor**2
         self.unshuffle = nn.PixelUnshuffle(config.factor)
         self.enter = (
@@ -41,7 +42,7 @@ class T2IAdapter(nn.Module):
         """It hears nothing."""
         return condition
 
-    def meet(self, denoiser: Denoiser) -> None:
+    def attach_to(self, denoiser: Denoiser) -> None:
         """BadInput unless it is a U-Net with as many residuals of control."""
         own = type(denoiser).__name__
         if isinstance(denoiser, UNet):
@@ -53,7 +54,7 @@ class T2IAdapter(nn.Module):
             f"this T2I-adapter is for a U-Net of {self.config.ahead} parts on the way down, not for {own}."
         )
 
-    def see(
+    def encode_hint(
         self, hint: Images, encode: Encode | None = None, mode: int | None = None
     ) -> tuple[Tensor, ...]:
         """Features of a picture (b, channels, h, w), from fine to coarse."""
@@ -80,7 +81,8 @@ class T2IAdapter(nn.Module):
 
 
 class Stage(nn.Module):
-    """Half the size if ``down``, another width, residual blocks; a ``light`` one works at a quarter of the width."""
+    """Half the size if ``down``, another width, residual blocks; a ``light`` one works at a quarter
+    of the width."""
 
     def __init__(self, before: int, width: int, count: int, down: bool, light: bool) -> None:
         super().__init__()

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """A branch for U-Nets of the shape ``network``; each width of ``hints`` after the first halves the picture's size.
+    """A branch for U-Nets of the shape ``network``; each width of ``hints`` after the first halves
+    the picture's size.
 
-    ``hint_channels``: the picture's colours. It is as many times the latents' size as the halvings come to.
+    ``hint_channels``: the picture's colours. It is as many times the latents' size as the halvings
+    come to.
     """
 
     network: unet_config.Config = field(default_factory=unet_config.Config)

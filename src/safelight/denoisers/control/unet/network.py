@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from safelight.denoisers.control.unet.config import Config
-from safelight.denoisers.unet.blocks import planned
+from safelight.denoisers.unet.blocks import attention_plan
 from safelight.denoisers.unet.encoder import Encoder, prepare, takes
 from safelight.denoisers.unet.network import UNet
 from safelight.errors import BadInput
@@ -17,8 +17,8 @@ from safelight.types.tensors import Images, Latents
 
 
 class ControlNet(nn.Module):
-    """Latents, time, a condition and a picture that ``see`` has seen → the residuals of the U-Net, first for what each
-    part of the way down leaves, then for the middle.
+    """Latents, time, a condition and a picture that ``encode_hint`` has seen → the residuals of the
+    U-Net, first for what each part of the way down leaves, then for the middle.
 
     It takes ``tokens``, ``vector`` and ``scalars`` as its U-Net does.
     """
@@ -27,10 +27,10 @@ class ControlNet(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, self.colours = config, config.hint_channels
+        self.config, self.hint_channels = config, config.hint_channels
         self.size_multiple = 2 ** (len(config.network.levels) - 1)
         self.encoder = Encoder(config.network)
-        self.hint = looking(config.hint_channels, config.hints, config.network.levels[0].width)
+        self.hint = hint_encoder(config.hint_channels, config.hints, config.network.levels[0].width)
         self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.left)
         self.zero = nn.Conv2d(config.network.levels[-1].width, config.network.levels[-1].width, 1)
         for parameter in (
@@ -43,7 +43,8 @@ class ControlNet(nn.Module):
         self.projections = 2 * sum(isinstance(one, CrossAttention) for one in self.modules())
 
     def copy(self, network: UNet) -> "ControlNet":
-        """Begin training as the paper does: with the weights of the way down of ``network``, of its own channels."""
+        """Begin training as the paper does: with the weights of the way down of ``network``, of its
+        own channels."""
         state = network.encoder.state_dict()
         state["enter.weight"] = state["enter.weight"][:, : self.encoder.enter.in_channels]
         self.encoder.load_state_dict(state)
@@ -53,7 +54,7 @@ class ControlNet(nn.Module):
         """As the U-Net does, with keys and values of its own."""
         return prepare(self, condition, self.takes, self.config.network)
 
-    def meet(self, denoiser: Denoiser) -> None:
+    def attach_to(self, denoiser: Denoiser) -> None:
         """BadInput unless it is a U-Net whose parts are as wide, told texts as wide."""
         mine, own = (self.encoder.left, self.config.network.text_width), type(denoiser).__name__
         if isinstance(denoiser, UNet):
@@ -65,10 +66,11 @@ class ControlNet(nn.Module):
             f"this ControlNet is for a U-Net of widths {mine[0]}, told texts {mine[1]} wide, not for {own}."
         )
 
-    def see(
+    def encode_hint(
         self, hint: Images, encode: Encode | None = None, mode: int | None = None
     ) -> tuple[Tensor, ...]:
-        """What is added behind the first convolution, (b, width, h, w), of a picture (b, hint_channels, f·h, f·w)."""
+        """What is added behind the first convolution, (b, width, h, w), of a picture (b,
+        hint_channels, f·h, f·w)."""
         factor = 2 ** (len(self.config.hints) - 1)
         sides = hint.shape[2:]
         if (
@@ -92,14 +94,15 @@ class ControlNet(nn.Module):
             raise BadInput(
                 f"this control has seen a picture for latents of {size}, not {wanted}: give one of that size."
             )
-        heard = self.encoder.hear(time, condition)
-        x, left = self.encoder(x, heard, planned(self, condition), (), seen[0])
+        emb = self.encoder.embed(time, condition)
+        x, left = self.encoder(x, emb, attention_plan(self, condition), (), seen[0])
         return (*(zero(one) for zero, one in zip(self.zeros, left, strict=True)), self.zero(x))
 
 
-def looking(colours: int, widths: Sequence[int], out: int) -> nn.Sequential:
-    """Convolutions that look at a picture: of these ``widths``, each after the first at half the size, then ``out``."""
-    layers: list[nn.Module] = [nn.Conv2d(colours, widths[0], 3, padding=1)]
+def hint_encoder(hint_channels: int, widths: Sequence[int], out: int) -> nn.Sequential:
+    """Convolutions that look at a picture: of these ``widths``, each after the first at half the
+    size, then ``out``."""
+    layers: list[nn.Module] = [nn.Conv2d(hint_channels, widths[0], 3, padding=1)]
     for before, width in pairwise(widths):
         layers += [nn.SiLU(), nn.Conv2d(before, before, 3, padding=1)]
         layers += [nn.SiLU(), nn.Conv2d(before, width, 3, stride=2, padding=1)]

@@ -1,16 +1,14 @@
 """The text encoders of CLIP (arXiv 2103.00020) and OpenCLIP: a causal transformer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safelight.errors import BadInput
 from safelight.nn.attention import attend
+from safelight.nn.text_models.clip.config import Config
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -19,37 +17,6 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
-
-
-@dataclass(frozen=True)
-class Config:
-    """An encoder of ``depth`` blocks; the defaults are CLIP ViT-L/14.
-
-    ``projection`` is the width of the space shared with pictures, 0 if the file holds no
-    projection. ``temperature``: whether the file holds the contrastive temperature; nothing here
-    uses it.
-    """
-
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    hidden: int = 3072
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    vocabulary: int = 49_408
-    length: int = 77
-    projection: int = 0
-    temperature: bool = False
-
-    def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % self.heads:
-            raise BadInput(
-                f"a width of {self.width} cannot be divided among {self.heads} heads; "
-                "set how many there are."
-            )
-
-    def build(self) -> "Clip":
-        """The network, freshly initialised."""
-        return Clip(self)
 
 
 class Clip(nn.Module):

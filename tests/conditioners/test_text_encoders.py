@@ -1,4 +1,4 @@
-"""The conditioner of other families' text towers: as recorded, page by page, weight by weight."""
+"""Text encoders of model families: equal to recordings, chunk by chunk, weight by weight."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Texts before a network sees them: cleaned, weighted, cut into pieces and pages."""
+"""Texts before a network reads them: cleaned, weighted, tokenised and split into chunks."""
 
 import json
 import subprocess
@@ -207,7 +207,7 @@ def test_prompts_are_parted_by_and(text, want):
 
 
 def test_a_hundred_kilobytes_of_anything_take_no_time():
-    """In a process of its own, where calls are not checked for shapes; alone on a core it is 0.1 s at most."""
+    """In a process without runtime type checks; alone on a core it takes 0.1 s at most."""
     code = """
 import time
 from safelight.prompting.syntax import text_at, split_composition, is_scheduled, parse_weights
