@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from safelight.errors import BadInput
 from safelight.nn import clip_vision
 from safelight.nn.pretrained import at_least, native, weights_of
-from safelight.nn.text_models import clip as clip_text
+from safelight.nn.text_models.clip import Config as TextConfig
+from safelight.nn.text_models.clip.network import Clip
 from safelight.types.tensors import Images
 
 HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
@@ -174,9 +175,9 @@ def _image_encoder(tensors: Mapping[str, Tensor], heads: int) -> clip_vision.Ima
     ).build()
 
 
-def _text_encoder(tensors: Mapping[str, Tensor]) -> clip_text.Clip:
+def _text_encoder(tensors: Mapping[str, Tensor]) -> Clip:
     vocabulary, width = tensors["embedding.weight"].shape
-    return clip_text.Config(
+    return TextConfig(
         width=width,
         depth=_depth(tensors),
         heads=max(1, width // 64),
