@@ -109,6 +109,7 @@ ROWS: tuple[OldName, ...] = (
     OldName("2026-12-01", "option", "training.optimisers.muon", "least", "min_side"),
     OldName("2026-12-01", "option", "run.data", "stands on", "parents"),
     OldName("2026-12-01", "option", "picture", "beside", "companions"),
+    OldName("2026-12-01", "value", "governance.licences.PartLicence.part", "word", "embedding"),
 )
 
 

@@ -1,5 +1,4 @@
-"""What is the published DiT's own. Its numbers are held to the original's in
-tests/checkpoints/test_dit_dialects.py."""
+"""What is the published DiT's own. Its numbers are held to the original's in tests/layouts/test_dit_layouts.py."""
 
 import pytest
 import torch

@@ -10,9 +10,10 @@ from PIL import Image
 import making
 from safelight.autoencoders.kl.config import Config as KL
 from safelight.autoencoders.vq.config import Config as VQ
+from safelight.card import Card
 from safelight.checkpoints import save
 from safelight.media.pictures import read_recipe
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 
 PART = ("--part", "autoencoder")
 

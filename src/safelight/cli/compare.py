@@ -123,7 +123,7 @@ def _compare(options: Compare) -> None:
     plan = Plan(settings, size=options.size or 0, repeats=options.bootstrap)
     with Bars(err, options.quiet) as bars:
         where = (options.device, options.precision)
-        models = {name: load(name, *where, report=bars.report) for name in names}
+        models = {name: load(name, *where, progress=bars.report) for name in names}
         first = models[names[0]]
         held_out, training = _references(options, first, bars)
         prompts = _prompts(options, held_out)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safelight.denoisers.flux import config as flux_config
-from safelight.layouts.flux.mapping import Words, layout
+from safelight.layouts.flux.mapping import KeyNames, layout
 from safelight.layouts.key_mapping import Swapped
 
 SEQUENCES = {  # of a double block: q, k, v, both norms, the way out, the MLP
@@ -23,7 +23,7 @@ SEQUENCES = {  # of a double block: q, k, v, both norms, the way out, the MLP
 
 def layers(embedders: str, enter: str, leave: str) -> dict[str, list[str]]:
     """What both generations name alike, and these three."""
-    words = {
+    key_names = {
         "patches": ["x_embedder"],
         "text": ["context_embedder"],
         "final.modulation.linear": ["norm_out.linear"],
@@ -33,16 +33,16 @@ def layers(embedders: str, enter: str, leave: str) -> dict[str, list[str]]:
     }
     for ours, theirs in {"time": "timestep", "guidance": "guidance"}.items():
         for number, which in enumerate((0, 2), start=1):
-            words[f"{ours}.{which}"] = [f"{embedders}.{theirs}_embedder.linear_{number}"]
+            key_names[f"{ours}.{which}"] = [f"{embedders}.{theirs}_embedder.linear_{number}"]
     for ours, (q, k, v, q_norm, k_norm, out, mlp) in SEQUENCES.items():
         block = "transformer_blocks.{i}"
-        words[f"doubles.{ours}.qkv"] = [f"{block}.attn.{one}" for one in (q, k, v)]
-        words[f"doubles.{ours}.q_norm"] = [f"{block}.attn.{q_norm}"]
-        words[f"doubles.{ours}.k_norm"] = [f"{block}.attn.{k_norm}"]
-        words[f"doubles.{ours}.out"] = [f"{block}.attn.{out}"]
-        words[f"doubles.{ours}.enter"] = [f"{block}.{mlp}.{enter}"]
-        words[f"doubles.{ours}.leave"] = [f"{block}.{mlp}.{leave}"]
-    return words
+        key_names[f"doubles.{ours}.qkv"] = [f"{block}.attn.{one}" for one in (q, k, v)]
+        key_names[f"doubles.{ours}.q_norm"] = [f"{block}.attn.{q_norm}"]
+        key_names[f"doubles.{ours}.k_norm"] = [f"{block}.attn.{k_norm}"]
+        key_names[f"doubles.{ours}.out"] = [f"{block}.attn.{out}"]
+        key_names[f"doubles.{ours}.enter"] = [f"{block}.{mlp}.{enter}"]
+        key_names[f"doubles.{ours}.leave"] = [f"{block}.{mlp}.{leave}"]
+    return key_names
 
 
 FIRST = layers("time_text_embed", "net.0.proj", "net.2") | {
@@ -98,8 +98,8 @@ def describe(config: flux_config.Config) -> Mapping[str, Any]:
 CHANGES = {"final.modulation.linear": Swapped()}
 LAYOUTS = (
     layout(
-        Words("diffusers", 1, FIRST, "weight", CHANGES),
-        Words("diffusers", 2, SECOND, "weight", CHANGES),
+        KeyNames("diffusers", 1, FIRST, "weight", CHANGES),
+        KeyNames("diffusers", 2, SECOND, "weight", CHANGES),
         describe,
     ),
 )

@@ -1,6 +1,6 @@
 """FLUX.1 and FLUX.2 as they were published (black-forest-labs/flux and /flux2): bare names."""
 
-from safelight.layouts.flux.mapping import Words, layout
+from safelight.layouts.flux.mapping import KeyNames, layout
 
 
 def stream(short: str) -> dict[str, list[str]]:
@@ -43,4 +43,6 @@ LAYERS = {
     "final.linear": ["final_layer.linear"],
 }
 
-LAYOUTS = (layout(Words("original", 1, LAYERS, "scale"), Words("original", 2, LAYERS, "scale")),)
+LAYOUTS = (
+    layout(KeyNames("original", 1, LAYERS, "scale"), KeyNames("original", 2, LAYERS, "scale")),
+)
