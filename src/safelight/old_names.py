@@ -125,6 +125,7 @@ ROWS: tuple[OldName, ...] = (
         "network.singles",
         "network.single_blocks",
     ),
+    OldName("2026-12-01", "value", "governance.licences.PartLicence.part", "word", "embedding"),
 )
 
 
