@@ -109,7 +109,7 @@ def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
     by_hand = Controlled(
         model.denoiser, branch, hint, 0.6, encode=lambda images: encode(images).mode(), mode=mode
     )
-    for one, other in zip(held.denoiser.seen, by_hand.seen, strict=True):
+    for one, other in zip(held.denoiser.hint_features, by_hand.hint_features, strict=True):
         torch.testing.assert_close(one, other)
     if name != "union":  # which wants a text
         answer = held.denoiser(NOISY, TIME, GIVEN)
@@ -127,7 +127,7 @@ def test_instantx_saw_latents_without_the_shift_of_the_autoencoder(shown, tmp_pa
     )
     standard = model.autoencoder.encode(to_bytes(read_picture(shown))[None] / 127.5 - 1).mean
     raw = standard / 1.5305 + 0.0609
-    torch.testing.assert_close(held.denoiser.seen[0][..., :16], patchify(1.5305 * raw, 2))
+    torch.testing.assert_close(held.denoiser.hint_features[0][..., :16], patchify(1.5305 * raw, 2))
 
 
 def test_a_picture_is_made_under_control_twice_over(shown, tmp_path):

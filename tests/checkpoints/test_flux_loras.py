@@ -194,12 +194,12 @@ def test_x_labs_loras_are_read_wholly(network, prefix):
     for block in range(2):
         double, single = f"double_blocks.{block}.processor", f"single_blocks.{block}.processor"
         wanted = {
-            f"doubles.{block}.image.qkv": made[f"{double}.qkv_lora1.up.weight"],
-            f"doubles.{block}.text.qkv": made[f"{double}.qkv_lora2.up.weight"],
-            f"doubles.{block}.image.out": made[f"{double}.proj_lora1.up.weight"],
-            f"doubles.{block}.text.out": made[f"{double}.proj_lora2.up.weight"],
-            f"singles.{block}.leave": made[f"{single}.proj_lora.up.weight"],
-            f"singles.{block}.enter": torch.cat(
+            f"double_blocks.{block}.image.qkv": made[f"{double}.qkv_lora1.up.weight"],
+            f"double_blocks.{block}.text.qkv": made[f"{double}.qkv_lora2.up.weight"],
+            f"double_blocks.{block}.image.out": made[f"{double}.proj_lora1.up.weight"],
+            f"double_blocks.{block}.text.out": made[f"{double}.proj_lora2.up.weight"],
+            f"single_blocks.{block}.leave": made[f"{single}.proj_lora.up.weight"],
+            f"single_blocks.{block}.enter": torch.cat(
                 [made[f"{single}.qkv_lora.up.weight"], torch.zeros(128, 32)]
             ),
         }

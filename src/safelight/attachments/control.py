@@ -19,7 +19,7 @@ from safelight.errors import BadInput
 from safelight.governance.licences import PartLicence
 from safelight.media.pictures import read_picture, to_bytes
 from safelight.model import LatentDiffusion, with_more
-from safelight.nn.control import Branch, ChannelConditioned, Controlled, Encode, encoded
+from safelight.nn.control import Branch, ChannelConditioned, Controlled, Encode, encode_picture
 from safelight.runtime import ready
 from safelight.types.networks import Autoencoder, Denoiser
 
@@ -83,7 +83,7 @@ def _with_picture(
     """The model whose denoiser takes a picture in further channels, by a control LoRA or itself."""
     assert model.denoiser is not None
     picture = 2 * _read_picture(spec.picture, size, "RGB").to(_first_weight(model).device) - 1
-    latents = encoded(picture, _encoder(model.autoencoder))
+    latents = encode_picture(picture, _encoder(model.autoencoder))
     _merge_control_lora(model, spec.file, spec.scale)
     denoiser: Denoiser = ChannelConditioned(model.denoiser, latents)
     file = spec.file
