@@ -234,7 +234,7 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
             with_pictures(model, given)
     assert all(torch.equal(one, before[name]) for name, one in model.denoiser.state_dict().items())
     with pytest.raises(
-        BadInput, match="is an image prompt, no part of a model: give it beside one"
+        BadInput, match="is an image prompt, no part of a model: name it with a picture"
     ):
         checkpoints.read([folder("sd"), single])
 

@@ -54,7 +54,7 @@ TABLE = OldNames(
         ("option", "training.recipe.Recipe", "pace", "rate"),
         ("value", "denoisers.dit.text", "beside", "cross"),
         ("value", "hint.part", "net", "denoiser"),
-        ("value", "model.Card.origin", "turns", "updates"),
+        ("value", "card.Card.origin", "turns", "updates"),
         ("tensor", "denoisers.dit", "layers.*", "blocks.*"),
         ("tensor", "denoisers.dit", "clock", "time"),
         ("tensor", "autoencoders.kl", "inward", "encoder"),

@@ -1,13 +1,17 @@
 """Files that are complete or absent: everything is written to a scratch path and then renamed."""
 
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safelight.errors import BadInput, CannotSave
+
+MAX_JSON_BYTES = 16 << 20
 
 
 @contextmanager
@@ -55,6 +59,26 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file at once, in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; BadInput if it cannot be read or is something else."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ValueError(f"it is longer than {MAX_JSON_BYTES:,} bytes")
+        value = json.loads(data.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path.parent.name}/{path.name} cannot be read: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path.parent.name}/{path.name}: wanted a JSON object.")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path, count: Callable[[int], object] = int) -> str:

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safelight.checkpoints.json_files import read_json
 from safelight.errors import BadInput
-from safelight.files import within
+from safelight.files import read_json, within
 from safelight.layouts.detection import Piece, piece
 from safelight.layouts.training_metadata import LATENTS, Marks
 from safelight.settings import Settings

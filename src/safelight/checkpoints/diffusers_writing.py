@@ -10,7 +10,6 @@ from torch import Tensor
 from safelight.autoencoders.kl import config as kl_config
 from safelight.card import Card
 from safelight.checkpoints.diffusers_folder import tokenizer_folder
-from safelight.checkpoints.json_files import write_json
 from safelight.checkpoints.saved_parts import (
     PartToWrite,
     layout_of,
@@ -18,7 +17,7 @@ from safelight.checkpoints.saved_parts import (
     text_encoder,
 )
 from safelight.errors import BadInput
-from safelight.files import writing_folder
+from safelight.files import write_json, writing_folder
 from safelight.governance.licences import markdown_table
 from safelight.layouts import schedulers
 from safelight.layouts.families import Family

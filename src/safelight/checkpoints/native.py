@@ -9,13 +9,12 @@ from typing import Any
 from torch import nn
 
 from safelight.card import Card
-from safelight.checkpoints.json_files import read_json, write_json
 from safelight.checkpoints.native_config import FORMAT, PARTS, PROCESS, read_config
 from safelight.checkpoints.state_dicts import load_strictly
 from safelight.config import Slot, dump, read
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
-from safelight.files import sha256, writing_folder
+from safelight.files import read_json, sha256, write_json, writing_folder
 from safelight.governance.licences import markdown_table
 from safelight.model import LatentDiffusion
 from safelight.weights.files import Weights, open_weights

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from safelight.checkpoints.json_files import read_json
 from safelight.config import Slot
 from safelight.errors import BadInput, unknown
+from safelight.files import read_json
 
 FORMAT = 1
 PARTS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safelight.errors import BadInput
 from safelight.files import digest, within
 from safelight.types.shapes import Shapes
-from safelight.weights import header, pickles
+from safelight.weights import header
 from safelight.weights.memory import AS_STORED, LoadOptions
 from safelight.weights.stored import LazyTensor, WeightFile, samples
 
@@ -117,6 +117,8 @@ def open_weights(path: Path) -> Weights:
 def _single(source: WeightFile, opening: bytes) -> Weights:
     if header.looks_like(opening):
         return Weights(*header.read_header(source))
+    from safelight.weights import pickles
+
     if pickles.looks_like(opening):
         if source.path.suffix == ".safetensors":
             raise BadInput(

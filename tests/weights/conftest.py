@@ -1,0 +1,3 @@
+"""The small models that reading and writing are tried on."""
+
+from checkpoints.conftest import folder, model  # noqa: F401
