@@ -41,11 +41,11 @@ from torch import nn
 
 import safelight
 from safelight import checkpoints
-from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.state_dicts import load_strictly
 from safelight.errors import BadInput
 from safelight.layouts.detection import all_layouts
 from safelight.weights.files import open_weights
-from safelight.weights.meta import hollow
+from safelight.weights.meta import meta_init
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LEVELS = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
@@ -226,7 +226,7 @@ def assigned(folder: Path, precision: str) -> list[nn.Module]:
     modules = []
     for name, (_, make) in classes().items():
         weights = open_weights(next((folder / name).glob("*.safetensors")))
-        module = hollow(make).to(DTYPES[precision]).eval()
+        module = meta_init(make).to(DTYPES[precision]).eval()
         state = {key: item.to(DTYPES[precision]) for key, item in weights.items()}
         load_strictly(module, state, name, assign=True)
         modules.append(module)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from safelight.adapters.lora import Adapter, Layer, Merged, Spot, change
 from safelight.errors import BadInput
-from safelight.layouts.key_mapping import Pointwise, Rule, Swapped
+from safelight.layouts.key_mapping import KeyRule, Pointwise, Swapped
 from safelight.nn.kernels.compiled import library
 from safelight.nn.kernels.convolution import Convolution3
 
@@ -103,9 +103,9 @@ class Tiny(nn.Module):
 
 def adapter(*layers, name="it"):
     rules = {
-        "q": Rule("qkv.weight", ("q.weight", "k.weight", "v.weight"), Pointwise(2)),
-        "swapped": Rule("qkv.bias", ("theirs.bias",), Swapped()),
-        "conv": Rule("conv.weight", ("conv.weight",)),
+        "q": KeyRule("qkv.weight", ("q.weight", "k.weight", "v.weight"), Pointwise(2)),
+        "swapped": KeyRule("qkv.bias", ("theirs.bias",), Swapped()),
+        "conv": KeyRule("conv.weight", ("conv.weight",)),
     }
     return Adapter(
         name,

@@ -13,7 +13,7 @@ from safelight.config import dump
 from safelight.errors import BadInput
 from safelight.inspection import inspect, show
 from safelight.media.pictures import write_png
-from safelight.weights.stored import Stored
+from safelight.weights.stored import LazyTensor
 
 PARTS = ("autoencoder", "conditioner", "denoiser")
 
@@ -22,7 +22,7 @@ def test_the_facts_of_a_model_are_true_and_no_weight_is_read(model, folder, monk
     def never(*args: object) -> None:
         raise AssertionError("the weights were read")
 
-    monkeypatch.setattr(Stored, "read", never)
+    monkeypatch.setattr(LazyTensor, "read", never)
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", never)
     found = inspect(str(folder))
     assert found["what"] == "model"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recorded_unets import of_folder, of_recording, tokens
+from tests.recorded_unets import of_folder, of_recording, tokens
 
 from recorded import error
 from safelight.diffusion.guidance.classifier_free import ClassifierFree

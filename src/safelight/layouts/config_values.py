@@ -1,4 +1,4 @@
-"""What is said of a part beside its weights, in a folder's config.json or as hints: words and numbers, each checked."""
+"""Checks fields of a folder's config.json and hints of the user: texts and numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,18 +43,18 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A word is wanted, one of ``words`` if there are any."""
+    """A word is wanted, one of ``key_names`` if there are any."""
 
-    words: tuple[str, ...] = ()
+    key_names: tuple[str, ...] = ()
 
     def read(self, value: Any) -> str:
         """The word. Raises ValueError if it is none, or another."""
-        if not isinstance(value, str) or (self.words and value not in self.words):
+        if not isinstance(value, str) or (self.key_names and value not in self.key_names):
             raise ValueError
         return value
 
     def __str__(self) -> str:
-        return " or ".join(self.words) or "a word"
+        return " or ".join(self.key_names) or "a word"
 
 
 MOST = 64  # numbers in a list
@@ -96,7 +96,7 @@ KNOWN: Mapping[str, Number | Text] = {
     "shift_factor": SHIFT,
     "text_head_width": COUNT,
 }
-"""What any layout's words may say, of those that are read at all."""
+"""The fields of any layout that are read, and their values."""
 
 
 def checked(

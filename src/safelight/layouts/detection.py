@@ -1,4 +1,4 @@
-"""What files hold: the parts in them, each with the dialect that reads it."""
+"""What files hold: the parts in them, each with the layout of its names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from safelight.layouts.signatures import all_layouts as all_layouts
 from safelight.layouts.signatures import matching
 from safelight.types.shapes import Shape, Shapes
 from safelight.weights.files import Weights
-from safelight.weights.memory import Reading
+from safelight.weights.memory import LoadOptions
 
 PREFIXES = {  # of names in single files → what stands under them
     "model.diffusion_model.": "denoiser",
@@ -32,7 +32,7 @@ PREFIXES = {  # of names in single files → what stands under them
     "control_model.": "control",
 }
 SIGHT = ("visual.", "vision_model.", "visual_projection.")
-"""Before the names of an eye, which the files of a whole CLIP hold beside its text tower."""
+"""Before the names of an image encoder, which the files of a whole CLIP hold beside its text encoder."""
 FIRST, CONDITION = "first_stage_model.", "cond_stage_model."
 """A picture to condition on may be encoded by the first stage itself, which then stands in a file twice."""
 EMA = "model_ema."
@@ -51,7 +51,7 @@ QUANTISED = {  # names that stand beside weights which are not numbers by themse
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class DetectedPart:
     """A part as it stands in a file: ``weights`` by the bare names of its ``layout``."""
 
     part: str  # autoencoder, conditioner, control, denoiser, eye, image prompt, tower
@@ -62,7 +62,7 @@ class Piece:
     said: Mapping[str, Any]  # what a folder's configuration says of it
     tokenizer: Mapping[str, bytes] = field(
         default_factory=dict
-    )  # of a tower, the files that lie beside it
+    )  # of a text encoder: the files of its tokenizer
     again: Weights = field(
         default_factory=lambda: Weights({})
     )  # the same weights, which the file holds twice
@@ -74,14 +74,14 @@ class Piece:
         """The file of ours that the part becomes, as ``unet``."""
         return kind_of(self.config)
 
-    def read_as(self, reading: Reading) -> "Piece":
+    def read_as(self, reading: LoadOptions) -> "Piece":
         """The same, to be read so."""
         return replace(self, weights=replace(self.weights, reading=reading))
 
 
 def pieces(
     weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = False
-) -> list[Piece]:
+) -> list[DetectedPart]:
     """All parts in a single file. BadInput if there is none, or if names stand in it that belong to no part.
 
     ``ema``: the running mean of a denoiser's weights, which training files hold beside the last ones, instead.
@@ -108,7 +108,9 @@ def pieces(
     return [replace(one, again=again) if one.part == "autoencoder" else one for one in found]
 
 
-def piece(weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None) -> Piece:
+def piece(
+    weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None
+) -> DetectedPart:
     """The one part that these names are; BadInput names the nearest kind and the first names that differ."""
     shapes = weights.shapes
     for pattern, kind in QUANTISED.items():
@@ -120,7 +122,9 @@ def piece(weights: Weights, where: str, said: Mapping[str, Any], part: str | Non
     if len(found) != 1:
         raise BadInput(f"{where}: {_nearest(shapes, found)}")
     said = checked(said, where)
-    return Piece(found[0].part, found[0], found[0].config(shapes, said), weights, where, said)
+    return DetectedPart(
+        found[0].part, found[0], found[0].config(shapes, said), weights, where, said
+    )
 
 
 def detect_groups(shapes: Shapes) -> dict[str, Shapes]:
@@ -204,3 +208,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:100] for name in names[:3]) + (
         f" and {len(names) - 3} more" if len(names) > 3 else ""
     )
+
+
+Piece = DetectedPart  # former name

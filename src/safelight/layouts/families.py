@@ -18,7 +18,7 @@ SCHEDULE, PREDICTION = Slot("diffusion.schedule"), Slot("diffusion.prediction")
 
 @dataclass(frozen=True)
 class Family:
-    """What is known of a family beside its weights, in the words of ``families.toml``."""
+    """What is known of a family beside its weights, in the fields of ``families.toml``."""
 
     name: str
     title: str

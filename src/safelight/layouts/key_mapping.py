@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Change(Protocol):
+class TensorTransform(Protocol):
     """How one tensor differs between the layouts; ``write`` undoes ``read`` to the bit."""
 
     def read(self, theirs: "Tensor") -> "Tensor": ...
@@ -105,7 +105,7 @@ class HeadsFirst:
 class Chain:
     """One change after the other."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[TensorTransform, ...]
 
     def read(self, theirs: "Tensor") -> "Tensor":
         for one in self.changes:
@@ -119,7 +119,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Rule:
+class KeyRule:
     """One tensor of ours, made of one or several of theirs, joined along the first axis in this order.
 
     ``rows``: how many rows each of several has, in our shape; none: all alike. ``change`` is made to each of theirs
@@ -129,7 +129,7 @@ class Rule:
 
     ours: str
     theirs: tuple[str, ...]
-    change: Change = SAME
+    change: TensorTransform = SAME
     rows: tuple[int, ...] = ()
     copies: str = ""
 
@@ -162,10 +162,10 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Table:
+class KeyMapping:
     """All rules of a part, and a pattern for names of theirs that say nothing a part needs (schedule buffers)."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[KeyRule, ...]
     ignored: str = r"(?!)"
 
     def read(
@@ -187,7 +187,7 @@ class Table:
         ]
         require_none(problems, where)
 
-        def read(rule: Rule) -> tuple[str, "Tensor"]:
+        def read(rule: KeyRule) -> tuple[str, "Tensor"]:
             theirs = [file[name] for name in rule.theirs]
             require_none(rule.unlike(theirs), where)
             try:
@@ -216,13 +216,13 @@ class Table:
             replace(rule, theirs=tuple(name.replace(".", "") for name in rule.theirs))
             for rule in self.rules
         )
-        return Table(tuple(bare), self.ignored)
+        return KeyMapping(tuple(bare), self.ignored)
 
     def ignores(self, name: str) -> bool:
         """Whether a name of theirs may stand in a file unread."""
         return re.fullmatch(self.ignored, name) is not None
 
-    def place(self, theirs: str) -> tuple[Rule, int] | None:
+    def place(self, theirs: str) -> tuple[KeyRule, int] | None:
         """The rule that a name of theirs stands in, and where in it: for adapters, which change parts of a tensor."""
         for rule in self.rules:
             if theirs in rule.theirs:
@@ -235,7 +235,7 @@ class Layout:
     """One foreign layout of one kind of part, as a file in ``checkpoints/all_layouts`` gives it.
 
     ``recognises`` looks at names (bare of any prefix) and shapes alone. ``config`` infers ours from them; ``said`` is
-    what else is known, in the words of the layout: a folder's config.json, or options of the user. ``describe`` is a
+    what else is known, in the fields of the layout: a folder's config.json, or options of the user. ``describe`` is a
     folder's config.json for a configuration, where the layout has one.
     """
 
@@ -243,7 +243,7 @@ class Layout:
     part: str  # autoencoder, denoiser, tower, control, …
     recognises: Callable[[Shapes], bool]
     config: Callable[[Shapes, Mapping[str, Any]], Any]
-    table: Callable[[Any], Table]
+    table: Callable[[Any], KeyMapping]
     describe: Callable[[Any], Mapping[str, Any]] | None = None
     example: Any = None  # a configuration of ours at its public size, by which strangers are told what is nearest
 
@@ -252,16 +252,18 @@ def layer(
     ours: str,
     *theirs: str,
     bias: bool = True,
-    change: Change = SAME,
+    change: TensorTransform = SAME,
     rows: tuple[int, ...] = (),
     copies: str = "",
-) -> list[Rule]:
+) -> list[KeyRule]:
     """The rules of a layer's weight and, if it has one, bias; a bias has no axis but its own."""
-    rules = [Rule(f"{ours}.weight", tuple(f"{one}.weight" for one in theirs), change, rows, copies)]
+    rules = [
+        KeyRule(f"{ours}.weight", tuple(f"{one}.weight" for one in theirs), change, rows, copies)
+    ]
     if bias:
         plain = SAME if isinstance(change, Pointwise | Patches | Transposed) else change
         rules.append(
-            Rule(f"{ours}.bias", tuple(f"{one}.bias" for one in theirs), plain, rows, copies)
+            KeyRule(f"{ours}.bias", tuple(f"{one}.bias" for one in theirs), plain, rows, copies)
         )
     return rules
 
@@ -280,3 +282,7 @@ def _trailing(tensor: "Tensor", axes: int) -> "Tensor":
     if any(length != 1 for length in tensor.shape[axes:]):
         raise ValueError(f"wanted a 1×1 convolution, got {tuple(tensor.shape)}")
     return tensor.flatten(axes - 1)
+
+
+Table = KeyMapping  # former names
+Rule = KeyRule

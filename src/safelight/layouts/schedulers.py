@@ -24,7 +24,7 @@ PREDICTIONS: Mapping[str, Prediction] = {
 Betas = type[schedule.ScaledLinear] | type[schedule.LinearBeta]
 BETAS: Mapping[str, Betas] = {"scaled_linear": schedule.ScaledLinear, "linear": schedule.LinearBeta}
 
-WORDS: Mapping[str, Number | Text] = {
+FIELDS: Mapping[str, Number | Text] = {
     **dict.fromkeys(
         ("_class_name", "beta_schedule", "prediction_type", "timestep_spacing"), Text()
     ),
@@ -39,7 +39,7 @@ WORDS: Mapping[str, Number | Text] = {
     "sigma_schedule": Text(),
     "steps_offset": Number(0, 1 << 16),
 }
-"""What its words may say."""
+"""The fields that are read, and their values."""
 
 EDMS = ("epsilon", "v_prediction")
 """What schedulers of EDM call the network's answer, and its negative."""
@@ -75,7 +75,7 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
 
     Raises BadInput for a scheduler or a prediction that is not known.
     """
-    config = checked(config, where, WORDS)
+    config = checked(config, where, FIELDS)
     kind = str(config.get("_class_name"))
     if kind not in DIFFUSERS:
         raise BadInput(

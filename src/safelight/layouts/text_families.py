@@ -1,4 +1,4 @@
-"""How the families join their text towers, as data for the conditioner of ``conditioners.text_encoders``."""
+"""How the families join their text encoders, as data for the conditioner of ``conditioners.text_encoders``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,57 +57,62 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 
 
 def kinds(family: str) -> list[str]:
-    """Which words each tower of a family reads, ``clip``, ``t5``, ``bert``, ``ids``, ``mistral`` or ``qwen``, in order.
+    """The tokenizer that each text encoder of a family reads, ``clip``, ``t5``, ``bert``, ``ids``, ``mistral`` or ``qwen``, in order.
 
-    BadInput if it has no such towers.
+    BadInput if it has no such text encoders.
     """
     if family not in FAMILIES:
-        raise unknown("family of text towers:", family, FAMILIES)
-    words = [str(tower.get("tokenizer", "clip")) for tower in FAMILIES[family]["encoders"]]
+        raise unknown("family of text encoders:", family, FAMILIES)
+    words = [str(encoder.get("tokenizer", "clip")) for encoder in FAMILIES[family]["encoders"]]
     return ["bert" if one == "ids" else one for one in words]
 
 
 def joined(family: str, networks: Sequence[TextModelConfig | None], t5_width: int = 4096) -> Config:
-    """The conditioner of a family whose towers have these shapes, in its order.
+    """The conditioner of a family whose text encoders have these shapes, in its order.
 
     None for a T5 that is not there: zeros of ``t5_width``, which the denoiser knows, stand in its place. BadInput for
-    a family that has no such towers, or if any other is missing.
+    a family that has no such text encoders, or if any other is missing.
     """
     wanted, filled = kinds(family), []
     if len(networks) != len(wanted):
         raise BadInput(
-            f"{family} reads with {len(wanted)} text towers, got {len(networks)}; add the others' files."
+            f"{family} has {len(wanted)} text encoders, got {len(networks)}; add the others' files."
         )
-    for number, (network, tower) in enumerate(
+    for number, (network, encoder) in enumerate(
         zip(networks, FAMILIES[family]["encoders"], strict=True)
     ):
         if network is None and wanted[number] != "t5":
             raise BadInput(
-                f"text tower {number + 1} of {family} is missing; add the file that holds it."
+                f"text encoder {number + 1} of {family} is missing; add the file that holds it."
             )
         if network is None:
-            filled.append({**tower, "network": T5(width=t5_width), "missing": True})
+            filled.append({**encoder, "network": T5(width=t5_width), "missing": True})
         else:
-            skip = 0 if _cut(tower, network) else tower.get("skip", 0)
+            skip = 0 if _cut(encoder, network) else encoder.get("skip", 0)
             length = {"length": network.length} if network.length else {}
-            filled.append({**length, **tower, "network": network, "skip": skip})
+            filled.append({**length, **encoder, "network": network, "skip": skip})
     return read(Config, {**FAMILIES[family], "encoders": filled})
 
 
-def _cut(tower: Mapping[str, Any], network: TextModelConfig) -> bool:
-    """Whether the last block, which is not used, was left out when the tower was written: with it went the projection
+def _cut(encoder: Mapping[str, Any], network: TextModelConfig) -> bool:
+    """Whether the last block, which is not used, was left out when the encoder was written: with it went the projection
     (diffusers' folders of Stable Diffusion 2, Waifu Diffusion's files)."""
-    return tower.get("norm", True) and not network.projection
+    return encoder.get("norm", True) and not network.projection
 
 
 def cut(
-    tower: EncoderConfig, state: Mapping[str, Tensor]
+    encoder: EncoderConfig, state: Mapping[str, Tensor]
 ) -> tuple[TextModelConfig, Mapping[str, Tensor]]:
-    """A tower's network and weights without what is never used, for layouts that read the last state: SD 2's."""
-    network = tower.network
-    if not isinstance(network, Clip) or not tower.skip or not tower.norm or tower.pooled != "none":
+    """A text encoder's network and weights without what is never used, for layouts that read the last state: SD 2's."""
+    network = encoder.network
+    if (
+        not isinstance(network, Clip)
+        or not encoder.skip
+        or not encoder.norm
+        or encoder.pooled != "none"
+    ):
         return network, state
-    kept = network.depth - tower.skip
+    kept = network.depth - encoder.skip
     unused = (
         *(f"blocks.{number}." for number in range(kept, network.depth)),
         "projection.",

@@ -27,7 +27,7 @@ LONGEST = 100_000  # numbers of a table
 
 
 @dataclass(frozen=True)
-class Marks:
+class TrainingMetadata:
     """``names``: which of ``NAMES`` there are. ``table``: alpha² at every step of the training. ``sigma_max``: its
     largest noise. ``scale`` of the latents, where it was measured in training; ``mean`` and ``spread`` of each of their
     channels. ``means``: whether running means of the weights lie beside the last ones.
@@ -55,7 +55,7 @@ class Marks:
         )
 
 
-def read(weights: Weights, where: str) -> Marks:
+def read(weights: Weights, where: str) -> TrainingMetadata:
     """The marks of a file; BadInput for a scale that is none."""
 
     def values(name: str) -> tuple[float, ...]:
@@ -71,7 +71,7 @@ def read(weights: Weights, where: str) -> Marks:
         return tuple(torch.tensor([1 - beta for beta in betas]).cumprod(0).tolist())
 
     scale = values("scale_factor")[:1]
-    return Marks(
+    return TrainingMetadata(
         names=tuple(name for name in NAMES if name in weights),
         table=table(),
         sigma_max=next(iter(values(SIGMAS[0])), 0.0),
@@ -93,3 +93,6 @@ def write(names: Sequence[str], process: "Process") -> dict[str, "Tensor"]:
     return {
         name: torch.tensor(sigmas[name]) if name in sigmas else torch.empty(0) for name in names
     }
+
+
+Marks = TrainingMetadata  # former name

@@ -1,1 +1,4 @@
-"""Files of weights: headers that are checked, tensors read when they are asked for, pickles decoded as data and never executed."""
+"""Files of tensors: checked headers, lazy reading, pickles decoded but never executed, writing.
+
+Reading names, shapes, types and metadata does not import torch.
+"""

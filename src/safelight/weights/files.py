@@ -11,8 +11,8 @@ from safelight.errors import BadInput
 from safelight.files import digest, within
 from safelight.types.shapes import Shapes
 from safelight.weights import header, pickles
-from safelight.weights.memory import AS_STORED, Reading
-from safelight.weights.stored import Source, Stored, samples
+from safelight.weights.memory import AS_STORED, LoadOptions
+from safelight.weights.stored import LazyTensor, WeightFile, samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +35,9 @@ class Weights(Mapping[str, "Tensor"]):
     changes. BadInput if it holds NaN or infinity.
     """
 
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, LazyTensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    reading: Reading = AS_STORED
+    reading: LoadOptions = AS_STORED
 
     def __getitem__(self, name: str) -> "Tensor":
         return self.stored[name].read(name, self.reading)
@@ -107,14 +107,14 @@ def open_weights(path: Path) -> Weights:
     and under ``unread`` there the names of objects that were left alone. Raises BadInput if there is no such file, if
     it is of another kind or not whole.
     """
-    source = Source.of(path)
+    source = WeightFile.of(path)
     opening = source.read(0, 64)
     if opening.lstrip()[:1] == b"{" and not header.looks_like(opening):
         return _shards(source)
     return _single(source, opening)
 
 
-def _single(source: Source, opening: bytes) -> Weights:
+def _single(source: WeightFile, opening: bytes) -> Weights:
     if header.looks_like(opening):
         return Weights(*header.read_header(source))
     if pickles.looks_like(opening):
@@ -135,7 +135,7 @@ def _single(source: Source, opening: bytes) -> Weights:
     )
 
 
-def _shards(source: Source) -> Weights:
+def _shards(source: WeightFile) -> Weights:
     """Several files as one, by the index that says which holds which name."""
     where = source.where
     if source.size > LONGEST_INDEX:
@@ -161,7 +161,7 @@ def _shards(source: Source) -> Weights:
             )
         if not (source.path.parent / name).is_file():
             raise BadInput(f"{where} needs {name}, which is missing beside it; get that file too.")
-        shard = Source.of(within(source.path.parent / name, source.path.parent))
+        shard = WeightFile.of(within(source.path.parent / name, source.path.parent))
         opened[name] = _single(shard, shard.read(0, 64))
     for name, file in places.items():
         if name not in opened[file]:

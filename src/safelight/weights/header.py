@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from safelight.errors import BadInput
-from safelight.weights.stored import TYPES, Source, Stored
+from safelight.weights.stored import TYPES, LazyTensor, WeightFile
 
 LONGEST = (
     16 << 20
@@ -19,7 +19,7 @@ def looks_like(opening: bytes) -> bool:
     return opening[8:9] == b"{" and int.from_bytes(opening[:8], "little") < 1 << 40
 
 
-def read_header(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
+def read_header(source: WeightFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The tensors by name, in the order of the file, and the metadata.
 
     Raises BadInput with what is wrong: the file ends early, the header is too long or no JSON, names come twice,
@@ -43,7 +43,7 @@ def read_header(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
     begin, tensors, ends = 8 + length, {}, []
     for name, entry in header.items():
         start, end, shape, kind = _entry(entry, f"{where}: {name[:200]}")
-        tensors[name] = Stored(source, begin + start, shape, kind)
+        tensors[name] = LazyTensor(source, begin + start, shape, kind)
         if tensors[name].bytes != end - start:
             raise BadInput(
                 f"{where}: {name[:200]} has {end - start:,} bytes; "

@@ -18,7 +18,7 @@ BLOCK = 1 << 18  # numbers that are converted at a time, in the processor's cach
 
 
 @dataclass(frozen=True)
-class Reading:
+class LoadOptions:
     """What becomes of tensors as they are read, and who counts their bytes.
 
     ``dtype`` is for numbers with a point (None: as they are stored); ``channels_last`` is for the weights of
@@ -59,7 +59,7 @@ class Reading:
         return made
 
 
-AS_STORED = Reading()
+AS_STORED = LoadOptions()
 
 
 def at_once(work: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
@@ -107,3 +107,6 @@ def finite(tensor: "Tensor") -> bool:
     return all(
         bool(torch.isfinite(one)) for one in torch.aminmax(tensor)
     )  # both are NaN where there is one
+
+
+Reading = LoadOptions  # former name

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 Built = TypeVar("Built", bound=nn.Module)
 
 
-def hollow(build: Callable[[], Built]) -> Built:
+def meta_init(build: Callable[[], Built]) -> Built:
     """What ``build`` makes, its weights on the meta device: neither allocated nor drawn.
 
     Only what begins as ``torch.empty``, as the weights of all layers do, is left out. Buffers and tables that are
@@ -36,3 +36,6 @@ class _Unmade(TorchFunctionMode):
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)
+
+
+hollow = meta_init  # former name

@@ -18,7 +18,7 @@ from safelight.types.shapes import Shape
 from safelight.weights import opcodes
 from safelight.weights.header import AXES
 from safelight.weights.opcodes import Global, Machine
-from safelight.weights.stored import TYPES, Source, Stored, span
+from safelight.weights.stored import TYPES, LazyTensor, WeightFile, span
 from safelight.weights.zips import Member, members
 
 ZIP = b"PK\3\4"
@@ -74,7 +74,7 @@ def looks_like(opening: bytes) -> bool:
     return opening.startswith((ZIP, PICKLE))
 
 
-def read_pickled(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
+def read_pickled(source: WeightFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The tensors of a file by their path in it (``state_dict.model.…``, ``ema.…``), and its words and numbers.
 
     Under ``unread``: the names of the objects that were left alone. Raises BadInput if the file asks for what no
@@ -101,7 +101,7 @@ Places = Callable[[str], tuple[int, int]]
 """Where the bytes of a storage begin, and how many there are."""
 
 
-def _zip(source: Source) -> tuple[Any, Places, Mapping[str, None]]:
+def _zip(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
     found = members(source)
     roots = [
         name.removesuffix("data.pkl") for name in found if name.rpartition("/")[2] == "data.pkl"
@@ -132,7 +132,7 @@ def _zip(source: Source) -> tuple[Any, Places, Mapping[str, None]]:
     return root, places, machine.left
 
 
-def _stream(source: Source) -> tuple[Any, Places, Mapping[str, None]]:
+def _stream(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
     """Pickles of a magic number, a version, the machine, the object and the storages' keys; then the storages."""
     stream = BytesIO(source.read(0, opcodes.LONGEST))
     storages: dict[str, Storage] = {}
@@ -327,10 +327,10 @@ def _fact(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
-def _stored(source: Source, view: View, places: Places, name: str) -> Stored:
+def _stored(source: WeightFile, view: View, places: Places, name: str) -> LazyTensor:
     start, length = places(view.storage.key)
     if view.storage.bytes > length:
         raise BadInput(
             f"holds {length:,} of the {view.storage.bytes:,} bytes of {name}; get the file again"
         )
-    return Stored(source, start + view.start, view.shape, view.type, view.strides)
+    return LazyTensor(source, start + view.start, view.shape, view.type, view.strides)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from safelight.errors import BadInput
 from safelight.types.shapes import Shape
-from safelight.weights.memory import AS_STORED, Reading, finite
+from safelight.weights.memory import AS_STORED, LoadOptions, finite
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ SAMPLE = 256  # bytes of a tensor that its fingerprint looks at
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightFile:
     """A file as it was when its header was read."""
 
     path: Path
@@ -68,7 +68,7 @@ class Source:
     modified: int  # nanoseconds
 
     @classmethod
-    def of(cls, path: Path) -> "Source":
+    def of(cls, path: Path) -> "WeightFile":
         """BadInput if there is no such file."""
         try:
             found = path.stat()
@@ -107,7 +107,7 @@ class Source:
         """
         try:
             with self.path.open("rb") as file:
-                if Source.of(self.path) != self:
+                if WeightFile.of(self.path) != self:
                     raise BadInput(
                         f"{str(self.path)!r} changed while it was being read; load it again."
                     )
@@ -144,10 +144,10 @@ def at_hand(mapping: mmap.mmap) -> mmap.mmap:
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyTensor:
     """One tensor in a file: ``start`` is the first byte, ``strides`` (in elements; none: contiguous) lead on."""
 
-    source: Source
+    source: WeightFile
     start: int
     shape: Shape
     type: str
@@ -164,7 +164,7 @@ class Stored:
         elements = span(self.shape, self.strides) if self.strides else prod(self.shape)
         return elements * TYPES[self.type].itemsize
 
-    def read(self, name: str, reading: Reading = AS_STORED) -> "Tensor":
+    def read(self, name: str, reading: LoadOptions = AS_STORED) -> "Tensor":
         """The tensor as it is wanted. BadInput, in its ``name``, if it holds NaN or infinity."""
         import torch
 
@@ -187,10 +187,10 @@ class Stored:
         return tensor
 
 
-def samples(tensors: Iterable[Stored]) -> Iterator[bytes]:
+def samples(tensors: Iterable[LazyTensor]) -> Iterator[bytes]:
     """A few bytes from the middle of each tensor, as they lie in its file."""
     with ExitStack() as opened:
-        files: dict[Source, FileIO] = {}
+        files: dict[WeightFile, FileIO] = {}
         for one in tensors:
             file = files.get(one.source) or files.setdefault(
                 one.source, opened.enter_context(one.source.open())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from safelight.errors import BadInput
-from safelight.weights.stored import Source
+from safelight.weights.stored import WeightFile
 
 LONGEST = 16 << 20  # bytes of directory: two hundred thousand members
 END = struct.Struct(
@@ -20,7 +20,7 @@ MEMBER = struct.Struct(
 class Member:
     """One file in the zip: where its local header begins, and its length in bytes."""
 
-    source: Source
+    source: WeightFile
     name: str
     header: int
     size: int
@@ -43,7 +43,7 @@ class Member:
         return start
 
 
-def members(source: Source) -> Mapping[str, Member]:
+def members(source: WeightFile) -> Mapping[str, Member]:
     """What a zip holds, by name. BadInput if its directory is not whole, too long, or names something twice."""
     where = source.where
     length, place = _directory(source)
@@ -76,7 +76,7 @@ def members(source: Source) -> Mapping[str, Member]:
     return found
 
 
-def _directory(source: Source) -> tuple[int, int]:
+def _directory(source: WeightFile) -> tuple[int, int]:
     """The length and the place of the directory, which the end of the file tells."""
     tail_at = max(0, source.size - (1 << 16) - END.size)
     tail = source.read(tail_at, source.size - tail_at)

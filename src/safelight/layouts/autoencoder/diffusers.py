@@ -5,7 +5,7 @@ from typing import Any
 
 from safelight.autoencoders.kl import config as kl_config
 from safelight.autoencoders.vq import config as vq_config
-from safelight.layouts.autoencoder.mapping import Words, make_layouts
+from safelight.layouts.autoencoder.mapping import KeyNames, make_layouts
 from safelight.layouts.key_mapping import Pointwise
 
 
@@ -52,7 +52,7 @@ def describe(config: kl_config.Config | vq_config.Config) -> Mapping[str, Any]:
 
 
 LAYOUTS = make_layouts(
-    Words(
+    KeyNames(
         name="diffusers",
         down="down_blocks.{i}",
         up="up_blocks.{i}",

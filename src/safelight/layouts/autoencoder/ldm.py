@@ -1,10 +1,10 @@
 """First stages as latent diffusion wrote them (CompVis/latent-diffusion; also Stable Diffusion, SD 3, FLUX): the
 names of ``first_stage_model.``, or a file of their own."""
 
-from safelight.layouts.autoencoder.mapping import Words, make_layouts
+from safelight.layouts.autoencoder.mapping import KeyNames, make_layouts
 
 LAYOUTS = make_layouts(
-    Words(
+    KeyNames(
         name="ldm",
         down="down.{i}",
         up="up.{i}",

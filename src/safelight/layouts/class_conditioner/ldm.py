@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safelight.conditioners import label, segments
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.types.shapes import Shapes
 
 IMAGENET = 1000
@@ -31,7 +31,7 @@ LAYOUTS = (
         "conditioner",
         lambda shapes: shapes.keys() == {"embedding.weight"},
         classes,
-        lambda config: Table((Rule("embedding.weight", ("embedding.weight",)),)),
+        lambda config: KeyMapping((KeyRule("embedding.weight", ("embedding.weight",)),)),
         example=label.Config(IMAGENET, 512, numeric_labels=True, as_token=True),
     ),
     Layout(
@@ -39,7 +39,7 @@ LAYOUTS = (
         "conditioner",
         lambda shapes: "channel_mapper.weight" in shapes,
         maps,
-        lambda config: Table(tuple(layer("mapper", "channel_mapper", bias=config.bias))),
+        lambda config: KeyMapping(tuple(layer("mapper", "channel_mapper", bias=config.bias))),
         example=segments.Config(),
     ),
 )

@@ -1,4 +1,4 @@
-"""CLIP's eyes as transformers names them (``CLIPVisionModelWithProjection``, with ``vision_model.`` before its names or
+"""CLIP's image encoders as transformers names them (``CLIPVisionModelWithProjection``, with ``vision_model.`` before its names or
 without), and as OpenAI's and OpenCLIP's files do (``visual.``)."""
 
 from collections.abc import Mapping
@@ -7,20 +7,20 @@ from math import isqrt
 from typing import Any, NamedTuple
 
 from safelight.layouts.config_values import alone
-from safelight.layouts.key_mapping import Layout, Rule, Table, Transposed, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, Transposed, layer
 from safelight.layouts.text_encoder import clip as transformers_clip
 from safelight.layouts.text_encoder import openclip
 from safelight.nn.clip_vision import Config
 from safelight.types.shapes import Shapes
 
 HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
-"""How many heads the public eyes of these widths have (ViT-B, L, H, g and bigG); others are taken to be 64 wide."""
+"""How many heads the public image encoders of these widths have (ViT-B, L, H, g and bigG); others are taken to be 64 wide."""
 QUICK = 1024
-"""The greatest width of an eye of OpenAI's, whose activation is the quick GELU."""
+"""The greatest width of an image encoder of OpenAI's, whose activation is the quick GELU."""
 
 
-class Words(NamedTuple):
-    """How a layout calls what stands around the blocks, ``block`` being the name of one's first MLP layer."""
+class KeyNames(NamedTuple):
+    """How a layout names what stands around the blocks, ``block`` being the name of one's first MLP layer."""
 
     name: str
     patches: str
@@ -32,10 +32,10 @@ class Words(NamedTuple):
     out: str
 
 
-def words(name: str, prefix: str) -> Words:
-    """transformers' words."""
+def key_names(name: str, prefix: str) -> KeyNames:
+    """The key names of transformers."""
     inside = f"{prefix}embeddings."
-    return Words(
+    return KeyNames(
         name,
         f"{inside}patch_embedding",
         f"{inside}class_embedding",
@@ -47,7 +47,7 @@ def words(name: str, prefix: str) -> Words:
     )
 
 
-OPEN = Words(
+OPEN = KeyNames(
     "openclip",
     "visual.conv1",
     "visual.class_embedding",
@@ -59,23 +59,23 @@ OPEN = Words(
 )
 
 
-def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The eye's shape. What the file does not hold is taken from ``said``: ``image_encoder_heads`` and ``image_encoder_activation``, or the
-    words of a folder's config.json, by default those of the public eyes of this width."""
-    width, _, patch, _ = shapes[f"{words.patches}.weight"]
-    side = isqrt(shapes[words.positions][0] - 1)
+def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """The image encoder's shape. What the file does not hold is taken from ``said``: ``image_encoder_heads`` and ``image_encoder_activation``, or the
+    words of a folder's config.json, by default those of the public image encoders of this width."""
+    width, _, patch, _ = shapes[f"{key_names.patches}.weight"]
+    side = isqrt(shapes[key_names.positions][0] - 1)
     named = shapes.get("visual_projection.weight", (0,))[0] or shapes.get("visual.proj", (0, 0))[1]
     usual = HEADS.get(width, max(1, width // 64))
     quick = "quick_gelu" if width <= QUICK else "gelu"
     return Config(
         width=width,
-        depth=sum(name.endswith(words.out) for name in shapes),
+        depth=sum(name.endswith(key_names.out) for name in shapes),
         heads=alone(
             said,
             "image_encoder_heads" if "image_encoder_heads" in said else "num_attention_heads",
             usual,
         ),
-        hidden=shapes[words.block][0],
+        hidden=shapes[key_names.block][0],
         activation=said.get("image_encoder_activation", said.get("hidden_act", quick)),
         patch=patch,
         size=side * patch,
@@ -83,22 +83,22 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
 
 
-def table(words: Words, prefix: str, config: Config) -> Table:
-    """The rules; the numbers of positions, which some files hold, say nothing."""
+def table(key_names: KeyNames, prefix: str, config: Config) -> KeyMapping:
+    """The rules; indices of positions, which some files hold, are ignored."""
     rules = [
-        Rule("patches.weight", (f"{words.patches}.weight",)),
-        Rule("class_embedding", (words.first,)),
-        Rule("positions", (words.positions,)),
-        *layer("norm1", words.norm1),
-        *layer("norm2", words.norm2),
+        KeyRule("patches.weight", (f"{key_names.patches}.weight",)),
+        KeyRule("class_embedding", (key_names.first,)),
+        KeyRule("positions", (key_names.positions,)),
+        *layer("norm1", key_names.norm1),
+        *layer("norm2", key_names.norm2),
     ]
-    if words is OPEN:
-        ours = [Rule("projection.weight", ("visual.proj",), Transposed())]
+    if key_names is OPEN:
+        ours = [KeyRule("projection.weight", ("visual.proj",), Transposed())]
         rules += openclip.blocks(prefix, config.depth)
     else:
         ours = layer("projection", "visual_projection", bias=False)
         rules += transformers_clip.blocks(prefix, config.depth)
-    return Table(
+    return KeyMapping(
         (*rules, *(ours if config.projection else ())), ignored=r".*embeddings\.position_ids"
     )
 
@@ -122,21 +122,23 @@ def describe(config: Config) -> Mapping[str, Any]:
     }
 
 
-def layout(words: Words, prefix: str) -> Layout:
-    """The dialect of these words, ``prefix`` standing before the names of blocks."""
+def layout(key_names: KeyNames, prefix: str) -> Layout:
+    """The layout with these key names, ``prefix`` standing before the names of blocks."""
     return Layout(
-        words.name,
+        key_names.name,
         "image_encoder",
-        lambda shapes: {f"{words.patches}.weight", words.first, words.positions} <= shapes.keys(),
-        partial(config, words),
-        partial(table, words, prefix),
-        None if words is OPEN else describe,
+        lambda shapes: (
+            {f"{key_names.patches}.weight", key_names.first, key_names.positions} <= shapes.keys()
+        ),
+        partial(config, key_names),
+        partial(table, key_names, prefix),
+        None if key_names is OPEN else describe,
         Config(),
     )
 
 
 LAYOUTS = (
-    layout(words("transformers", "vision_model."), "vision_model."),
-    layout(words("transformers-bare", ""), ""),
+    layout(key_names("transformers", "vision_model."), "vision_model."),
+    layout(key_names("transformers-bare", ""), ""),
     layout(OPEN, "visual."),
 )

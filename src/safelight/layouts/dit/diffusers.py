@@ -12,14 +12,14 @@ from typing import Any
 
 from safelight.denoisers.plain_dit.config import Config
 from safelight.layouts.config_values import alone
-from safelight.layouts.dit.mapping import Words, layout
+from safelight.layouts.dit.mapping import KeyNames, layout
 from safelight.types.shapes import Shapes
 
 
 def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
     """The positions are not stored, and the arithmetic is the folder's."""
     return {
-        "side": alone(said, "sample_size", 32) // shapes[WORDS.weight("patches")][2],
+        "side": alone(said, "sample_size", 32) // shapes[KEY_NAMES.weight("patches")][2],
         "embedders": said.get("embedders", "inclusive"),
         "mlp_eps": said.get("norm_eps", 1e-5),
     }
@@ -47,7 +47,7 @@ def describe(config: Config) -> Mapping[str, Any]:
     }
 
 
-WORDS = Words(
+KEY_NAMES = KeyNames(
     name="diffusers",
     table="",
     whole={
@@ -69,4 +69,4 @@ WORDS = Words(
         "mlp.2": ("ff.net.2",),
     },
 )
-LAYOUTS = (layout(WORDS, more, describe),)
+LAYOUTS = (layout(KEY_NAMES, more, describe),)

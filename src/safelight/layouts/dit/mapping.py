@@ -1,4 +1,4 @@
-"""``denoisers.plain_dit`` in other layouts: one table of words a layout, one walk over the shape."""
+"""``denoisers.plain_dit`` in other layouts: the names of each layout in a table, one mapping for all."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,13 +8,13 @@ from typing import Any
 from safelight.denoisers.plain_dit.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.config_values import alone
-from safelight.layouts.key_mapping import SAME, Layout, Patches, Rule, Table, layer
+from safelight.layouts.key_mapping import SAME, KeyMapping, KeyRule, Layout, Patches, layer
 from safelight.types.shapes import Shapes
 
 
 @dataclass(frozen=True)
-class Words:
-    """How a layout calls the layers of the whole, of the embedders and of ``block`` {i}.
+class KeyNames:
+    """How a layout names the layers of the whole, of the embedders and of ``block`` {i}.
 
     An embedder whose name has an {i} stands in every block, as copies of one or as its own. ``table`` is empty where
     the positions are not stored.
@@ -36,38 +36,38 @@ class Words:
 
 
 def layout(
-    words: Words,
+    key_names: KeyNames,
     more: Callable[[Shapes, Mapping[str, Any]], Mapping[str, Any]],
     describe: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> Layout:
-    """The dialect of ``plain_dit`` in these words; ``more`` is what the layout tells in a way of its own."""
+    """The layout of ``plain_dit`` with these key names; ``more`` is what the layout tells in a way of its own."""
     return Layout(
-        words.name,
+        key_names.name,
         "denoiser",
-        lambda shapes: _fits(words, shapes),
-        lambda shapes, said: Config(**_body(words, shapes, said), **more(shapes, said)),
-        lambda config: table(words, config),
+        lambda shapes: _fits(key_names, shapes),
+        lambda shapes, said: Config(**_body(key_names, shapes, said), **more(shapes, said)),
+        lambda config: table(key_names, config),
         describe,
         Config(classes=1000, variance="learned"),
     )
 
 
-def table(words: Words, config: Config) -> Table:
+def table(key_names: KeyNames, config: Config) -> KeyMapping:
     """The rules of a whole transformer; BadInput if the layout has one embedder and the network more."""
-    rules = [Rule("positions.table", (words.table,))] if words.table else []
-    for ours, path in words.whole.items():
+    rules = [KeyRule("positions.table", (key_names.table,))] if key_names.table else []
+    for ours, path in key_names.whole.items():
         rules += layer(ours, path, change=Patches(config.patch) if ours == "patches" else SAME)
-    paths = [words.block.format(i=index) for index in range(config.depth)]
+    paths = [key_names.block.format(i=index) for index in range(config.depth)]
     for index, path in enumerate(paths):
-        for ours, several in words.layers.items():
+        for ours, several in key_names.layers.items():
             rules += layer(f"blocks.{index}.{ours}", *(f"{path}.{one}" for one in several))
-    return Table((*rules, *_embedders(words, config)))
+    return KeyMapping((*rules, *_embedders(key_names, config)))
 
 
-def _embedders(words: Words, config: Config) -> list[Rule]:
+def _embedders(key_names: KeyNames, config: Config) -> list[KeyRule]:
     """The rules of the embedders: one, or copies of one, or one a block."""
     rules = []
-    for ours, path in words.embedders.items():
+    for ours, path in key_names.embedders.items():
         theirs = tuple(dict.fromkeys(path.format(i=index) for index in range(config.depth)))
         bias = ours != "classes"
         if not bias and not config.classes:
@@ -82,16 +82,16 @@ def _embedders(words: Words, config: Config) -> list[Rule]:
             ]
         else:
             raise BadInput(
-                f"the layout {words.name} has one embedder for all blocks, not one each: take another."
+                f"the layout {key_names.name} has one embedder for all blocks, not one each: take another."
             )
     return rules
 
 
-def _body(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
+def _body(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
     """What names and shapes tell in any layout. The heads are ``said``, else those of the published sizes; so is the
     ``prediction``, for SiT's files look like DiT's: ``flow`` is SiT."""
-    width, channels, patch, _ = shapes[words.weight("patches")]
-    pattern = re.compile(re.escape(words.block).replace(r"\{i\}", r"(\d+)") + r"\.")
+    width, channels, patch, _ = shapes[key_names.weight("patches")]
+    pattern = re.compile(re.escape(key_names.block).replace(r"\{i\}", r"(\d+)") + r"\.")
     heads = alone(
         said, "heads", alone(said, "num_attention_heads", 16 if width == 1152 else width // 64)
     )
@@ -99,25 +99,25 @@ def _body(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, An
         raise BadInput(
             f"a file does not tell the heads of a transformer of width {width}: say how many, as heads."
         )
-    doubled = shapes[words.weight("final.linear")][0] == 2 * channels * patch**2
+    doubled = shapes[key_names.weight("final.linear")][0] == 2 * channels * patch**2
     flow = said.get("prediction") == "flow"
-    rows, _ = shapes.get(words.weight("classes"), (1, width))
+    rows, _ = shapes.get(key_names.weight("classes"), (1, width))
     return {
         "channels": channels,
         "patch": patch,
         "width": width,
         "depth": 1 + max(int(found[1]) for name in shapes if (found := pattern.match(name))),
         "heads": heads,
-        "mlp_ratio": shapes[words.weight("mlp.0")][0] / width,
+        "mlp_ratio": shapes[key_names.weight("mlp.0")][0] / width,
         "classes": rows - 1,
         "variance": ("ignored" if flow else "learned") if doubled else "none",
         "to_clean": flow,
     }
 
 
-def _fits(words: Words, shapes: Shapes) -> bool:
+def _fits(key_names: KeyNames, shapes: Shapes) -> bool:
     needed = {
-        words.weight(one)
+        key_names.weight(one)
         for one in ("patches", "time.first", "attention.qkv", "mlp.0", "final.modulation.linear")
     }
-    return needed <= shapes.keys() and (not words.table or words.table in shapes)
+    return needed <= shapes.keys() and (not key_names.table or key_names.table in shapes)

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
-from safelight.layouts.dit.mapping import Words, layout
+from safelight.layouts.dit.mapping import KeyNames, layout
 from safelight.types.shapes import Shapes
 
 
 def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
     """The positions are stored."""
-    return {"side": isqrt(shapes[WORDS.table][1])}
+    return {"side": isqrt(shapes[KEY_NAMES.table][1])}
 
 
-WORDS = Words(
+KEY_NAMES = KeyNames(
     name="dit",
     table="pos_embed",
     whole={
@@ -35,4 +35,4 @@ WORDS = Words(
         "mlp.2": ("mlp.fc2",),
     },
 )
-LAYOUTS = (layout(WORDS, more),)
+LAYOUTS = (layout(KEY_NAMES, more),)

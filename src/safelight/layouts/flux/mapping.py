@@ -1,4 +1,4 @@
-"""The transformers of ``denoisers.flux`` in other layouts: a layout's words for each of our layers, and one walk."""
+"""The transformers of ``denoisers.flux`` in other layouts: a layout's names for each of our layers, and one walk."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from safelight.denoisers.flux import config as flux_config
 from safelight.errors import BadInput
-from safelight.layouts.key_mapping import SAME, Change, Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import SAME, KeyMapping, KeyRule, Layout, TensorTransform, layer
 from safelight.types.shapes import Shapes
 
 STREAM = ("modulation.linear", "qkv", "q_norm", "k_norm", "out", "enter", "leave")
@@ -15,14 +15,14 @@ SINGLE = ("modulation.linear", "enter", "q_norm", "k_norm", "leave")
 
 
 @dataclass(frozen=True)
-class Words:
+class KeyNames:
     """How a layout calls our layers: one name, or those of which ours is made; ``{i}`` is a block."""
 
     name: str
     generation: int
     layers: Mapping[str, Sequence[str]]
     scale: str  # what it calls the weight of a head's norm
-    changes: Mapping[str, Change] = field(default_factory=dict)
+    changes: Mapping[str, TensorTransform] = field(default_factory=dict)
 
     def first(self, ours: str, what: str = "weight") -> str:
         """The name of the first tensor of a layer, in the first block."""
@@ -30,11 +30,11 @@ class Words:
 
 
 def layout(
-    first: Words,
-    second: Words,
+    first: KeyNames,
+    second: KeyNames,
     describe: Callable[[flux_config.Config], Mapping[str, Any]] | None = None,
 ) -> Layout:
-    """The dialect of both generations, each in its words."""
+    """The layout of both generations, each with its key names."""
     return Layout(
         first.name,
         "denoiser",
@@ -46,70 +46,76 @@ def layout(
     )
 
 
-def table(words: Words, config: flux_config.Config) -> Table:
+def table(key_names: KeyNames, config: flux_config.Config) -> KeyMapping:
     """The rules of a whole transformer."""
     shared = ("shared_image.linear", "shared_text.linear", "shared_single.linear")
     single = ["patches", "text", "time.0", "time.2", "final.modulation.linear", "final.linear"]
     single += ["guidance.0", "guidance.2"] if config.guidance else []
     single += ["vector.0", "vector.2"] if config.vector_width else []
     single += shared if config.generation == 2 else []
-    rules = [rule for one in single for rule in _rules(words, config, one, one, 0)]
+    rules = [rule for one in single for rule in _rules(key_names, config, one, one, 0)]
     for kind, depth, parts in (
         (
-            "doubles",
+            "double_blocks",
             config.double,
             [f"{stream}.{one}" for stream in ("image", "text") for one in STREAM],
         ),
-        ("singles", config.single, SINGLE),
+        ("single_blocks", config.single, SINGLE),
     ):
         for i in range(depth):
             for part in parts:
                 if config.generation == 1 or "modulation" not in part:
-                    rules += _rules(words, config, f"{kind}.{i}.{part}", f"{kind}.{part}", i)
-    return Table(tuple(rules))
+                    rules += _rules(key_names, config, f"{kind}.{i}.{part}", f"{kind}.{part}", i)
+    return KeyMapping(tuple(rules))
 
 
-def _rules(words: Words, config: flux_config.Config, ours: str, key: str, block: int) -> list[Rule]:
-    """The rules of one of our layers, whose words stand under ``key``."""
-    theirs = [one.format(i=block) for one in words.layers[key]]
+def _rules(
+    key_names: KeyNames, config: flux_config.Config, ours: str, key: str, block: int
+) -> list[KeyRule]:
+    """The rules of one of our layers, whose names stand under ``key``."""
+    theirs = [one.format(i=block) for one in key_names.layers[key]]
     if key.endswith("_norm"):
-        return [Rule(f"{ours}.weight", (f"{theirs[0]}.{words.scale}",))]
+        return [KeyRule(f"{ours}.weight", (f"{theirs[0]}.{key_names.scale}",))]
     rows = (*[config.width] * 3, config.hidden * config.generation) if len(theirs) == 4 else ()
     return layer(
-        ours, *theirs, bias=config.generation == 1, change=words.changes.get(key, SAME), rows=rows
+        ours,
+        *theirs,
+        bias=config.generation == 1,
+        change=key_names.changes.get(key, SAME),
+        rows=rows,
     )
 
 
-def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> flux_config.Config:
+def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> flux_config.Config:
     """What names and shapes tell, and ``axes``, which they do not: as ``said``, else as FLUX's own, in proportion."""
-    width, inputs = shapes[words.first("patches")]
-    patch = 2 if words.generation == 1 else 1
-    channels = shapes[words.first("final.linear")][0] // patch**2
+    width, inputs = shapes[key_names.first("patches")]
+    patch = 2 if key_names.generation == 1 else 1
+    channels = shapes[key_names.first("final.linear")][0] // patch**2
     guidance, vector = (
-        words.first("guidance.0"),
-        words.first("vector.0") if "vector.0" in words.layers else "",
+        key_names.first("guidance.0"),
+        key_names.first("vector.0") if "vector.0" in key_names.layers else "",
     )
     told = said.get("axes_dims_rope") or said.get("axes")
-    head = shapes[words.first("doubles.image.q_norm", words.scale)][0]
+    head = shapes[key_names.first("double_blocks.image.q_norm", key_names.scale)][0]
     return flux_config.Config(
         channels=channels,
         extra_channels=inputs // patch**2 - channels,
         patch=patch,
         width=width,
-        axes=_numbers(told, head) if told else usual(head, words),
-        double=_count(shapes, words.layers["doubles.image.leave"][0]),
-        single=_count(shapes, words.layers["singles.leave"][0]),
-        mlp_ratio=shapes[words.first("doubles.image.leave")][1] / width,
-        text_width=shapes[words.first("text")][1],
+        axes=_numbers(told, head) if told else usual(head, key_names),
+        double=_count(shapes, key_names.layers["double_blocks.image.leave"][0]),
+        single=_count(shapes, key_names.layers["single_blocks.leave"][0]),
+        mlp_ratio=shapes[key_names.first("double_blocks.image.leave")][1] / width,
+        text_width=shapes[key_names.first("text")][1],
         vector_width=shapes[vector][1] if vector in shapes else 0,
         guidance=guidance in shapes,
-        generation=2 if words.generation == 2 else 1,
+        generation=2 if key_names.generation == 2 else 1,
     )
 
 
-def usual(head: int, words: Words) -> tuple[int, ...]:
+def usual(head: int, key_names: KeyNames) -> tuple[int, ...]:
     """An eighth of a head's channels for the picture's number and the rest in halves; in generation 2 all alike."""
-    if words.generation == 2:
+    if key_names.generation == 2:
         return (head // 4,) * 4
     number = next((n for n in range(2, head, 2) if 8 * n >= head and (head - n) % 4 == 0), 2)
     return (number, (head - number) // 2, (head - number) // 2)
@@ -128,13 +134,15 @@ def _numbers(told: Any, head: int) -> tuple[int, ...]:
     return axes
 
 
-def _fits(words: Words, shapes: Shapes) -> bool:
+def _fits(key_names: KeyNames, shapes: Shapes) -> bool:
     modulation = (
-        "doubles.image.modulation.linear" if words.generation == 1 else "shared_image.linear"
+        "double_blocks.image.modulation.linear"
+        if key_names.generation == 1
+        else "shared_image.linear"
     )
     return all(
-        words.first(one) in shapes
-        for one in ("patches", "final.linear", "doubles.image.leave", modulation)
+        key_names.first(one) in shapes
+        for one in ("patches", "final.linear", "double_blocks.image.leave", modulation)
     )
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from safelight.denoisers.control.flux.config import Config
 from safelight.layouts.flux import diffusers as diffusers_flux
-from safelight.layouts.flux.mapping import Words
+from safelight.layouts.flux.mapping import KeyNames
 from safelight.layouts.flux_control.mapping import infer, recognises, table
 from safelight.layouts.key_mapping import Layout
 
-WORDS = Words("diffusers", 1, diffusers_flux.FIRST, "weight")
+KEY_NAMES = KeyNames("diffusers", 1, diffusers_flux.FIRST, "weight")
 SIGHT = ("input_hint_block.conv_in", "input_hint_block.blocks.{n}", "input_hint_block.conv_out")
 NAMES = ("controlnet_x_embedder", SIGHT)
 
@@ -34,9 +34,9 @@ LAYOUTS = (
     Layout(
         "diffusers",
         "control",
-        lambda shapes: recognises(WORDS, NAMES, shapes),
-        lambda shapes, said: infer(WORDS, NAMES, shapes, said),
-        lambda config: table(WORDS, NAMES, config),
+        lambda shapes: recognises(KEY_NAMES, NAMES, shapes),
+        lambda shapes, said: infer(KEY_NAMES, NAMES, shapes, said),
+        lambda config: table(KEY_NAMES, NAMES, config),
         describe,
         Config(),
     ),

@@ -6,8 +6,8 @@ from typing import Any
 
 from safelight.denoisers.control.flux.config import Config
 from safelight.layouts.flux import mapping as fluxes
-from safelight.layouts.flux.mapping import Words
-from safelight.layouts.key_mapping import Rule, Table, layer
+from safelight.layouts.flux.mapping import KeyNames
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, layer
 from safelight.layouts.unet_control.mapping import hint_encoder, looked
 from safelight.types.shapes import Shapes
 
@@ -16,9 +16,9 @@ Names = tuple[str, tuple[str, str, str]]
 """The layer of what is seen, and the convolutions that see pixels: the first, those between and the last."""
 
 
-def table(words: Words, names: Names, config: Config) -> Table:
+def table(key_names: KeyNames, names: Names, config: Config) -> KeyMapping:
     """The rules of a branch: those of a transformer without its end, and its own."""
-    whole = fluxes.table(words, config.network).rules
+    whole = fluxes.table(key_names, config.network).rules
     rules = [
         replace(rule, ours=f"network.{rule.ours}")
         for rule in whole
@@ -33,22 +33,26 @@ def table(words: Words, names: Names, config: Config) -> Table:
         for index in range(count):
             rules += layer(f"{ours}.{index}", f"{theirs}.{index}")
     rules += hint_encoder("sight", names[1], len(config.hints)) if config.hints else []
-    return Table((*rules, *([Rule("mode.weight", (f"{MODE}.weight",))] if config.modes else [])))
+    return KeyMapping(
+        (*rules, *([KeyRule("mode.weight", (f"{MODE}.weight",))] if config.modes else []))
+    )
 
 
-def infer(words: Words, names: Names, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def infer(key_names: KeyNames, names: Names, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration of a branch's names and shapes."""
-    width, inputs = shapes[words.first("patches")]
-    network = fluxes.infer(words, {words.first("final.linear"): (inputs, width), **shapes}, said)
+    width, inputs = shapes[key_names.first("patches")]
+    network = fluxes.infer(
+        key_names, {key_names.first("final.linear"): (inputs, width), **shapes}, said
+    )
     modes = shapes.get(f"{MODE}.weight", (0,))[0]
     return Config(network, modes, looked(names[1], shapes))
 
 
-def recognises(words: Words, names: Names, shapes: Shapes) -> bool:
+def recognises(key_names: KeyNames, names: Names, shapes: Shapes) -> bool:
     """Whether these are the names of such a branch."""
     return {
         f"{names[0]}.weight",
         f"{ZEROS}.0.weight",
-        words.first("patches"),
-        words.first("text"),
+        key_names.first("patches"),
+        key_names.first("text"),
     } <= shapes.keys()

@@ -2,11 +2,11 @@
 
 from safelight.denoisers.control.flux.config import NETWORK, Config
 from safelight.layouts.flux import original as flux
-from safelight.layouts.flux.mapping import Words
+from safelight.layouts.flux.mapping import KeyNames
 from safelight.layouts.flux_control.mapping import infer, recognises, table
 from safelight.layouts.key_mapping import Layout
 
-WORDS = Words("original", 1, flux.LAYERS, "scale")
+KEY_NAMES = KeyNames("original", 1, flux.LAYERS, "scale")
 SIGHT = ("input_hint_block.0", "input_hint_block.{after}", "input_hint_block.{after}")
 NAMES = ("pos_embed_input", SIGHT)
 
@@ -14,9 +14,9 @@ LAYOUTS = (
     Layout(
         "original",
         "control",
-        lambda shapes: recognises(WORDS, NAMES, shapes),
-        lambda shapes, said: infer(WORDS, NAMES, shapes, said),
-        lambda config: table(WORDS, NAMES, config),
+        lambda shapes: recognises(KEY_NAMES, NAMES, shapes),
+        lambda shapes, said: infer(KEY_NAMES, NAMES, shapes, said),
+        lambda config: table(KEY_NAMES, NAMES, config),
         example=Config(NETWORK, hints=(16, 16, 16, 16)),
     ),
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from safelight.adapters.image_prompt import Config
 from safelight.adapters.image_tokens import LinearProjection, MlpProjection, Resampler
 from safelight.errors import BadInput
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.types.shapes import Shapes
 
 HEAD = 64
@@ -27,8 +27,8 @@ LORA = r"ip_adapter\.\d+\.to_(q|k|v|out)_lora\.(down|up)\.weight"
 """What FaceID's files hold beside: a LoRA of the denoiser."""
 
 
-class Words(NamedTuple):
-    """How a layout calls the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has them at each
+class KeyNames(NamedTuple):
+    """How a layout names the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has them at each
     ``step``-th number from ``start``: IP-Adapter's count self-attentions too."""
 
     name: str
@@ -39,8 +39,8 @@ class Words(NamedTuple):
     bias: bool
 
 
-OWN = Words("ip-adapter", "image_proj.", "ip_adapter.{i}.to_{x}_ip", 1, 2, False)
-XLABS = Words(
+OWN = KeyNames("ip-adapter", "image_proj.", "ip_adapter.{i}.to_{x}_ip", 1, 2, False)
+XLABS = KeyNames(
     "x-labs",
     "ip_adapter_proj_model.",
     "double_blocks.{i}.processor.ip_adapter_double_stream_{x}_proj",
@@ -48,25 +48,25 @@ XLABS = Words(
     1,
     True,
 )
-FLUX = Words("ip-adapter-flux", "image_proj.", "ip_adapter.{i}.to_{x}_ip", 0, 1, True)
+FLUX = KeyNames("ip-adapter-flux", "image_proj.", "ip_adapter.{i}.to_{x}_ip", 0, 1, True)
 
 
-def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Which kind it is, and how wide everything in it. What no file tells, whether a FaceID Plus is of the second
     version, which adds its queries to its tokens, is ``said`` as ``shortcut``; by default it is not.
 
     Raises BadInput for a projection of a kind that is not known.
     """
     own = {
-        name.removeprefix(words.project): shape
+        name.removeprefix(key_names.project): shape
         for name, shape in shapes.items()
-        if name.startswith(words.project)
+        if name.startswith(key_names.project)
     }
     widths: list[int] = []
-    while (name := _attention(words, len(widths), "k")) in shapes:
+    while (name := _attention(key_names, len(widths), "k")) in shapes:
         widths.append(shapes[name][0])
-    text_width = shapes[_attention(words, 0, "k")][1]
-    return Config(_project(own, text_width, said), tuple(widths), words.bias)
+    text_width = shapes[_attention(key_names, 0, "k")][1]
+    return Config(_project(own, text_width, said), tuple(widths), key_names.bias)
 
 
 def _project(
@@ -109,32 +109,32 @@ def _resampler(own: Shapes, inside: str, text_width: int, said: Mapping[str, Any
     )
 
 
-def table(words: Words, config: Config) -> Table:
+def table(key_names: KeyNames, config: Config) -> KeyMapping:
     """The rules; FaceID's LoRA, which is no part of this network, is read by itself."""
     made = config.project
     if isinstance(made, LinearProjection):
         rules = [
             rule
             for ours, theirs in SINGLE
-            for rule in layer(f"project.{ours}", words.project + theirs)
+            for rule in layer(f"project.{ours}", key_names.project + theirs)
         ]
     elif isinstance(made, MlpProjection):
         rules = [
             rule
             for ours, theirs in EACH[made.feature]
-            for rule in layer(f"project.{ours}", words.project + theirs)
+            for rule in layer(f"project.{ours}", key_names.project + theirs)
         ]
     else:
-        rules = _resampling(made, words.project)
+        rules = _resampling(made, key_names.project)
     for number in range(len(config.widths)):
-        both = tuple(_attention(words, number, one).removesuffix(".weight") for one in "kv")
+        both = tuple(_attention(key_names, number, one).removesuffix(".weight") for one in "kv")
         rules += layer(f"kv.{number}", *both, bias=config.bias)
-    return Table(tuple(rules), ignored=LORA)
+    return KeyMapping(tuple(rules), ignored=LORA)
 
 
-def _resampling(made: Resampler, prefix: str) -> list[Rule]:
+def _resampling(made: Resampler, prefix: str) -> list[KeyRule]:
     inside = prefix + ("perceiver_resampler." if made.face else "")
-    rules = [] if made.face else [Rule("project.queries", (f"{prefix}latents",))]
+    rules = [] if made.face else [KeyRule("project.queries", (f"{prefix}latents",))]
     for ours, theirs in FACE if made.face else ():
         rules += layer(f"project.{ours}", prefix + theirs)
     for ours, theirs in ENDS:
@@ -145,25 +145,27 @@ def _resampling(made: Resampler, prefix: str) -> list[Rule]:
             rule for ours, theirs in BLOCK.items() for rule in layer(mine + ours, other + theirs)
         ]
         rules += [
-            Rule(f"{mine}{ours}.weight", (f"{other}{theirs}.weight",))
+            KeyRule(f"{mine}{ours}.weight", (f"{other}{theirs}.weight",))
             for ours, theirs in PLAIN.items()
         ]
     return rules
 
 
-def _attention(words: Words, number: int, which: str) -> str:
-    return words.attention.format(i=words.start + words.step * number, x=which) + ".weight"
+def _attention(key_names: KeyNames, number: int, which: str) -> str:
+    return (
+        key_names.attention.format(i=key_names.start + key_names.step * number, x=which) + ".weight"
+    )
 
 
-def layout(words: Words, example: Config) -> Layout:
-    """The dialect of these words."""
-    first, other = _attention(words, 0, "k"), _attention(FLUX, 0, "k")
+def layout(key_names: KeyNames, example: Config) -> Layout:
+    """The layout with these key names."""
+    first, other = _attention(key_names, 0, "k"), _attention(FLUX, 0, "k")
     return Layout(
-        words.name,
+        key_names.name,
         "image prompt",
         lambda shapes: first in shapes and (first == other or other not in shapes),
-        partial(config, words),
-        partial(table, words),
+        partial(config, key_names),
+        partial(table, key_names),
         example=example,
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safelight.denoisers.mmdit.config import Config
-from safelight.layouts.mmdit.mapping import Words, layout
+from safelight.layouts.mmdit.mapping import KeyNames, layout
 
 
 def describe(config: Config) -> Mapping[str, Any]:
@@ -27,7 +27,7 @@ def describe(config: Config) -> Mapping[str, Any]:
     }
 
 
-WORDS = Words(
+KEY_NAMES = KeyNames(
     name="diffusers",
     table="pos_embed.pos_embed",
     whole={
@@ -64,4 +64,4 @@ WORDS = Words(
     swapped=True,
     foreign=r"controlnet_blocks\.",
 )
-LAYOUTS = (layout(WORDS, describe),)
+LAYOUTS = (layout(KEY_NAMES, describe),)

@@ -1,4 +1,4 @@
-"""``denoisers.mmdit`` in other layouts: one table of words a layout, one walk over the shape."""
+"""``denoisers.mmdit`` in other layouts: the names of each layout in a table, one mapping for all."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,12 +11,12 @@ from safelight.errors import BadInput
 from safelight.layouts.config_values import alone
 from safelight.layouts.key_mapping import (
     SAME,
-    Change,
+    KeyMapping,
+    KeyRule,
     Layout,
     Patches,
-    Rule,
     Swapped,
-    Table,
+    TensorTransform,
     layer,
 )
 from safelight.types.shapes import Shapes
@@ -26,8 +26,8 @@ Names = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Words:
-    """How a layout calls the layers of the whole and of ``block`` {i}; where a layer has only a weight, see ``NORMS``.
+class KeyNames:
+    """How a layout names the layers of the whole and of ``block`` {i}; where a layer has only a weight, see ``NORMS``.
 
     ``swapped``: whether the last modulation of a sequence has scale before shift, where ours has shift before scale.
     """
@@ -50,47 +50,49 @@ class Words:
 NORMS = ("q_norm", "k_norm")
 
 
-def layout(words: Words, describe: Callable[[Any], Mapping[str, Any]] | None = None) -> Layout:
-    """The dialect of ``mmdit`` in these words."""
+def layout(
+    key_names: KeyNames, describe: Callable[[Any], Mapping[str, Any]] | None = None
+) -> Layout:
+    """The layout of ``mmdit`` with these key names."""
     return Layout(
-        words.name,
+        key_names.name,
         "denoiser",
-        lambda shapes: _fits(words, shapes),
-        lambda shapes, said: config(words, shapes, said),
-        lambda config: table(words, config),
+        lambda shapes: _fits(key_names, shapes),
+        lambda shapes, said: config(key_names, shapes, said),
+        lambda config: table(key_names, config),
         describe,
         Config(),
     )
 
 
-def table(words: Words, config: Config) -> Table:
+def table(key_names: KeyNames, config: Config) -> KeyMapping:
     """The rules of a whole transformer."""
-    rules = [Rule("positions.table", (words.table,))]
-    for ours, theirs in words.whole.items():
-        change: Change = Patches(config.patch) if ours == "patches" else SAME
-        change = Swapped() if words.swapped and ours == "final.modulation.linear" else change
+    rules = [KeyRule("positions.table", (key_names.table,))]
+    for ours, theirs in key_names.whole.items():
+        change: TensorTransform = Patches(config.patch) if ours == "patches" else SAME
+        change = Swapped() if key_names.swapped and ours == "final.modulation.linear" else change
         rules += layer(ours, *theirs, change=change)
     for index in range(config.depth):
-        last, path = index == config.depth - 1, words.block.format(i=index)
-        for ours, theirs in words.layers.items():
+        last, path = index == config.depth - 1, key_names.block.format(i=index)
+        for ours, theirs in key_names.layers.items():
             if not _has(config, index, ours):
                 continue
-            swapped = words.swapped and last and ours == "text.modulation.linear"
+            swapped = key_names.swapped and last and ours == "text.modulation.linear"
             rules += layer(
                 f"blocks.{index}.{ours}",
                 *(f"{path}.{one}" for one in theirs),
                 bias=not ours.endswith(NORMS),
                 change=Swapped() if swapped else SAME,
             )
-    return Table(tuple(rules))
+    return KeyMapping(tuple(rules))
 
 
-def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """What names and shapes tell. Without a norm of queries the heads are ``said``, else 64 channels wide."""
-    width, channels, patch, _ = shapes[words.first("patches")]
-    pattern = re.compile(re.escape(words.block).replace(r"\{i\}", r"(\d+)") + r"\.")
+    width, channels, patch, _ = shapes[key_names.first("patches")]
+    pattern = re.compile(re.escape(key_names.block).replace(r"\{i\}", r"(\d+)") + r"\.")
     depth = 1 + max(int(found[1]) for name in shapes if (found := pattern.match(name)))
-    norm = shapes.get(words.first("patches.attention.q_norm"))
+    norm = shapes.get(key_names.first("patches.attention.q_norm"))
     heads = (
         width // norm[0]
         if norm
@@ -100,19 +102,21 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
         raise BadInput(
             f"a file does not tell the heads of a transformer of width {width}: say how many, as heads."
         )
-    (dual, *_) = words.layers["dual.qkv"]
+    (dual, *_) = key_names.layers["dual.qkv"]
     return Config(
         channels=channels,
         patch=patch,
         width=width,
         depth=depth,
         heads=heads,
-        mlp_ratio=shapes[words.first("patches.mlp.0")][0] / width,
-        text_width=shapes[words.first("text")][1],
-        vector_width=shapes[words.first("vector.0")][1],
-        side=isqrt(shapes[words.table][1]),
+        mlp_ratio=shapes[key_names.first("patches.mlp.0")][0] / width,
+        text_width=shapes[key_names.first("text")][1],
+        vector_width=shapes[key_names.first("vector.0")][1],
+        side=isqrt(shapes[key_names.table][1]),
         qk_norm=norm is not None,
-        dual=tuple(i for i in range(depth) if f"{words.block.format(i=i)}.{dual}.weight" in shapes),
+        dual=tuple(
+            i for i in range(depth) if f"{key_names.block.format(i=i)}.{dual}.weight" in shapes
+        ),
     )
 
 
@@ -126,9 +130,11 @@ def _has(config: Config, index: int, layer: str) -> bool:
     )
 
 
-def _fits(words: Words, shapes: Shapes) -> bool:
+def _fits(key_names: KeyNames, shapes: Shapes) -> bool:
     needed = {
-        words.table,
-        *map(words.first, ("patches", "vector.0", "text", "text.attention.qkv", "patches.mlp.0")),
+        key_names.table,
+        *map(
+            key_names.first, ("patches", "vector.0", "text", "text.attention.qkv", "patches.mlp.0")
+        ),
     }
-    return needed <= shapes.keys() and not any(re.match(words.foreign, name) for name in shapes)
+    return needed <= shapes.keys() and not any(re.match(key_names.foreign, name) for name in shapes)

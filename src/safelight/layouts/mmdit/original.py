@@ -1,9 +1,9 @@
 """The transformers of Stable Diffusion 3 and 3.5 as Stability AI wrote them (Stability-AI/sd3.5): the names of
 ``model.diffusion_model.``, or a file of their own."""
 
-from safelight.layouts.mmdit.mapping import Words, layout
+from safelight.layouts.mmdit.mapping import KeyNames, layout
 
-WORDS = Words(
+KEY_NAMES = KeyNames(
     name="mmdit",
     table="pos_embed",
     whole={
@@ -39,4 +39,4 @@ WORDS = Words(
     },
     swapped=False,
 )
-LAYOUTS = (layout(WORDS),)
+LAYOUTS = (layout(KEY_NAMES),)

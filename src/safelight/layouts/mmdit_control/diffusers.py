@@ -9,7 +9,7 @@ from safelight.layouts.mmdit import diffusers as diffusers_mmdit
 from safelight.layouts.mmdit_control.mapping import HINT, ZEROS, infer, table
 from safelight.types.shapes import Shapes
 
-WORDS = diffusers_mmdit.WORDS
+KEY_NAMES = diffusers_mmdit.KEY_NAMES
 
 
 def recognises(shapes: Shapes) -> bool:
@@ -39,8 +39,8 @@ LAYOUTS = (
         "diffusers",
         "control",
         recognises,
-        lambda shapes, said: infer(WORDS, shapes, said),
-        lambda config: table(WORDS, config),
+        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda config: table(KEY_NAMES, config),
         describe,
         Config(),
     ),

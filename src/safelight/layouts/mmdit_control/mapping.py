@@ -7,18 +7,18 @@ from typing import Any
 from safelight.denoisers.control.mmdit.config import Config
 from safelight.denoisers.mmdit import config as mmdit_config
 from safelight.layouts.families import families
-from safelight.layouts.key_mapping import Patches, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Patches, layer
 from safelight.layouts.mmdit import mapping as joint_transformers
-from safelight.layouts.mmdit.mapping import Words
+from safelight.layouts.mmdit.mapping import KeyNames
 from safelight.types.shapes import Shapes
 
 HINT, ZEROS, KIND = "pos_embed_input.proj", "controlnet_blocks", "control_type"
 
 
-def table(words: Words, config: Config) -> Table:
+def table(key_names: KeyNames, config: Config) -> KeyMapping:
     """The rules of a branch: those of a transformer one block deeper, whose last block and end it does not have."""
     depth = config.network.depth
-    whole = joint_transformers.table(words, replace(config.network, depth=depth + 1)).rules
+    whole = joint_transformers.table(key_names, replace(config.network, depth=depth + 1)).rules
     absent = ("final.", f"blocks.{depth}.", *(() if config.enters else ("patches.", "positions.")))
     absent += (
         () if config.words else ("text.", *(f"blocks.{index}.text." for index in range(depth)))
@@ -29,23 +29,23 @@ def table(words: Words, config: Config) -> Table:
     rules += layer("hint", HINT, change=Patches(config.network.patch))
     for index in range(depth):
         rules += layer(f"zeros.{index}", f"{ZEROS}.{index}")
-    return Table((*rules, *([Rule("kind", (KIND,))] if config.typed else [])))
+    return KeyMapping((*rules, *([KeyRule("kind", (KIND,))] if config.typed else [])))
 
 
-def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration of a branch's names and shapes.
 
-    Those that hear words and no mask are taken for InstantX's, which heard a pooled vector of zeros and saw latents
+    Those that take text and no mask are taken for InstantX's, which take a pooled vector of zeros and saw latents
     without the autoencoder's shift, and so is said in a folder; the one for inpainting had the shift.
     """
     default, hint = mmdit_config.Config(), shapes[f"{HINT}.weight"]
-    first, text = words.first("patches"), words.first("text")
+    first, text = key_names.first("patches"), key_names.first("text")
     missing = {
         first: hint,
         text: (hint[0], default.text_width),
-        words.table: (1, default.side**2, hint[0]),
+        key_names.table: (1, default.side**2, hint[0]),
     }
-    network = joint_transformers.config(words, {**missing, **shapes}, said)
+    network = joint_transformers.config(key_names, {**missing, **shapes}, said)
     zeros, mask = (
         bool(said.get("force_zeros_for_pooled_projection", text in shapes)),
         hint[1] > network.channels,

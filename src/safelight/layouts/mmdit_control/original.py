@@ -3,14 +3,14 @@
 from safelight.denoisers.control.mmdit.config import Config
 from safelight.layouts.key_mapping import Layout
 from safelight.layouts.mmdit import diffusers as diffusers_mmdit
-from safelight.layouts.mmdit.mapping import Words
+from safelight.layouts.mmdit.mapping import KeyNames
 from safelight.layouts.mmdit_control.mapping import HINT, ZEROS, infer, table
 from safelight.types.shapes import Shapes
 
-WORDS = Words(
+KEY_NAMES = KeyNames(
     name="mmdit",
     table="pos_embed.pos_embed",
-    whole=diffusers_mmdit.WORDS.whole,
+    whole=diffusers_mmdit.KEY_NAMES.whole,
     block="transformer_blocks.{i}",
     layers={
         "patches.modulation.linear": ("adaLN_modulation.1",),
@@ -40,8 +40,8 @@ LAYOUTS = (
         "mmdit",
         "control",
         recognises,
-        lambda shapes, said: infer(WORDS, shapes, said),
-        lambda config: table(WORDS, config),
+        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda config: table(KEY_NAMES, config),
         example=Config(words=False, enters=False, typed=True),
     ),
 )

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from safelight.denoisers.control.t2i.config import Config, widths
 from safelight.errors import BadInput
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.types.shapes import Shapes
 
 
 @dataclass(frozen=True)
-class Words:
-    """How a layout calls the parts; ``{i}`` is a stage, ``{j}`` a block of it, ``{n}`` counts blocks of all stages."""
+class KeyNames:
+    """How a layout names the parts; ``{i}`` is a stage, ``{j}`` a block of it, ``{n}`` counts blocks of all stages."""
 
     name: str
     enter: str
@@ -23,28 +23,30 @@ class Words:
     light: str  # a block in a light one
 
 
-PEER = Words(
+PEER = KeyNames(
     "diffusers",
     enter="adapter.conv_in",
     stage="adapter.body.{i}",
     block="adapter.body.{i}.resnets.{j}",
     light="adapter.body.{i}.resnets.{j}",
 )
-OWN = Words("t2i", enter="conv_in", stage="body.{n}", block="body.{n}", light="body.{i}.body.{j}")
+OWN = KeyNames(
+    "t2i", enter="conv_in", stage="body.{n}", block="body.{n}", light="body.{i}.body.{j}"
+)
 
 
-def table(words: Words, config: Config) -> Table:
+def table(key_names: KeyNames, config: Config) -> KeyMapping:
     """The rules of an adapter."""
     light, before = config.form == "light", config.widths[0]
-    rules: list[Rule] = [] if light else layer("enter", words.enter)
+    rules: list[KeyRule] = [] if light else layer("enter", key_names.enter)
     for i, width in enumerate(widths(config)):
-        stage = (words.light.partition("{i}")[0] + "{i}" if light else words.stage).format(
+        stage = (key_names.light.partition("{i}")[0] + "{i}" if light else key_names.stage).format(
             i=i, n=i * config.blocks
         )
         if light or before != width:
             rules += layer(f"stages.{i}.enter", f"{stage}.in_conv")
         for j in range(config.blocks):
-            block = (words.light if light else words.block).format(
+            block = (key_names.light if light else key_names.block).format(
                 i=i, j=j, n=i * config.blocks + j
             )
             for mine, theirs in (("conv1", "block1"), ("conv2", "block2")):
@@ -52,20 +54,20 @@ def table(words: Words, config: Config) -> Table:
         if light:
             rules += layer(f"stages.{i}.leave", f"{stage}.out_conv")
         before = width
-    return Table(tuple(rules))
+    return KeyMapping(tuple(rules))
 
 
-def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration of an adapter's names and shapes.
 
     ``downscale_factor`` and ``adapter_type`` tell an SDXL adapter, which looks at a picture in squares of 16, not 8;
     else squares of 16 where there are 768 numbers at the start.
     """
-    light = f"{words.enter}.weight" not in shapes
-    start = words.light.partition("{i}")[0] + "0.in_conv" if light else words.enter
+    light = f"{key_names.enter}.weight" not in shapes
+    start = key_names.light.partition("{i}")[0] + "0.in_conv" if light else key_names.enter
     taken = shapes[f"{start}.weight"][1]
     factor = said.get("downscale_factor", 16 if taken in (768, 256) else 8)
-    path = words.light if light else words.block
+    path = key_names.light if light else key_names.block
     known = [shapes.get(f"{path.format(i=0, j=j, n=j)}.block1.weight", (0,))[0] for j in range(64)]
     blocks = next((j for j, width in enumerate(known) if width != known[0]), 64)
     if (
@@ -73,7 +75,7 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     ):  # blocks of all stages follow one another: a stage ends where the width changes
         changes = [n for n in range(1, 64) if f"{path.format(n=n)}.in_conv.weight" in shapes]
         blocks = changes[0] if changes else blocks
-    stages = _stages(words, shapes, light, blocks)
+    stages = _stages(key_names, shapes, light, blocks)
     if taken % factor**2:
         raise BadInput(
             f"an adapter of {taken} numbers at the start does not see squares of {factor}: say which."
@@ -87,14 +89,14 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     return Config(taken // factor**2, stages[:-1] if light else stages, blocks, factor, form, ahead)
 
 
-def _stages(words: Words, shapes: Shapes, light: bool, blocks: int) -> tuple[int, ...]:
+def _stages(key_names: KeyNames, shapes: Shapes, light: bool, blocks: int) -> tuple[int, ...]:
     """The width of each feature."""
     found = []
     for i in range(64):
         if light:
-            name = words.light.partition("{i}")[0] + f"{i}.out_conv.weight"
+            name = key_names.light.partition("{i}")[0] + f"{i}.out_conv.weight"
         else:
-            name = words.block.format(i=i, j=0, n=i * blocks) + ".block1.weight"
+            name = key_names.block.format(i=i, j=0, n=i * blocks) + ".block1.weight"
         if name not in shapes:
             break
         found.append(shapes[name][0])
@@ -114,18 +116,18 @@ def describe(config: Config) -> Mapping[str, Any]:
     }
 
 
-def layout(words: Words) -> Layout:
-    """The dialect of these words."""
+def layout(key_names: KeyNames) -> Layout:
+    """The layout with these key names."""
     pattern = re.compile(
-        rf"{re.escape(words.enter.removesuffix('conv_in'))}body\.\d+\..*block1\.weight"
+        rf"{re.escape(key_names.enter.removesuffix('conv_in'))}body\.\d+\..*block1\.weight"
     )
     return Layout(
-        words.name,
+        key_names.name,
         "control",
         lambda shapes: any(pattern.fullmatch(name) for name in shapes),
-        lambda shapes, said: config(words, shapes, said),
-        lambda known: table(words, known),
-        describe if words is PEER else None,
+        lambda shapes, said: config(key_names, shapes, said),
+        lambda known: table(key_names, known),
+        describe if key_names is PEER else None,
         Config(),
     )
 

@@ -1,4 +1,4 @@
-"""CLIP's text tower as transformers names it: in Stable Diffusion 1's files, SDXL's first tower, SD 3's and FLUX.1's,
+"""CLIP's text encoder as transformers names it: in Stable Diffusion 1's files, SDXL's first text encoder, SD 3's and FLUX.1's,
 and in diffusers' folders, with ``text_model.`` before its names or, of late, without."""
 
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from safelight.layouts.config_values import heads
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.nn.text_models.clip import Config
 from safelight.types.shapes import Shapes
 
@@ -21,8 +21,8 @@ LAYER = {
 
 
 def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
-    and the activation, in the words of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
+    """The encoder's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
+    and the activation, in the fields of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
     width = shapes[f"{prefix}final_layer_norm.weight"][0]
     vocabulary, length = (
         shapes[f"{prefix}embeddings.{one}_embedding.weight"][0] for one in ("token", "position")
@@ -39,22 +39,22 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
 
 
-def table(prefix: str, config: Config) -> Table:
-    """The rules; the numbers of positions, which some files hold, say nothing."""
+def table(prefix: str, config: Config) -> KeyMapping:
+    """The rules; indices of positions, which some files hold, are ignored."""
     rules = [
-        Rule("embedding.weight", (f"{prefix}embeddings.token_embedding.weight",)),
-        Rule("positions", (f"{prefix}embeddings.position_embedding.weight",)),
+        KeyRule("embedding.weight", (f"{prefix}embeddings.token_embedding.weight",)),
+        KeyRule("positions", (f"{prefix}embeddings.position_embedding.weight",)),
         *layer("norm", f"{prefix}final_layer_norm"),
     ]
     if config.projection:
         rules += layer("projection", "text_projection", bias=False)
     rules += blocks(prefix, config.depth)
-    return Table(tuple(rules), ignored=r".*embeddings\.position_ids|logit_scale")
+    return KeyMapping(tuple(rules), ignored=r".*embeddings\.position_ids|logit_scale")
 
 
-def blocks(prefix: str, depth: int) -> list[Rule]:
-    """The rules of all blocks, which its eye has alike."""
-    rules: list[Rule] = []
+def blocks(prefix: str, depth: int) -> list[KeyRule]:
+    """The rules of all blocks, which shared with its image encoder."""
+    rules: list[KeyRule] = []
     for number in range(depth):
         for ours, theirs in LAYER.items():
             named = [f"{prefix}encoder.layers.{number}.{one}" for one in theirs]
@@ -84,7 +84,7 @@ def describe(config: Config) -> Mapping[str, Any]:
 
 
 def layout(name: str, prefix: str) -> Layout:
-    """The dialect with these words before its names."""
+    """The layout whose names begin with ``prefix``."""
     return Layout(
         name,
         "tower",

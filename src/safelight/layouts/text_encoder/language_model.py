@@ -1,12 +1,12 @@
-"""Language models as transformers names them, of which the first three quarters are a text tower: Mistral Small 3,
-alone or with the eyes of Mistral 3, for FLUX.2 dev, and Qwen 3 for FLUX.2 klein. What lies behind is not read."""
+"""Language models as transformers names them, of which the first three quarters are a text encoder: Mistral Small 3,
+alone or with the image encoder of Mistral 3, for FLUX.2 dev, and Qwen 3 for FLUX.2 klein. What lies behind is not read."""
 
 import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.nn.text_models.decoder import Config
 from safelight.types.shapes import Shapes
 
@@ -48,9 +48,9 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
 
 
-def table(prefix: str, config: Config) -> Table:
-    """The rules; blocks behind the last that is used, the words' way out and the eyes are left alone."""
-    rules = [Rule("embedding.weight", (f"{prefix}embed_tokens.weight",))]
+def table(prefix: str, config: Config) -> KeyMapping:
+    """The rules; blocks behind the last that is used, the words' way out and the image encoder are left alone."""
+    rules = [KeyRule("embedding.weight", (f"{prefix}embed_tokens.weight",))]
     rows = tuple(
         one * config.head_width for one in (config.heads, config.kv_heads, config.kv_heads)
     )
@@ -78,11 +78,11 @@ def table(prefix: str, config: Config) -> Table:
     used = "|".join(map(str, range(config.depth)))
     behind = rf"{re.escape(prefix)}(layers\.(?!({used})\.).*|norm\.weight)"
     beside = r".*lm_head\.weight|.*(vision_tower|multi_modal_projector)\..*|tekken_model"
-    return Table(tuple(rules), ignored=f"{behind}|{beside}")
+    return KeyMapping(tuple(rules), ignored=f"{behind}|{beside}")
 
 
 def layout(name: str, prefix: str) -> Layout:
-    """The dialect of names behind a prefix."""
+    """The layout whose names begin with ``prefix``."""
     needed = {f"{prefix}embed_tokens.weight", f"{prefix}layers.0.mlp.gate_proj.weight"}
     return Layout(
         name,

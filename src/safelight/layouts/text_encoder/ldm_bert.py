@@ -1,4 +1,4 @@
-"""The text tower that latent diffusion trained itself, as it names it (x-transformers, in ``cond_stage_model.``), and
+"""The text encoder that latent diffusion trained itself, as it names it (x-transformers, in ``cond_stage_model.``), and
 as diffusers does (``LDMBertModel``)."""
 
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.nn.text_models.bert import Config
 from safelight.types.shapes import Shapes
 
 
 @dataclass(frozen=True)
-class Words:
-    """How a layout calls the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}`` and ``{m}`` their
+class KeyNames:
+    """How a layout names the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}`` and ``{m}`` their
     attentions and MLPs in one row."""
 
     name: str
@@ -33,7 +33,7 @@ class Words:
         return path.format(i=number, a=2 * number, m=2 * number + 1)
 
 
-OURS = Words(
+OURS = KeyNames(
     name="ldm",
     pieces="token_emb.weight",
     positions="pos_emb.emb.weight",
@@ -46,7 +46,7 @@ OURS = Words(
     enter="attn_layers.layers.{m}.1.net.0.0",
     leave="attn_layers.layers.{m}.1.net.2",
 )
-PEER = Words(
+PEER = KeyNames(
     name="transformers",
     pieces="model.embed_tokens.weight",
     positions="model.embed_positions.weight",
@@ -61,15 +61,19 @@ PEER = Words(
 )
 
 
-def recognises(words: Words, shapes: Shapes) -> bool:
-    """Whether these are the bare names of such a tower."""
-    return {words.pieces, words.positions, f"{words.block(words.enter, 0)}.weight"} <= shapes.keys()
+def recognises(key_names: KeyNames, shapes: Shapes) -> bool:
+    """Whether these are the bare names of such an encoder."""
+    return {
+        key_names.pieces,
+        key_names.positions,
+        f"{key_names.block(key_names.enter, 0)}.weight",
+    } <= shapes.keys()
 
 
-def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape; heads have 64 features each unless the user or a folder knows better."""
-    vocabulary, width = shapes[words.pieces]
-    inner = shapes[f"{words.block(words.attention, 0)}.{words.qkv[0]}.weight"][0]
+def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """The encoder's shape; heads have 64 features each unless the user or a folder knows better."""
+    vocabulary, width = shapes[key_names.pieces]
+    inner = shapes[f"{key_names.block(key_names.attention, 0)}.{key_names.qkv[0]}.weight"][0]
     told = said["text_head_width"] if "text_head_width" in said else said.get("head_dim", 64)
     head = min(inner, max(1, int(told)))
     return Config(
@@ -77,37 +81,40 @@ def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
         depth=next(
             one
             for one in range(len(shapes))
-            if f"{words.block(words.enter, one)}.weight" not in shapes
+            if f"{key_names.block(key_names.enter, one)}.weight" not in shapes
         ),
         heads=inner // head,
         head_width=head,
-        hidden=shapes[f"{words.block(words.enter, 0)}.weight"][0],
+        hidden=shapes[f"{key_names.block(key_names.enter, 0)}.weight"][0],
         vocabulary=vocabulary,
-        length=shapes[words.positions][0],
+        length=shapes[key_names.positions][0],
         logits="to_logits.weight" in shapes,
     )
 
 
-def table(words: Words, config: Config) -> Table:
-    """The rules of the whole tower."""
-    rules = [Rule("embedding.weight", (words.pieces,)), Rule("positions", (words.positions,))]
-    rules += layer("norm", words.norm) + (layer("logits", "to_logits") if config.logits else [])
+def table(key_names: KeyNames, config: Config) -> KeyMapping:
+    """The rules of the whole encoder."""
+    rules = [
+        KeyRule("embedding.weight", (key_names.pieces,)),
+        KeyRule("positions", (key_names.positions,)),
+    ]
+    rules += layer("norm", key_names.norm) + (layer("logits", "to_logits") if config.logits else [])
     for number in range(config.depth):
-        ours, attention = f"blocks.{number}", words.block(words.attention, number)
-        rules += layer(f"{ours}.qkv", *(f"{attention}.{one}" for one in words.qkv), bias=False)
-        rules += layer(f"{ours}.out", f"{attention}.{words.out}")
+        ours, attention = f"blocks.{number}", key_names.block(key_names.attention, number)
+        rules += layer(f"{ours}.qkv", *(f"{attention}.{one}" for one in key_names.qkv), bias=False)
+        rules += layer(f"{ours}.out", f"{attention}.{key_names.out}")
         named = {
-            "norm1": words.norm1,
-            "norm2": words.norm2,
-            "fc1": words.enter,
-            "fc2": words.leave,
+            "norm1": key_names.norm1,
+            "norm2": key_names.norm2,
+            "fc1": key_names.enter,
+            "fc2": key_names.leave,
         }
         rules += [
             rule
             for mine, one in named.items()
-            for rule in layer(f"{ours}.{mine}", words.block(one, number))
+            for rule in layer(f"{ours}.{mine}", key_names.block(one, number))
         ]
-    return Table(tuple(rules))
+    return KeyMapping(tuple(rules))
 
 
 def describe(config: Config) -> Mapping[str, Any]:
@@ -127,11 +134,11 @@ def describe(config: Config) -> Mapping[str, Any]:
     }
 
 
-def layout(words: Words) -> Layout:
-    """The dialect of these words."""
-    told = describe if words is PEER else None
-    known = (partial(recognises, words), partial(config, words), partial(table, words))
-    return Layout(words.name, "tower", *known, told, Config())
+def layout(key_names: KeyNames) -> Layout:
+    """The layout with these key names."""
+    told = describe if key_names is PEER else None
+    known = (partial(recognises, key_names), partial(config, key_names), partial(table, key_names))
+    return Layout(key_names.name, "tower", *known, told, Config())
 
 
 LAYOUTS = (layout(OURS), layout(PEER))

@@ -1,4 +1,4 @@
-"""Text towers as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
+"""Text encoders as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
 
 Every block is stored, also the last one, which Stable Diffusion 2 does not use.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safelight.layouts.config_values import heads
-from safelight.layouts.key_mapping import Layout, Rule, Table, Transposed, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, Transposed, layer
 from safelight.nn.text_models.clip import Config
 from safelight.types.shapes import Shapes
 
@@ -21,7 +21,7 @@ LAYER = {
 
 
 def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The tower's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
+    """The encoder's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
     width = shapes["ln_final.weight"][0]
     return Config(
         width=width,
@@ -36,27 +36,27 @@ def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
 
 
-def table(config: Config) -> Table:
-    """The rules; the mask, which some files hold, says nothing."""
+def table(config: Config) -> KeyMapping:
+    """The rules; the mask, which some files hold, is ignored."""
     rules = [
-        Rule("embedding.weight", ("token_embedding.weight",)),
-        Rule("positions", ("positional_embedding",)),
+        KeyRule("embedding.weight", ("token_embedding.weight",)),
+        KeyRule("positions", ("positional_embedding",)),
         *layer("norm", "ln_final"),
     ]
     if config.projection:
-        rules.append(Rule("projection.weight", ("text_projection",), Transposed()))
+        rules.append(KeyRule("projection.weight", ("text_projection",), Transposed()))
     if config.temperature:
-        rules.append(Rule("temperature", ("logit_scale",)))
-    return Table((*rules, *blocks("", config.depth)), ignored="attn_mask")
+        rules.append(KeyRule("temperature", ("logit_scale",)))
+    return KeyMapping((*rules, *blocks("", config.depth)), ignored="attn_mask")
 
 
-def blocks(prefix: str, depth: int) -> list[Rule]:
-    """The rules of all blocks, which its eye has alike."""
-    rules: list[Rule] = []
+def blocks(prefix: str, depth: int) -> list[KeyRule]:
+    """The rules of all blocks, which shared with its image encoder."""
+    rules: list[KeyRule] = []
     for number in range(depth):
         ours, theirs = f"blocks.{number}", f"{prefix}transformer.resblocks.{number}"
         rules += [
-            Rule(f"{ours}.qkv.{one}", (f"{theirs}.attn.in_proj_{one}",))
+            KeyRule(f"{ours}.qkv.{one}", (f"{theirs}.attn.in_proj_{one}",))
             for one in ("weight", "bias")
         ]
         rules += [

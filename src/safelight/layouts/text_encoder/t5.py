@@ -1,9 +1,9 @@
-"""T5's encoder as transformers names it: the third tower of Stable Diffusion 3, the second of FLUX.1."""
+"""T5's encoder as transformers names it: the third text encoder of Stable Diffusion 3, the second of FLUX.1."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from safelight.layouts.key_mapping import Layout, Rule, Table, layer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, Layout, layer
 from safelight.nn.text_models.t5 import Config
 from safelight.types.shapes import Shapes
 
@@ -26,12 +26,12 @@ def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
     )
 
 
-def table(config: Config) -> Table:
+def table(config: Config) -> KeyMapping:
     """The rules; the embedding that some files hold a second time is read once."""
     rules = [
-        Rule("embedding.weight", ("shared.weight",)),
-        Rule("relative_positions.weight", (f"{FIRST}.relative_attention_bias.weight",)),
-        Rule("norm.weight", ("encoder.final_layer_norm.weight",)),
+        KeyRule("embedding.weight", ("shared.weight",)),
+        KeyRule("relative_positions.weight", (f"{FIRST}.relative_attention_bias.weight",)),
+        KeyRule("norm.weight", ("encoder.final_layer_norm.weight",)),
     ]
     for number in range(config.depth):
         ours, theirs = f"blocks.{number}", f"encoder.block.{number}"
@@ -49,7 +49,7 @@ def table(config: Config) -> Table:
             for mine, named in parts.items()
             for rule in layer(f"{ours}.{mine}", *named, bias=False)
         ]
-    return Table(tuple(rules), ignored=r"encoder\.embed_tokens\.weight")
+    return KeyMapping(tuple(rules), ignored=r"encoder\.embed_tokens\.weight")
 
 
 def describe(config: Config) -> Mapping[str, Any]:

@@ -8,10 +8,10 @@ from safelight.denoisers.unet.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.config_values import shortened
 from safelight.layouts.key_mapping import Layout
-from safelight.layouts.unet.mapping import Words, infer, table
+from safelight.layouts.unet.mapping import KeyNames, infer, table
 from safelight.types.shapes import Shapes
 
-WORDS = Words(
+KEY_NAMES = KeyNames(
     enter="conv_in",
     time=("time_embedding.linear_1", "time_embedding.linear_2"),
     vector=("add_embedding.linear_1", "add_embedding.linear_2"),
@@ -31,7 +31,7 @@ WORDS = Words(
     plain=("group_norm", "to_out.0"),
     qkv=("to_q", "to_k", "to_v"),
 )
-OLD = replace(WORDS, plain=("group_norm", "proj_attn"), qkv=("query", "key", "value"))
+OLD = replace(KEY_NAMES, plain=("group_norm", "proj_attn"), qkv=("query", "key", "value"))
 """Plain attention in folders from before diffusers 0.17, which are still the public ones of latent diffusion."""
 
 ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -55,10 +55,10 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
 """What a config.json may say where it could ask for another network with the same names and shapes."""
 
 
-def config(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
     require(said, ONLY)
-    return infer(words, shapes, told(said))
+    return infer(key_names, shapes, told(said))
 
 
 def require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
@@ -72,18 +72,20 @@ def require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> Non
 
 
 def told(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json in the words of ``infer``; ``attention_head_dim`` counts heads unless there is no text."""
-    words = {name: said[name] for name in ("heads", "head_width", "groups", "eps") if name in said}
+    """A config.json in the fields of ``infer``; ``attention_head_dim`` counts heads unless there is no text."""
+    key_names = {
+        name: said[name] for name in ("heads", "head_width", "groups", "eps") if name in said
+    }
     for mine, theirs in (("groups", "norm_num_groups"), ("eps", "norm_eps")):
         if said.get(theirs) is not None:
-            words[mine] = said[theirs]
+            key_names[mine] = said[theirs]
     plain = said.get("_class_name") == "UNet2DModel"
     heads = said.get("num_attention_heads") or said.get("attention_head_dim")
     if heads:
-        words["head_width" if plain else "heads"] = heads
+        key_names["head_width" if plain else "heads"] = heads
     if isinstance(said.get("only_cross_attention"), list):
-        words["text_only"] = said["only_cross_attention"]
-    return words
+        key_names["text_only"] = said["only_cross_attention"]
+    return key_names
 
 
 def describe(config: Config) -> Mapping[str, Any]:
@@ -189,27 +191,27 @@ def shape(config: Config) -> dict[str, Any]:
     }
 
 
-def recognises(words: Words, shapes: Shapes) -> bool:
-    """Whether these are the names of a whole U-Net; where its attention is plain, in these words."""
+def recognises(key_names: KeyNames, shapes: Shapes) -> bool:
+    """Whether these are the names of a whole U-Net; where its attention is plain, with these key names."""
     whole = {
         "conv_in.weight",
         "conv_norm_out.weight",
         "time_embedding.linear_1.weight",
     } <= shapes.keys()
-    return whole and (f"{words.middle[1]}.{OLD.qkv[0]}.weight" in shapes) == (words is OLD)
+    return whole and (f"{key_names.middle[1]}.{OLD.qkv[0]}.weight" in shapes) == (key_names is OLD)
 
 
-def layout(words: Words, example: Config) -> Layout:
-    """The dialect of these words."""
+def layout(key_names: KeyNames, example: Config) -> Layout:
+    """The layout with these key names."""
     return Layout(
         "diffusers",
         "denoiser",
-        lambda shapes: recognises(words, shapes),
-        lambda shapes, said: config(words, shapes, said),
-        lambda known: table(words, known),
+        lambda shapes: recognises(key_names, shapes),
+        lambda shapes, said: config(key_names, shapes, said),
+        lambda known: table(key_names, known),
         describe,
         example,
     )
 
 
-LAYOUTS = (layout(WORDS, Config()), layout(OLD, Config(text_width=0)))
+LAYOUTS = (layout(KEY_NAMES, Config()), layout(OLD, Config(text_width=0)))

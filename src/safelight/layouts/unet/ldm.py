@@ -3,10 +3,10 @@ names of ``model.diffusion_model.``, or, without their dots, of ``model_ema.``."
 
 from safelight.denoisers.unet.config import Config
 from safelight.layouts.key_mapping import Layout
-from safelight.layouts.unet.mapping import Words, infer, table
+from safelight.layouts.unet.mapping import KeyNames, infer, table
 from safelight.types.shapes import Shapes
 
-WORDS = Words(
+KEY_NAMES = KeyNames(
     enter="input_blocks.0.0",
     time=("time_embed.0", "time_embed.2"),
     vector=("label_emb.0.0", "label_emb.0.2"),
@@ -45,8 +45,8 @@ LAYOUTS = (
         "ldm",
         "denoiser",
         recognises,
-        lambda shapes, said: infer(WORDS, shapes, said),
-        lambda config: table(WORDS, config),
+        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda config: table(KEY_NAMES, config),
         example=Config(),
     ),
 )

@@ -1,4 +1,4 @@
-"""The U-Net in other layouts: one table of words a layout, one walk over the shape."""
+"""The U-Net in other layouts: the names of each layout in a table, one mapping for all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from safelight.layouts.config_values import alone
 from safelight.layouts.key_mapping import (
     SAME,
     Chain,
-    Change,
     HeadsFirst,
+    KeyMapping,
+    KeyRule,
     Pointwise,
-    Rule,
     Swapped,
-    Table,
+    TensorTransform,
     Transposed,
     layer,
 )
@@ -24,8 +24,8 @@ from safelight.types.shapes import Shapes
 
 
 @dataclass(frozen=True)
-class Words:
-    """How a layout calls the parts of a U-Net. In paths, ``{n}`` counts a way's parts (from 1 on the way down),
+class KeyNames:
+    """How a layout names the parts of a U-Net. In paths, ``{n}`` counts a way's parts (from 1 on the way down),
     ``{level}`` its levels from the widest picture, ``{stage}`` from the smallest, ``{block}`` a level's blocks, and
     ``{last}`` is the place behind a block and its attention.
     """
@@ -60,9 +60,9 @@ class Words:
         return path.format(n=number, level=level, stage=levels - 1 - level, block=block, last=last)
 
 
-def table(words: Words, config: Config) -> Table:
+def table(key_names: KeyNames, config: Config) -> KeyMapping:
     """The rules of a whole U-Net."""
-    rules = encoder(words, config)
+    rules = encoder(key_names, config)
     levels, number = len(config.levels), 0
     left = [before for before, _, _ in _down(config)] + [config.levels[-1].width]
     before, flat = config.levels[-1].width, 0
@@ -70,53 +70,55 @@ def table(words: Words, config: Config) -> Table:
         for block in range(config.blocks + 1):
             ours, place = f"up.{number}", (flat, level, block, levels)
             rules += _residual(
-                words,
+                key_names,
                 f"{ours}.residual",
-                words.place(words.up, *place),
+                key_names.place(key_names.up, *place),
                 before + left.pop() != one.width,
             )
-            theirs = words.place(words.up_attention, *place)
-            rules += _attention(words, config, one.rising(block), f"{ours}.attention", theirs)
+            theirs = key_names.place(key_names.up_attention, *place)
+            rules += _attention(key_names, config, one.rising(block), f"{ours}.attention", theirs)
             before, number, flat = one.width, number + 1, flat + 1
         if level:
             last = 2 if one.rising(config.blocks).depth else 1
-            theirs = words.place(words.larger, flat - 1, level, config.blocks, levels, last)
-            rules += _resize(words, config, f"up.{number}", theirs, words.resize[1])
+            theirs = key_names.place(key_names.larger, flat - 1, level, config.blocks, levels, last)
+            rules += _resize(key_names, config, f"up.{number}", theirs, key_names.resize[1])
             number += 1
-    rules += [*layer("norm", words.norm), *layer("leave", words.leave)]
-    return Table(tuple(rules), ignored="decay|num_updates")
+    rules += [*layer("norm", key_names.norm), *layer("leave", key_names.leave)]
+    return KeyMapping(tuple(rules), ignored="decay|num_updates")
 
 
-def encoder(words: Words, config: Config, ours: str = "encoder") -> list[Rule]:
+def encoder(key_names: KeyNames, config: Config, ours: str = "encoder") -> list[KeyRule]:
     """The rules of what a U-Net shares with a branch that controls it: the way down and the middle."""
-    rules = layer(f"{ours}.enter", words.enter)
-    for mine, theirs in zip(("first", "second"), words.time, strict=True):
+    rules = layer(f"{ours}.enter", key_names.enter)
+    for mine, theirs in zip(("first", "second"), key_names.time, strict=True):
         rules += layer(f"{ours}.time.{mine}", theirs)
     if config.vector_width:
-        for number, theirs in zip((0, 2), words.vector, strict=True):
+        for number, theirs in zip((0, 2), key_names.vector, strict=True):
             rules += layer(f"{ours}.vector.{number}", theirs)
     if config.classes:
-        rules += layer(f"{ours}.classes", words.classes, bias=False)
+        rules += layer(f"{ours}.classes", key_names.classes, bias=False)
     if config.guidance:  # theirs multiplies sines, then cosines
         halves = Chain((Transposed(), Swapped(), Transposed()))
-        rules += layer(f"{ours}.guidance", words.guidance, bias=False, change=halves)
+        rules += layer(f"{ours}.guidance", key_names.guidance, bias=False, change=halves)
     for number, (before, level, block) in enumerate(_down(config)):
         one, place = config.levels[level], (number + 1, level, block, len(config.levels))
         if block == config.blocks:
-            theirs = words.place(words.smaller, *place)
-            rules += _resize(words, config, f"{ours}.down.{number}", theirs, words.resize[0])
+            theirs = key_names.place(key_names.smaller, *place)
+            rules += _resize(
+                key_names, config, f"{ours}.down.{number}", theirs, key_names.resize[0]
+            )
             continue
-        theirs = words.place(words.down, *place)
-        rules += _residual(words, f"{ours}.down.{number}.residual", theirs, before != one.width)
-        theirs = words.place(words.down_attention, *place)
-        rules += _attention(words, config, one, f"{ours}.down.{number}.attention", theirs)
-    first, between, second = words.middle
-    rules += _residual(words, f"{ours}.middle.residual", first, False)
+        theirs = key_names.place(key_names.down, *place)
+        rules += _residual(key_names, f"{ours}.down.{number}.residual", theirs, before != one.width)
+        theirs = key_names.place(key_names.down_attention, *place)
+        rules += _attention(key_names, config, one, f"{ours}.down.{number}.attention", theirs)
+    first, between, second = key_names.middle
+    rules += _residual(key_names, f"{ours}.middle.residual", first, False)
     if config.middle < 0:
         return rules
     middle = Level(config.levels[-1].width, config.middle, config.levels[-1].heads)
-    rules += _attention(words, config, middle, f"{ours}.middle.attention", between)
-    return rules + _residual(words, f"{ours}.after", second, False)
+    rules += _attention(key_names, config, middle, f"{ours}.middle.attention", between)
+    return rules + _residual(key_names, f"{ours}.after", second, False)
 
 
 def _down(config: Config) -> list[tuple[int, int, int]]:
@@ -130,23 +132,27 @@ def _down(config: Config) -> list[tuple[int, int, int]]:
     return parts
 
 
-def _residual(words: Words, ours: str, theirs: str, widens: bool) -> list[Rule]:
+def _residual(key_names: KeyNames, ours: str, theirs: str, widens: bool) -> list[KeyRule]:
     names = ("norm1", "conv1", "time", "norm2", "conv2", "skip")
-    pairs = list(zip(names, words.residual, strict=True))[: 6 if widens else 5]
+    pairs = list(zip(names, key_names.residual, strict=True))[: 6 if widens else 5]
     return [rule for mine, word in pairs for rule in layer(f"{ours}.{mine}", f"{theirs}.{word}")]
 
 
-def _resize(words: Words, config: Config, ours: str, theirs: str, word: str) -> list[Rule]:
+def _resize(
+    key_names: KeyNames, config: Config, ours: str, theirs: str, word: str
+) -> list[KeyRule]:
     if config.residual_resize:
-        return _residual(words, f"{ours}.residual", theirs, False)
+        return _residual(key_names, f"{ours}.residual", theirs, False)
     return layer(f"{ours}.conv", f"{theirs}.{word}")
 
 
-def _attention(words: Words, config: Config, level: Level, ours: str, theirs: str) -> list[Rule]:
+def _attention(
+    key_names: KeyNames, config: Config, level: Level, ours: str, theirs: str
+) -> list[KeyRule]:
     if not level.depth:
         return []
     if not config.text_width:
-        return _plain(words, level, ours, theirs)
+        return _plain(key_names, level, ours, theirs)
     change = SAME if config.linear else Pointwise()
     rules = [
         *layer(f"{ours}.norm", f"{theirs}.norm"),
@@ -159,8 +165,8 @@ def _attention(words: Words, config: Config, level: Level, ours: str, theirs: st
     return rules + layer(f"{ours}.leave", f"{theirs}.proj_out", change=change)
 
 
-def _transformer(ours: str, theirs: str, text_only: bool) -> list[Rule]:
-    """The same words in all layouts."""
+def _transformer(ours: str, theirs: str, text_only: bool) -> list[KeyRule]:
+    """The rules of a transformer block, whose names are the same in all layouts."""
     rules = [
         rule
         for one in ("norm1", "norm2", "norm3")
@@ -183,45 +189,47 @@ def _transformer(ours: str, theirs: str, text_only: bool) -> list[Rule]:
     return rules + layer(f"{ours}.mlp.leave", f"{theirs}.ff.net.2")
 
 
-def _plain(words: Words, level: Level, ours: str, theirs: str) -> list[Rule]:
-    norm, out = words.plain
+def _plain(key_names: KeyNames, level: Level, ours: str, theirs: str) -> list[KeyRule]:
+    norm, out = key_names.plain
     rules = layer(f"{ours}.norm", f"{theirs}.{norm}")
-    if len(words.qkv) > 1:
-        rules += layer(f"{ours}.qkv", *(f"{theirs}.{one}" for one in words.qkv))
+    if len(key_names.qkv) > 1:
+        rules += layer(f"{ours}.qkv", *(f"{theirs}.{one}" for one in key_names.qkv))
         return rules + layer(f"{ours}.leave", f"{theirs}.{out}")
-    heads: Change = HeadsFirst(level.heads)
+    heads: TensorTransform = HeadsFirst(level.heads)
     rules.append(
-        Rule(
-            f"{ours}.qkv.weight", (f"{theirs}.{words.qkv[0]}.weight",), Chain((Pointwise(1), heads))
+        KeyRule(
+            f"{ours}.qkv.weight",
+            (f"{theirs}.{key_names.qkv[0]}.weight",),
+            Chain((Pointwise(1), heads)),
         )
     )
-    rules.append(Rule(f"{ours}.qkv.bias", (f"{theirs}.{words.qkv[0]}.bias",), heads))
+    rules.append(KeyRule(f"{ours}.qkv.bias", (f"{theirs}.{key_names.qkv[0]}.bias",), heads))
     return rules + layer(f"{ours}.leave", f"{theirs}.{out}", change=Pointwise(1))
 
 
-def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """Our configuration of a file's names and shapes, in these words.
+def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+    """Our configuration of a file's names and shapes, with these key names.
 
     ``said`` may tell what shapes cannot: ``heads`` (one number, or one for each level) or ``head_width``, ``groups``,
     ``eps``, ``text_only`` (for each level). Else: 32 groups; heads 64 wide between linear layers and 32 wide in plain
     attention, 8 heads between convolutions, but for those public models of latent diffusion in ``PUBLIC``.
     """
-    _, conv1, time = words.residual[:3]
-    blocks, resizes = _blocks(words, shapes, conv1)
+    _, conv1, time = key_names.residual[:3]
+    blocks, resizes = _blocks(key_names, shapes, conv1)
     found, number = [], 1
     for level in count():
         paths = [
-            words.place(one, number, level, 0, level + 1)
-            for one in (words.down, words.down_attention)
+            key_names.place(one, number, level, 0, level + 1)
+            for one in (key_names.down, key_names.down_attention)
         ]
         if f"{paths[0]}.{conv1}.weight" not in shapes:
             break
         found.append(
-            (shapes[f"{paths[0]}.{conv1}.weight"][0], _depth(words, shapes, paths[1]), paths[1])
+            (shapes[f"{paths[0]}.{conv1}.weight"][0], _depth(key_names, shapes, paths[1]), paths[1])
         )
         number += blocks + 1
-    first = words.place(words.down, 1, 0, 0, 1)
-    middle = words.middle[1]
+    first = key_names.place(key_names.down, 1, 0, 0, 1)
+    middle = key_names.middle[1]
     attends = [path for _, depth, path in found if depth] + [middle]
     known = {
         path: shapes.get(f"{path}.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
@@ -239,14 +247,14 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
             f"only_cross_attention: wanted one answer for each of {len(found)} levels, got {only}."
         )
     ups = [
-        _rises(words, shapes, level, blocks, [one[1] for one in found])
+        _rises(key_names, shapes, level, blocks, [one[1] for one in found])
         for level in range(len(found))
     ]
     channels, vector = (
-        shapes[f"{words.leave}.weight"][0] if f"{words.leave}.weight" in shapes else 0,
-        words.vector[0],
+        shapes[f"{key_names.leave}.weight"][0] if f"{key_names.leave}.weight" in shapes else 0,
+        key_names.vector[0],
     )
-    taken = shapes[f"{words.enter}.weight"][1]
+    taken = shapes[f"{key_names.enter}.weight"][1]
     return Config(
         channels=channels or taken,
         extra_channels=taken - channels if channels else 0,
@@ -255,13 +263,13 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
             for (width, depth, _), each, text, up in zip(found, heads, only, ups, strict=True)
         ),
         blocks=blocks,
-        middle=_depth(words, shapes, middle)
-        if f"{words.middle[2]}.{conv1}.weight" in shapes
+        middle=_depth(key_names, shapes, middle)
+        if f"{key_names.middle[2]}.{conv1}.weight" in shapes
         else -1,
         text_width=text_width,
         vector_width=shapes.get(f"{vector}.weight", (0, 0))[1],
-        classes=shapes.get(f"{words.classes}.weight", (0,))[0],
-        guidance=shapes.get(f"{words.guidance}.weight", (0, 0))[1],
+        classes=shapes.get(f"{key_names.classes}.weight", (0,))[0],
+        guidance=shapes.get(f"{key_names.guidance}.weight", (0, 0))[1],
         norm=Norm(
             said.get("groups", 32),
             said.get("eps", 1e-5),
@@ -273,40 +281,40 @@ def infer(words: Words, shapes: Shapes, said: Mapping[str, Any]) -> Config:
 
 
 def _rises(
-    words: Words, shapes: Shapes, level: int, blocks: int, depths: Sequence[int]
+    key_names: KeyNames, shapes: Shapes, level: int, blocks: int, depths: Sequence[int]
 ) -> tuple[int, ...]:
     """How deep a level's blocks are on the way up, where there is one and they are not as on the way down."""
     first, levels = (len(depths) - 1 - level) * (blocks + 1), len(depths)
     places = [
-        words.place(words.up_attention, first + block, level, block, levels)
+        key_names.place(key_names.up_attention, first + block, level, block, levels)
         for block in range(blocks + 1)
     ]
-    up = tuple(_depth(words, shapes, place) for place in places)
-    return () if f"{words.leave}.weight" not in shapes or set(up) == {depths[level]} else up
+    up = tuple(_depth(key_names, shapes, place) for place in places)
+    return () if f"{key_names.leave}.weight" not in shapes or set(up) == {depths[level]} else up
 
 
-def _blocks(words: Words, shapes: Shapes, conv1: str) -> tuple[int, bool]:
+def _blocks(key_names: KeyNames, shapes: Shapes, conv1: str) -> tuple[int, bool]:
     """How many residual blocks a level has, and whether others change the size."""
     for last in (1, 2):  # behind a block alone, or behind its attention
         for number in range(64):
-            theirs = words.place(words.larger, number, 0, number, 1, last)
-            if f"{theirs}.{conv1}.weight" in shapes and "{n}" in words.larger:
+            theirs = key_names.place(key_names.larger, number, 0, number, 1, last)
+            if f"{theirs}.{conv1}.weight" in shapes and "{n}" in key_names.larger:
                 return number, True
     number = 0
-    while f"{words.place(words.down, number + 1, 0, number, 1)}.{conv1}.weight" in shapes:
+    while f"{key_names.place(key_names.down, number + 1, 0, number, 1)}.{conv1}.weight" in shapes:
         number += 1
     return (
         number,
-        f"{words.place(words.smaller, number + 1, 0, number, 1)}.{conv1}.weight" in shapes,
+        f"{key_names.place(key_names.smaller, number + 1, 0, number, 1)}.{conv1}.weight" in shapes,
     )
 
 
-def _depth(words: Words, shapes: Shapes, path: str) -> int:
+def _depth(key_names: KeyNames, shapes: Shapes, path: str) -> int:
     """How many transformer blocks lie at ``path``; plain attention counts as one."""
     depth = next(
         one for one in count() if f"{path}.transformer_blocks.{one}.norm1.weight" not in shapes
     )
-    return depth or int(f"{path}.{words.plain[0]}.weight" in shapes)
+    return depth or int(f"{path}.{key_names.plain[0]}.weight" in shapes)
 
 
 def _asks_text(shapes: Shapes, path: str, text_width: int) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from safelight.denoisers.control.unet.config import Config
 from safelight.layouts.key_mapping import Layout
-from safelight.layouts.unet.diffusers import ONLY, WORDS, require, shape, told
+from safelight.layouts.unet.diffusers import KEY_NAMES, ONLY, require, shape, told
 from safelight.layouts.unet_control.mapping import inferred, table
 from safelight.types.shapes import Shapes
 
@@ -21,7 +21,7 @@ ALSO = {"controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditio
 def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
     require(said, {**ONLY, **ALSO})
-    return inferred(WORDS, HINTS, shapes, told(said))
+    return inferred(KEY_NAMES, HINTS, shapes, told(said))
 
 
 def describe(config: Config) -> Mapping[str, Any]:
@@ -58,7 +58,7 @@ LAYOUTS = (
         "control",
         recognises,
         config,
-        lambda config: table(WORDS, ENDS, HINTS, config),
+        lambda config: table(KEY_NAMES, ENDS, HINTS, config),
         describe,
         Config(),
     ),

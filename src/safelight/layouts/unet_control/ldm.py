@@ -2,7 +2,7 @@
 
 from safelight.denoisers.control.unet.config import Config
 from safelight.layouts.key_mapping import Layout
-from safelight.layouts.unet.ldm import WORDS
+from safelight.layouts.unet.ldm import KEY_NAMES
 from safelight.layouts.unet_control.mapping import inferred, table
 from safelight.types.shapes import Shapes
 
@@ -24,8 +24,8 @@ LAYOUTS = (
         "ldm",
         "control",
         recognises,
-        lambda shapes, said: inferred(WORDS, HINTS, shapes, said),
-        lambda config: table(WORDS, ENDS, HINTS, config),
+        lambda shapes, said: inferred(KEY_NAMES, HINTS, shapes, said),
+        lambda config: table(KEY_NAMES, ENDS, HINTS, config),
         example=Config(),
     ),
 )

@@ -5,28 +5,28 @@ from itertools import takewhile
 from typing import Any
 
 from safelight.denoisers.control.unet.config import Config
-from safelight.layouts.key_mapping import Rule, Table, layer
-from safelight.layouts.unet.mapping import Words, encoder, infer
+from safelight.layouts.key_mapping import KeyMapping, KeyRule, layer
+from safelight.layouts.unet.mapping import KeyNames, encoder, infer
 from safelight.types.shapes import Shapes
 
 
 def table(
-    words: Words, ends: tuple[str, str], hints: tuple[str, str, str], config: Config
-) -> Table:
+    key_names: KeyNames, ends: tuple[str, str], hints: tuple[str, str, str], config: Config
+) -> KeyMapping:
     """The rules of a ControlNet.
 
     ``ends``: the convolutions behind each part of the way down (``{n}``) and the middle; ``hints``: the picture's
     convolutions, the first, those between (``{n}`` from 0, ``{after}`` their place after the first) and the last.
     """
-    rules: list[Rule] = encoder(words, config.network)
+    rules: list[KeyRule] = encoder(key_names, config.network)
     levels = config.network.levels
     for number in range(1 + config.network.blocks * len(levels) + len(levels) - 1):
         rules += layer(f"zeros.{number}", ends[0].format(n=number))
     rules += layer("zero", ends[1])
-    return Table((*rules, *hint_encoder("hint", hints, len(config.hints))))
+    return KeyMapping((*rules, *hint_encoder("hint", hints, len(config.hints))))
 
 
-def hint_encoder(ours: str, hints: tuple[str, str, str], count: int) -> list[Rule]:
+def hint_encoder(ours: str, hints: tuple[str, str, str], count: int) -> list[KeyRule]:
     """The rules of the convolutions that look at a picture at ``count`` sizes."""
     between = 2 * (count - 1)
     rules = [*layer(f"{ours}.0", hints[0])]
@@ -37,11 +37,13 @@ def hint_encoder(ours: str, hints: tuple[str, str, str], count: int) -> list[Rul
 
 
 def inferred(
-    words: Words, hints: tuple[str, str, str], shapes: Shapes, said: Mapping[str, Any]
+    key_names: KeyNames, hints: tuple[str, str, str], shapes: Shapes, said: Mapping[str, Any]
 ) -> Config:
     """Our configuration of a ControlNet's names and shapes."""
     colours = shapes[f"{hints[0]}.weight"][1]
-    return Config(infer(words, shapes, said), hint_channels=colours, hints=looked(hints, shapes))
+    return Config(
+        infer(key_names, shapes, said), hint_channels=colours, hints=looked(hints, shapes)
+    )
 
 
 def looked(hints: tuple[str, str, str], shapes: Shapes) -> tuple[int, ...]:

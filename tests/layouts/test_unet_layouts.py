@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import torch
-from recorded_unets import LDM, PEER, of_folder, of_recording, tokens
+from tests.recorded_unets import LDM, PEER, of_folder, of_recording, tokens
 
 from recorded import DATA, HERE, error, real_shapes
 from safelight.config import dump, read

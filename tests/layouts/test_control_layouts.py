@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from recorded_unets import PEER, of_folder, tokens
+from tests.recorded_unets import PEER, of_folder, tokens
 
 from recorded import Recording, error, real_shapes, shaken, shapes_of
 from safelight.denoisers.control.t2i.config import Config as T2I

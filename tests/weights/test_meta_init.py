@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from safelight.weights.meta import hollow
+from safelight.weights.meta import meta_init
 
 
 class Layered(nn.Module):
@@ -23,7 +23,7 @@ class Layered(nn.Module):
 
 
 def test_weights_have_no_memory_and_tables_are_as_ever():
-    made, real = hollow(Layered), Layered()
+    made, real = meta_init(Layered), Layered()
     assert all(one.is_meta for one in made.large.parameters())
     assert torch.equal(made.table, real.table)
     assert torch.equal(made.plain, real.plain)
@@ -34,7 +34,7 @@ def test_weights_have_no_memory_and_tables_are_as_ever():
 
 def test_given_the_weights_of_another_it_is_its_equal():
     real = Layered()
-    made = hollow(Layered)
+    made = meta_init(Layered)
     made.load_state_dict(real.state_dict(), assign=True)
     assert not any(one.is_meta for one in [*made.parameters(), *made.buffers()])
     x = torch.ones(2, 3)
@@ -43,10 +43,10 @@ def test_given_the_weights_of_another_it_is_its_equal():
 
 
 def test_what_is_made_afterwards_is_real_again():
-    hollow(Layered)
+    meta_init(Layered)
     assert not torch.empty(3).is_meta
     try:
-        hollow(lambda: nn.Linear(-1, 2))
+        meta_init(lambda: nn.Linear(-1, 2))
     except RuntimeError:
         assert not torch.empty(3).is_meta
 

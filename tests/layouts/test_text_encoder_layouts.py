@@ -210,9 +210,9 @@ def test_families_say_which_towers_they_want():
     assert set(FAMILIES) == own
     with pytest.raises(BadInput, match="did you mean 'sdxl'"):
         joined("sdx", [])
-    with pytest.raises(BadInput, match="sdxl reads with 2 text towers, got 1"):
+    with pytest.raises(BadInput, match="sdxl has 2 text encoders, got 1"):
         joined("sdxl", [clip.Config()])
-    with pytest.raises(BadInput, match="text tower 2 of sd3 is missing"):
+    with pytest.raises(BadInput, match="text encoder 2 of sd3 is missing"):
         joined("sd3", [clip.Config(projection=8), None, None])
     assert (
         joined("sd3", [clip.Config(projection=8)] * 2 + [None], 32).encoders[2].network.width == 32

@@ -12,7 +12,7 @@ from safelight.errors import BadInput
 from safelight.model import module
 from safelight.runtime import prepare
 from safelight.weights.files import open_weights
-from safelight.weights.memory import BLOCK, Reading, at_once
+from safelight.weights.memory import BLOCK, LoadOptions, at_once
 from safelight.weights.stored import TYPES
 
 POINT = [kind.dtype for kind in TYPES.values() if kind.dtype.is_floating_point]
@@ -30,7 +30,7 @@ def test_a_tensor_is_what_torch_would_make_of_it(stored, wanted):
         torch.randn(shape, generator=draw).to(stored)
         for shape in ((BLOCK + 5,), (3, BLOCK // 4, 3, 3))
     ]
-    reading = Reading(wanted, channels_last=True)
+    reading = LoadOptions(wanted, channels_last=True)
     for one in tensors:
         got, want = reading.of(one), one.float().to(wanted)
         assert got.dtype == wanted
@@ -40,12 +40,14 @@ def test_a_tensor_is_what_torch_would_make_of_it(stored, wanted):
 
 def test_what_is_wanted_as_it_is_stays_in_the_files_pages(tmp_path):
     whole, plain = torch.arange(BLOCK), torch.randn(BLOCK)
-    reading = Reading(torch.float32, channels_last=True)
+    reading = LoadOptions(torch.float32, channels_last=True)
     assert reading.of(whole) is whole
     assert reading.of(plain) is plain
-    assert Reading().of(plain.half()).dtype == torch.float16
+    assert LoadOptions().of(plain.half()).dtype == torch.float16
     image = torch.randn(2, 3, 4, 5).half()
-    assert Reading(channels_last=True).of(image).is_contiguous(memory_format=torch.channels_last)
+    assert (
+        LoadOptions(channels_last=True).of(image).is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def test_a_model_is_read_as_it_would_be_prepared(folder):
@@ -53,7 +55,7 @@ def test_a_model_is_read_as_it_would_be_prepared(folder):
     for source in (Recording("diffusers-folders").file("sd"), folder):
         for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
             want = prepare(checkpoints.read(source), "cpu", precision)
-            read = checkpoints.read(source, reading=Reading(dtype, channels_last=True))
+            read = checkpoints.read(source, options=LoadOptions(dtype, channels_last=True))
             got = checkpoints.load(source, "cpu", precision)
             for part in ("autoencoder", "conditioner", "denoiser"):
                 found, known = (
@@ -79,7 +81,7 @@ def test_infinity_is_found_in_whatever_precision(tmp_path):
         stored = open_weights(tmp_path / "a.safetensors").stored["a"]
         for dtype in (None, torch.bfloat16, torch.float32):
             with pytest.raises(BadInput, match="a holds values that are not finite"):
-                stored.read("a", Reading(dtype))
+                stored.read("a", LoadOptions(dtype))
 
 
 def test_results_come_in_order_and_the_first_refusal_counts():
