@@ -1,4 +1,5 @@
-"""Control of U-Nets in the layouts of others: real lists, recordings, the peer library, and there and back."""
+"""Control of U-Nets in the layouts of others: real lists, recordings, the peer library, and there
+and back."""
 
 import json
 from dataclasses import replace

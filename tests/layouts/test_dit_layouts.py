@@ -1,4 +1,5 @@
-"""DiT and SiT in the layouts of others: recordings, the peer library, published sizes, and there and back."""
+"""DiT and SiT in the layouts of others: recordings, the peer library, published sizes, and there
+and back."""
 
 import json
 from dataclasses import replace
@@ -143,7 +144,8 @@ def test_its_trajectories_are_theirs(recording, file, name, guidance, sampler):
 
 @torch.no_grad()
 def test_sit_hears_how_clean_and_answers_towards_it(recording, file):
-    """Its file looks like DiT's, and at the same number its network answers the same, in the first four channels."""
+    """Its file looks like DiT's, and at the same number its network answers the same, in the first
+    four channels."""
     network, again = loaded(ORIGINAL, file, {"heads": 2, "prediction": "flow"})
     assert same(again, file)
     noisy, given = recording.inputs["x"], told(recording.inputs["labels"])

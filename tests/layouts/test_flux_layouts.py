@@ -1,4 +1,5 @@
-"""FLUX in the layouts of others: real lists of names, recordings, there and back, and the peer library."""
+"""FLUX in the layouts of others: real lists of names, recordings, there and back, and the peer
+library."""
 
 import json
 import re

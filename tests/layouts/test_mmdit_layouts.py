@@ -1,4 +1,5 @@
-"""Stable Diffusion 3 in the layouts of others: real lists, recordings, the peer library, and there and back."""
+"""Stable Diffusion 3 in the layouts of others: real lists, recordings, the peer library, and there
+and back."""
 
 from dataclasses import replace
 

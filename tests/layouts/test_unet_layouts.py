@@ -1,4 +1,5 @@
-"""U-Nets in the layouts of others: real lists of names, recordings, the peer library, and there and back."""
+"""U-Nets in the layouts of others: real lists of names, recordings, the peer library, and there
+and back."""
 
 import json
 import warnings

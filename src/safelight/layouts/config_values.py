@@ -9,7 +9,8 @@ from safelight.errors import BadInput
 
 @dataclass(frozen=True)
 class Number:
-    """What a number must be: from ``low`` to ``high``, ``whole`` or not; a list where there may be ``several``."""
+    """What a number must be: from ``low`` to ``high``, ``whole`` or not; a list where there may be
+    ``several``."""
 
     low: float
     high: float
@@ -17,7 +18,8 @@ class Number:
     several: bool = False
 
     def read(self, value: Any) -> Any:
-        """The number, or the list of numbers; a hint's are text. Raises ValueError if it is none."""
+        """The number, or the list of numbers; a hint's are text. Raises ValueError if it is
+        none."""
         if self.several and isinstance(value, str) and "," in value:
             value = value.split(",")
         if self.several and isinstance(value, list | tuple):
@@ -102,7 +104,8 @@ KNOWN: Mapping[str, Number | Text] = {
 def checked(
     said: Mapping[str, Any], where: str, known: Mapping[str, Number | Text] = KNOWN
 ) -> dict[str, Any]:
-    """What is said, its numbers as numbers; what is said to be null is not said. BadInput for what cannot be."""
+    """What is said, its numbers as numbers; what is said to be null is not said. BadInput for what
+    cannot be."""
     found = {name: value for name, value in said.items() if value is not None or name not in known}
     for name in known.keys() & found:
         try:

@@ -32,11 +32,14 @@ PREFIXES = {  # of names in single files → what stands under them
     "control_model.": "control",
 }
 SIGHT = ("visual.", "vision_model.", "visual_projection.")
-"""Before the names of an image encoder, which the files of a whole CLIP hold beside its text encoder."""
+"""Before the names of an image encoder, which the files of a whole CLIP hold beside its text
+encoder."""
 FIRST, CONDITION = "first_stage_model.", "cond_stage_model."
-"""A picture to condition on may be encoded by the first stage itself, which then stands in a file twice."""
+"""A picture to condition on may be encoded by the first stage itself, which then stands in a file
+twice."""
 EMA = "model_ema."
-BUFFERS = re.compile(  # of schedules and of training, at the top of a file: they follow from the family, or are marks
+# of schedules and of training, at the top of a file: they follow from the family, or are marks
+BUFFERS = re.compile(
     r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|logvar"
     r"|model_ema\.(decay|num_updates)|scale_factor|denoiser\.sigmas|lvlb_weights)|(first_stage_model\.)?loss\..*|"
     + "|".join(map(re.escape, training_metadata.NAMES))
@@ -82,9 +85,11 @@ class DetectedPart:
 def pieces(
     weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = False
 ) -> list[DetectedPart]:
-    """All parts in a single file. BadInput if there is none, or if names stand in it that belong to no part.
+    """All parts in a single file. BadInput if there is none, or if names stand in it that belong
+    to no part.
 
-    ``ema``: the running mean of a denoiser's weights, which training files hold beside the last ones, instead.
+    ``ema``: the running mean of a denoiser's weights, which training files hold beside the last
+    ones, instead.
     """
     weights = unwrapped(weights, ema)
     if any(name.startswith(SIGHT[:2]) for name in weights):
@@ -100,7 +105,8 @@ def pieces(
     left = [name for name in rest if not name.startswith(EMA) and not BUFFERS.fullmatch(name)]
     if left:
         raise BadInput(
-            f"{where}: {_some(left)} belong to no part that is known; take them out, or get another file."
+            f"{where}: {_some(left)} belong to no part that is known; take them out, or get "
+            "another file."
         )
     twice = groups.keys() >= {FIRST, CONDITION} and groups[FIRST].shapes == groups[CONDITION].shapes
     again = groups.pop(CONDITION) if twice else Weights({})
@@ -111,12 +117,14 @@ def pieces(
 def piece(
     weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None
 ) -> DetectedPart:
-    """The one part that these names are; BadInput names the nearest kind and the first names that differ."""
+    """The one part that these names are; BadInput names the nearest kind and the first names that
+    differ."""
     shapes = weights.shapes
     for pattern, kind in QUANTISED.items():
         if marked := next((name for name in shapes if re.fullmatch(pattern, name)), None):
             raise BadInput(
-                f"{where} is quantised ({marked[:100]}: {kind}); take the fp16, bf16 or plain fp8 file of the model."
+                f"{where} is quantised ({marked[:100]}: {kind}); take the fp16, bf16 or plain fp8 "
+                "file of the model."
             )
     found = matching(shapes, part)
     if len(found) != 1:
@@ -128,7 +136,8 @@ def piece(
 
 
 def detect_groups(shapes: Shapes) -> dict[str, Shapes]:
-    """Names and shapes of the part under each prefix that occurs in a single file, by bare names."""
+    """Names and shapes of the part under each prefix that occurs in a single file, by bare
+    names."""
     prefixes = sorted(PREFIXES, key=len, reverse=True)
     groups: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
@@ -153,7 +162,8 @@ def _grouped(weights: Weights) -> tuple[dict[str, Weights], list[str]]:
 
 
 def unwrapped(weights: Weights, ema: bool) -> Weights:
-    """What training files hold in ``state_dict``, or, as DiT's do, in ``model`` and its running mean in ``ema``."""
+    """What training files hold in ``state_dict``, or, as DiT's do, in ``model`` and its running
+    mean in ``ema``."""
     for wrapper in ("state_dict.", "ema." if ema else "model."):
         inner = weights.under(wrapper)
         if inner and (wrapper == "state_dict." or weights.under("ema.")):
@@ -162,7 +172,8 @@ def unwrapped(weights: Weights, ema: bool) -> Weights:
 
 
 def _with_means(groups: Mapping[str, Weights], weights: Weights, where: str) -> dict[str, Weights]:
-    """The groups with the denoiser's weights in their running mean, whose names have lost their dots."""
+    """The groups with the denoiser's weights in their running mean, whose names have lost their
+    dots."""
     prefix = "model.diffusion_model."
     raw = groups.get(prefix, Weights({}))
     means = {name: f"{EMA}diffusion_model{name.replace('.', '')}" for name in raw}
@@ -189,7 +200,10 @@ def _nearest(shapes: Shapes, found: Sequence[Layout]) -> str:
     likeness, nearest, wanted = max(scores, key=lambda score: score[0])
     example = f"{nearest.part} in the names of {nearest.name} ({kind_of(nearest.example)})"
     if likeness < 0.05:
-        return f"no known part has names like {_some(list(shapes))}; known are the layouts in docs/families.md."
+        return (
+            f"no known part has names like {_some(list(shapes))}; "
+            "known are the layouts in docs/families.md."
+        )
     missing, extra = sorted(wanted - given), sorted(given - wanted)
     told = [
         f"{_some(names)} {what}"

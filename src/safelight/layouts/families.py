@@ -1,4 +1,5 @@
-"""The public families, of which ``families.toml`` is the table: by what each is known, what its files cannot tell."""
+"""The public families, of which ``families.toml`` is the table: by what each is known, what its
+files cannot tell."""
 
 import tomllib
 from collections.abc import Collection, Mapping
@@ -46,7 +47,8 @@ class Family:
         return Process(SCHEDULE.read(self.schedule), PREDICTION.read(prediction or self.prediction))
 
     def knows(self, kind: str, config: Any, beside: Collection[str] = ()) -> bool:
-        """Whether a denoiser of this configuration is one of the family; ``beside``: what else its files hold."""
+        """Whether a denoiser of this configuration is one of the family; ``beside``: what else its
+        files hold."""
         if kind != self.fits["kind"] or (
             "beside" in self.fits and self.fits["beside"] not in beside
         ):
@@ -83,7 +85,8 @@ def family_of(kind: str, config: Any, beside: Collection[str] = ()) -> Family | 
 
 
 def _agrees(value: Any, wanted: Any) -> bool:
-    """Whether a field has the value that is wanted: lists by their length, numbers also by whether they are 0."""
+    """Whether a field has the value that is wanted: lists by their length, numbers also by whether
+    they are 0."""
     if isinstance(value, tuple):
         value = len(value)
     return bool(value) == wanted if isinstance(wanted, bool) else bool(value == wanted)

@@ -1,4 +1,5 @@
-"""A part's names and shapes in a foreign layout: one table, read forwards to load and backwards to save."""
+"""A part's names and shapes in a foreign layout: one table, read forwards to load and backwards to
+save."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,8 @@ SAME = Same()
 
 @dataclass(frozen=True)
 class Pointwise:
-    """Theirs is a 1×1 convolution on ``axes`` axes where ours is a linear layer; below 0 the other way round."""
+    """Theirs is a 1×1 convolution on ``axes`` axes where ours is a linear layer; below 0 the other
+    way round."""
 
     axes: int = 2
 
@@ -65,7 +67,8 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Patches:
-    """Theirs is a convolution of ``patch`` by ``patch`` in steps as long, ours a linear layer on whole patches."""
+    """Theirs is a convolution of ``patch`` by ``patch`` in steps as long, ours a linear layer on
+    whole patches."""
 
     patch: int
 
@@ -89,7 +92,8 @@ class Transposed:
 
 @dataclass(frozen=True)
 class HeadsFirst:
-    """Rows of theirs go head by head, each its ``parts`` (q, k, v); ours go part by part, each all heads."""
+    """Rows of theirs go head by head, each its ``parts`` (q, k, v); ours go part by part, each all
+    heads."""
 
     heads: int
     parts: int = 3
@@ -120,10 +124,11 @@ class Chain:
 
 @dataclass(frozen=True)
 class KeyRule:
-    """One tensor of ours, made of one or several of theirs, joined along the first axis in this order.
+    """One tensor of ours, made of one or several of theirs, joined along the first axis in this
+    order.
 
-    ``rows``: how many rows each of several has, in our shape; none: all alike. ``change`` is made to each of theirs
-    before they are joined. ``copies``: theirs are copies of one, and this is
+    ``rows``: how many rows each of several has, in our shape; none: all alike. ``change`` is made
+    to each of theirs before they are joined. ``copies``: theirs are copies of one, and this is
     what to do where they are not.
     """
 
@@ -163,7 +168,8 @@ class KeyRule:
 
 @dataclass(frozen=True)
 class KeyMapping:
-    """All rules of a part, and a pattern for names of theirs that say nothing a part needs (schedule buffers)."""
+    """All rules of a part, and a pattern for names of theirs that say nothing a part needs
+    (schedule buffers)."""
 
     rules: tuple[KeyRule, ...]
     ignored: str = r"(?!)"
@@ -173,8 +179,9 @@ class KeyMapping:
     ) -> Iterator[tuple[str, "Tensor"]]:
         """Our names and tensors of a whole file, one at a time.
 
-        ``wanted``: our state dict, on any device, for its names and shapes; what no rule makes (scales, tokenizers)
-        is not yielded. Raises BadInput, in the name of ``where``, that lists missing, unexpected and misshapen names.
+        ``wanted``: our state dict, on any device, for its names and shapes; what no rule makes
+        (scales, tokenizers) is not yielded. Raises BadInput, in the name of ``where``, that lists
+        missing, unexpected and misshapen names.
         """
         known = {name for rule in self.rules for name in rule.theirs}
         problems = [
@@ -223,7 +230,8 @@ class KeyMapping:
         return re.fullmatch(self.ignored, name) is not None
 
     def place(self, theirs: str) -> tuple[KeyRule, int] | None:
-        """The rule that a name of theirs stands in, and where in it: for adapters, which change parts of a tensor."""
+        """The rule that a name of theirs stands in, and where in it: for adapters, which change
+        parts of a tensor."""
         for rule in self.rules:
             if theirs in rule.theirs:
                 return rule, rule.theirs.index(theirs)
@@ -234,9 +242,10 @@ class KeyMapping:
 class Layout:
     """One foreign layout of one kind of part, as a file in ``checkpoints/all_layouts`` gives it.
 
-    ``recognises`` looks at names (bare of any prefix) and shapes alone. ``config`` infers ours from them; ``said`` is
-    what else is known, in the fields of the layout: a folder's config.json, or options of the user. ``describe`` is a
-    folder's config.json for a configuration, where the layout has one.
+    ``recognises`` looks at names (bare of any prefix) and shapes alone. ``config`` infers ours
+    from them; ``said`` is what else is known, in the fields of the layout: a folder's config.json,
+    or options of the user. ``describe`` is a folder's config.json for a configuration, where the
+    layout has one.
     """
 
     name: str  # of the layout: ldm, diffusers, …
@@ -245,7 +254,8 @@ class Layout:
     config: Callable[[Shapes, Mapping[str, Any]], Any]
     table: Callable[[Any], KeyMapping]
     describe: Callable[[Any], Mapping[str, Any]] | None = None
-    example: Any = None  # a configuration of ours at its public size, by which strangers are told what is nearest
+    # a configuration of ours at its public size, by which strangers are told what is nearest
+    example: Any = None
 
 
 def layer(

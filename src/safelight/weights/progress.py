@@ -5,7 +5,8 @@ from collections.abc import Callable
 from threading import Lock
 
 ProgressCallback = Callable[[str, int, int, str], None]
-"""What is under way, how many megabytes of it are done, how many there are, and how fast it goes."""
+"""What is under way, how many megabytes of it are done, how many there are, and how fast it
+goes."""
 
 SILENCE, PAUSE = 1.0, 0.1  # seconds before the first report, and between two
 

@@ -1,4 +1,5 @@
-"""The autoencoders of ``nn.conv_autoencoder`` in other layouts: the names of each layout in a table, one mapping for all."""
+"""The autoencoders of ``nn.conv_autoencoder`` in other layouts: the names of each layout in a
+table, one mapping for all."""
 
 import math
 import re
@@ -15,7 +16,8 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout names the parts of an encoder or decoder; ``{i}`` is a level, ``{j}`` a block of it."""
+    """How a layout names the parts of an encoder or decoder; ``{i}`` is a level, ``{j}`` a block
+    of it."""
 
     name: str
     down: str

@@ -1,4 +1,5 @@
-"""What latent diffusion tells its networks without reading: classes, and maps of classes, in ``cond_stage_model.``."""
+"""What latent diffusion tells its networks without reading: classes, and maps of classes, in
+``cond_stage_model.``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,8 @@ IMAGENET = 1000
 
 
 def classes(shapes: Shapes, said: Mapping[str, Any]) -> label.Config:
-    """A table of classes, whose last is no class, unless there are just ImageNet's: then all are."""
+    """A table of classes, whose last is no class, unless there are just ImageNet's: then all
+    are."""
     rows, width = shapes["embedding.weight"]
     null_class = rows != IMAGENET
     return label.Config(

@@ -1,10 +1,11 @@
 """DiT in diffusers' folders: ``DiTTransformer2DModel``.
 
-The embedders of time and class stand in every block, and each block uses its own. In DiT's own weights, converted, they
-are copies of one, and are read as one; where they were trained there they differ, which is refused unless ``embedders``
-is said to be ``each``. That class also spaces the frequencies of time otherwise than DiT (its last is 1/10000), and
-pictures differ much by it. A folder is read as diffusers runs it, unless ``embedders`` is said to be ``published``.
-What diffusers would not do is written with these words, which it does not know and leaves alone.
+The embedders of time and class stand in every block, and each block uses its own. In DiT's own
+weights, converted, they are copies of one, and are read as one; where they were trained there they
+differ, which is refused unless ``embedders`` is said to be ``each``. That class also spaces the
+frequencies of time otherwise than DiT (its last is 1/10000), and pictures differ much by it. A
+folder is read as diffusers runs it, unless ``embedders`` is said to be ``published``. What
+diffusers would not do is written with these words, which it does not know and leaves alone.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""DiT and SiT as they were published (facebookresearch/DiT, willisma/SiT): a bare state dict, or beside it ``ema``."""
+"""DiT and SiT as they were published (facebookresearch/DiT, willisma/SiT): a bare state dict, or
+beside it ``ema``."""
 
 from collections.abc import Mapping
 from math import isqrt

@@ -1,4 +1,5 @@
-"""The transformers of ``denoisers.flux`` in other layouts: a layout's names for each of our layers, and one walk."""
+"""The transformers of ``denoisers.flux`` in other layouts: a layout's names for each of our
+layers, and one walk."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,8 @@ SINGLE = ("modulation.linear", "enter", "q_norm", "k_norm", "leave")
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls our layers: one name, or those of which ours is made; ``{i}`` is a block."""
+    """How a layout calls our layers: one name, or those of which ours is made; ``{i}`` is a
+    block."""
 
     name: str
     generation: int
@@ -87,7 +89,8 @@ def _rules(
 
 
 def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> flux_config.Config:
-    """What names and shapes tell, and ``axes``, which they do not: as ``said``, else as FLUX's own, in proportion."""
+    """What names and shapes tell, and ``axes``, which they do not: as ``said``, else as FLUX's
+    own, in proportion."""
     width, inputs = shapes[key_names.first("patches")]
     patch = 2 if key_names.generation == 1 else 1
     channels = shapes[key_names.first("final.linear")][0] // patch**2
@@ -114,7 +117,8 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> flux_
 
 
 def usual(head: int, key_names: KeyNames) -> tuple[int, ...]:
-    """An eighth of a head's channels for the picture's number and the rest in halves; in generation 2 all alike."""
+    """An eighth of a head's channels for the picture's number and the rest in halves; in
+    generation 2 all alike."""
     if key_names.generation == 2:
         return (head // 4,) * 4
     number = next((n for n in range(2, head, 2) if 8 * n >= head and (head - n) % 4 == 0), 2)
@@ -129,7 +133,8 @@ def _numbers(told: Any, head: int) -> tuple[int, ...]:
         axes = ()
     if sum(axes) != head:
         raise BadInput(
-            f"axes: wanted numbers of channels that make up the {head} of a head, as 16,56,56; got {told}."
+            f"axes: wanted numbers of channels that make up the {head} of a head, as 16,56,56; got "
+            f"{told}."
         )
     return axes
 

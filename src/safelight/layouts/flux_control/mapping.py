@@ -13,7 +13,8 @@ from safelight.types.shapes import Shapes
 
 ZEROS, SINGLES, MODE = "controlnet_blocks", "controlnet_single_blocks", "controlnet_mode_embedder"
 Names = tuple[str, tuple[str, str, str]]
-"""The layer of what is seen, and the convolutions that see pixels: the first, those between and the last."""
+"""The layer of what is seen, and the convolutions that see pixels: the first, those between and
+the last."""
 
 
 def table(key_names: KeyNames, names: Names, config: Config) -> KeyMapping:

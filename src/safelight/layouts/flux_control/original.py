@@ -1,4 +1,5 @@
-"""ControlNets of FLUX.1 in single files by the names of FLUX itself, as x-labs published theirs (XLabs-AI/x-flux)."""
+"""ControlNets of FLUX.1 in single files by the names of FLUX itself, as x-labs published theirs
+(XLabs-AI/x-flux)."""
 
 from safelight.denoisers.control.flux.config import NETWORK, Config
 from safelight.layouts.flux import original as flux

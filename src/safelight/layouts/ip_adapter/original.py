@@ -1,6 +1,6 @@
-"""Image prompts as their authors wrote them: IP-Adapter and its descendants Plus, full, FaceID and FaceID Plus
-(h94/IP-Adapter, h94/IP-Adapter-FaceID; .bin files nest the same names), and those of FLUX, as x-labs calls their parts
-and as IP-Adapter does."""
+"""Image prompts as their authors wrote them: IP-Adapter and its descendants Plus, full, FaceID and
+FaceID Plus (h94/IP-Adapter, h94/IP-Adapter-FaceID; .bin files nest the same names), and those of
+FLUX, as x-labs calls their parts and as IP-Adapter does."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -28,8 +28,8 @@ LORA = r"ip_adapter\.\d+\.to_(q|k|v|out)_lora\.(down|up)\.weight"
 
 
 class KeyNames(NamedTuple):
-    """How a layout names the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has them at each
-    ``step``-th number from ``start``: IP-Adapter's count self-attentions too."""
+    """How a layout names the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has
+    them at each ``step``-th number from ``start``: IP-Adapter's count self-attentions too."""
 
     name: str
     project: str
@@ -52,8 +52,9 @@ FLUX = KeyNames("ip-adapter-flux", "image_proj.", "ip_adapter.{i}.to_{x}_ip", 0,
 
 
 def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """Which kind it is, and how wide everything in it. What no file tells, whether a FaceID Plus is of the second
-    version, which adds its queries to its tokens, is ``said`` as ``shortcut``; by default it is not.
+    """Which kind it is, and how wide everything in it. What no file tells, whether a FaceID Plus
+    is of the second version, which adds its queries to its tokens, is ``said`` as ``shortcut``; by
+    default it is not.
 
     Raises BadInput for a projection of a kind that is not known.
     """
@@ -86,7 +87,8 @@ def _project(
         of: Literal["face", "states"] = "face" if "norm.weight" in own else "states"
         return MlpProjection(of, width, hidden, own["proj.2.weight"][0] // text_width, text_width)
     raise BadInput(
-        f"an image prompt of a kind that is not known: {', '.join([*own][:4]) or 'nothing'} make its tokens; known are "
+        f"an image prompt of a kind that is not known: {', '.join([*own][:4]) or 'nothing'} make "
+        "its tokens; known are "
         "IP-Adapter, Plus, full, FaceID and FaceID Plus, and x-labs' for FLUX."
     )
 

@@ -1,4 +1,5 @@
-"""ControlNets of Stable Diffusion 3.5 large in single files, as Stability AI published them (Stability-AI/sd3.5)."""
+"""ControlNets of Stable Diffusion 3.5 large in single files, as Stability AI published them
+(Stability-AI/sd3.5)."""
 
 from safelight.denoisers.control.mmdit.config import Config
 from safelight.layouts.key_mapping import Layout

@@ -1,5 +1,6 @@
-"""CLIP's text encoder as transformers names it: in Stable Diffusion 1's files, SDXL's first text encoder, SD 3's and FLUX.1's,
-and in diffusers' folders, with ``text_model.`` before its names or, of late, without."""
+"""CLIP's text encoder as transformers names it: in Stable Diffusion 1's files, SDXL's first text
+encoder, SD 3's and FLUX.1's, and in diffusers' folders, with ``text_model.`` before its names or,
+of late, without."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -21,8 +22,9 @@ LAYER = {
 
 
 def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The encoder's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
-    and the activation, in the fields of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
+    """The encoder's shape. What the file does not hold is taken from ``said``: the heads, by
+    default of 64 features each, and the activation, in the fields of a folder's config.json, by
+    default that of CLIP up to the width of ViT-L."""
     width = shapes[f"{prefix}final_layer_norm.weight"][0]
     vocabulary, length = (
         shapes[f"{prefix}embeddings.{one}_embedding.weight"][0] for one in ("token", "position")

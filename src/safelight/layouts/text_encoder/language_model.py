@@ -1,5 +1,6 @@
-"""Language models as transformers names them, of which the first three quarters are a text encoder: Mistral Small 3,
-alone or with the image encoder of Mistral 3, for FLUX.2 dev, and Qwen 3 for FLUX.2 klein. What lies behind is not read."""
+"""Language models as transformers names them, of which the first three quarters are a text
+encoder: Mistral Small 3, alone or with the image encoder of Mistral 3, for FLUX.2 dev, and Qwen 3
+for FLUX.2 klein. What lies behind is not read."""
 
 import re
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ PREFIXES = {
 
 
 def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """Its shape. A head's width, frequencies and epsilon are in no file: a folder's config.json says them, else they
-    are Mistral Small 3's, or Qwen 3's where queries are normed. The states are those of each quarter of its blocks."""
+    """Its shape. A head's width, frequencies and epsilon are in no file: a folder's config.json
+    says them, else they are Mistral Small 3's, or Qwen 3's where queries are normed. The states
+    are those of each quarter of its blocks."""
     told = said.get("text_config", said)
     vocabulary, width = shapes[f"{prefix}embed_tokens.weight"]
     first = f"{prefix}layers.0"
@@ -49,7 +51,8 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
 
 
 def table(prefix: str, config: Config) -> KeyMapping:
-    """The rules; blocks behind the last that is used, the words' way out and the image encoder are left alone."""
+    """The rules; blocks behind the last that is used, the words' way out and the image encoder are
+    left alone."""
     rules = [KeyRule("embedding.weight", (f"{prefix}embed_tokens.weight",))]
     rows = tuple(
         one * config.head_width for one in (config.heads, config.kv_heads, config.kv_heads)

@@ -1,5 +1,5 @@
-"""The text encoder that latent diffusion trained itself, as it names it (x-transformers, in ``cond_stage_model.``), and
-as diffusers does (``LDMBertModel``)."""
+"""The text encoder that latent diffusion trained itself, as it names it (x-transformers, in
+``cond_stage_model.``), and as diffusers does (``LDMBertModel``)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout names the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}`` and ``{m}`` their
-    attentions and MLPs in one row."""
+    """How a layout names the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}``
+    and ``{m}`` their attentions and MLPs in one row."""
 
     name: str
     pieces: str

@@ -1,4 +1,5 @@
-"""Text encoders as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
+"""Text encoders as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL
+(ViT-bigG).
 
 Every block is stored, also the last one, which Stable Diffusion 2 does not use.
 """
@@ -21,7 +22,8 @@ LAYER = {
 
 
 def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The encoder's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
+    """The encoder's shape; heads have 64 features each unless ``said`` knows better. All public
+    ones use GELU."""
     width = shapes["ln_final.weight"][0]
     return Config(
         width=width,

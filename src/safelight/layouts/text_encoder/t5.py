@@ -1,4 +1,5 @@
-"""T5's encoder as transformers names it: the third text encoder of Stable Diffusion 3, the second of FLUX.1."""
+"""T5's encoder as transformers names it: the third text encoder of Stable Diffusion 3, the second
+of FLUX.1."""
 
 from collections.abc import Mapping
 from typing import Any

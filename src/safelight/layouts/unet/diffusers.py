@@ -32,7 +32,8 @@ KEY_NAMES = KeyNames(
     qkv=("to_q", "to_k", "to_v"),
 )
 OLD = replace(KEY_NAMES, plain=("group_norm", "proj_attn"), qkv=("query", "key", "value"))
-"""Plain attention in folders from before diffusers 0.17, which are still the public ones of latent diffusion."""
+"""Plain attention in folders from before diffusers 0.17, which are still the public ones of latent
+diffusion."""
 
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
@@ -52,7 +53,8 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
-"""What a config.json may say where it could ask for another network with the same names and shapes."""
+"""What a config.json may say where it could ask for another network with the same names and
+shapes."""
 
 
 def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
@@ -72,7 +74,8 @@ def require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> Non
 
 
 def told(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json in the fields of ``infer``; ``attention_head_dim`` counts heads unless there is no text."""
+    """A config.json in the fields of ``infer``; ``attention_head_dim`` counts heads unless there
+    is no text."""
     key_names = {
         name: said[name] for name in ("heads", "head_width", "groups", "eps") if name in said
     }
@@ -96,7 +99,8 @@ def describe(config: Config) -> Mapping[str, Any]:
     if config.text_width:
         if config.middle == 0 or any(0 in level.up and any(level.up) for level in levels):
             raise BadInput(
-                "a diffusers U-Net attends behind each block of a level, and in its middle: save native."
+                "a diffusers U-Net attends behind each block of a level, and in its middle: save "
+                "native."
             )
         rising = [
             list(level.up) or [level.depth or 1] * (config.blocks + 1) for level in levels[::-1]
@@ -124,7 +128,8 @@ def describe(config: Config) -> Mapping[str, Any]:
         )
     if len(widths := {level.width // level.heads for level in levels if level.depth}) > 1:
         raise BadInput(
-            f"UNet2DModel has heads of one width, not of {sorted(widths)}: it cannot hold this U-Net."
+            f"UNet2DModel has heads of one width, not of {sorted(widths)}: it cannot hold this "
+            "U-Net."
         )
     plain = {
         "cross_attention_dim",
@@ -192,7 +197,8 @@ def shape(config: Config) -> dict[str, Any]:
 
 
 def recognises(key_names: KeyNames, shapes: Shapes) -> bool:
-    """Whether these are the names of a whole U-Net; where its attention is plain, with these key names."""
+    """Whether these are the names of a whole U-Net; where its attention is plain, with these key
+    names."""
     whole = {
         "conv_in.weight",
         "conv_norm_out.weight",

@@ -15,8 +15,9 @@ def table(
 ) -> KeyMapping:
     """The rules of a ControlNet.
 
-    ``ends``: the convolutions behind each part of the way down (``{n}``) and the middle; ``hints``: the picture's
-    convolutions, the first, those between (``{n}`` from 0, ``{after}`` their place after the first) and the last.
+    ``ends``: the convolutions behind each part of the way down (``{n}``) and the middle;
+    ``hints``: the picture's convolutions, the first, those between (``{n}`` from 0, ``{after}``
+    their place after the first) and the last.
     """
     rules: list[KeyRule] = encoder(key_names, config.network)
     levels = config.network.levels
