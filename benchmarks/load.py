@@ -41,7 +41,7 @@ from torch import nn
 
 import safelight
 from safelight import checkpoints
-from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.state_dicts import load_strictly
 from safelight.errors import BadInput
 from safelight.layouts.detection import all_layouts
 from safelight.weights.files import open_weights

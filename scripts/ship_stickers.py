@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import safelight
-from safelight.checkpoints import EMBEDDED
+from safelight.checkpoints.locate import EMBEDDED
 from safelight.settings import Settings
 
 SUMMARY = (

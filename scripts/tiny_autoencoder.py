@@ -19,13 +19,14 @@ from torch import Tensor
 import safelight
 from safelight.autoencoders.tiny.config import Config
 from safelight.autoencoders.tiny.network import Tiny
-from safelight.checkpoints.native import load_strictly
+from safelight.card import Card
+from safelight.checkpoints.state_dicts import load_strictly
 from safelight.data.dataset import Dataset
 from safelight.data.examples import examine
 from safelight.data.framing import Framing
 from safelight.data.sources.folder import Config as Folder
 from safelight.files import sha256
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 from safelight.training.calibration import calibrate
 
 

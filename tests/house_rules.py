@@ -10,7 +10,7 @@ FLOORS = [
     ["errors", "types", "diffusion", "old_names", "config"],
     ["scheduler_names", "files", "weights", "prompting", "nn", "media", "tokenization"],
     ["autoencoders", "denoisers", "conditioners", "adapters", "features", "data", "governance"],
-    ["settings", "model", "runtime", "layouts", "checkpoints", "attachments"],
+    ["settings", "card", "model", "runtime", "layouts", "checkpoints", "attachments"],
     ["task", "tasks", "pipeline"],
     ["evaluation"],
     ["training"],

@@ -16,6 +16,7 @@ from forked import Forked
 from safelight import cli
 from safelight.autoencoders.kl.config import Config as KL
 from safelight.autoencoders.kl.network import KL as KLNetwork
+from safelight.card import Card
 from safelight.checkpoints import save
 from safelight.conditioners.text import Config as Text
 from safelight.config import read
@@ -24,7 +25,7 @@ from safelight.diffusion.prediction import Flow
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear
 from safelight.media.pictures import to_images
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 from safelight.settings import Settings
 from safelight.training.loop import train
 from safelight.training.recipe import Recipe

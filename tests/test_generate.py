@@ -11,6 +11,7 @@ from torch import nn
 
 from making import tiny_model
 from safelight import Settings, TextToImage
+from safelight.card import Card
 from safelight.config import Slot
 from safelight.diffusion.guidance.classifier import Classifier
 from safelight.diffusion.guidance.classifier_free import ClassifierFree
@@ -19,7 +20,7 @@ from safelight.diffusion.prediction import Noise
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Linear, ScaledLinear
 from safelight.errors import BadInput, Note
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 from safelight.pipeline import generate, recipe, resolve, steps
 from safelight.settings import SPACING
 from safelight.task import WeightedPrompts

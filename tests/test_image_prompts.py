@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 import making
 from adapters.image_prompts import EYE, adapter_file, eye_file
+from attaching import with_control, with_pictures
 from recorded import Recording, difference, error
 from safelight import BadInput, Settings, TextToImage, checkpoints, generate, save
 from safelight.adapters.lora import Merged
-from safelight.attachments.apply import controlled, prompted
 from safelight.attachments.image_prompts import with_image_prompt
-from safelight.attachments.lora_files import parts
-from safelight.checkpoints.detach import plain
+from safelight.attachments.lora_files import adaptable_parts
+from safelight.checkpoints.detach import detach
 from safelight.media.pictures import read_recipe
 from safelight.types.networks import Prompt
 
@@ -147,7 +147,7 @@ def test_picture_and_no_picture_are_to_the_denoiser_what_the_peers_pipeline_make
     picture = Image.open(files / "fox.png")
     told = pipe.prepare_ip_adapter_image_embeds(picture, None, torch.device("cpu"), 1, True)
     ours = replace(model, image_encoder=checkpoints.read(files / "model.safetensors").image_encoder)
-    ours = prompted(ours, f"{adapter}={files / 'fox.png'}:0.7")
+    ours = with_pictures(ours, f"{adapter}={files / 'fox.png'}:0.7")
     prompts = [Prompt("a cat")]
     both = [ours.conditioner.null_condition(prompts), ours.conditioner(prompts)]
     text = torch.cat([one.tokens.values for one in both])
@@ -159,7 +159,7 @@ def test_picture_and_no_picture_are_to_the_denoiser_what_the_peers_pipeline_make
 
 
 def test_the_same_seed_gives_the_same_picture_in_any_batch(model, files):
-    shown = prompted(
+    shown = with_pictures(
         replace(model, image_encoder=None),
         f"{files / 'ip-adapter-face.safetensors'}={files / 'face.safetensors'}",
     )
@@ -177,8 +177,8 @@ def test_a_scale_of_nothing_is_the_model_alone_and_several_add_up(model, files):
         f"{files / f'ip-adapter-{kind}.safetensors'}={files / 'fox.png'}"
         for kind in ("single", "plus")
     )
-    assert apart(pictures(prompted(seeing, f"{single}:0"))[0], alone) <= 1
-    one, both = prompted(seeing, single), prompted(prompted(seeing, single), plus)
+    assert apart(pictures(with_pictures(seeing, f"{single}:0"))[0], alone) <= 1
+    one, both = with_pictures(seeing, single), with_pictures(with_pictures(seeing, single), plus)
     assert apart(pictures(one)[0], pictures(both)[0]) > 2
     assert both.card.adapters.keys() == {
         "ip-adapter-single.safetensors=fox.png",
@@ -188,7 +188,9 @@ def test_a_scale_of_nothing_is_the_model_alone_and_several_add_up(model, files):
 
 def test_a_face_brings_its_lora_and_one_beside_its_picture(model, files):
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
-    made = prompted(model, f"{files / 'ip-adapter-face.safetensors'}={files / 'faces.npy'}:0.5")
+    made = with_pictures(
+        model, f"{files / 'ip-adapter-face.safetensors'}={files / 'faces.npy'}:0.5"
+    )
     assert made.card.adapters == {
         "ip-adapter-face.safetensors=faces.npy": 0.5,
         "ip-adapter-face.safetensors (LoRA)": 1.0,
@@ -199,11 +201,11 @@ def test_a_face_brings_its_lora_and_one_beside_its_picture(model, files):
         if not torch.equal(one, before[name])
     ]
     assert len(changed) == 4 * 5  # qkv and out; q, kv and out
-    assert plain(made).card.adapters == {"ip-adapter-face.safetensors (LoRA)": 1.0}
+    assert detach(made).card.adapters == {"ip-adapter-face.safetensors (LoRA)": 1.0}
     seeing = replace(model, image_encoder=checkpoints.read(files / "eye.safetensors").image_encoder)
     adapter = files / "ip-adapter-face-plus.safetensors"
     both = f"{adapter}={files / 'fox.png'},{files / 'face.safetensors'}"
-    assert pictures(prompted(seeing, both))
+    assert pictures(with_pictures(seeing, both))
 
 
 def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, files):
@@ -229,7 +231,7 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
         ),
     ):
         with pytest.raises(BadInput, match=message):
-            prompted(model, given)
+            with_pictures(model, given)
     assert all(torch.equal(one, before[name]) for name, one in model.denoiser.state_dict().items())
     with pytest.raises(
         BadInput, match="is an image prompt, no part of a model: give it beside one"
@@ -239,7 +241,7 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
 
 def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_path):
     model = checkpoints.load(folder("sd"), "cpu", "fp32")
-    held = controlled(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
+    held = with_control(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
     seeing = with_image_prompt(
         held, files / "ip-adapter-single.safetensors", encoder=files / "eye.safetensors"
     )
@@ -253,28 +255,26 @@ def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_p
         for layout, name in writers.items():
             with pytest.raises(
                 BadInput,
-                match=rf"has {what} around it, .* take that off first, save\(plain\(model\)",
+                match=rf"has {what} attached, .* remove it first, save\(detach\(model\)",
             ):
                 save(one, tmp_path / name, layout)
             assert not (tmp_path / name).exists()
-    bare = plain(seeing)
+    bare = detach(seeing)
     assert (bare.denoiser, bare.conditioner) == (model.denoiser, model.conditioner)
-    assert plain(model) is model
+    assert detach(model) is model
     assert bare.card.adapters == {}
     for layout, name in [*writers.items()][:2]:  # a single file would not tell such narrow norms
         save(bare, tmp_path / name, layout)
         again = checkpoints.read(tmp_path / name).denoiser.state_dict()
         assert all(torch.equal(again[key], one) for key, one in model.denoiser.state_dict().items())
-    with pytest.raises(
-        BadInput, match="has an image encoder beside it, which no file of a model holds"
-    ):
+    with pytest.raises(BadInput, match="has an image encoder, which no file of a model holds"):
         save(replace(model, image_encoder=EYE.build()), tmp_path / "other")
 
 
 def test_adapters_reach_the_parts_beneath(files):
     model = checkpoints.load(folder("sd"), "cpu", "fp32")
-    held = controlled(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
+    held = with_control(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
     both = with_image_prompt(held, files / "ip-adapter-face.safetensors")
     assert both.denoiser is held.denoiser
-    assert parts(both).keys() == parts(model).keys() == {"denoiser", "tower.0"}
-    assert Merged(parts(both)).parts["denoiser"] is model.denoiser
+    assert adaptable_parts(both).keys() == adaptable_parts(model).keys() == {"denoiser", "tower.0"}
+    assert Merged(adaptable_parts(both)).parts["denoiser"] is model.denoiser

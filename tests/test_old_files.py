@@ -8,8 +8,9 @@ import tomli_w
 
 from old_files import FOLDER, PARTS, answers, close, lost, same_tensors, sampled, tensors
 from safelight.checkpoints import load
-from safelight.checkpoints.native import PARTS as SLOTS
-from safelight.checkpoints.native import PROCESS, fingerprint, read_config
+from safelight.checkpoints.native_config import PARTS as SLOTS
+from safelight.checkpoints.native_config import PROCESS, read_config
+from safelight.checkpoints.state_dicts import fingerprint
 from safelight.config import Slot, dump, read, read_toml
 from safelight.inspection import inspect
 from safelight.media.pictures import read_recipe

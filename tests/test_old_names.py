@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from old_files import FOLDER, answers, close, same_tensors, tensors
 from safelight import old_names
 from safelight.checkpoints import load
-from safelight.checkpoints.assembly import understood
-from safelight.checkpoints.native import fingerprint
+from safelight.checkpoints.hints import check_hints
+from safelight.checkpoints.state_dicts import fingerprint
 from safelight.config import Slot, read
 from safelight.denoisers.unet.config import Config as UNet
 from safelight.errors import BadInput
@@ -42,7 +42,7 @@ TABLE = OldNames(
         ("option", "diffusion.guidance.interval", "upper", "high"),
         ("option", "diffusion.guidance.apg", "force", "scale"),
         ("option", "hint", "sort", "part"),
-        ("option", "model.Card", "words", "summary"),
+        ("option", "card.Card", "words", "summary"),
         ("option", "picture", "weights", "model"),
         ("option", "picture.model", "called", "name"),
         ("option", "run.data", "basis", "parents"),
@@ -115,7 +115,7 @@ def test_old_kinds_options_and_values_are_read():
     assert GUIDANCE.read(inner) == GUIDANCE.read("interval:of=apg,scale=3,high=0.5")
     assert read(UNet, {"levels": [{"broad": 32}], "text_width": 8}).levels[0].width == 32
     assert Slot("denoisers").read("trunk:text=beside").text == "cross"
-    assert understood({"sort": "net"}) == {"part": "denoiser"}
+    assert check_hints({"sort": "net"}) == {"part": "denoiser"}
 
 
 @pytest.mark.usefixtures("table")

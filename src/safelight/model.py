@@ -7,48 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from safelight.card import Card, licensed
 from safelight.diffusion.process import Process
 from safelight.errors import BadInput
 from safelight.governance.licences import (
     PARTS,
     PartLicence,
-    combined,
     licences_of_parts,
     warn_restricted,
 )
-from safelight.settings import Settings
 from safelight.types.networks import Autoencoder, Conditioner, Denoiser
 from safelight.types.shapes import Shape
 from safelight.types.tensors import Images, Latents
-
-Preview = tuple[tuple[float, ...], ...]
-"""Red, green and blue as affine functions of a latent: the weights of its channels, then the
-constant."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a person wants to know of a model, kept with its weights.
-
-    ``size``: native height and width in pixels. ``licence``: that of the whole model in one line;
-    ``licences``: those of each part and of everything attached to it, or none for one licence of
-    the whole. ``data``: the origin of the training data of each part. ``origin``: the training run
-    and its updates, versions and hardware. ``preview``: the preview map, fitted after the
-    autoencoder was trained. ``hash``: that of the files the model was read from. ``adapters``:
-    files that were merged or attached since, with their scales.
-    """
-
-    name: str = "unnamed"
-    summary: str = ""
-    size: tuple[int, int] = (256, 256)
-    settings: Settings = field(default_factory=Settings)
-    licence: str = "not stated"
-    licences: tuple[PartLicence, ...] = ()
-    data: tuple[Mapping[str, Any], ...] = ()
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    preview: Preview = ()
-    hash: str = ""
-    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +93,6 @@ def preview(card: Card, latents: Latents) -> Images:
         torch.tensordot(latents.float(), weights[:, :-1], dims=([1], [1])) + weights[:, -1]
     )  # (b, *space, 3)
     return torch.movedim(colours, -1, 1).clamp(-1, 1)
-
-
-def licensed(card: Card, licences: Sequence[PartLicence]) -> Card:
-    """The card with these licences, each once."""
-    items = tuple(dict.fromkeys(licences))
-    return replace(card, licences=items, licence=combined(items))
 
 
 def with_more(

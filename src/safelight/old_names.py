@@ -109,6 +109,23 @@ ROWS: tuple[OldName, ...] = (
     OldName("2026-12-01", "option", "training.optimisers.muon", "least", "min_side"),
     OldName("2026-12-01", "option", "run.data", "stands on", "parents"),
     OldName("2026-12-01", "option", "picture", "beside", "companions"),
+    OldName("2026-12-01", "tensor", "denoisers.flux", "doubles", "double_blocks"),
+    OldName("2026-12-01", "tensor", "denoisers.flux", "singles", "single_blocks"),
+    OldName(
+        "2026-12-01",
+        "tensor",
+        "denoisers.control.flux",
+        "network.doubles",
+        "network.double_blocks",
+    ),
+    OldName(
+        "2026-12-01",
+        "tensor",
+        "denoisers.control.flux",
+        "network.singles",
+        "network.single_blocks",
+    ),
+    OldName("2026-12-01", "value", "governance.licences.PartLicence.part", "word", "embedding"),
 )
 
 

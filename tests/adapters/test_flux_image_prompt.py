@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from adapters.image_prompts import adapter_file, small_model
 from recorded import difference, error
 from safelight.attachments.image_prompts import with_image_prompt
-from safelight.checkpoints.assembly import build
-from safelight.checkpoints.foreign import find
+from safelight.checkpoints.assembly import build_part
+from safelight.checkpoints.parts import find_parts
 from safelight.denoisers.flux.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.flux import diffusers as diffusers_flux
@@ -101,9 +101,9 @@ def test_it_equals_the_peer_library_with_the_same_weights(model, file):
 
 
 def test_its_file_comes_back_to_the_bit_and_is_for_no_u_net(model, file, tmp_path):
-    (piece,) = find([file], {})[0]
+    (piece,) = find_parts([file], {})[0]
     assert piece.layout.name == "x-labs"
-    again = dict(piece.layout.table(piece.config).write(build(piece).state_dict()))
+    again = dict(piece.layout.table(piece.config).write(build_part(piece).state_dict()))
     weights = load_file(file)
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[name], weights[name]) for name in again)

@@ -19,11 +19,11 @@ from adapters.image_prompts import (
 from recorded import difference, error
 from safelight import save
 from safelight.adapters.lora import Merged
-from safelight.attachments.embeddings import add_words
+from safelight.attachments.embeddings import add_embeddings_from
 from safelight.attachments.image_prompts import face_lora, with_image_prompt
-from safelight.attachments.lora_files import parts
-from safelight.checkpoints.assembly import build
-from safelight.checkpoints.foreign import find
+from safelight.attachments.lora_files import adaptable_parts
+from safelight.checkpoints.assembly import build_part
+from safelight.checkpoints.parts import find_parts
 from safelight.conditioners import text_readers
 from safelight.denoisers.unet.config import Config, Norm
 from safelight.errors import BadInput
@@ -151,7 +151,7 @@ def test_a_lora_of_a_face_equals_the_peers_and_goes_to_the_bit(model, tmp_path):
     told = {"image_embeds": [shown_to(other, 0, "face", prompts)]}
     want = other(noisy, torch.tensor([3.0, 801.0]), text, added_cond_kwargs=told).sample
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
-    adapted, merged = with_image_prompt(model, file), Merged(parts(model))
+    adapted, merged = with_image_prompt(model, file), Merged(adaptable_parts(model))
     merged.use({face_lora(file, adapted): 1.0})
     assert error(answer(adapted, prompts, noisy), want) < 1e-5
     merged.clear()
@@ -210,7 +210,7 @@ def test_no_picture_is_what_the_eye_sees_of_none(model, tmp_path):
 def test_what_is_shown_holds_for_prompts_that_give_nothing(model, file, tmp_path):
     image_encoder, images = eye_file(tmp_path), 2 * torch.rand(2, 3, 40, 30) - 1
     asked = with_image_prompt(model, file, encoder=image_encoder)
-    bound = with_image_prompt(model, file, encoder=image_encoder, shown={"image": images})
+    bound = with_image_prompt(model, file, encoder=image_encoder, inputs={"image": images})
     want = asked.conditioner([Prompt("a fox", {"image": images})]).streams[0].values
     got = bound.conditioner([Prompt("a fox"), Prompt("an owl")]).streams[0].values
     assert error(got, want.expand(2, -1, -1)) < 1e-6
@@ -239,7 +239,7 @@ def test_the_model_beneath_stays_as_it_was(model, file, tmp_path):
 def test_embeddings_and_long_prompts_still_reach_the_text_encoders(model, file, tmp_path):
     adapted = with_image_prompt(model, file)
     save_file({"<toy>": torch.ones(24)}, tmp_path / "toy.safetensors")
-    assert add_words(adapted, tmp_path / "toy.safetensors") == ["<toy>"]
+    assert add_embeddings_from(adapted, tmp_path / "toy.safetensors") == ["<toy>"]
     (reader,) = text_readers(adapted.conditioner)
     assert reader is model.conditioner
     assert reader.truncated(Prompt("fox " * 700))
@@ -295,7 +295,7 @@ def test_what_a_prompt_gives_and_the_adapter_cannot_read_is_refused(model, tmp_p
 
 
 def test_a_file_for_another_model_is_refused_in_a_sentence(model, file, tmp_path):
-    with pytest.raises(BadInput, match="is for a U-Net or FLUX that reads with text towers"):
+    with pytest.raises(BadInput, match="is for a U-Net or FLUX with text encoders"):
         with_image_prompt(LatentDiffusion(), file)
     other = tmp_path / "other.safetensors"
     save_file({"latents": torch.ones(2)}, other)
@@ -340,8 +340,8 @@ def test_a_file_comes_back_to_the_bit_and_a_nested_one_is_the_same(kind, tmp_pat
         nested[part][rest] = one
     torch.save(nested, tmp_path / "nested.bin")
     for path in (file, tmp_path / "nested.bin"):
-        (piece,), _ = find([path], {})
-        again = dict(piece.layout.table(piece.config).write(build(piece).state_dict()))
+        (piece,), _ = find_parts([path], {})
+        again = dict(piece.layout.table(piece.config).write(build_part(piece).state_dict()))
         assert again.keys() == weights.keys()
         assert all(torch.equal(again[name], weights[name]) for name in again)
 
@@ -349,7 +349,7 @@ def test_a_file_comes_back_to_the_bit_and_a_nested_one_is_the_same(kind, tmp_pat
 @torch.no_grad()
 def test_an_eye_is_taken_from_the_model_or_from_beside_the_adapter(model, file, tmp_path):
     given = [Prompt("a fox", {"image": 2 * torch.rand(3, 28, 28) - 1})]
-    image_encoder = build(find([eye_file(tmp_path, name="mine.safetensors")], {})[0][0])
+    image_encoder = build_part(find_parts([eye_file(tmp_path, name="mine.safetensors")], {})[0][0])
     want = (
         with_image_prompt(replace(model, image_encoder=image_encoder), file)
         .conditioner(given)

@@ -8,7 +8,7 @@ import torch
 from recorded import real_shapes
 from safelight.adapters.image_prompt import Config
 from safelight.adapters.image_tokens import LinearProjection, MlpProjection, Resampler
-from safelight.attachments.image_prompts import fitting
+from safelight.attachments.image_prompts import adapter_places
 from safelight.denoisers.flux.config import Config as Flux
 from safelight.errors import BadInput
 from safelight.layouts.ip_adapter.original import LAYOUTS
@@ -57,10 +57,10 @@ def test_a_published_one_is_known_by_its_shapes_and_fits(name, denoisers):
         assert [one for one in LAYOUTS if one.recognises(shapes)] == [layout]
         assert layout.config(shapes, {}) == config
     assert round(sum(one.numel() for one in adapter.parameters()) / 1e6, 1) == millions
-    places = fitting(config, denoisers[family], name)
+    places = adapter_places(config, denoisers[family], name)
     assert sorted(place.index for place in places) == [*range(len(config.widths))]
     for other in denoisers.keys() - {family}:
         with pytest.raises(
             BadInput, match=rf"{name} is for a denoiser of {len(config.widths)} attentions .* \(as "
         ):
-            fitting(config, denoisers[other], name)
+            adapter_places(config, denoisers[other], name)

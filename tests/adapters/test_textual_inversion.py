@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from recorded import Recording, difference, error
 from safelight.adapters.textual_inversion import read
-from safelight.attachments.embeddings import add_words, remove_embedding
+from safelight.attachments.embeddings import add_embeddings_from, remove_embedding
 from safelight.errors import BadInput
 from safelight.layouts.text_encoder import clip as transformers_clip
 from safelight.layouts.text_families import joined
@@ -46,7 +46,7 @@ def values(model, text):
 def test_a_word_is_read_as_recorded_and_removing_it_restores(model, file):
     lora, word = Recording("lora"), FILES[file]
     before = values(model, f"a {word} fox")
-    assert add_words(model, lora.file(file)) == [word]
+    assert add_embeddings_from(model, lora.file(file)) == [word]
     with torch.no_grad():
         states, _ = model.conditioner.encoders[0].states(lora.inputs["textual_inversion.ids"])
     assert error(states, lora.outputs["textual_inversion.text"]) < 1e-4
@@ -67,12 +67,12 @@ def test_words_of_another_model_leave_this_one_untouched(model, tmp_path):
     with pytest.raises(
         BadInput, match=r"'<two>' has vectors of shape \(2, 9\); this model's .* take \(n, 8\)"
     ):
-        add_words(model, file)
+        add_embeddings_from(model, file)
     assert torch.equal(values(model, "<one>"), before)
     with pytest.raises(
         BadInput, match="has no text encoders that accept textual-inversion embeddings"
     ):
-        add_words(LatentDiffusion(), Recording("lora").file("ti-diffusers.safetensors"))
+        add_embeddings_from(LatentDiffusion(), Recording("lora").file("ti-diffusers.safetensors"))
 
 
 @pytest.mark.parametrize(

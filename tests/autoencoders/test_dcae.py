@@ -10,15 +10,16 @@ from safelight.autoencoders.dcae.config import Config
 from safelight.autoencoders.dcae.network import DCAE, averaged, repeated
 from safelight.errors import BadInput
 
+LEVEL = r"(en|de)coder\.(?:down|up)_blocks\.(\d)\.(\d+)\."
 NAMES = {  # theirs, as a pattern → ours
     r"(en|de)coder\.conv_(in|out)(\.conv)?": r"\1coder.\2\3",
-    r"(en|de)coder\.(?:down|up)_blocks\.(\d)\.(\d+)\.conv": r"\1coder.levels.\2.\3.conv",
-    r"(en|de)coder\.(?:down|up)_blocks\.(\d)\.(\d+)\.(conv1|conv2|norm)": r"\1coder.levels.\2.\3.\4",
-    r"(en|de)coder\.(?:down|up)_blocks\.(\d)\.(\d+)\.attn\.(\w+)": r"\1coder.levels.\2.\3.attention.\4",
-    r"(en|de)coder\.(?:down|up)_blocks\.(\d)\.(\d+)\.attn\.to_qkv_multiscale\.(\d)\.proj_(in|out)": (
+    LEVEL + r"conv": r"\1coder.levels.\2.\3.conv",
+    LEVEL + r"(conv1|conv2|norm)": r"\1coder.levels.\2.\3.\4",
+    LEVEL + r"attn\.(\w+)": r"\1coder.levels.\2.\3.attention.\4",
+    LEVEL + r"attn\.to_qkv_multiscale\.(\d)\.proj_(in|out)": (
         r"\1coder.levels.\2.\3.attention.scales.\4.\5"
     ),
-    r"(en|de)coder\.(?:down|up)_blocks\.(\d)\.(\d+)\.conv_out\.(\w+)": r"\1coder.levels.\2.\3.mlp.\4",
+    LEVEL + r"conv_out\.(\w+)": r"\1coder.levels.\2.\3.mlp.\4",
     r"decoder\.norm_out": "decoder.norm",
 }
 WORDS = {

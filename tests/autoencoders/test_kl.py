@@ -7,7 +7,7 @@ from ldm_layout import body, is_close, renamed
 from recorded import Recording
 from safelight.autoencoders.kl.config import Config
 from safelight.autoencoders.kl.network import KL
-from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.state_dicts import load_strictly
 from safelight.errors import BadInput
 from safelight.types.networks import Encoding
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from making import go, metrics, recipe, tables
 from recorded import Recording
 from safelight.autoencoders.vq.config import Config
-from safelight.checkpoints.native import load_strictly
+from safelight.checkpoints.state_dicts import load_strictly
 from safelight.errors import BadInput
 from safelight.nn.configs import Codes
 from safelight.training.run import open_run

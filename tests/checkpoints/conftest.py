@@ -5,12 +5,13 @@ import torch
 
 import safelight
 from safelight.autoencoders.kl.config import Config as KLConfig
+from safelight.card import Card
 from safelight.conditioners.text import Config as TextConfig
 from safelight.denoisers.dit.config import Config as DiTConfig
 from safelight.diffusion.prediction import V
 from safelight.diffusion.process import Process
 from safelight.diffusion.schedule import Cosine
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 from safelight.settings import Settings
 from safelight.types.networks import Prompt
 

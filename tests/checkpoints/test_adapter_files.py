@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 from recorded import DATA, Recording, error, real_shapes
 from safelight.adapters.lora import Merged
 from safelight.attachments.lora_files import (
-    Modules,
-    parts,
-    place,
+    ModuleNames,
+    adaptable_parts,
+    adapter_tensors,
+    mappings_of,
+    place_adapter,
     read_adapter,
-    tables_of,
     write_adapter,
-    written,
 )
 from safelight.checkpoints import read
 from safelight.config import kind_of
@@ -51,7 +51,7 @@ def meta(config):
 def test_every_name_of_a_real_adapter_for_flux_has_its_place(name):
     shapes = real_shapes(name)
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    adapter = place(file, {"denoiser": tables_of("denoiser", DEV)}, name)
+    adapter = place_adapter(file, {"denoiser": mappings_of("denoiser", DEV)}, name)
     if "lokr" not in name:  # that list's shapes are not those of any FLUX: 32·32 rows for 3072
         adapter.check({"denoiser": meta(DEV)})
     assert sum(len(layer.tensors) for layer in adapter.layers) + len(adapter.left) == len(file)
@@ -77,7 +77,7 @@ def test_an_adapter_for_another_family_is_refused_by_its_name(name, family):
     with pytest.raises(
         BadInput, match=f"belong to no layer of this model .*: they look like those of {family}"
     ):
-        place(file, {"denoiser": tables_of("denoiser", DEV)}, name)
+        place_adapter(file, {"denoiser": mappings_of("denoiser", DEV)}, name)
 
 
 CHANGEABLE = [one for one in all_layouts() if one.part in ("denoiser", "tower") and one.example]
@@ -85,7 +85,7 @@ CHANGEABLE = [one for one in all_layouts() if one.part in ("denoiser", "tower") 
 
 @pytest.mark.parametrize("layout", CHANGEABLE, ids=lambda one: f"{one.name}-{kind_of(one.example)}")
 def test_no_two_modules_have_the_same_name_with_underscores(layout):
-    known = Modules(tables_of(layout.part, layout.example))
+    known = ModuleNames(mappings_of(layout.part, layout.example))
     assert all(len(paths) == 1 for paths in known.underscored.values())
     assert all(known.find(path.replace(".", "_")) == path for path in known.weights)
 
@@ -115,7 +115,7 @@ def test_a_merged_adapter_gives_what_it_gave(model, name, bound):
     recording = Recording("lora")
     before = {key: one.clone() for key, one in model.denoiser.state_dict().items()}
     adapter = read_adapter(recording.file(f"{name}.safetensors"), model)
-    merged = Merged(parts(model))
+    merged = Merged(adaptable_parts(model))
     for scale in (1.0, 0.6):
         merged.use({adapter: scale})
         assert error(answer(model), recording.outputs[f"flux.{scale}.velocity"]) < bound
@@ -138,7 +138,7 @@ def test_an_adapter_written_either_way_changes_the_same(model, layout, tmp_path)
     """The recorded alphas over ranks are powers of two, so that folding them rounds nothing."""
     adapter = read_adapter(Recording("lora").file("flux-kohya.safetensors"), model)
     write_adapter(adapter, tmp_path / "again.safetensors", layout)
-    merged = Merged(parts(model))
+    merged = Merged(adaptable_parts(model))
     merged.use({adapter: 1.0})
     first = answer(model)
     merged.use({read_adapter(tmp_path / "again.safetensors", model): 1.0})
@@ -148,26 +148,26 @@ def test_an_adapter_written_either_way_changes_the_same(model, layout, tmp_path)
 def test_what_a_layout_does_not_know_is_refused(model):
     adapter = read_adapter(Recording("lora").file("flux-kohya.safetensors"), model)
     with pytest.raises(BadInput, match="unknown layout of adapters 'lycoris'"):
-        written(adapter, "lycoris")
+        adapter_tensors(adapter, "lycoris")
     (layer, *_) = adapter.layers
     odd = {
         f"{layer.module}.lokr_w1": torch.ones(2, 2),
         f"{layer.module}.lokr_w2": torch.ones(24, 24),
     }
-    odd = place(odd, {"denoiser": tables_of("denoiser", model.denoiser.config)}, "odd")
+    odd = place_adapter(odd, {"denoiser": mappings_of("denoiser", model.denoiser.config)}, "odd")
     with pytest.raises(BadInput, match=r"PEFT's layout has no lokr_w1, lokr_w2"):
-        written(odd, "peft")
-    assert len(written(odd, "kohya")) == 2
+        adapter_tensors(odd, "peft")
+    assert len(adapter_tensors(odd, "kohya")) == 2
 
 
 def test_files_that_are_no_adapter_are_refused(model, tmp_path):
-    known = {"denoiser": tables_of("denoiser", model.denoiser.config)}
+    known = {"denoiser": mappings_of("denoiser", model.denoiser.config)}
     with pytest.raises(
         BadInput, match=r"lora_unet_no_such_block_attn1_to_q.* belong to no layer of this model"
     ):
         read_adapter(Recording("lora").file("sd1-unmatched.safetensors"), model)
     with pytest.raises(BadInput, match="belong to no layer"):
-        place({"double_blocks.0.img_attn.qkv.weight": torch.zeros(144, 48)}, known, "it")
+        place_adapter({"double_blocks.0.img_attn.qkv.weight": torch.zeros(144, 48)}, known, "it")
     save_file(
         {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(2, 48)},
         tmp_path / "a.safetensors",
@@ -177,14 +177,14 @@ def test_files_that_are_no_adapter_are_refused(model, tmp_path):
     ):
         read_adapter(tmp_path / "a.safetensors", model)
     with pytest.raises(BadInput, match="empty holds no adapter"):
-        place({}, known, "empty")
+        place_adapter({}, known, "empty")
 
 
 def of_family(name, **hints):
     """A recorded model, whole, in float32."""
     recording = Recording(name)
     model = read(recording.file("model.safetensors"), hints)
-    for part in parts(model).values():
+    for part in adaptable_parts(model).values():
         part.float().requires_grad_(False)
     return model, recording
 
@@ -208,7 +208,7 @@ def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, c
         adapter = replace(
             adapter, layers=tuple(one for one in adapter.layers if one.part == "denoiser")
         )
-    Merged(parts(model)).use({adapter: scale})
+    Merged(adaptable_parts(model)).use({adapter: scale})
     text, _ = model.conditioner.encoders[0].states(base.inputs["ids"])
     assert error(text, recording.outputs[f"sd1.{case}.text"]) < 1e-4
     time = recording.inputs["sd1.timestep"].expand(len(text)).float()
@@ -224,7 +224,9 @@ def test_stable_diffusion_xl_with_an_adapter_in_both_towers_and_the_denoiser(sca
     wanted = {
         what: recording.outputs[f"sdxl.{scale}.{what}"] for what in ("crossattn", "vector", "unet")
     }
-    Merged(parts(model)).use({read_adapter(recording.file("sdxl-kohya.safetensors"), model): scale})
+    Merged(adaptable_parts(model)).use(
+        {read_adapter(recording.file("sdxl-kohya.safetensors"), model): scale}
+    )
     left, right = model.conditioner.encoders
     states, pooled = right.states(base.inputs["ids_g"])
     text = torch.cat([left.states(base.inputs["ids_l"])[0], states], dim=-1)
@@ -255,7 +257,7 @@ def full_size():
     configs = {"denoiser": ldm_unet.LAYOUTS[0].config(unet, {})}
     (layout,) = [one for one in transformers_clip.LAYOUTS if one.recognises(tower)]
     configs["tower.0"] = layout.config(tower, {})
-    known = {part: tables_of(part.split(".")[0], config) for part, config in configs.items()}
+    known = {part: mappings_of(part.split(".")[0], config) for part, config in configs.items()}
     return {part: meta(config) for part, config in configs.items()}, known
 
 
@@ -266,7 +268,7 @@ def test_every_name_of_a_real_adapter_for_stable_diffusion_1_has_its_place(full_
         key: [4 if one == -1 else one for one in shape] for key, shape in real_shapes(name).items()
     }
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    adapter = place(file, known, name)
+    adapter = place_adapter(file, known, name)
     adapter.check(modules)
     assert not adapter.left
     assert sum(len(layer.tensors) for layer in adapter.layers) + len(adapter.words) == len(file)
@@ -282,7 +284,7 @@ def test_a_real_file_has_its_place(full_size, name):
     if not file.exists():
         pytest.skip("the real files are not here")
     modules, known = full_size
-    adapter = place(load_file(file), known, name)
+    adapter = place_adapter(load_file(file), known, name)
     adapter.check(modules)
     assert sorted(adapter.words) == (["<s1>", "<s2>"] if "disney" in name else [])
 
@@ -294,7 +296,7 @@ MEDIUM = mmdit_config.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side
     "prefix", ["lora_unet_", "lora_transformer_", "transformer.", "diffusion_model.", ""]
 )
 @pytest.mark.parametrize(
-    "table", tables_of("denoiser", MEDIUM), ids=lambda one: one.rules[0].theirs[0]
+    "table", mappings_of("denoiser", MEDIUM), ids=lambda one: one.rules[0].theirs[0]
 )
 def test_loras_for_stable_diffusion_3_are_read_in_every_naming(table, prefix):
     """Kohya's with underscores, PEFT's and ComfyUI's with dots; of the original modules and of diffusers'."""
@@ -310,7 +312,7 @@ def test_loras_for_stable_diffusion_3_are_read_in_every_naming(table, prefix):
         inner = (1, 1) if one.dim() == 4 else ()
         file[f"{prefix}{path}.{low[0]}.weight"] = torch.randn(2, *one.shape[1:])
         file[f"{prefix}{path}.{low[1]}.weight"] = torch.randn(len(one), 2, *inner)
-    adapter = place(file, {"denoiser": tables_of("denoiser", MEDIUM)}, "it")
+    adapter = place_adapter(file, {"denoiser": mappings_of("denoiser", MEDIUM)}, "it")
     assert {
         layer.weight.place.theirs[layer.weight.number] for layer in adapter.layers
     } == weights.keys()

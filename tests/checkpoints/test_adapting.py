@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from attaching import with_control, with_loras
 from recorded import Recording, error
 from safelight import checkpoints
-from safelight.attachments.apply import adapted, controlled
 from safelight.errors import BadInput, Note
 from safelight.types.networks import Condition, Prompt, Tokens
 
@@ -38,7 +38,7 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
         model = checkpoints.read(folder("controlnet"))
     for part in (model.autoencoder, model.conditioner, model.denoiser):
         part.float().requires_grad_(False)
-    held = controlled(
+    held = with_control(
         model, f"{folder('controlnet/controlnet')}={tmp_path / 'map.png'}:1.0", 48, 32
     )
     assert held.card.adapters == {"controlnet=map.png": 1.0}
@@ -47,11 +47,15 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
     noisy, time = inputs["controlnet.x"], torch.full((2,), 500.0)
     plain, steered = (one.denoiser(noisy, time, told) for one in (model, held))
     finer = model.denoiser  # the same branch by hand, from the hint that was not rounded
-    from safelight.checkpoints.assembly import build
-    from safelight.checkpoints.foreign import find
+    from safelight.checkpoints.assembly import build_part
+    from safelight.checkpoints.parts import find_parts
     from safelight.nn.control import Controlled
 
-    branch = build(find([folder("controlnet/controlnet")], {})[0][0]).float().requires_grad_(False)
+    branch = (
+        build_part(find_parts([folder("controlnet/controlnet")], {})[0][0])
+        .float()
+        .requires_grad_(False)
+    )
     exact = Controlled(finer, branch, hint)(noisy, time, told)
     assert error(steered, exact) < 1e-2
     assert not torch.allclose(plain, steered, atol=1e-3)
@@ -66,12 +70,12 @@ def test_what_does_not_fit_is_refused_in_a_sentence(model, tmp_path):
         (f"{folder('controlnet/controlnet')}={tmp_path / 'none.png'}", r"none\.png"),
     ):
         with pytest.raises(BadInput, match=message):
-            controlled(model, given)
+            with_control(model, given)
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
     with pytest.raises(BadInput):
-        adapted(model, [str(folder("sd/unet") / "diffusion_pytorch_model.safetensors")])
+        with_loras(model, [str(folder("sd/unet") / "diffusion_pytorch_model.safetensors")])
     assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
-    assert adapted(model, []) is model
+    assert with_loras(model, []) is model
 
 
 def lora(tmp_path, name="a", **more):
@@ -83,7 +87,7 @@ def lora(tmp_path, name="a", **more):
 
 
 def test_words_in_the_file_of_a_lora_can_be_prompted(model, tmp_path):
-    made = adapted(model, [lora(tmp_path, **{"<fox>": torch.randn(16)}) + ":0.5"])
+    made = with_loras(model, [lora(tmp_path, **{"<fox>": torch.randn(16)}) + ":0.5"])
     assert made.card.adapters == {"a.safetensors": 0.5, "<fox>": 1.0}
     with torch.no_grad():
         one, two = (model.conditioner([Prompt(text)]).tokens.values for text in ("<fox>", "<box>"))
@@ -94,7 +98,7 @@ def test_a_word_that_does_not_fit_leaves_the_model_as_it_was(model, tmp_path):
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
     save_file({"emb_params": torch.randn(1, 7)}, tmp_path / "word.safetensors")
     with pytest.raises(BadInput, match="belongs to another model"):
-        adapted(model, [lora(tmp_path)], [str(tmp_path / "word.safetensors")])
+        with_loras(model, [lora(tmp_path)], [str(tmp_path / "word.safetensors")])
     assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
 
 
@@ -104,9 +108,10 @@ def test_what_a_lora_would_change_besides_is_said_aloud(model, tmp_path):
         for one in ("up", "down")
     }
     with pytest.warns(
-        Note, match="a.safetensors: left out are 2 tensors for towers that are not here"
+        Note,
+        match="a.safetensors: 2 LoRA tensors target text encoders that this model does not have",
     ):
-        adapted(model, [lora(tmp_path, **more)])
+        with_loras(model, [lora(tmp_path, **more)])
 
 
 def test_adapters_and_words_are_named_on_the_card():
@@ -115,6 +120,6 @@ def test_adapters_and_words_are_named_on_the_card():
         Recording("lora").file("sd1-kohya.safetensors"),
         Recording("lora").file("ti-a1111.pt"),
     )
-    made = adapted(checkpoints.read(base), [f"{lora}:0.5"], [str(word)])
+    made = with_loras(checkpoints.read(base), [f"{lora}:0.5"], [str(word)])
     assert made.card.adapters["sd1-kohya.safetensors"] == 0.5
     assert len(made.card.adapters) == 2

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 import making
 import safelight
+from attaching import with_control, with_loras
 from recorded import Recording
 from safelight import checkpoints
-from safelight.attachments.apply import adapted, controlled
 from safelight.errors import BadInput, Note
 from safelight.evaluation.report import reconstruct_picture
 from safelight.governance.licences import PartLicence
@@ -118,7 +118,7 @@ def test_what_stands_on_a_model_is_in_its_recipes_and_in_what_is_saved(folder, t
     with pytest.warns(
         Note, match=r"licence of fox.safetensors restricts commercial use: CC-BY-NC-4.0"
     ):
-        made = adapted(model, [f"{stated}:0.5"], [f"{word}:owl"])
+        made = with_loras(model, [f"{stated}:0.5"], [f"{word}:owl"])
     want = (
         "conditioner, denoiser, autoencoder: mine; adapter fox.safetensors: CC-BY-NC-4.0; word word.safetensors: not "
         "stated"
@@ -137,7 +137,7 @@ def test_control_has_a_licence_of_its_own(tmp_path):
     card(branch, "openrail")
     Image.new("RGB", (48, 32)).save(tmp_path / "map.png")
     model = checkpoints.read(Recording("diffusers-folders").file("sd"), {"licence": "mine"})
-    made = controlled(model, f"{branch}={tmp_path / 'map.png'}")
+    made = with_control(model, f"{branch}={tmp_path / 'map.png'}")
     assert made.licences[-1] == PartLicence("control", "edges", "openrail")
     assert made.card.licence.endswith("mine; control edges: openrail")
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
+from attaching import with_control
 from making import tiny_model
 from recorded import shaken
-from safelight.attachments.apply import controlled
 from safelight.autoencoders.kl.config import Config as KL
 from safelight.denoisers.control.flux.config import Config as Flux
 from safelight.denoisers.control.mmdit.config import Config as Joint
@@ -99,7 +99,7 @@ def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
     network, config, all_layouts, said, mode = CASES[name]
     model, branch = model_of(network), shaken(config.build())
     file = written(branch, all_layouts.LAYOUTS[0], tmp_path / "control")
-    held = controlled(model, f"{file}={shown}{said}:0.6", 24, 16)
+    held = with_control(model, f"{file}={shown}{said}:0.6", 24, 16)
     assert held.card.adapters == {"control=map.png": 0.6}
     assert held.denoiser.scale == 0.6
     assert not any(one.requires_grad for one in held.denoiser.branch.parameters())
@@ -109,7 +109,7 @@ def test_a_named_picture_is_seen_as_by_hand(name, shown, tmp_path):
     by_hand = Controlled(
         model.denoiser, branch, hint, 0.6, encode=lambda images: encode(images).mode(), mode=mode
     )
-    for one, other in zip(held.denoiser.seen, by_hand.seen, strict=True):
+    for one, other in zip(held.denoiser.hint_features, by_hand.hint_features, strict=True):
         torch.testing.assert_close(one, other)
     if name != "union":  # which wants a text
         answer = held.denoiser(NOISY, TIME, GIVEN)
@@ -122,12 +122,12 @@ def test_instantx_saw_latents_without_the_shift_of_the_autoencoder(shown, tmp_pa
     network, config, all_layouts, *_ = CASES["instantx"]
     model, branch = model_of(network), config.build()
     branch.hint.weight.data[:], branch.hint.bias.data[:] = torch.eye(64)[:, :16], 0
-    held = controlled(
+    held = with_control(
         model, f"{written(branch, all_layouts.LAYOUTS[0], tmp_path / 'control')}={shown}", 24, 16
     )
     standard = model.autoencoder.encode(to_bytes(read_picture(shown))[None] / 127.5 - 1).mean
     raw = standard / 1.5305 + 0.0609
-    torch.testing.assert_close(held.denoiser.seen[0][..., :16], patchify(1.5305 * raw, 2))
+    torch.testing.assert_close(held.denoiser.hint_features[0][..., :16], patchify(1.5305 * raw, 2))
 
 
 def test_a_picture_is_made_under_control_twice_over(shown, tmp_path):
@@ -141,8 +141,8 @@ def test_a_picture_is_made_under_control_twice_over(shown, tmp_path):
     plain = written(
         shaken(Flux(config).build()), diffusers_flux_control.LAYOUTS[0], tmp_path / "plain"
     )
-    once = controlled(model, f"{union}={shown}:pose:0.5", 16, 16)
-    twice = controlled(once, f"{plain}={shown}:0.5", 16, 16)
+    once = with_control(model, f"{union}={shown}:pose:0.5", 16, 16)
+    twice = with_control(once, f"{plain}={shown}:0.5", 16, 16)
     assert twice.card.adapters == {"union=map.png": 0.5, "plain=map.png": 0.5}
     task, settings = TextToImage("a red square", width=16, height=16), Settings(steps=2, seed=0)
     made = [generate(one, task, settings)[0].tobytes() for one in (model, once, twice)]
@@ -162,7 +162,7 @@ def lora(columns=32, **more):
 def test_a_control_lora_and_a_model_that_sees_are_shown_the_picture(shown, tmp_path):
     save_file(lora(), tmp_path / "canny-lora.safetensors")
     model, before = model_of(FLUX), model_of(FLUX).denoiser(NOISY, TIME, GIVEN)
-    held = controlled(model, f"{tmp_path / 'canny-lora.safetensors'}={shown}:0.8", 24, 16)
+    held = with_control(model, f"{tmp_path / 'canny-lora.safetensors'}={shown}:0.8", 24, 16)
     assert held.card.adapters == {"canny-lora.safetensors": 0.8}
     picture = model.autoencoder.encode(to_bytes(read_picture(shown))[None] / 127.5 - 1).mode()
     answer = held.denoiser(NOISY, TIME, GIVEN)
@@ -173,12 +173,12 @@ def test_a_control_lora_and_a_model_that_sees_are_shown_the_picture(shown, tmp_p
     assert torch.equal(
         held.denoiser.variant((), ())(NOISY, TIME, held.denoiser.prepare(GIVEN)), answer
     )
-    by_itself = controlled(replace(model, denoiser=held.denoiser.denoiser), f"={shown}", 24, 16)
+    by_itself = with_control(replace(model, denoiser=held.denoiser.denoiser), f"={shown}", 24, 16)
     assert torch.equal(by_itself.denoiser(NOISY, TIME, GIVEN), answer)
     union = written(
         shaken(Flux(FLUX).build()), diffusers_flux_control.LAYOUTS[0], tmp_path / "plain"
     )
-    both = controlled(held, f"{union}={shown}:0.5", 24, 16).denoiser(NOISY, TIME, GIVEN)
+    both = with_control(held, f"{union}={shown}:0.5", 24, 16).denoiser(NOISY, TIME, GIVEN)
     assert not torch.allclose(both, answer, atol=1e-2)
     with pytest.raises(BadInput, match="one for latents of 8×12, not 8×8: give that size"):
         held.denoiser(NOISY[..., :8], TIME, GIVEN)
@@ -188,14 +188,14 @@ def test_a_lora_that_shows_nothing_is_refused_with_nothing_changed(shown, tmp_pa
     model = model_of(FLUX)
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
     for columns, message in (
-        (16, "shows the model no picture: merge it by --lora"),
-        (24, "sees no picture by itself"),
+        (16, "is a LoRA without control: merge it with --lora"),
+        (24, "takes no picture itself"),
     ):
         save_file(lora(columns), tmp_path / "it.safetensors")
         with pytest.raises(BadInput, match=message):
-            controlled(model, f"{tmp_path / 'it.safetensors'}={shown}", 24, 16)
-    with pytest.raises(BadInput, match="sees no picture by itself: name the file"):
-        controlled(model, f"={shown}", 24, 16)
+            with_control(model, f"{tmp_path / 'it.safetensors'}={shown}", 24, 16)
+    with pytest.raises(BadInput, match="takes no picture itself: name the file"):
+        with_control(model, f"={shown}", 24, 16)
     assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
 
 
@@ -212,4 +212,4 @@ def test_what_does_not_fit_is_refused_before_anything(shown, tmp_path):
         (replace(model, autoencoder=None), f"{small}={shown}", "add the model's autoencoder"),
     ):
         with pytest.raises(BadInput, match=message):
-            controlled(one, given, 24, 16)
+            with_control(one, given, 24, 16)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from recorded import DATA, error
 from safelight import checkpoints
-from safelight.checkpoints.assembly import build
-from safelight.checkpoints.foreign import find
+from safelight.checkpoints.assembly import build_part
+from safelight.checkpoints.parts import find_parts
 from safelight.errors import BadInput
 from safelight.inspection import inspect
 from safelight.layouts.clip_vision.transformers import LAYOUTS
@@ -57,8 +57,8 @@ def keep(state, path):
 
 
 def read(path):
-    (piece,) = find([path], {})[0]
-    return piece, build(piece)
+    (piece,) = find_parts([path], {})[0]
+    return piece, build_part(piece)
 
 
 @torch.no_grad()
@@ -95,7 +95,9 @@ def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
     file = keep(
         dict(LAYOUTS[0].table(TOY).write(TOY.build().state_dict())), tmp_path / "model.safetensors"
     )
-    (piece,) = find([file], {"image_encoder_heads": "4", "image_encoder_activation": "gelu"})[0]
+    (piece,) = find_parts([file], {"image_encoder_heads": "4", "image_encoder_activation": "gelu"})[
+        0
+    ]
     assert piece.config == replace(TOY, heads=4, activation="gelu")
     for hint, message in (
         (
@@ -109,7 +111,7 @@ def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
         ),
     ):
         with pytest.raises(BadInput, match=message):
-            build(find([file], hint)[0][0])
+            build_part(find_parts([file], hint)[0][0])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda one: one.name)
@@ -154,7 +156,7 @@ def test_a_whole_clip_gives_its_eye_and_its_tower(tmp_path):
         state = dict(LAYOUTS[number].table(TOY).write(TOY.build().state_dict()))
         state |= dict(tower.table(network).write(network.build().state_dict()))
         state |= {"logit_scale": torch.tensor(2.0)}
-        found, _ = find([keep(state, tmp_path / "whole.safetensors")], {})
+        found, _ = find_parts([keep(state, tmp_path / "whole.safetensors")], {})
         assert [(one.part, one.config) for one in found] == [
             ("tower", network),
             ("image_encoder", TOY),
@@ -164,7 +166,7 @@ def test_a_whole_clip_gives_its_eye_and_its_tower(tmp_path):
         for name, one in state.items()
         if name.startswith(("vision_model", "visual", "logit"))
     }
-    assert [one.part for one in find([keep(lone, tmp_path / "lone.safetensors")], {})[0]] == [
+    assert [one.part for one in find_parts([keep(lone, tmp_path / "lone.safetensors")], {})[0]] == [
         "image_encoder"
     ]
 

@@ -7,7 +7,7 @@ import torch
 
 from recorded import difference
 from safelight.adapters.lora import Merged
-from safelight.attachments.lora_files import place, tables_of
+from safelight.attachments.lora_files import mappings_of, place_adapter
 from safelight.denoisers.flux.config import Config
 from safelight.errors import BadInput
 from safelight.layouts.flux import diffusers as diffusers_flux
@@ -15,7 +15,7 @@ from safelight.layouts.flux import original as flux
 from safelight.types.networks import Condition, Tokens
 
 SMALL = Config(4, 0, 2, 32, (4, 6, 6), 2, 2, text_width=12, vector_width=9)
-KNOWN = {"denoiser": tables_of("denoiser", SMALL)}
+KNOWN = {"denoiser": mappings_of("denoiser", SMALL)}
 (PLAIN,), (PEER,) = flux.LAYOUTS, diffusers_flux.LAYOUTS
 
 
@@ -85,7 +85,7 @@ def test_a_control_lora_widens_the_network_and_gives_it_back_to_the_bit(network,
         network(*asked()),
     )
     file = control_lora(layout, network)
-    adapter = place(file, KNOWN, "control.safetensors")
+    adapter = place_adapter(file, KNOWN, "control.safetensors")
     assert sum(len(layer.tensors) for layer in adapter.layers) == len(file)
     merged = Merged({"denoiser": network})
     merged.use({adapter: 1.0})
@@ -111,8 +111,8 @@ def restored(state):
 @torch.no_grad()
 def test_a_control_lora_and_a_narrow_one_go_together_in_any_order(network):
     before = restored(network.state_dict())
-    wide = place(control_lora(PLAIN, network), KNOWN, "control")
-    narrow = place(
+    wide = place_adapter(control_lora(PLAIN, network), KNOWN, "control")
+    narrow = place_adapter(
         {"img_in.lora_A.weight": torch.randn(2, 16), "img_in.lora_B.weight": torch.randn(32, 2)},
         KNOWN,
         "it",
@@ -131,7 +131,7 @@ def test_a_control_lora_and_a_narrow_one_go_together_in_any_order(network):
     with pytest.raises(
         BadInput, match=r"img_in has down \(2, 30\) and .* a weight of shape \(32, 16\)"
     ):
-        merged.use({place(odd, KNOWN, "odd"): 1.0})
+        merged.use({place_adapter(odd, KNOWN, "odd"): 1.0})
     assert torch.equal(network(*asked()), before(*asked()))
 
 
@@ -144,7 +144,7 @@ def test_a_control_lora_does_what_the_peer_library_makes_of_it(network):
     parts = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     pipe = peers.FluxControlPipeline(**dict.fromkeys(parts), transformer=transformer)
     pipe.load_lora_weights(dict(file))
-    Merged({"denoiser": network}).use({place(file, KNOWN, "it"): 1.0})
+    Merged({"denoiser": network}).use({place_adapter(file, KNOWN, "it"): 1.0})
     noisy, time, told = asked(channels=True)
     places = network.places(5, [(4, 6)], noisy.device)
     packed = torch.cat([network.pack(noisy), network.pack(told.channels)], dim=-1)
@@ -184,7 +184,7 @@ def test_x_labs_loras_are_read_wholly(network, prefix):
     before = {name: one.clone() for name, one in network.state_dict().items()}
     file = xlabs(prefix)
     merged = Merged({"denoiser": network})
-    merged.use({place(file, KNOWN, "x-labs"): 0.8})
+    merged.use({place_adapter(file, KNOWN, "x-labs"): 0.8})
     made = {
         name.removeprefix(prefix): 0.8 * file[name] @ file[name.replace(".up.", ".down.")]
         for name in file
@@ -194,12 +194,12 @@ def test_x_labs_loras_are_read_wholly(network, prefix):
     for block in range(2):
         double, single = f"double_blocks.{block}.processor", f"single_blocks.{block}.processor"
         wanted = {
-            f"doubles.{block}.image.qkv": made[f"{double}.qkv_lora1.up.weight"],
-            f"doubles.{block}.text.qkv": made[f"{double}.qkv_lora2.up.weight"],
-            f"doubles.{block}.image.out": made[f"{double}.proj_lora1.up.weight"],
-            f"doubles.{block}.text.out": made[f"{double}.proj_lora2.up.weight"],
-            f"singles.{block}.leave": made[f"{single}.proj_lora.up.weight"],
-            f"singles.{block}.enter": torch.cat(
+            f"double_blocks.{block}.image.qkv": made[f"{double}.qkv_lora1.up.weight"],
+            f"double_blocks.{block}.text.qkv": made[f"{double}.qkv_lora2.up.weight"],
+            f"double_blocks.{block}.image.out": made[f"{double}.proj_lora1.up.weight"],
+            f"double_blocks.{block}.text.out": made[f"{double}.proj_lora2.up.weight"],
+            f"single_blocks.{block}.leave": made[f"{single}.proj_lora.up.weight"],
+            f"single_blocks.{block}.enter": torch.cat(
                 [made[f"{single}.qkv_lora.up.weight"], torch.zeros(128, 32)]
             ),
         }
@@ -214,9 +214,9 @@ def test_x_labs_loras_are_read_wholly(network, prefix):
 @torch.no_grad()
 def test_x_labs_loras_are_what_the_peer_library_converts_them_to(network):
     peer = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
-    theirs = place(peer._convert_xlabs_flux_lora_to_diffusers(xlabs()), KNOWN, "converted")
+    theirs = place_adapter(peer._convert_xlabs_flux_lora_to_diffusers(xlabs()), KNOWN, "converted")
     merged = Merged({"denoiser": network})
     merged.use({theirs: 1.0})
     answer = network(*asked())
-    merged.use({place(xlabs(), KNOWN, "x-labs"): 1.0})
+    merged.use({place_adapter(xlabs(), KNOWN, "x-labs"): 1.0})
     torch.testing.assert_close(network(*asked()), answer)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from safelight.checkpoints.hub import Place, choose, fetch, is_identifier
+from safelight.checkpoints.hub import HubModel, choose, fetch, is_identifier
 from safelight.errors import BadInput, CannotSave
 
 hub = pytest.importorskip("huggingface_hub")
@@ -66,7 +66,7 @@ WANTED = [
 
 
 def test_of_a_folder_of_parts_one_form_of_each_is_fetched():
-    entry, names = choose(Place("a/b"), FOLDER)
+    entry, names = choose(HubModel("a/b"), FOLDER)
     assert entry == ""
     assert sorted(names) == sorted(WANTED)
 
@@ -80,7 +80,7 @@ def test_of_a_native_folder_all_that_its_manifest_could_name():
         "samples/1.png",
         ".gitattributes",
     ]
-    assert choose(Place("a/b"), files) == (
+    assert choose(HubModel("a/b"), files) == (
         "",
         ["README.md", "config.json", "denoiser.safetensors", "manifest.json"],
     )
@@ -96,21 +96,21 @@ def test_of_a_native_folder_all_that_its_manifest_could_name():
 )
 def test_of_other_repositories_the_one_file_of_weights(files, want):
     card = [name for name in files if name == "README.md"]  # which states the licence
-    assert choose(Place("a/b"), files) == (want, [want, *card])
+    assert choose(HubModel("a/b"), files) == (want, [want, *card])
 
 
 def test_a_file_that_is_named_comes_with_its_shards():
     index = "transformer/m.safetensors.index.json"
     shards = [f"transformer/m-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    assert choose(Place("a/b", file=index), FOLDER) == (index, [index, *shards, "README.md"])
-    assert choose(Place("a/b", file="v1-5.ckpt"), FOLDER) == (
+    assert choose(HubModel("a/b", file=index), FOLDER) == (index, [index, *shards, "README.md"])
+    assert choose(HubModel("a/b", file="v1-5.ckpt"), FOLDER) == (
         "v1-5.ckpt",
         ["v1-5.ckpt", "README.md"],
     )
     with pytest.raises(
         BadInput, match=r"unknown file of a/b: 'v1-5.safetensor'; did you mean 'v1-5.safetensors'"
     ):
-        choose(Place("a/b", file="v1-5.safetensor"), FOLDER)
+        choose(HubModel("a/b", file="v1-5.safetensor"), FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_what_cannot_be_chosen_is_asked_for(files, got):
     with pytest.raises(
         BadInput, match=f"a/b: wanted a folder of parts or one file of weights, got {got}"
     ):
-        choose(Place("a/b"), files)
+        choose(HubModel("a/b"), files)
 
 
 def test_what_could_be_on_the_hub():
@@ -191,7 +191,7 @@ def test_a_model_is_fetched_and_found_again_without_a_network(remote):
     remote.error = ConnectionError("no network")
     assert fetch("a/b@v1") == remote.cache
     assert fetch("a/b:unet/config.json") == remote.cache / "unet/config.json"
-    with pytest.raises(BadInput, match=r"a/b:v1-5\.ckpt cannot be had from the hub here"):
+    with pytest.raises(BadInput, match=r"a/b:v1-5\.ckpt cannot be downloaded here"):
         fetch("a/b:v1-5.ckpt")
 
 
@@ -200,12 +200,12 @@ def test_without_a_network_one_sentence_says_what_to_download_to_where(remote):
     with pytest.raises(BadInput) as caught:
         fetch("owner/model@v1:weights/x.safetensors")
     assert str(caught.value) == (
-        "owner/model@v1:weights/x.safetensors cannot be had from the hub here (no network): where there is a network, "
-        "run `hf download owner/model weights/x.safetensors --revision v1 --local-dir model`, bring that folder here "
+        "owner/model@v1:weights/x.safetensors cannot be downloaded here (no network): where there is a network, "
+        "run `hf download owner/model weights/x.safetensors --revision v1 --local-dir model`, copy that folder here "
         "and load 'model/weights/x.safetensors' instead."
     )
     with pytest.raises(
-        BadInput, match=r"run `hf download a/b --local-dir b`, bring that folder here and load 'b'"
+        BadInput, match=r"run `hf download a/b --local-dir b`, copy that folder here and load 'b'"
     ):
         fetch("a/b")
 

@@ -11,13 +11,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import safelight
 from recorded import Recording, error
 from safelight import checkpoints
+from safelight.card import Card
 from safelight.config import read
 from safelight.denoisers.flux.config import Config as Flux
 from safelight.errors import BadInput, Note
 from safelight.layouts.families import families, family_of
 from safelight.layouts.text_encoder import language_model as transformers_decoder
 from safelight.layouts.text_families import joined
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 from safelight.nn.text_models.decoder import Config
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage
@@ -226,7 +227,7 @@ def test_flux2_runs_on_a_prompt_from_a_folder(folder, tmp_path):
     checkpoints.save(model, tmp_path / "native")
     again = safelight.load(tmp_path / "native", "cpu", "fp32")
     assert safelight.generate(again, tasks[0], settings)[0].tobytes() == fox.tobytes()
-    with pytest.warns(Note, match=r"FLUX\.2 dev is written without its text tower"):
+    with pytest.warns(Note, match=r"FLUX\.2 dev is written without its text encoder"):
         checkpoints.save(model, tmp_path / "again", "diffusers")
     assert checkpoints.read(tmp_path / "again").conditioner is None
 

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import safelight
-from safelight import LatentDiffusion, checkpoints, files
+from safelight import LatentDiffusion, files
 from safelight.autoencoders.kl.config import Config as KLConfig
 from safelight.autoencoders.tiny.config import Config as TinyConfig
-from safelight.checkpoints.native import fingerprint, read_model
+from safelight.checkpoints import locate
+from safelight.checkpoints.native import read_model
+from safelight.checkpoints.state_dicts import fingerprint
 from safelight.errors import BadInput, CannotSave
 from safelight.files import sha256
 from safelight.types.networks import Prompt
@@ -305,9 +307,9 @@ def test_another_dialect_is_refused(model, tmp_path):
 
 
 def test_embedded_models_have_names(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "EMBEDDED", tmp_path)
-    assert checkpoints.embedded() == ["saved"]
-    assert checkpoints.locate("saved") == folder
+    monkeypatch.setattr(locate, "EMBEDDED", tmp_path)
+    assert locate.embedded() == ["saved"]
+    assert locate.native_folder("saved") == folder
     with pytest.raises(BadInput, match="unknown model 'savd'; did you mean 'saved'"):
         safelight.load("savd")
     with pytest.raises(BadInput, match=r"denoiser.safetensors: no known part has names like"):

@@ -8,7 +8,7 @@ import torch
 
 from recorded import Recording
 from safelight import checkpoints
-from safelight.checkpoints import writing
+from safelight.checkpoints import diffusers_writing
 
 OWN = {
     "_name_or_path",
@@ -32,7 +32,7 @@ SIZES = {"vae", "vqvae"}  # whose sample_size nothing depends on
 def test_the_peer_opens_what_we_wrote_as_what_we_read(tmp_path, monkeypatch, name, largest):
     """Weights, and what its configurations make of them; in one file a part or in several."""
     pytest.importorskip("diffusers")
-    monkeypatch.setattr(writing, "LARGEST", largest)
+    monkeypatch.setattr(diffusers_writing, "MAX_SHARD_BYTES", largest)
     source, made = Recording("diffusers-folders").file(name), tmp_path / name
     checkpoints.save(checkpoints.read(source), made, "diffusers")
     index = json.loads((made / "model_index.json").read_text())

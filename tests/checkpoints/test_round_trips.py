@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from recorded import Recording
 from safelight import checkpoints
 from safelight.checkpoints.diffusers_folder import weights_in
-from safelight.checkpoints.foreign import read_foreign
 from safelight.errors import BadInput
 from safelight.inspection import inspect
 from safelight.layouts.detection import BUFFERS
@@ -66,7 +65,7 @@ def kept(file):
 @pytest.mark.parametrize("name", FILES)
 def test_a_single_file_comes_back_to_the_bit(name, tmp_path):
     path = Recording(name).file(f"{FILES[name]}.safetensors")
-    model = read_foreign([path], {})
+    model = checkpoints.read([path], {})
     assert model.card.origin.get("family") == FAMILY.get(name, name)
     checkpoints.save(model, tmp_path / "native")
     again = checkpoints.read(tmp_path / "native")
@@ -115,7 +114,7 @@ def test_a_folder_comes_back_to_the_bit(name, tmp_path):
 def test_pictures_are_the_same_from_either_layout(tmp_path):
     """A file as a folder: the same model, and the same latents."""
     path = Recording("sd1").file("model.safetensors")
-    model = read_foreign([path], {})
+    model = checkpoints.read([path], {})
     checkpoints.save(model, tmp_path / "folder", "diffusers")
     other = checkpoints.read(tmp_path / "folder", {"heads": 4})
     for part in ("autoencoder", "conditioner", "denoiser"):
@@ -126,16 +125,16 @@ def test_pictures_are_the_same_from_either_layout(tmp_path):
 def test_the_running_mean_is_a_choice():
     path = Recording("sd1").file("model.safetensors")
     raw, mean = (
-        read_foreign([path], {"ema": choice}).denoiser.state_dict() for choice in ("no", "yes")
+        checkpoints.read([path], {"ema": choice}).denoiser.state_dict() for choice in ("no", "yes")
     )
     assert any(not torch.equal(raw[name], mean[name]) for name in raw)
     whole = load_file(path)
     first = [one for one in mean.values() if one.shape == (32, 4, 3, 3)]
     assert torch.equal(first[0], whole["model_ema.diffusion_modelinput_blocks00weight"])
     with pytest.raises(BadInput, match="holds no running mean"):
-        read_foreign([Recording("sd2-v").file("model.safetensors")], {"ema": "yes"})
+        checkpoints.read([Recording("sd2-v").file("model.safetensors")], {"ema": "yes"})
     with pytest.raises(BadInput, match="wanted yes or no, got 'perhaps'"):
-        read_foreign([path], {"ema": "perhaps"})
+        checkpoints.read([path], {"ema": "perhaps"})
 
 
 def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
@@ -143,7 +142,7 @@ def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
         Recording("flux-dev").file("flux1-dev.safetensors"),
         Recording("flux-dev").file("ae.safetensors"),
     )
-    model = read_foreign([flux, pair], {})
+    model = checkpoints.read([flux, pair], {})
     assert float(model.autoencoder.scale.mean[0]) == pytest.approx(0.1159)
     with pytest.raises(
         BadInput, match=r"has no conditioner \(such as clip_l.safetensors and t5xxl_"
@@ -151,23 +150,23 @@ def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
         model.complete()
     folder = Recording("diffusers-folders").file("flux")
     parts = [folder / one for one in ("transformer", "vae", "text_encoder", "text_encoder_2")]
-    assert read_foreign(parts, {}).conditioner is not None
+    assert checkpoints.read(parts, {}).conditioner is not None
     assert (
-        read_foreign(parts[:3], {}).conditioner is None
+        checkpoints.read(parts[:3], {}).conditioner is None
     )  # what CLIP gives FLUX is no text to attend to
     folder = Recording("diffusers-folders").file("sd3")
     parts = [folder / one for one in ("transformer", "text_encoder", "text_encoder_2")]
-    assert read_foreign(parts, {}).conditioner is not None  # SD 3 does without T5
-    assert read_foreign(parts[:2], {}).conditioner is None
+    assert checkpoints.read(parts, {}).conditioner is not None  # SD 3 does without T5
+    assert checkpoints.read(parts[:2], {}).conditioner is None
     with pytest.raises(BadInput, match="both hold a denoiser; give one of them"):
-        read_foreign([flux, flux], {})
+        checkpoints.read([flux, flux], {})
 
 
 def test_what_a_file_cannot_tell_can_be_said():
     path = Recording("sd2-v").file("model.safetensors")
     assumed, said = (
-        read_foreign([path], {}),
-        read_foreign([path], {"prediction": "noise", "licence": "mine"}),
+        checkpoints.read([path], {}),
+        checkpoints.read([path], {"prediction": "noise", "licence": "mine"}),
     )
     assert assumed.card.origin["assumed"] == {"prediction": "v"}
     assert type(assumed.process.prediction).__name__ == "V"
@@ -185,13 +184,13 @@ def test_what_a_file_cannot_tell_can_be_said():
         ({"text_head_width": 1e12}, "hint: text_head_width must be a whole number from 1 to 65536"),
     ):
         with pytest.raises(BadInput, match=message):
-            read_foreign([path], hints)
+            checkpoints.read([path], hints)
 
 
 def test_pictures_name_the_files_that_they_were_made_with(tiny_folder):
     """By a fingerprint, which whoever has the same files finds again; the hash of a model of ours is no more one."""
     path = Recording("sd1-inpaint").file("model.safetensors")
-    model = read_foreign([path], {"prediction": "noise"})
+    model = checkpoints.read([path], {"prediction": "noise"})
     found = recipe(model, TextToImage("x"), Settings(seed=1))["model"]
     assert found["hash"] == ""
     assert found["fingerprint"] == inspect(str(path))["card"]["origin"]["fingerprint"]
@@ -206,7 +205,7 @@ def test_pictures_name_the_files_that_they_were_made_with(tiny_folder):
     assert both["files"] == [tiny.card.name, *found["files"]]
     assert both["fingerprint"] not in (tiny.card.hash, found["fingerprint"])
     other = Recording("sd35-large").file("model.safetensors")
-    assert read_foreign([other], {}).card.origin["fingerprint"] != found["fingerprint"]
+    assert checkpoints.read([other], {}).card.origin["fingerprint"] != found["fingerprint"]
 
 
 def test_strangers_are_told_what_is_nearest(tmp_path):
@@ -225,13 +224,13 @@ def test_strangers_are_told_what_is_nearest(tmp_path):
     with pytest.raises(
         BadInput, match=r"nearest is the denoiser in the names of ldm \(unet\): out.*missing"
     ):
-        read_foreign([tmp_path / "less.safetensors"], {})
+        checkpoints.read([tmp_path / "less.safetensors"], {})
     save_file({"a.b": torch.ones(3)}, tmp_path / "odd.safetensors")
     with pytest.raises(BadInput, match=r"no known part has names like a\.b"):
-        read_foreign([tmp_path / "odd.safetensors"], {})
+        checkpoints.read([tmp_path / "odd.safetensors"], {})
     save_file(file | {"mystery.weight": torch.ones(2)}, tmp_path / "more.safetensors")
     with pytest.raises(BadInput, match=r"mystery.weight belong to no part that is known"):
-        read_foreign([tmp_path / "more.safetensors"], {})
+        checkpoints.read([tmp_path / "more.safetensors"], {})
 
 
 def test_a_model_that_no_layout_holds_is_refused_before_anything_is_written(tiny_folder, tmp_path):

@@ -9,8 +9,8 @@ import pytest
 
 from recorded import Recording
 from safelight import checkpoints
-from safelight.checkpoints.diffusers_folder import read_folder
-from safelight.checkpoints.foreign import plan
+from safelight.checkpoints.diffusers_folder import read_parts
+from safelight.checkpoints.plan import plan_load
 from safelight.errors import BadInput
 from safelight.layouts import schedulers
 
@@ -64,8 +64,8 @@ def harmed(value: Any, path: tuple[Any, ...], harm: Callable[[Any], Any]) -> Any
 
 def told(folder: Any) -> str:
     """All that is known of a part before its weights are read."""
-    found = plan([folder], {})
-    configs = [one.config for one in (*found.pieces.values(), *found.towers)]
+    found = plan_load([folder], {})
+    configs = [one.config for one in (*found.parts.values(), *found.encoders)]
     return repr((configs, found.mean, found.deviation, found.family))
 
 
@@ -164,7 +164,7 @@ def test_links_do_not_lead_out_of_a_folder(folder, tmp_path, file):
     (folder / file).rename(outside)
     (folder / file).symlink_to(outside)
     with pytest.raises(BadInput, match=r"is a link out of its folder, to .*outside"):
-        plan([folder], {})
+        plan_load([folder], {})
 
 
 def test_the_hubs_cache_links_to_its_files(folder, tmp_path):
@@ -174,13 +174,13 @@ def test_the_hubs_cache_links_to_its_files(folder, tmp_path):
         tmp_path / "models--a--b" / "blobs",
     )
     blobs.mkdir(parents=True)
-    want, _ = read_folder(folder, {})
+    want = read_parts(folder, {})
     for number, path in enumerate(sorted(one for one in folder.rglob("*") if one.is_file())):
         link = snapshot / path.relative_to(folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         path.rename(blobs / f"{number}")
         link.symlink_to(blobs / f"{number}")
-    found, _ = read_folder(snapshot, {})
+    found = read_parts(snapshot, {})
     assert [one.config for one in found] == [one.config for one in want]
 
 
@@ -203,4 +203,4 @@ def test_an_index_names_files_beside_it(folder, tmp_path, place, message):
     )
     file.unlink()
     with pytest.raises(BadInput, match=message):
-        read_folder(folder, {})
+        read_parts(folder, {})

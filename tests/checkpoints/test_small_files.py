@@ -8,7 +8,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from recorded import DATA, Recording, real_shapes
-from safelight.attachments.identify import small_file
+from safelight.attachments.identify import identify
 from safelight.inspection import inspect, show
 from safelight.weights.files import Weights
 from safelight.weights.stored import LazyTensor, WeightFile
@@ -36,7 +36,7 @@ def test_real_adapters_are_told_by_their_headers(name):
         key: tuple(4 if side < 0 else side for side in shape)
         for key, shape in real_shapes(name).items()
     }
-    found = small_file(
+    found = identify(
         Weights({key: LazyTensor(source, 0, shape, "F16") for key, shape in shapes.items()}), name
     )
     layers = tuple(found["layers"].values())
@@ -59,7 +59,7 @@ def test_an_adapter_is_shown(tmp_path, capsys):
         "kind: LoRA",
         "rank: 3",
         "denoiser 1",
-        "words: <fox>",
+        "embeddings: <fox>",
         "CC0-1.0",
     ):
         assert said in text
@@ -72,7 +72,7 @@ def test_learned_words_are_told(tmp_path, capsys):
     )
     found = inspect(str(tmp_path / "fox.safetensors"))
     assert found == {
-        "what": "words",
+        "what": "embeddings",
         "for": "Stable Diffusion 1",
         "widths": [768],
         "vectors": {"fox": 5},
@@ -85,12 +85,12 @@ def test_learned_words_are_told(tmp_path, capsys):
 def test_models_are_neither(tmp_path):
     assert inspect(str(Recording("diffusers-folders").file("sd/unet")))["what"] == "model"
     save_file({"x.y": torch.ones(2, 2)}, tmp_path / "x.safetensors")
-    assert small_file(Weights({}), "nothing") is None
+    assert identify(Weights({}), "nothing") is None
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real files are not here")
 def test_real_files_are_told():
     found = inspect(str(DATA / "sd-artifacts" / "lora" / "cloneofsimo_lora_disney.safetensors"))
-    assert (found["rank"], found["words"]) == (1, ["<s1>", "<s2>"])
+    assert (found["rank"], found["embeddings"]) == (1, ["<s1>", "<s2>"])
     found = inspect(str(DATA / "sd-artifacts" / "embeddings" / "birb-style_learned_embeds.bin"))
     assert found["vectors"] == {"<birb-style>": 1}

@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from attaching import with_control
 from recorded import Recording
 from safelight import checkpoints, cli
-from safelight.attachments.apply import controlled
 from safelight.errors import BadInput
 from safelight.inspection import inspect, show
 
@@ -72,7 +72,7 @@ def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
 def test_a_tower_that_nobody_reads_is_refused():
     with pytest.raises(
         BadInput,
-        match="text_encoder_3 is a text tower that Stable Diffusion 1 does not read; leave",
+        match="text_encoder_3 is a text encoder that Stable Diffusion 1 does not have; leave",
     ):
         checkpoints.read([folder("sd"), folder("sd3/text_encoder_3")])
 
@@ -145,6 +145,6 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(
         BadInput, match=r"nothing\.bin' is not there; wanted a file of weights, or the folder"
     ):
-        controlled(
+        with_control(
             checkpoints.read(folder("sd")), f"{tmp_path / 'nothing.bin'}={tmp_path / 'a.png'}"
         )

@@ -74,9 +74,9 @@ def test_what_no_single_file_can_tell_is_refused(tmp_path):
     for process, message in (
         (
             Process(Linear(), Flow()),
-            "of Stable Diffusion 1 cannot tell the prediction flow; write a folder",
+            "of Stable Diffusion 1 cannot state the prediction flow; write a folder",
         ),
-        (Process(Cosine(), V()), "cannot tell the schedule Cosine"),
+        (Process(Cosine(), V()), "cannot state the schedule Cosine"),
     ):
         with pytest.raises(BadInput, match=message):
             checkpoints.save(

@@ -41,7 +41,7 @@ XLABS = Flux(replace(FLUX, double=2, single=0), hints=(16,) * 4)
 FLUXES = {
     "canny": Flux(BRANCH),
     "union": UNION,
-    "doubles": Flux(replace(BRANCH, single=0)),
+    "double_blocks": Flux(replace(BRANCH, single=0)),
     "x-labs": XLABS,
 }
 THEIRS = {Joint: diffusers_mmdit_control.LAYOUTS[0], Flux: diffusers_flux_control.LAYOUTS[0]}

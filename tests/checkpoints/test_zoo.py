@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 import safelight
 from recorded import Recording, difference, error
 from safelight import checkpoints
-from safelight.checkpoints.foreign import plan
+from safelight.checkpoints.plan import plan_load
 from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion.schedule import ScaledLinear
 from safelight.errors import BadInput
@@ -148,8 +148,10 @@ def test_the_schedule_and_the_scale_are_those_of_the_file(tmp_path):
     assert difference(again.pop("scale_factor"), first.pop("scale_factor")) < 1e-6
     assert again.keys() == first.keys()
     assert all(torch.equal(again[name], first[name]) for name in first)
-    assert plan([tmp_path / "again.safetensors"], {}).process == model.process
+    assert plan_load([tmp_path / "again.safetensors"], {}).process == model.process
     assert inspect(str(path))["schedule"]["beta_end"] == 0.0155
     half = {"betas": zoo.betas()["betas"].half()}  # which rounds, and says nothing else
     path = zoo.written(tmp_path / "half.safetensors", zoo.network(config), half)
-    assert plan([path], {}).process.schedule == ScaledLinear(beta_start=0.0015, beta_end=0.0195)
+    assert plan_load([path], {}).process.schedule == ScaledLinear(
+        beta_start=0.0015, beta_end=0.0195
+    )

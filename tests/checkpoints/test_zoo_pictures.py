@@ -8,7 +8,7 @@ from test_zoo import attending
 
 from recorded import Recording, difference, error
 from safelight import checkpoints
-from safelight.checkpoints.foreign import plan
+from safelight.checkpoints.plan import plan_load
 from safelight.conditioners.segments import Config as Segments
 from safelight.denoisers.unet.config import Config
 from safelight.errors import BadInput
@@ -89,10 +89,8 @@ def test_a_first_stage_that_stands_in_a_file_twice_is_read_once_and_written_twic
     assert second.keys() == first.keys()
     assert all(torch.equal(second[name], first[name]) for name in first)
     save_file(first | {"cond_stage_model.quant_conv.bias": torch.ones(3)}, path)
-    assert len(plan([path], {}).pieces) == 2  # from the header alone
-    with pytest.raises(
-        BadInput, match=r"stands in its file twice, and quant_conv\.bias is not the same"
-    ):
+    assert len(plan_load([path], {}).parts) == 2  # from the header alone
+    with pytest.raises(BadInput, match=r"is in its file twice, and quant_conv\.bias differs"):
         checkpoints.read(path)
 
 

@@ -10,7 +10,6 @@ import safelight
 from recorded import Recording, error
 from safelight import checkpoints
 from safelight.autoencoders.kl import config as kl_config
-from safelight.checkpoints.foreign import read_foreign
 from safelight.denoisers.unet.config import Config, Level
 from safelight.diffusion.noise import SeededNoise
 from safelight.errors import BadInput
@@ -160,7 +159,7 @@ def test_boxes_are_read_as_the_numbers_of_their_pieces(tmp_path):
         tower,
         {"scale_factor": torch.tensor(0.25)},
     )
-    model = read_foreign([path], HINTS)
+    model = checkpoints.read([path], HINTS)
     assert model.card.origin["family"] == "ldm-layout"
     (reader,) = model.conditioner.encoders
     assert reader.chunks([[("7 41, 0", 1.0)]])[0].ids == (7, 41, 0, *[49] * 9)

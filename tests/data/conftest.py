@@ -1,6 +1,7 @@
 """The same files as a folder and as a zip."""
 
 import pytest
+
 from layouts import write_folder, write_zip
 
 

@@ -5,8 +5,8 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from layouts import png, write_folder, write_zip
 
+from layouts import png, write_folder, write_zip
 from safelight.data.examples import Example, examine
 from safelight.data.sources.folder import Config
 from safelight.errors import BadInput

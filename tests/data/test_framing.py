@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from layouts import png, write_folder
 from PIL import Image
 
+from layouts import png, write_folder
 from safelight.data.dataset import Dataset
 from safelight.data.examples import examine
 from safelight.data.framing import Framing

@@ -4,8 +4,8 @@ import sqlite3
 
 import pytest
 import torch
-from layouts import png, write_folder
 
+from layouts import png, write_folder
 from safelight.data.dataset import Dataset
 from safelight.data.examples import examine
 from safelight.data.framing import Framing

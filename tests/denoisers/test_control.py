@@ -146,7 +146,7 @@ def test_each_sample_has_its_own_picture_over_and_over(parts):
     second = Controlled(network, branch, hints[1:])(noisy, time, given)
     torch.testing.assert_close(both[1], second[1])
     assert not torch.allclose(both[0], second[0], atol=1e-3)
-    with pytest.raises(BadInput, match="3 control pictures are not shared out alike among 2"):
+    with pytest.raises(BadInput, match="3 control pictures cannot be shared among 2"):
         Controlled(network, branch, torch.rand(3, 3, 32, 48))(noisy, time, given)
 
 

@@ -106,7 +106,7 @@ def test_schnell_refuses_guidance_before_the_first_step():
         )
     with pytest.raises(BadInput, match="scalars"):
         network.prepare(Condition(scalars={"guidance": torch.ones(2)}))
-    with pytest.raises(BadInput, match=r"hears \['guidance'\], not \['scale'\]"):
+    with pytest.raises(BadInput, match=r"takes the scalars \['guidance'\], not \['scale'\]"):
         skewed()[0].prepare(Condition(scalars={"scale": torch.ones(2)}))
 
 
@@ -116,7 +116,7 @@ def test_left_out_blocks_are_as_if_they_were_not_there(changes):
     assert isinstance(network, Denoiser)
     found = network.variant((0, 3), ())(noisy, time, told)
     assert torch.equal(network.variant((), ())(noisy, time, told), network(noisy, time, told))
-    del network.doubles[0], network.singles[1]
+    del network.double_blocks[0], network.single_blocks[1]
     assert torch.equal(found, network(noisy, time, told))
 
 

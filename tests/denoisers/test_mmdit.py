@@ -1,4 +1,5 @@
-"""What is the two streams' own. Its numbers are held to the original's in tests/layouts/test_mmdit_layouts.py."""
+"""What is the two streams' own. Its numbers are held to the original's in
+tests/layouts/test_mmdit_layouts.py."""
 
 import pytest
 import torch

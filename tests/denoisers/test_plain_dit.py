@@ -1,4 +1,5 @@
-"""What is the published DiT's own. Its numbers are held to the original's in tests/layouts/test_dit_layouts.py."""
+"""What is the published DiT's own. Its numbers are held to the original's in
+tests/layouts/test_dit_layouts.py."""
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_a_learned_variance_is_read_and_taught():
 def test_what_it_does_not_hear_is_refused_before_the_first_step():
     network, _, _, given = skewed()
     said = Condition(scalars={"label": given.scalars["label"], "guidance": torch.ones(2)})
-    with pytest.raises(BadInput, match="hears label, got guidance"):
+    with pytest.raises(BadInput, match="takes the scalar label, got guidance"):
         network.prepare(said)
     process = Process(LinearBeta(), Noise())
     with pytest.raises(BadInput, match="takes the scalar 'guidance', this one takes label"):

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(noisy, given, message):
 
 def test_a_scalar_that_it_does_not_know_is_refused():
     network = replace(SMALL, classes=3).build()
-    with pytest.raises(BadInput, match="hears the scalar noise_level, got scale"):
+    with pytest.raises(BadInput, match="takes the scalar noise_level, got scale"):
         network(
             torch.zeros(1, 4, 4, 4), torch.zeros(1), Condition(scalars={"scale": torch.ones(1)})
         )

@@ -10,9 +10,12 @@ from PIL import Image
 import making
 from safelight.autoencoders.kl.config import Config as KL
 from safelight.autoencoders.vq.config import Config as VQ
+from safelight.card import Card
 from safelight.checkpoints import save
 from safelight.media.pictures import read_recipe
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
+
+PART = ("--part", "autoencoder")
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def safelight(monkeypatch, capsys, tmp_path):
 
 def test_evaluate_prints_a_table_and_writes_a_report(safelight, tiny_folder, pictures, tmp_path):
     code, out, err = safelight(
-        "evaluate", tiny_folder, pictures, "--count", 5, "--out", "sub/r.md", "--device", "cpu"
+        "evaluate", tiny_folder, pictures, *PART, "--count", 5, "--out", "sub/r.md"
     )
     assert (code, err) == (0, "")
     assert "PSNR" in out
@@ -119,7 +122,8 @@ def test_another_number_of_channels_is_refused(safelight, tmp_path):
 def test_sizes_that_cannot_be_evaluated_are_refused(
     safelight, tiny_folder, pictures, words, message
 ):
-    assert message in refused(safelight("evaluate", tiny_folder, pictures, "--count", 2, *words))
+    line = refused(safelight("evaluate", tiny_folder, pictures, *PART, "--count", 2, *words))
+    assert message in line
 
 
 def test_a_broken_file_is_skipped_only_if_asked_and_is_named(
@@ -127,9 +131,9 @@ def test_a_broken_file_is_skipped_only_if_asked_and_is_named(
 ):
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data" / "red" / "broken.png").write_bytes(b"\x89PNG not")
-    line = refused(safelight("evaluate", tiny_folder, "data"))
+    line = refused(safelight("evaluate", tiny_folder, "data", *PART))
     assert "1 of 13 pictures cannot be read: red/broken.png:" in line
-    code, out, _ = safelight("evaluate", tiny_folder, "data", "--skip-broken", "--json")
+    code, out, _ = safelight("evaluate", tiny_folder, "data", *PART, "--skip-broken", "--json")
     data = json.loads(out)["data"]
     assert (code, data["judged"], len(data["broken"])) == (0, 12, 1)
     assert "Left out: red/broken.png" in (tmp_path / "report.md").read_text()

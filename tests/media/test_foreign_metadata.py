@@ -111,7 +111,7 @@ WHOLE = {"steps": 25, "seed": 7, "guidance": 6.5, "sampler": "dpmpp2m-sde", "spa
     ],
 )
 def test_each_program_is_read_under_our_names(tmp_path, by, chunks):
-    metadata = inspect(str(saved(tmp_path / "a.png", chunks)))["made"]
+    metadata = inspect(str(saved(tmp_path / "a.png", chunks)))["metadata"]
     assert metadata["by"] == by
     assert metadata["prompt"].startswith("a fox")
     assert metadata["negative"].startswith("blurry")

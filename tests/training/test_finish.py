@@ -14,10 +14,11 @@ import safelight
 from making import AUTOENCODER, DENOISER, go, recipe, tables
 from safelight.autoencoders.kl.config import Config as KL
 from safelight.autoencoders.tiny.config import Config as Tiny
+from safelight.card import Card
 from safelight.config import read
 from safelight.errors import BadInput
 from safelight.media.pictures import to_images
-from safelight.model import Card, preview
+from safelight.model import preview
 from safelight.nn.latent_scale import LatentScale
 from safelight.training.calibration import calibrate, fit_preview
 from safelight.types.networks import Encoding

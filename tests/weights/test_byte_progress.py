@@ -28,7 +28,7 @@ def test_the_file_is_the_librarys_to_the_byte(tmp_path):
     assert sum(heard) == size(tensors)
 
 
-@pytest.mark.parametrize("layout", checkpoints.LAYOUTS)
+@pytest.mark.parametrize("layout", checkpoints.FORMATS)
 def test_who_stops_it_finds_nothing_half_written(model, tmp_path, layout, monkeypatch):
     def stopped(*given: object, **more: object) -> None:
         write_tensors(*given, **more)
@@ -37,8 +37,8 @@ def test_who_stops_it_finds_nothing_half_written(model, tmp_path, layout, monkey
     whole = (
         checkpoints.read(Recording("diffusers-folders").file("sd")) if layout != "native" else model
     )
-    for room in ("native", "writing"):
-        monkeypatch.setattr(f"safelight.checkpoints.{room}.write_tensors", stopped)
+    for module in ("native", "single_file", "diffusers_writing"):
+        monkeypatch.setattr(f"safelight.checkpoints.{module}.write_tensors", stopped)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(whole, tmp_path / "out.safetensors", layout)
     assert not list(tmp_path.iterdir())
@@ -64,8 +64,8 @@ def test_reading_and_writing_are_told_of_to_the_end(model, tmp_path, monkeypatch
         assert note.endswith(" MB/s")
         heard.setdefault(what, []).append(total - done)
 
-    checkpoints.save(model, tmp_path / "saved", report=report)
-    checkpoints.load(tmp_path / "saved", "cpu", "fp32", report=report)
+    checkpoints.save(model, tmp_path / "saved", progress=report)
+    checkpoints.load(tmp_path / "saved", "cpu", "fp32", progress=report)
     checkpoints.read(Recording("diffusers-folders").file("sd"), {}, report)
     assert list(heard) == ["writing (MB)", "hashing (MB)", "reading (MB)"]
     assert all(left[-1] == 0 for left in heard.values())

@@ -56,7 +56,7 @@ def test_a_model_is_read_as_it_would_be_prepared(folder):
     for source in (Recording("diffusers-folders").file("sd"), folder):
         for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
             want = prepare(checkpoints.read(source), "cpu", precision)
-            read = checkpoints.read(source, reading=LoadOptions(dtype, channels_last=True))
+            read = checkpoints.read(source, options=LoadOptions(dtype, channels_last=True))
             got = checkpoints.load(source, "cpu", precision)
             for part in ("autoencoder", "conditioner", "denoiser"):
                 found, known = (

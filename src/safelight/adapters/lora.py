@@ -123,8 +123,8 @@ class Adapter:
                         f"{name} {tuple(one.shape)}" for name, one in tensors.items() if one.dim()
                     )
                     raise BadInput(
-                        f"{self.name}: {layer.module} has {made}, which does not go with a weight of shape {shape}; "
-                        "it is for a model of another size or family."
+                        f"{self.name}: {layer.module} has {made}, which does not go with a weight "
+                        f"of shape {shape}; it is for a model of another size or family."
                     ) from None
 
 

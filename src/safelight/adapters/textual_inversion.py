@@ -5,11 +5,15 @@ name in the file's name, the web UI's dictionary, in a pickle or flattened into 
 tensor for each text encoder (SDXL, Stable Diffusion 3).
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from safelight.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEB_UI = "string_to_param."
 TEXT_ENCODERS = ("clip_l", "clip_g", "t5xxl")

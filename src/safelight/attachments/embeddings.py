@@ -1,4 +1,4 @@
-"""Learned words from a file into a model, and out again."""
+"""Attaching textual-inversion embeddings: into a model's prompts, and out again."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,34 +13,36 @@ from safelight.types.networks import AcceptsEmbeddings
 from safelight.weights.files import open_weights
 
 
-def add_words(model: LatentDiffusion, path: str | Path, name: str = "") -> list[str]:
-    """Let the prompts of ``model`` use the learned words of a file, and say which these are.
+def add_embeddings_from(model: LatentDiffusion, path: str | Path, name: str = "") -> list[str]:
+    """Let the prompts of ``model`` use the embeddings of a file, and return their names.
 
-    ``name``: the word where the file says none, else that of the file. The model's own weights stay as they are. Raises
-    BadInput, with the model untouched, if the file holds no words, or words for another model.
+    ``name`` is for an embedding without a name in the file; by default that of the file. The
+    model's own weights stay as they are. Raises BadInput, with the model unchanged, if the file
+    holds no embeddings, or those of another model.
     """
     path = Path(path)
     weights = open_weights(path)
-    return learn(model, read(weights, weights.metadata, name or path.stem))
+    return add_embeddings(model, read(weights, weights.metadata, name or path.stem))
 
 
-def learn(model: LatentDiffusion, words: Mapping[str, Sequence[Tensor]]) -> list[str]:
-    """Let the prompts of ``model`` use these words, each with vectors (n, width) for each tower it was learned for.
+def add_embeddings(model: LatentDiffusion, embeddings: Mapping[str, Sequence[Tensor]]) -> list[str]:
+    """Let the prompts of ``model`` use embeddings, and return their names.
 
-    BadInput, with the model untouched, for words of another model.
+    Each has vectors (n, width) for every text encoder that it was trained for. BadInput, with the
+    model unchanged, for embeddings of another model.
     """
     readers = _readers(model)
-    for word, vectors in words.items():
+    for name, vectors in embeddings.items():
         for reader in readers:
-            reader.check_embedding(word, vectors)
-    for word, vectors in words.items():
+            reader.check_embedding(name, vectors)
+    for name, vectors in embeddings.items():
         for reader in readers:
-            reader.add_embedding(word, vectors)
-    return list(words)
+            reader.add_embedding(name, vectors)
+    return list(embeddings)
 
 
 def remove_embedding(model: LatentDiffusion, name: str) -> None:
-    """Read ``name`` as other text again; BadInput if it was not added."""
+    """Treat ``name`` as ordinary text again; BadInput if there is no such embedding."""
     for reader in _readers(model):
         reader.remove_embedding(name)
 

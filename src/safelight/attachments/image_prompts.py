@@ -1,4 +1,4 @@
-"""Image prompts in files: for which denoiser, with which eye; a model that hears pictures by them."""
+"""Attaching image prompts (IP-Adapter): a model prompted with pictures beside its text."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from safelight.adapters.image_prompt import (
     AttentionTarget,
@@ -15,18 +17,26 @@ from safelight.adapters.image_prompt import (
     ImagePromptConditioner,
     fits,
 )
-from safelight.adapters.lora import Adapter
-from safelight.attachments.lora_files import place, tables, transformer_blocks
-from safelight.checkpoints import is_part
-from safelight.checkpoints.assembly import build
-from safelight.checkpoints.detach import plain
-from safelight.checkpoints.foreign import find
+from safelight.adapters.lora import Adapter, Merged
+from safelight.attachments.licences import licence_of
+from safelight.attachments.lora_files import (
+    adaptable_parts,
+    mappings_of_model,
+    place_adapter,
+    transformer_blocks,
+)
+from safelight.attachments.specs import ImagePromptSpec
+from safelight.checkpoints.assembly import build_part
+from safelight.checkpoints.detach import detach
+from safelight.checkpoints.locate import is_part_folder
+from safelight.checkpoints.parts import find_parts
 from safelight.conditioners import text_readers
 from safelight.denoisers.flux.network import Flux
 from safelight.denoisers.unet.network import UNet
 from safelight.errors import BadInput
 from safelight.governance.licences import PartLicence
 from safelight.layouts.detection import Piece
+from safelight.media.pictures import read_picture, to_images
 from safelight.model import LatentDiffusion, module, with_more
 from safelight.nn.attention import CrossAttention
 from safelight.nn.clip_vision import ImageEncoder
@@ -34,8 +44,41 @@ from safelight.runtime import ready
 from safelight.weights.files import open_weights
 
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL", 4096: "FLUX.1"}
-"""By the width of the text: for which denoisers image prompts are made."""
+"""The denoisers that image prompts are made for, by the width of their text."""
+
 LORA = re.compile(r"ip_adapter\.(\d+)\.(to_(?:q|k|v|out)_lora\.(?:down|up)\.weight)")
+"""The names of the LoRA in the files of FaceID."""
+
+VECTOR_FILES = (".safetensors", ".npy", ".pt", ".pth", ".bin")
+"""The suffixes of files that hold face vectors instead of a picture."""
+
+
+def attach_image_prompt(
+    model: LatentDiffusion, spec: ImagePromptSpec, hints: Mapping[str, Any] | None = None
+) -> LatentDiffusion:
+    """The model prompted with these pictures beside its text.
+
+    For FaceID the picture is a face vector, a file with one tensor (safetensors, npy, …), for
+    FaceID Plus that and the picture; the LoRA in these files is merged into the denoiser. The
+    image encoder is the model's own, or one next to the file. Raises BadInput, with nothing
+    merged, if anything is missing or does not fit.
+    """
+    is_vector = [path.suffix.lower() in VECTOR_FILES for path in spec.pictures]
+    pairs = list(zip(spec.pictures, is_vector, strict=True))
+    vectors = [_face_vectors(path) for path, vector in pairs if vector]
+    images = [to_images([read_picture(path, str(path))]) for path, vector in pairs if not vector]
+    inputs: dict[str, Any] = {"image": images} if images else {}
+    inputs |= {"face_vector": torch.cat(vectors)} if vectors else {}
+    names = ",".join(path.name for path in spec.pictures)
+    result = with_image_prompt(
+        model, spec.file, spec.scale, inputs=inputs, hints=hints, input_names=names
+    )
+    lora = face_lora(spec.file, model) if spec.scale else None
+    if lora is None:
+        return result
+    Merged(adaptable_parts(model)).use({lora: 1.0})
+    attached = {f"{spec.file.name} (LoRA)": 1.0}
+    return with_more(result, attached, [licence_of("adapter", spec.file)])
 
 
 def with_image_prompt(
@@ -43,195 +86,209 @@ def with_image_prompt(
     path: str | Path,
     scale: float = 1.0,
     encoder: str | Path | None = None,
-    shown: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     hints: Mapping[str, Any] | None = None,
-    called: str = "given",
+    input_names: str = "given",
 ) -> LatentDiffusion:
-    """The model with an image prompt beside its text: its prompts may give an ``image``, or what was made of one before
-    (see ``ImagePromptConditioner``); those that give none are given what is ``shown``. The given model, whose weights are shared
-    and stay as they are, goes on without. A LoRA that FaceID's files hold is not merged: ``face_lora`` reads it.
+    """The model with an image prompt; the given model shares its weights and stays as it is.
 
-    ``encoder``: the file or folder of the image encoder; by default the model's own, or the one beside ``path``.
-    ``hints``: ``{"shortcut": True}`` for FaceID Plus of the second version, by default what the file's name says; and
-    ``image_encoder_heads`` and ``image_encoder_activation``, which no file of an encoder tells.
-    ``called``: what its card says that it is shown.
-    Raises BadInput if the file is no image prompt, or one for another denoiser, or if the encoder does not go with it.
+    Its prompts may have an ``image``, or what an encoder made of one (see ``ImagePromptConditioner``);
+    prompts without one use ``inputs``, which its card calls ``input_names``. The LoRA in a file of
+    FaceID is not merged: ``face_lora`` reads it.
+
+    ``encoder``: the file or folder of the image encoder; by default the model's own, or the one
+    next to ``path``. ``hints``: ``{"shortcut": True}`` for FaceID Plus of the second version, by
+    default what the file's name says; ``image_encoder_heads`` and ``image_encoder_activation``,
+    which no file of an encoder states.
+    Raises BadInput if the file holds no image prompt, or one for another denoiser, or if the
+    encoder does not fit.
     """
-    path = Path(path)
-    piece = read(path, hints or {})
-    denoiser = plain(model).denoiser
-    conditioner = model.conditioner
-    reads = conditioner and any(reader.reads_weights for reader in text_readers(conditioner))
-    if not isinstance(denoiser, UNet | Flux) or conditioner is None or not reads:
+    path, hints = Path(path), hints or {}
+    part = read_image_prompt(path, hints)
+    denoiser, conditioner = detach(model).denoiser, model.conditioner
+    weighted = conditioner and any(reader.reads_weights for reader in text_readers(conditioner))
+    if not isinstance(denoiser, UNet | Flux) or conditioner is None or not weighted:
         raise BadInput(
-            f"an image prompt is for a U-Net or FLUX that reads with text towers, not {model.card.name!r}."
+            f"an image prompt is for a U-Net or FLUX with text encoders, not {model.card.name!r}."
         )
-    places = fitting(piece.config, denoiser, path.name)
-    like = next(module(denoiser).parameters())
-    adapter = cast("ImagePrompt", ready(build(piece), like.device, like.dtype))
-    image_encoder, found = (
-        model.image_encoder,
-        image_encoder_for(piece.config, model.image_encoder, path, encoder, hints or {}),
-    )
-    if found is not None:
-        image_encoder = cast("ImageEncoder", ready(build(found), like.device, like.dtype))
-    told = replace(
-        model,
-        conditioner=ImagePromptConditioner(
-            conditioner, adapter, places, scale, image_encoder, shown
-        ),
-    )
+    places = adapter_places(part.config, denoiser, path.name)
+    weight = next(module(denoiser).parameters())
+    adapter = cast("ImagePrompt", ready(build_part(part), weight.device, weight.dtype))
+    image_encoder = model.image_encoder
+    encoder_part = find_image_encoder(part.config, image_encoder, path, encoder, hints)
+    if encoder_part is not None:
+        network = ready(build_part(encoder_part), weight.device, weight.dtype)
+        image_encoder = cast("ImageEncoder", network)
+    prompted = ImagePromptConditioner(conditioner, adapter, places, scale, image_encoder, inputs)
     licences = [
-        PartLicence(one.part, one.source, one.licence) for one in (piece, found) if one is not None
+        PartLicence(item.part, item.source, item.licence)
+        for item in (part, encoder_part)
+        if item is not None
     ]
-    return with_more(told, {f"{path.name}={called}": scale}, licences)
+    attached = {f"{path.name}={input_names}": scale}
+    return with_more(replace(model, conditioner=prompted), attached, licences)
 
 
-def read(path: Path, hints: Mapping[str, Any]) -> Piece:
-    """The image prompt in a file, from its header."""
+def read_image_prompt(path: Path, hints: Mapping[str, Any]) -> Piece:
+    """The image prompt in a file, from its header; BadInput if it holds anything else."""
     version = {"shortcut": "yes"} if "plusv2" in path.name.lower().replace("-", "") else {}
-    found, _ = find([path], {**version, **hints})
-    if [one.part for one in found] != ["image prompt"]:
+    parts, _ = find_parts([path], {**version, **hints})
+    if [part.part for part in parts] != ["image prompt"]:
         raise BadInput(
-            f"{path.name} holds {', '.join(one.part for one in found)}; wanted an image prompt (IP-Adapter)."
+            f"{path.name} holds {', '.join(part.part for part in parts)}; "
+            "wanted an image prompt (IP-Adapter)."
         )
-    return found[0]
+    return parts[0]
 
 
-def fitting(config: Config, denoiser: UNet | Flux, where: str) -> list[AttentionTarget]:
-    """For each of the denoiser's attentions that can hear pictures, its place in the adapter; BadInput if the adapter
-    is for another denoiser.
+def adapter_places(config: Config, denoiser: UNet | Flux, where: str) -> list[AttentionTarget]:
+    """The place in the adapter of each attention of the denoiser that attends to pictures.
 
-    Theirs go down, up, and then through the middle, ours the middle first. Not for levels whose first attention asks
-    the text alone: the upscaler's. FLUX hears pictures in each of its double blocks.
+    An adapter counts a U-Net's attentions down, up and then through the middle, we count the
+    middle before up. Levels whose first attention is to the text alone are left out (the
+    upscaler's). FLUX attends to pictures in each of its double blocks. BadInput if the adapter is
+    for another denoiser.
     """
     if isinstance(denoiser, Flux):
         shape = denoiser.config
         require_fit(config, (shape.width,) * shape.double, shape.text_width, where)
         return [AttentionTarget(number, shape.heads) for number in range(shape.double)]
-    crosses = [
-        _crosses(part) for part in (denoiser.encoder.down, denoiser.encoder.middle, denoiser.up)
-    ]
-    down, middle, up = (len(one) for one in crosses)
+    sections = (denoiser.encoder.down, denoiser.encoder.middle, denoiser.up)
+    attentions = [_cross_attentions(section) for section in sections]
+    down, middle, up = (len(section) for section in attentions)
     numbers = [*range(down), *range(down + up, down + up + middle), *range(down, down + up)]
-    flat = [cross for one in crosses for cross in one]
-    widths = {number: cross.q.out_features for number, cross in zip(numbers, flat, strict=True)}
-    require_fit(
-        config,
-        tuple(widths[number] for number in range(len(flat))),
-        denoiser.config.text_width,
-        where,
-    )
-    return [
-        AttentionTarget(number, cross.heads) for number, cross in zip(numbers, flat, strict=True)
-    ]
+    numbered = list(zip(numbers, (a for section in attentions for a in section), strict=True))
+    widths = {number: attention.q.out_features for number, attention in numbered}
+    in_order = tuple(widths[number] for number in sorted(widths))
+    require_fit(config, in_order, denoiser.config.text_width, where)
+    return [AttentionTarget(number, attention.heads) for number, attention in numbered]
 
 
 def require_fit(config: Config, widths: Sequence[int], text_width: int, where: str) -> None:
-    """BadInput unless an adapter's attentions and text are as wide as the denoiser's, in the adapter's order."""
-    if (config.widths, config.project.text_width) != (tuple(widths), text_width):
-        told = [
-            f"{len(each)} attentions of widths {', '.join(map(str, dict.fromkeys(each)))} and a text {wide} wide"
-            f"{f' (as {FAMILIES[wide]})' if wide in FAMILIES else ''}"
-            for each, wide in ((config.widths, config.project.text_width), (widths, text_width))
-        ]
-        raise BadInput(
-            f"{where} is for a denoiser of {told[0]}; this one has {told[1]}: take one made for it."
-        )
+    """BadInput unless an adapter's attentions and text are as wide as the denoiser's."""
+    if (config.widths, config.project.text_width) == (tuple(widths), text_width):
+        return
+    wanted = _described(config.widths, config.project.text_width)
+    raise BadInput(
+        f"{where} is for a denoiser of {wanted}; "
+        f"this one has {_described(widths, text_width)}: take one made for it."
+    )
 
 
-def image_encoder_for(
+def _described(widths: Sequence[int], text_width: int) -> str:
+    family = f" (as {FAMILIES[text_width]})" if text_width in FAMILIES else ""
+    distinct = ", ".join(map(str, dict.fromkeys(widths)))
+    return f"{len(widths)} attentions of widths {distinct} and a text {text_width} wide{family}"
+
+
+def find_image_encoder(
     config: Config,
     own: ImageEncoder | None,
     path: Path,
     encoder: str | Path | None,
     hints: Mapping[str, Any],
 ) -> Piece | None:
-    """The file of the eye that an adapter sees with; None if there is none, or if it is the model's ``own``. BadInput
-    if the one that was given is another's."""
-    reads = config.project.reads
-    if reads.keys() <= {"face"} or (
-        encoder is None and own is not None and fits(own.config, reads)
-    ):
+    """The image encoder that an adapter needs, in the file ``encoder`` or next to ``path``.
+
+    None if it needs none, if the model's ``own`` fits, or if there is none. BadInput if the one
+    that was named, or the only one, does not fit.
+    """
+    needs = config.project.reads
+    if needs.keys() <= {"face"}:
         return None
     if encoder is None:
-        found = next(
-            (
-                one
-                for one in beside(path)
-                if one.part == "image_encoder" and fits(one.config, reads)
-            ),
-            None,
-        )
-        if found is None and own is not None:
-            raise BadInput(_unfit("the image encoder of the model", own.config, reads))
-        return found
-    found = next(
-        (one for one in find([Path(encoder)], hints)[0] if one.part == "image_encoder"), None
-    )
-    if found is None:
-        raise BadInput(f"{Path(encoder).name} is no image encoder that is known: wanted CLIP's.")
-    if not fits(found.config, reads):
-        raise BadInput(_unfit(Path(encoder).name, found.config, reads))
-    return found
+        if own is not None and fits(own.config, needs):
+            return None
+        nearby = (part for part in parts_next_to(path) if part.part == "image_encoder")
+        part = next((part for part in nearby if fits(part.config, needs)), None)
+        if part is None and own is not None:
+            raise BadInput(_misfit("the image encoder of the model", own.config, needs))
+        return part
+    name = Path(encoder).name
+    parts, _ = find_parts([Path(encoder)], hints)
+    part = next((part for part in parts if part.part == "image_encoder"), None)
+    if part is None:
+        raise BadInput(f"{name} is no image encoder that is known: wanted CLIP's.")
+    if not fits(part.config, needs):
+        raise BadInput(_misfit(name, part.config, needs))
+    return part
 
 
-def beside(path: Path) -> Iterator[Piece]:
-    """What lies where adapters are kept with their eyes: folders ``image_encoder`` near by, files that are called an
-    image encoder or CLIP's vision, and those in a folder ``clip_vision``; what cannot be read is passed by."""
-    near = path.parent.parent
-    folders = [one / "image_encoder" for one in (path.parent, near, near / "models")]
+def parts_next_to(path: Path) -> Iterator[Piece]:
+    """The parts where image encoders are usually kept for an adapter.
+
+    That is in folders ``image_encoder`` nearby, in files next to it that are called an image
+    encoder or CLIP vision, and in a folder ``clip_vision``; what cannot be read is skipped.
+    """
+    parent = path.parent.parent
+    folders = [folder / "image_encoder" for folder in (path.parent, parent, parent / "models")]
     files = [
-        one
-        for one in sorted(path.parent.glob("*.safetensors"))
-        if _named_image_encoder(one.stem) and one != path
+        file
+        for file in sorted(path.parent.glob("*.safetensors"))
+        if _is_called_image_encoder(file.stem) and file != path
     ]
-    files += sorted((near / "clip_vision").glob("*.safetensors"))
-    for one in (*(folder for folder in folders if is_part(folder)), *files):
+    files += sorted((parent / "clip_vision").glob("*.safetensors"))
+    for candidate in (*(folder for folder in folders if is_part_folder(folder)), *files):
         try:
-            found, _ = find([one], {})
+            parts, _ = find_parts([candidate], {})
         except BadInput:
             continue
-        yield from found
+        yield from parts
 
 
 def face_lora(path: str | Path, model: LatentDiffusion) -> Adapter | None:
-    """The LoRA of the denoiser that a file of FaceID holds beside its image prompt, to be merged as any other; None if
-    it holds none. BadInput if it is for another denoiser.
+    """The LoRA of the denoiser in a file of FaceID; None if there is none.
 
-    Attentions are counted as keys and values are: down, up, middle, each first to itself and then to the text.
+    BadInput if it is for another denoiser. Attentions are counted down, up, middle, in each block
+    first the self-attention and then that to the text.
     """
-    path, known = Path(path), tables(plain(model))
+    path, known = Path(path), mappings_of_model(detach(model))
     weights = open_weights(path)
-    stems = transformer_blocks(known)
-    file = {}
+    blocks = transformer_blocks(known)
+    tensors = {}
     for name in weights:
-        if found := LORA.fullmatch(name):
-            stem = (
-                stems[int(found[1]) // 2]
-                if int(found[1]) // 2 < len(stems)
-                else f"attention.{found[1]}"
-            )
-            file[f"unet.{stem}.attn{int(found[1]) % 2 + 1}.{found[2]}"] = weights[name]
-    return place(file, known, f"the LoRA in {path.name}") if file else None
+        if match := LORA.fullmatch(name):
+            block, attention = divmod(int(match[1]), 2)
+            stem = blocks[block] if block < len(blocks) else f"attention.{match[1]}"
+            tensors[f"unet.{stem}.attn{attention + 1}.{match[2]}"] = weights[name]
+    return place_adapter(tensors, known, f"the LoRA in {path.name}") if tensors else None
 
 
-def _crosses(part: nn.Module) -> list[CrossAttention]:
-    return [one for one in part.modules() if isinstance(one, CrossAttention)]
+def _face_vectors(path: Path) -> Tensor:
+    """The face vectors in a file, (k, d); BadInput if it holds anything else."""
+    try:
+        if path.suffix.lower() == ".npy":
+            tensors = [torch.from_numpy(np.load(path, allow_pickle=False))]
+        else:
+            tensors = [*open_weights(path).values()]
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"{path.name} cannot be read: {error}.") from None
+    if len(tensors) != 1 or tensors[0].ndim not in (1, 2) or not tensors[0].is_floating_point():
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors[:3])
+        raise BadInput(
+            f"{path.name}: wanted the vector of a face, one tensor (d) or (k, d), "
+            f"got {shapes or 'nothing'}."
+        )
+    return tensors[0] if tensors[0].ndim == 2 else tensors[0][None]
 
 
-def _named_image_encoder(stem: str) -> bool:
-    plainly = stem.lower().replace("-", "_")
-    return "image_encoder" in plainly or "clip_vision" in plainly
+def _cross_attentions(part: nn.Module) -> list[CrossAttention]:
+    return [layer for layer in part.modules() if isinstance(layer, CrossAttention)]
 
 
-def _unfit(where: str, config: Any, reads: Mapping[Any, int]) -> str:
-    made = (
-        f"states of {reads['states']} numbers"
-        if "states" in reads
-        else f"a vector of {reads['vector']} numbers"
+def _is_called_image_encoder(stem: str) -> bool:
+    name = stem.lower().replace("-", "_")
+    return "image_encoder" in name or "clip_vision" in name
+
+
+def _misfit(where: str, config: Any, needs: Mapping[Any, int]) -> str:
+    """Why an image encoder is not the one that an adapter was trained with."""
+    wanted = (
+        f"states of {needs['states']} numbers"
+        if "states" in needs
+        else f"a vector of {needs['vector']} numbers"
     )
     return (
-        f"{where} makes vectors of {config.projection} and states of {config.width} numbers, the image prompt reads "
-        f"{made}: take the encoder that it was trained with."
+        f"{where} makes vectors of {config.projection} and states of {config.width} numbers, "
+        f"the image prompt needs {wanted}: take the encoder that it was trained with."
     )

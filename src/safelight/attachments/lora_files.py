@@ -1,5 +1,4 @@
-"""Adapters in files: the names of kohya, PEFT, diffusers old and new, x-labs, cloneofsimo and others, read against the
-layouts of the parts that they change; written as kohya and PEFT write them."""
+"""LoRA files: their layers placed in a model by the key mappings of its parts; and written."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from safelight.adapters.lora import Adapter, Layer, Spot
-from safelight.checkpoints.detach import plain
+from safelight.attachments.lora_names import (
+    PREFIXES,
+    XLABS,
+    family_title,
+    has_low_rank,
+    split_name,
+)
+from safelight.checkpoints.detach import detach
 from safelight.config import kind_of
 from safelight.errors import BadInput, unknown
 from safelight.files import writing
@@ -18,300 +24,262 @@ from safelight.model import LatentDiffusion, module
 from safelight.weights.files import open_weights
 from safelight.weights.writing import write_tensors
 
-Tables = Mapping[str, Sequence[Table]]
-"""By part (denoiser, tower.0, …) its tables in all layouts."""
-
-KEY = re.compile(
-    r"(?P<module>.+?)[._](?:(?:lora|lora_linear_layer)[._](?P<low>up|down|mid|A|B)(?:\.default)?\.(?P<of>weight|bias)"
-    r"|(?P<alpha>alpha)|(?P<magnitude>dora_scale|lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
-    r"|(?P<other>hada_\w+|lokr_\w+|diff|diff_b))"
-)
-NAMES = {"A": "down", "B": "up", "diff_b": "bias"}
-XLABS = re.compile(
-    r"(?:diffusion_model\.)?(double|single)_blocks\.(\d+)\.processor\.(qkv|proj)_lora([12]?)\.(up|down)\.weight"
-)
-NORM = re.compile(r"(.+\.norm_(?:added_)?[qk])\.weight")  # which control LoRAs hold whole
-NUMBERED = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
-PREFIXES = {  # before a module's name, its dots underscores; the longest that leads to a known module is it
-    "denoiser": (
-        "lora_unet_unet_",
-        "lora_unet_",
-        "lora_transformer_",
-        "base_model_model_",
-        "model_diffusion_model_",
-        "diffusion_model_",
-        "transformer_",
-        "unet_",
-        "",
-    ),
-    "tower.0": ("lora_te1_", "lora_te_", "text_encoder_"),
-    "tower.1": ("lora_te2_", "text_encoder_2_"),
-    "tower.2": ("lora_te3_", "text_encoder_3_"),
-}
-STRANGERS = {  # by underscored names: families that adapters are made for
-    r"blocks_\d+_(cross|self)_attn_(q|k|v|output)_proj": "Anima",
-    r"blocks_\d+_attn_w[qkvo]_": "Krea 2",
-    r"transformer_blocks_\d+_(img|txt)_(mlp|mod)": "Qwen-Image",
-    r"(double|single)_blocks_\d|single_transformer_blocks_\d": "FLUX",
-    r"joint_blocks_\d|transformer_blocks_\d+_(attn|norm1_context|ff_context)_": "Stable Diffusion 3 or FLUX",
-    r"(input|output)_blocks_\d|(down|up)_blocks_\d|mid_block_": "Stable Diffusion 1, 2 or XL",
-}
+Mappings = Mapping[str, Sequence[Table]]
+"""The key mappings of a part in all layouts, by part (denoiser, tower.0, …)."""
 
 
 def read_adapter(path: Path, model: LatentDiffusion) -> Adapter:
-    """The adapter in a file, for this model. BadInput if it is none, or for another family or size."""
-    adapter = place(open_weights(path), tables(model), path.name)
-    adapter.check(parts(model))
+    """The adapter in a file, for this model.
+
+    BadInput if it is none, or one for another family or size.
+    """
+    adapter = place_adapter(open_weights(path), mappings_of_model(model), path.name)
+    adapter.check(adaptable_parts(model))
     return adapter
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a file holds low-rank matrices, by its names alone."""
-    found = (KEY.fullmatch(name) for name in open_weights(path)) if path.is_file() else ()
-    return any(one is not None and one["low"] for one in found)
+    """Whether a path is a file of low-rank matrices, by its names alone."""
+    return path.is_file() and has_low_rank(open_weights(path))
 
 
-def parts(model: LatentDiffusion) -> dict[str, nn.Module]:
-    """What adapters can change: the denoiser and, one by one, the text towers, whatever stands around them."""
-    model = plain(model)
-    found = {} if model.denoiser is None else {"denoiser": module(model.denoiser)}
+def adaptable_parts(model: LatentDiffusion) -> dict[str, nn.Module]:
+    """What adapters can change: the denoiser, and each text encoder by its number."""
+    model = detach(model)
+    parts = {} if model.denoiser is None else {"denoiser": module(model.denoiser)}
     if model.conditioner is not None:
-        readers = vars(module(model.conditioner))["_modules"].get("encoders", ())
-        found |= {
-            f"tower.{i}": one.network for i, one in enumerate(readers) if one.network is not None
+        encoders = vars(module(model.conditioner))["_modules"].get("encoders", ())
+        parts |= {
+            f"tower.{number}": encoder.network
+            for number, encoder in enumerate(encoders)
+            if encoder.network is not None
         }
-    return found
+    return parts
 
 
-def tables(model: LatentDiffusion) -> Tables:
-    """How other layouts name what adapters can change."""
+def mappings_of_model(model: LatentDiffusion) -> Mappings:
+    """The key mappings of all that adapters can change."""
     return {
-        name: tables_of(name.split(".")[0], vars(part)["config"])
-        for name, part in parts(model).items()
+        name: mappings_of(name.split(".")[0], vars(part)["config"])
+        for name, part in adaptable_parts(model).items()
     }
 
 
-def tables_of(part: str, config: object) -> list[Table]:
-    """The tables of a denoiser or tower of this configuration, in every layout that has one."""
+def mappings_of(part: str, config: object) -> list[Table]:
+    """The key mappings of a denoiser or text encoder in every layout of its kind."""
     kind = kind_of(config)
-    fitting = (
-        one
-        for one in all_layouts()
-        if one.part == part and one.example and kind_of(one.example) == kind
-    )
-    return [one.table(config) for one in fitting]
+    return [
+        layout.table(config)
+        for layout in all_layouts()
+        if layout.part == part and layout.example and kind_of(layout.example) == kind
+    ]
 
 
-def place(file: Mapping[str, Tensor], known: Tables, where: str) -> Adapter:
-    """The adapter that ``file`` holds, each of its layers at its place.
+def place_adapter(file: Mapping[str, Tensor], known: Mappings, where: str) -> Adapter:
+    """The adapter in a file's tensors, each layer at its place in the model.
 
-    Kohya's names have underscores for dots, which only the modules themselves can undo: all names are compared so.
-    Raises BadInput if a name leads nowhere; if only towers that the model lacks are meant, they are ``left``.
+    Kohya's names have underscores for dots, which only the modules' names can undo: all are
+    compared so. Tensors for text encoders that the model lacks are in ``left``. Raises BadInput
+    for names that belong to nothing.
     """
-    modules = {part: Modules(some) for part, some in known.items()}
-    numbered = _numbered(known)
-    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    modules = {part: ModuleNames(mappings) for part, mappings in known.items()}
+    numbered = _numbered_modules(known)
     absent = tuple(
-        prefix for part in PREFIXES if part not in known for prefix in PREFIXES[part] if prefix
+        prefix
+        for part, prefixes in PREFIXES.items()
+        if part not in known
+        for prefix in prefixes
+        if prefix
     )
-    left: list[str] = []
-    lost: list[str] = []
-    words: dict[str, Tensor] = {}
-    file = _in_parts(file)
+    layers: dict[tuple[str, str], dict[str, Tensor]] = {}
+    ignored: list[str] = []
+    unplaced: list[str] = []
+    embeddings: dict[str, Tensor] = {}
+    file = _split_single_blocks(file)
     for name in file:
         if name.startswith("<"):
-            words[name] = file[name]
+            embeddings[name] = file[name]
             continue
-        path, what = split(name, numbered)
-        spot = next(((part, one) for part, one in _meant(path, modules)), None)
-        if spot is not None:
-            found.setdefault(spot, {})[what] = file[name]
+        path, tensor = split_name(name, numbered)
+        place = next(_places(path, modules), None)
+        if place is not None:
+            layers.setdefault(place, {})[tensor] = file[name]
         elif path.replace(".", "_").startswith(absent):
-            left.append(name)
+            ignored.append(name)
         else:
-            lost.append(name)
-    if lost or not found:
-        raise BadInput(_refusal(where, lost or [*file], known))
-    layers = [
-        Layer(part, path, some, modules[part].weights[path], modules[part].biases.get(path))
-        for (part, path), some in found.items()
+            unplaced.append(name)
+    if unplaced or not layers:
+        raise BadInput(_refusal(where, unplaced or [*file], known))
+    placed = [
+        Layer(part, path, tensors, modules[part].weights[path], modules[part].biases.get(path))
+        for (part, path), tensors in layers.items()
     ]
-    return Adapter(where, tuple(layers), tuple(left), words)
+    return Adapter(where, tuple(placed), tuple(ignored), embeddings)
 
 
-class Modules:
-    """The modules of a part in the layouts of others: where their weights and biases stand in ours."""
+class ModuleNames:
+    """The modules of a part by the names of other layouts, and where their tensors are in ours."""
 
-    def __init__(self, known: Sequence[Table]) -> None:
+    def __init__(self, mappings: Sequence[Table]) -> None:
         self.weights: dict[str, Spot] = {}
         self.biases: dict[str, Spot] = {}
-        for table in known:
-            for rule in table.rules:
+        for mapping in mappings:
+            for rule in mapping.rules:
                 for index, name in enumerate(rule.theirs):
                     path, _, last = name.rpartition(".")
                     if last == "bias":
                         self.biases.setdefault(path, Spot(rule, index))
-                    else:  # also whole tensors by their own names, as norms of queries
-                        self.weights.setdefault(
-                            path if last == "weight" else name, Spot(rule, index)
-                        )
+                    else:  # a tensor that is no weight, as a norm's scale, by its own name
+                        key = path if last == "weight" else name
+                        self.weights.setdefault(key, Spot(rule, index))
         self.underscored: dict[str, set[str]] = {}
         for path in self.weights:
             self.underscored.setdefault(path.replace(".", "_"), set()).add(path)
 
     def find(self, name: str) -> str | None:
-        """The module of that name, dotted or underscored; None if there is none, or more than one."""
+        """The module of that name, with dots or underscores; None unless there is exactly one."""
         if name in self.weights:
             return name
-        found = self.underscored.get(name.replace(".", "_"), set())
-        return next(iter(found)) if len(found) == 1 else None
+        matches = self.underscored.get(name.replace(".", "_"), set())
+        return next(iter(matches)) if len(matches) == 1 else None
 
 
-def transformer_blocks(known: Tables) -> list[str]:
-    """A U-Net's transformer blocks as diffusers names them, in its order: down, up, and the middle last."""
-    paths = [
-        path
-        for path in Modules(known.get("denoiser", ())).weights
-        if re.match(r"(down|up|mid)_block", path)
-    ]
-    stems = dict.fromkeys(
-        stem[0] for path in paths if (stem := re.match(r".*\.transformer_blocks\.\d+", path))
-    )
-    return sorted(stems, key=lambda stem: "dum".index(stem[0]))
+def transformer_blocks(known: Mappings) -> list[str]:
+    """A U-Net's transformer blocks by diffusers' names in its order: down, up, middle."""
+    names = ModuleNames(known.get("denoiser", ())).weights
+    paths = [path for path in names if re.match(r"(down|up|mid)_block", path)]
+    matches = (re.match(r".*\.transformer_blocks\.\d+", path) for path in paths)
+    blocks = dict.fromkeys(match[0] for match in matches if match)
+    return sorted(blocks, key=lambda block: "dum".index(block[0]))
 
 
 def write_adapter(adapter: Adapter, path: Path, layout: str = "kohya") -> None:
-    """A safetensors file in the layout of kohya or of PEFT, with the modules called as in the file it came from."""
-    with writing(path) as aside:
-        write_tensors(written(adapter, layout), aside)
+    """Write a safetensors file in the layout of kohya or PEFT.
+
+    The modules keep the names of the file that the adapter came from.
+    """
+    with writing(path) as temporary:
+        write_tensors(adapter_tensors(adapter, layout), temporary)
 
 
-def written(adapter: Adapter, layout: str) -> dict[str, Tensor]:
-    """Names and tensors of an adapter in the layout ``kohya`` or ``peft``; to the bit, where there is no alpha to fold.
+def adapter_tensors(adapter: Adapter, layout: str) -> dict[str, Tensor]:
+    """The tensors of an adapter in the layout ``kohya`` or ``peft``.
 
-    PEFT's files know no alpha: it is multiplied into the second matrix. Raises BadInput for what PEFT does not know.
+    PEFT's files have no alpha: the second matrix is multiplied by it. Without alpha the tensors
+    are the same bit for bit. Raises BadInput for what PEFT's layout cannot hold.
     """
     if layout not in ("kohya", "peft"):
         raise unknown("layout of adapters", layout, ("kohya", "peft"))
-    write = _kohya if layout == "kohya" else _peft
+    write = _kohya_tensors if layout == "kohya" else _peft_tensors
     several = any(layer.part == "tower.1" for layer in adapter.layers)
-    return {name: one for layer in adapter.layers for name, one in write(layer, several)}
+    return {name: tensor for layer in adapter.layers for name, tensor in write(layer, several)}
 
 
-def _kohya(layer: Layer, several: bool) -> Iterator[tuple[str, Tensor]]:
-    number = layer.part.removeprefix("tower.")
-    prefix = (
-        "lora_unet" if layer.part == "denoiser" else f"lora_te{int(number) + 1 if several else ''}"
-    )
-    named = {"up": "lora_up.weight", "down": "lora_down.weight", "mid": "lora_mid.weight"}
-    named |= {"magnitude": "dora_scale", "bias": "diff_b"}
-    for name, one in layer.tensors.items():
-        yield f"{prefix}_{layer.module.replace('.', '_')}.{named.get(name, name)}", one
-
-
-def _peft(layer: Layer, several: bool) -> Iterator[tuple[str, Tensor]]:
-    number = layer.part.removeprefix("tower.")
-    prefix = "text_encoder" + (f"_{int(number) + 1}" if number not in ("denoiser", "0") else "")
+def _kohya_tensors(layer: Layer, several: bool) -> Iterator[tuple[str, Tensor]]:
+    """A layer's tensors by kohya's names; text encoders have numbers if there are several."""
     if layer.part == "denoiser":
-        prefix = "unet" if re.match(r"(down|up|mid)_block", layer.module) else "transformer"
-    named = {
+        prefix = "lora_unet"
+    else:
+        number = int(layer.part.removeprefix("tower.")) + 1
+        prefix = f"lora_te{number if several else ''}"
+    names = {
+        "up": "lora_up.weight",
+        "down": "lora_down.weight",
+        "mid": "lora_mid.weight",
+        "magnitude": "dora_scale",
+        "bias": "diff_b",
+    }
+    path = layer.module.replace(".", "_")
+    for name, tensor in layer.tensors.items():
+        yield f"{prefix}_{path}.{names.get(name, name)}", tensor
+
+
+def _peft_tensors(layer: Layer, several: bool) -> Iterator[tuple[str, Tensor]]:
+    """A layer's tensors by PEFT's names, alpha multiplied into the second matrix."""
+    if layer.part == "denoiser":
+        is_unet = re.match(r"(down|up|mid)_block", layer.module)
+        prefix = "unet" if is_unet else "transformer"
+    else:
+        number = int(layer.part.removeprefix("tower."))
+        prefix = f"text_encoder_{number + 1}" if number else "text_encoder"
+    names = {
         "up": "lora_B.weight",
         "down": "lora_A.weight",
         "bias": "lora_B.bias",
         "magnitude": "lora_magnitude_vector",
     }
-    if strange := set(layer.tensors) - set(named) - {"alpha"}:
+    if unsupported := set(layer.tensors) - set(names) - {"alpha"}:
         raise BadInput(
-            f"PEFT's layout has no {', '.join(sorted(strange))} ({layer.module}); write it as kohya."
+            f"PEFT's layout has no {', '.join(sorted(unsupported))} ({layer.module}); "
+            "write it as kohya."
         )
-    for name, one in layer.tensors.items():
+    for name, tensor in layer.tensors.items():
+        if name == "alpha":
+            continue
         if name == "up" and "alpha" in layer.tensors:
-            one = (
-                one.float() * (layer.tensors["alpha"].float() / layer.tensors["down"].shape[0])
-            ).to(one.dtype)
-        if name != "alpha":
-            yield (
-                f"{prefix}.{layer.module}.{named[name]}",
-                one.flatten() if name == "magnitude" else one,
-            )
+            factor = layer.tensors["alpha"].float() / layer.tensors["down"].shape[0]
+            tensor = (tensor.float() * factor).to(tensor.dtype)
+        tensor = tensor.flatten() if name == "magnitude" else tensor
+        yield f"{prefix}.{layer.module}.{names[name]}", tensor
 
 
-def split(name: str, numbered: Mapping[str, str]) -> tuple[str, str]:
-    """The module that a key is for, and what of it the tensor is."""
-    if found := NUMBERED.fullmatch(name):
-        place = f"{found[1]}:{found[2]}"
-        return numbered.get(place, place), found[3]
-    if found := XLABS.fullmatch(name):
-        stream = {"1": "img", "2": "txt"}[found[4]]
-        return f"double_blocks.{found[2]}.{stream}_attn.{found[3]}", found[5]
-    found = KEY.fullmatch(name.replace(".processor.", "."))
-    if found is None:
-        return NORM.sub(r"\1", name), "value"
-    path = re.sub(r"\bto_out$", "to_out.0", found["module"])
-    if found["low"]:
-        return path, "bias" if found["of"] == "bias" else NAMES.get(found["low"], found["low"])
-    what = found["other"] or ("alpha" if found["alpha"] else "magnitude")
-    return path, NAMES.get(what, what)
+def _split_single_blocks(file: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The file with x-labs' queries, keys and values of single blocks by diffusers' names.
 
-
-def _in_parts(file: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The file with what x-labs call the queries, keys and values of a single block as the layers that diffusers has
-    for these: in FLUX they are the first rows of a larger layer, which they leave alone."""
-    made: dict[str, Tensor] = {}
+    In FLUX these are the first rows of a larger layer, which x-labs leave unchanged otherwise.
+    """
+    tensors: dict[str, Tensor] = {}
     for name in file:
-        found = XLABS.fullmatch(name)
-        if found is None or found[1] == "double":
-            made[name] = file[name]
-        elif found[3] == "proj":
-            made[f"single_blocks.{found[2]}.linear2.lora_{found[5]}.weight"] = file[name]
+        match = XLABS.fullmatch(name)
+        if match is None or match[1] == "double":
+            tensors[name] = file[name]
+        elif match[3] == "proj":
+            tensors[f"single_blocks.{match[2]}.linear2.lora_{match[5]}.weight"] = file[name]
         else:
-            pieces = file[name].chunk(3) if found[5] == "up" else (file[name],) * 3
-            path = f"single_transformer_blocks.{found[2]}.attn"
-            made |= {
-                f"{path}.to_{one}.lora_{found[5]}.weight": part
-                for one, part in zip("qkv", pieces, strict=True)
-            }
-    return made
+            parts = file[name].chunk(3) if match[5] == "up" else (file[name],) * 3
+            path = f"single_transformer_blocks.{match[2]}.attn"
+            for letter, part in zip("qkv", parts, strict=True):
+                tensors[f"{path}.to_{letter}.lora_{match[5]}.weight"] = part
+    return tensors
 
 
-def _meant(path: str, modules: Mapping[str, Modules]) -> Iterator[tuple[str, str]]:
-    """The parts and modules of ours that a name in a file may stand for."""
-    flat = path.replace(".", "_")
-    for part, known in modules.items():
+def _places(path: str, modules: Mapping[str, ModuleNames]) -> Iterator[tuple[str, str]]:
+    """The parts and modules of ours that a module's name in a file may stand for."""
+    underscored = path.replace(".", "_")
+    for part, names in modules.items():
         for prefix in PREFIXES[part]:
-            if not flat.startswith(prefix):
+            if not underscored.startswith(prefix):
                 continue
             rest = path[len(prefix) :]
-            for one in (rest, f"text_model.{rest}", re.sub(r"^text_model[._]", "", rest)):
-                if found := known.find(one):
-                    yield part, found
+            without = re.sub(r"^text_model[._]", "", rest)
+            for candidate in (rest, f"text_model.{rest}", without):
+                if name := names.find(candidate):
+                    yield part, name
 
 
-def _numbered(known: Tables) -> dict[str, str]:
-    """cloneofsimo's files count the layers of U-Net and tower in the order of diffusers' modules, the middle last."""
-    found: dict[str, str] = {}
-    layers = [f"attn1.{one}" for one in ("to_q", "to_k", "to_v", "to_out.0")]
-    layers += ["ff.net.0.proj", *(one.replace("1", "2", 1) for one in layers)]
-    names = [f"{stem}.{layer}" for stem in transformer_blocks(known) for layer in layers]
-    found |= {f"unet:{i}": f"unet.{name}" for i, name in enumerate(names)}
-    for i in range(64):
-        for j, name in enumerate(("k_proj", "v_proj", "q_proj", "out_proj")):
-            found[f"text_encoder:{4 * i + j}"] = (
-                f"text_encoder.text_model.encoder.layers.{i}.self_attn.{name}"
-            )
-    return found
+def _numbered_modules(known: Mappings) -> dict[str, str]:
+    """The modules that cloneofsimo's files number, in the order of diffusers, the middle last."""
+    attention = [f"attn1.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+    second = [name.replace("1", "2", 1) for name in attention]
+    layers = [*attention, "ff.net.0.proj", *second]
+    names = [f"{block}.{layer}" for block in transformer_blocks(known) for layer in layers]
+    modules = {f"unet:{number}": f"unet.{name}" for number, name in enumerate(names)}
+    for block in range(64):
+        for number, name in enumerate(("k_proj", "v_proj", "q_proj", "out_proj")):
+            path = f"text_encoder.text_model.encoder.layers.{block}.self_attn.{name}"
+            modules[f"text_encoder:{4 * block + number}"] = path
+    return modules
 
 
-def _refusal(where: str, lost: Sequence[str], known: Tables) -> str:
+def _refusal(where: str, unplaced: Sequence[str], known: Mappings) -> str:
     """Why an adapter is not for this model."""
-    if not lost:
+    if not unplaced:
         return f"{where} holds no adapter: it has no tensors."
-    flat = "\n".join(name.replace(".", "_") for name in lost)
-    family = next((title for pattern, title in STRANGERS.items() if re.search(pattern, flat)), "")
-    shown = ", ".join(name[:100] for name in lost[:3]) + (
-        f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    )
-    why = (
+    family = family_title(name.replace(".", "_") for name in unplaced)
+    names = ", ".join(name[:100] for name in unplaced[:3])
+    names += f" and {len(unplaced) - 3} more" if len(unplaced) > 3 else ""
+    reason = (
         f"they look like those of {family}" if family else "no family that is known has such names"
     )
-    return f"{where}: {shown} belong to no layer of this model ({', '.join(known) or 'no part'}): {why}."
+    parts = ", ".join(known) or "no part"
+    return f"{where}: {names} belong to no layer of this model ({parts}): {reason}."

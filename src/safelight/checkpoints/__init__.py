@@ -1,48 +1,26 @@
-"""Models in files: ``load`` from what the user has, ``save`` for others to load."""
+"""Models in files: ``load`` and ``read`` what the user has, ``save`` for others to load.
+
+The way of a load: find the paths (``locate``, ``hub``); for a model folder of ours, ``native``;
+for files of other programs, detect their parts (``parts``), decide what they are together
+(``plan``) and build it (``assembly``).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safelight.checkpoints.locate import is_foreign, local_path, native_folder
 from safelight.errors import BadInput, unknown
 from safelight.governance.licences import overridden, warn_restricted, warn_unstated
 
 if TYPE_CHECKING:
-    from safelight.model import Card, LatentDiffusion
-    from safelight.weights.memory import Reading
-    from safelight.weights.progress import Report
+    from safelight.model import LatentDiffusion
+    from safelight.weights.memory import LoadOptions
+    from safelight.weights.progress import ProgressCallback
 
-EMBEDDED = Path(__file__).parent.parent / "models"
-
-
-def embedded() -> list[str]:
-    """The names of the models that come with the package."""
-    return sorted(path.parent.name for path in EMBEDDED.glob("*/config.json"))
-
-
-def locate(source: str | Path) -> Path:
-    """The native folder that ``source`` names: an embedded model, a model folder or a run folder."""
-    path = Path(source)
-    if str(source) in embedded():
-        return EMBEDDED / str(source)
-    for folder in (path, path / "model"):
-        if (folder / "config.json").is_file() and (folder / "manifest.json").is_file():
-            return folder
-    if path.is_dir():
-        hint = "; its run has not saved a model yet" if (path / "metrics.jsonl").exists() else ""
-        raise BadInput(
-            f"{str(path)!r} holds no model: wanted config.json and manifest.json in it{hint}."
-        )
-    if path.is_file():
-        raise BadInput(
-            f"{str(path)!r} is a single file; wanted a model folder, a run folder or an embedded name."
-        )
-    if path.suffix or len(path.parts) > 1:
-        raise BadInput(
-            f"there is no file or folder {str(path)!r}; wanted one, or an embedded model: {embedded()[0]}."
-        )
-    raise unknown("model", str(source), embedded())
+PARTS = ("autoencoder", "conditioner", "denoiser", "process", "image_encoder")
+FORMATS = ("native", "single-file", "diffusers")
 
 
 def load(
@@ -50,22 +28,24 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     hints: Mapping[str, Any] | None = None,
-    report: "Report | None" = None,
+    progress: "ProgressCallback | None" = None,
 ) -> "LatentDiffusion":
-    """A model by embedded name, model folder, run folder, from the files and folders of other programs, or from the hub
-    (``owner/name``, ``owner/name@revision``, ``owner/name:file``).
+    """Return a model, ready to use on a device and in a precision (auto, fp32 or bf16).
 
-    Several sources together make one model: a file may hold one part only. ``hints`` say what files cannot tell, as
-    ``{"prediction": "v"}`` (``assembly.HINTS``). ``precision`` is auto, fp32 or bf16. What takes more than a second is
-    told to ``report``: what, megabytes done, of how many, how fast. Raises BadInput if there is no such model, if a
-    file is not whole, or fits no family.
+    ``source`` is the name of an embedded model, a model folder, a run folder, a file or folder of
+    another program, or a model on the hub (``owner/name``, ``owner/name@revision``,
+    ``owner/name:file``). Several sources make one model together: a file may hold one part only.
+    ``hints`` state what files do not, as ``{"prediction": "v"}`` (``checkpoints.hints.HINTS``).
+    ``progress`` is called with the progress of what takes more than a second: what is being done,
+    megabytes done, megabytes in all, and the rate. Raises BadInput if there is no such model, if a
+    file is incomplete or if it belongs to no known family.
     """
     from safelight.runtime import device_of, dtype_of, prepare
-    from safelight.weights.memory import Reading
+    from safelight.weights.memory import LoadOptions
 
-    where = device_of(device)
-    reading = Reading(dtype_of(precision, where), channels_last=where.type == "cpu")
-    model = read(source, hints, report, reading)
+    place = device_of(device)
+    options = LoadOptions(dtype_of(precision, place), channels_last=place.type == "cpu")
+    model = read(source, hints, progress, options)
     warn_restricted(model.licences)
     return prepare(model, device, precision)
 
@@ -73,112 +53,98 @@ def load(
 def read(
     source: str | Path | Sequence[str | Path],
     hints: Mapping[str, Any] | None = None,
-    report: "Report | None" = None,
-    reading: "Reading | None" = None,
+    progress: "ProgressCallback | None" = None,
+    options: "LoadOptions | None" = None,
 ) -> "LatentDiffusion":
-    """The model as it is in its files, in their precision or as ``reading`` says; as ``load``, but not prepared."""
-    from safelight.checkpoints.native import read_model
-    from safelight.model import licensed
-    from safelight.weights.memory import AS_STORED
-    from safelight.weights.progress import unheard
+    """Return a model as it is in its files; as ``load``, but not prepared for a device.
 
-    how = (reading or AS_STORED, report or unheard)
-    sources = [_fetched(one) for one in ([source] if isinstance(source, str | Path) else source)]
-    others = [Path(one) for one in sources if is_foreign(Path(one))]
-    ours = [read_model(locate(one), *how) for one in sources if Path(one) not in others]
-    licences = {key: value for key, value in (hints or {}).items() if key.startswith("licence")}
-    if licences:
-        ours = [
-            replace(one, card=licensed(one.card, overridden(one.licences, licences)))
-            for one in ours
-        ]
-    models = ours + ([_read_foreign(others, hints or {}, *how)] if others else [])
-    if hints and not others and len(licences) < len(hints):
+    Weights keep the precision of the files unless ``options`` say otherwise.
+    """
+    from safelight.weights.memory import AS_STORED
+    from safelight.weights.progress import no_progress
+
+    hints, how = hints or {}, (options or AS_STORED, progress or no_progress)
+    sources = [source] if isinstance(source, str | Path) else source
+    paths = [local_path(item) for item in sources]
+    foreign = [path for path in paths if is_foreign(path)]
+    licences = {key: value for key, value in hints.items() if key.startswith("licence")}
+    if hints and not foreign and len(licences) < len(hints):
         raise BadInput(
-            f"hints are for the files of other programs, got {', '.join(hints)} for {sources[0]}."
+            "hints are for the files of other programs, "
+            f"got {', '.join(hints)} for {', '.join(map(str, paths))}."
         )
+    models = [_read_native(path, licences, *how) for path in paths if path not in foreign]
+    if foreign:
+        from safelight.checkpoints.assembly import assemble
+        from safelight.checkpoints.plan import plan_load
+
+        models.append(assemble(plan_load(foreign, hints), *how))
     if not models:
         raise BadInput("wanted at least one model or file, got none.")
-    whole = models[0]
-    for one in models[1:]:  # a later source's parts stand in for those of an earlier one
-        parts = ("autoencoder", "conditioner", "denoiser", "process", "image_encoder")
-        replaced = {name: part for name in parts if (part := vars(one)[name]) is not None}
-        kept = [each for each in whole.licences if each.part not in replaced]
-        whole = replace(whole, **replaced, card=licensed(whole.card, [*kept, *one.licences]))
-    return (
-        whole
-        if len(models) == 1
-        else replace(whole, card=_joined(whole.card, [one.card for one in models]))
-    )
-
-
-def _joined(card: "Card", cards: Sequence["Card"]) -> "Card":
-    """The card of a whole, of which no longer one hash is true but a fingerprint of all."""
-    from safelight.files import digest
-
-    known = [one.hash or one.origin.get("fingerprint", "") for one in cards]
-    files = [file for one in cards for file in one.origin.get("files", [one.name])]
-    return replace(
-        card, hash="", origin={**card.origin, "files": files, "fingerprint": digest(known)}
-    )
-
-
-def is_foreign(path: Path) -> bool:
-    """Whether a path is a file, or a folder in a layout of others."""
-    return path.is_file() or (path / "model_index.json").is_file() or is_part(path)
-
-
-def is_part(folder: Path) -> bool:
-    """Whether a folder holds one part in diffusers' or transformers' layout."""
-    return (
-        (folder / "config.json").is_file()
-        and not (folder / "manifest.json").is_file()
-        and any(folder.glob("*.safetensors*"))
-    )
-
-
-def _read_foreign(
-    paths: Sequence[Path], hints: Mapping[str, Any], reading: "Reading", report: "Report"
-) -> "LatentDiffusion":
-    from safelight.checkpoints.foreign import read_foreign
-
-    return read_foreign(paths, hints, reading, report)
-
-
-def _fetched(source: str | Path) -> str | Path:
-    """A source that is here; what could only be a model on the hub is fetched from there."""
-    if Path(source).exists() or str(source) in embedded():
-        return source
-    from safelight.checkpoints.hub import fetch, is_identifier
-
-    return fetch(str(source)) if is_identifier(str(source)) else source
-
-
-LAYOUTS = ("native", "single-file", "diffusers")
+    return models[0] if len(models) == 1 else _combined(models)
 
 
 def save(
     model: "LatentDiffusion",
     folder: str | Path,
     layout: str = "native",
-    report: "Report | None" = None,
+    progress: "ProgressCallback | None" = None,
 ) -> None:
-    """Write a model: a native folder, one safetensors file of its family's layout, or a folder of diffusers' layout.
+    """Write a model: a native folder, one safetensors file, or a folder in diffusers' layout.
 
-    The licences of its parts go with it; one that nobody stated is said aloud. What takes more than a second is told to
-    ``report``: what, megabytes done, of how many, how fast.
+    The licences of its parts are written with it, with a warning where nobody stated one.
+    ``progress`` is called with the progress, as in ``load``.
 
-    Raises BadInput if the dialect is unknown, cannot hold the model or what stands around it (control, image prompts),
-    or something else is in the way.
+    Raises BadInput if the layout is unknown or cannot hold the model or what is attached to it
+    (control, image prompts), or if something else is in the way.
     """
     from safelight.checkpoints.detach import require_detached
-    from safelight.checkpoints.native import write_model
-    from safelight.checkpoints.writing import write_folder, write_single
-    from safelight.weights.progress import unheard
+    from safelight.weights.progress import no_progress
 
-    writers = dict(zip(LAYOUTS, (write_model, write_single, write_folder), strict=True))
-    if layout not in writers:
-        raise unknown("layout", layout, LAYOUTS)
+    if layout not in FORMATS:
+        raise unknown("layout", layout, FORMATS)
     require_detached(model)
     warn_unstated(model.licences)
-    writers[layout](model, Path(folder), report or unheard)
+    path, progress = Path(folder), progress or no_progress
+    if layout == "native":
+        from safelight.checkpoints.native import write_model
+
+        write_model(model, path, progress)
+    elif layout == "single-file":
+        from safelight.checkpoints.single_file import write_single_file
+
+        write_single_file(model, path, progress)
+    else:
+        from safelight.checkpoints.diffusers_writing import write_diffusers_folder
+
+        write_diffusers_folder(model, path, progress)
+
+
+def _read_native(
+    path: Path, licences: Mapping[str, Any], options: "LoadOptions", progress: "ProgressCallback"
+) -> "LatentDiffusion":
+    """A model in a folder of ours, under the licences that the user states."""
+    from safelight.card import licensed
+    from safelight.checkpoints.native import read_model
+
+    model = read_model(native_folder(path), options, progress)
+    if not licences:
+        return model
+    return replace(model, card=licensed(model.card, overridden(model.licences, licences)))
+
+
+def _combined(models: Sequence["LatentDiffusion"]) -> "LatentDiffusion":
+    """One model of several: the parts of later ones replace those of earlier ones."""
+    from safelight.card import licensed
+    from safelight.files import digest
+
+    result = models[0]
+    for model in models[1:]:
+        new = {name: part for name in PARTS if (part := vars(model)[name]) is not None}
+        kept = [licence for licence in result.licences if licence.part not in new]
+        result = replace(result, **new, card=licensed(result.card, [*kept, *model.licences]))
+    cards = [model.card for model in models]
+    hashes = [card.hash or card.origin.get("fingerprint", "") for card in cards]
+    files = [file for card in cards for file in card.origin.get("files", [card.name])]
+    origin = {**result.card.origin, "files": files, "fingerprint": digest(hashes)}
+    return replace(result, card=replace(result.card, hash="", origin=origin))

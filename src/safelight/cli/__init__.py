@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.evaluate import evaluate, reconstruct
+from safelight.cli.compare import Compare
+from safelight.cli.evaluate import Evaluate
 from safelight.cli.files import convert, inspect
 from safelight.cli.lists import samplers
 from safelight.cli.options import VERBOSE, err
+from safelight.cli.reconstruct import reconstruct
 from safelight.cli.tasks import command
 from safelight.cli.train import train
 from safelight.config import Slot
@@ -26,7 +28,7 @@ app = typer.Typer(
 
 for _task in reversed(Slot("tasks").all()):
     app.command(_task.verb)(command(_task))
-for _command in (train, inspect, convert, evaluate, reconstruct, samplers):
+for _command in (train, inspect, convert, Evaluate, Compare, reconstruct, samplers):
     app.command()(_command)
 
 

@@ -241,16 +241,24 @@ def _load(size: Size, options: Any) -> Any:
         model = load(options.model or "stickers", *where, facts, bars.report)
         if options.weak is not None:
             model = replace(
-                model, companions={"weak": load(options.weak, *where, report=bars.report)}
+                model, companions={"weak": load(options.weak, *where, progress=bars.report)}
             )
+    return _attached(model, size, options, facts)
+
+
+def _attached(model: Any, size: Size, options: Any, facts: dict[str, Any]) -> Any:
+    """The model with the LoRAs, embeddings, image prompts and control of the options."""
     embeddings = [*(options.embedding or ()), *(options.word or ())]
     if not any((options.lora, embeddings, options.image_prompt, options.control)):
         return model
-    from safelight.attachments.apply import adapted, controlled, prompted
+    from safelight.attachments import attach, specs
 
-    model = adapted(model, options.lora or (), embeddings)
-    for image_prompt in options.image_prompt or ():
-        model = prompted(model, image_prompt, facts)
-    for control in options.control or ():
-        model = controlled(model, control, *size)
-    return model
+    return attach(
+        model,
+        loras=[specs.LoraSpec.parse(text) for text in options.lora or ()],
+        embeddings=[specs.EmbeddingSpec.parse(text) for text in embeddings],
+        image_prompts=[specs.ImagePromptSpec.parse(text) for text in options.image_prompt or ()],
+        controls=[specs.ControlSpec.parse(text) for text in options.control or ()],
+        size=(size.width, size.height),
+        hints=facts,
+    )

@@ -54,7 +54,8 @@ class LPIPS(nn.Module):
             self.load_state_dict(tensors)
         except RuntimeError as error:
             raise BadInput(
-                f"{str(path)!r} is no {config.trunk} with torchvision's names: {str(error).splitlines()[-1].strip()}"
+                f"{str(path)!r} is no {config.trunk} with torchvision's names: "
+                f"{str(error).splitlines()[-1].strip()}"
             ) from None
         heads = weights_of(
             Path(config.heads)
@@ -65,7 +66,8 @@ class LPIPS(nn.Module):
         for number in range(self.count):
             if f"lin{number}.model.1.weight" not in heads:
                 raise BadInput(
-                    f"lpips: {config.heads!r} has no lin{number}.model.1.weight; name a file of LPIPS heads."
+                    f"lpips: {config.heads!r} has no lin{number}.model.1.weight; name a file of "
+                    "LPIPS heads."
                 )
             self.register_buffer(f"head{number}", heads[f"lin{number}.model.1.weight"].flatten())
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1))
@@ -111,7 +113,8 @@ def _found(weights: str) -> Path:
                 f"lpips: {weights!r} did not come from the hub ({reason}); name a file of weights."
             ) from None
     raise BadInput(
-        f"lpips: there is no file {weights!r}; name a safetensors file of the trunk with torchvision's names, or take "
+        f"lpips: there is no file {weights!r}; name a safetensors file of the trunk "
+        "with torchvision's names, or take "
         'the network that comes with the package, "tiny-darknet".'
     )
 

@@ -11,9 +11,9 @@ from safelight.nn.kernels.attention import attends, attention
 from safelight.nn.positions import Rotation
 
 
-class Source(NamedTuple):
-    """What cross-attention asks: ``keys`` and ``values`` (b, m, heads, d) and ``mask`` (b, m),
-    none: all of it."""
+class Context(NamedTuple):
+    """The keys and values of cross-attention: ``keys`` and ``values`` (b, m, heads, d) and ``mask``
+    (b, m), None where all count."""
 
     keys: Tensor
     values: Tensor
@@ -21,7 +21,7 @@ class Source(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Every token asks every token that ``mask`` allows: (b, n, width) → (b, n, width).
+    """Attention of every token to every token that ``mask`` allows: (b, n, width) → (b, n, width).
 
     ``qk_norm`` puts a layer norm on queries and keys (ViT-22B, arXiv 2302.05442), which keeps the
     softmax from saturating in low precision. ``quick`` lets the compiled kernel attend where it
@@ -53,8 +53,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every token asks a ``source`` of another width, whose keys and values can be projected once
-    and kept.
+    """Attention of every token to a context of another width, whose keys and values can be
+    projected once and kept.
 
     ``qk_norm`` as in ``SelfAttention``.
     """
@@ -74,13 +74,13 @@ class CrossAttention(nn.Module):
         return k if self.k_norm is None else self.k_norm(k), v
 
     def forward(
-        self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, further: Sequence[Source] = ()
+        self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, further: Sequence[Context] = ()
     ) -> Tensor:
         """``x`` (b, n, width), ``k`` and ``v`` as ``project`` made them, ``mask`` (b, m) → (b, n,
         width).
 
-        What is asked of ``further`` sources is added, each attended to by itself (IP-Adapter, arXiv
-        2308.06721, eq. 5).
+        The results of attention to ``further`` contexts are added, each with a softmax of its own
+        (IP-Adapter, arXiv 2308.06721, eq. 5).
         """
         q = self.q(x).unflatten(-1, (self.heads, -1))  # (b, n, heads, d)
         q = q if self.q_norm is None else self.q_norm(q)
@@ -92,12 +92,12 @@ class CrossAttention(nn.Module):
 
 
 class Heads(nn.Module):
-    """Queries, keys and values of one sequence and the way out, for an attention that several
-    sequences share.
+    """The projections to queries, keys and values of one sequence, and its output projection, for
+    an attention that several sequences share.
 
-    ``qk_norm`` is a root mean square norm with weights on queries and keys. A sequence that
-    ``asks`` nothing is only looked at; the norm of its queries, which files hold, is kept beside
-    the parameters. ``quick`` as in SelfAttention.
+    ``qk_norm`` is a root mean square norm with weights on queries and keys. A sequence without
+    queries (``asks`` false) is only attended to; the norm of its queries, which files hold, is then
+    an unused buffer. ``quick`` as in SelfAttention.
     """
 
     quick = False
@@ -130,7 +130,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class UnusedNorm(nn.Module):
-    """A ``weight`` that files hold and no answer depends on."""
+    """A norm's ``weight`` that files hold but no output depends on."""
 
     weight: Tensor
 
@@ -162,9 +162,9 @@ def attend(
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-    """The textbook's three lines. Trained in bf16 on a CPU they are faster than the fused kernel on
-    short sequences: 3.2 to 3.7 times at 64 tokens, 1.9 at 256, no longer at 1024, and never in
-    float32 (torch 2.13, AVX512-bf16)."""
+    """Softmax attention in three plain lines. Trained in bf16 on a CPU they are faster than the
+    fused kernel on short sequences: 3.2 to 3.7 times at 64 tokens, 1.9 at 256, no longer at 1024,
+    and never in float32 (torch 2.13, AVX512-bf16)."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (b, heads, n, m)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
@@ -181,8 +181,8 @@ def joint_mask(words: Tensor, n: int) -> Tensor | None:
 
 
 def self_only_mask(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
-    """Which of ``n`` tokens sees which, (1 or b, n, n): a patch itself and the text ``ahead``; a
-    word all as before."""
+    """The attention mask (1 or b, n, n) under which a patch attends only to itself and to the
+    ``ahead`` text tokens before the patches; text tokens attend as before."""
     sees = torch.eye(n, dtype=torch.bool, device=device)
     sees[:, :ahead] = True
     sees[:ahead] = True

@@ -18,8 +18,8 @@ from safelight.errors import BadInput
 
 
 class BlockSelection(NamedTuple):
-    """What a transformer leaves out of one pass: whole blocks, and in others what patches see
-    beside themselves."""
+    """The blocks that one forward pass changes: ``skip`` are left out whole; in ``alone`` every
+    patch attends only to itself."""
 
     skip: frozenset[int] = frozenset()
     alone: frozenset[int] = frozenset()

@@ -25,7 +25,9 @@ class Codebook(nn.Module):
     count: Tensor  # (k,) and (k, c): how many latents chose a code lately, and their sum
     total: Tensor
     idle: Tensor  # (k,) updates since a latent chose a code
-    chosen: Tensor  # (k,), (k, c), (k, c): of this update's latents, how many chose a code, their sum, their squares'
+    # Of this update's latents (k,), (k, c), (k, c): how many chose a code, and their sum and
+    # that of their squares
+    chosen: Tensor
     sums: Tensor
     squares: Tensor
 

@@ -44,13 +44,15 @@ class Pyramid:
             raise BadInput(f"{kind}: every number wants to be at least 1, got {more}.")
         if any(self.width * m % self.groups for m in self.multipliers):
             raise BadInput(
-                f"{kind}: every level's width wants to be a multiple of groups = {self.groups}, got width {self.width} "
+                f"{kind}: every level's width wants to be a multiple of groups = {self.groups}, "
+                f"got width {self.width} "
                 f"times {self.multipliers}; change width or groups."
             )
         factors = [2**i for i in range(len(self.multipliers))]
         if not set(self.attention) <= set(factors):
             raise BadInput(
-                f"{kind}: attention wants levels by their factor, of {factors}, got {self.attention}."
+                f"{kind}: attention wants levels by their factor, of {factors}, got "
+                f"{self.attention}."
             )
 
 

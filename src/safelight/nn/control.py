@@ -24,15 +24,15 @@ Encode: TypeAlias = Callable[[Images], Latents]
 class Branch(Protocol):
     """A network that controls another one by ``residuals``.
 
-    ``takes``: the ways in, of those of a condition, that it hears itself; ``projections``: how many
+    ``takes``: the fields of a condition that the branch itself takes; ``projections``: how many
     tensors it makes of tokens in ``prepare``; ``hint_channels``: the channels of its picture, the
     fourth transparency, where it is to paint; ``modes``: by name, the numbers of the kinds of
     picture that it tells apart, if it does.
 
-    ``attach_to`` is told whom it controls: BadInput if that is none of its family. ``encode_hint``
-    makes of a picture, once, what does not depend on time, with the model's ``encode`` where it
-    looks at latents; ``__call__`` the residuals for some latents, in the order of the denoiser that
-    they are for.
+    ``attach_to`` gives it the denoiser that it controls: BadInput if that is of another family.
+    ``encode_hint`` makes of a picture, once, what does not depend on time, with the model's
+    ``encode`` where it looks at latents; ``__call__`` the residuals for some latents, in the order
+    of the denoiser that they are for.
     """
 
     takes: frozenset[str]
@@ -49,7 +49,7 @@ class Branch(Protocol):
     ) -> tuple[Tensor, ...]: ...
 
     def __call__(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]: ...
 
 
@@ -83,7 +83,7 @@ class Controlled:
         self.size_multiple = denoiser.size_multiple
         self.scalar_names = frozenset(denoiser.scalar_names)
         branch.attach_to(innermost(denoiser))
-        self.seen = branch.encode_hint(hint, encode, chosen(branch.modes, mode))
+        self.hint_features = branch.encode_hint(hint, encode, mode_number(branch.modes, mode))
 
     def prepare(self, condition: Condition) -> Condition:
         """Prepared for both: in ``tokens.projected`` the branch's part stands before the
@@ -110,19 +110,23 @@ class Controlled:
     ) -> Tensor:
         """What ``network``, the denoiser or some of it, says under control."""
         condition = self.prepare(condition)
-        told, tokens = self.branch_condition(condition), condition.tokens
+        branch_condition, tokens = self.branch_condition(condition), condition.tokens
         if tokens is not None and self.branch.projections:
             count = self.branch.projections
-            told = replace(told, tokens=replace(tokens, projected=tokens.projected[:count]))
+            branch_condition = replace(
+                branch_condition, tokens=replace(tokens, projected=tokens.projected[:count])
+            )
             condition = replace(
                 condition, tokens=replace(tokens, projected=tokens.projected[count:])
             )
         way = 1 - time / 1000
         weight = self.scale * ((way >= self.span[0]) & (way <= self.span[1])).to(noisy.dtype)
         if bool(weight.any()):
-            seen = [fitted(one, len(noisy)) for one in self.seen]
-            found = weighed(self.branch(noisy, time, told, seen), weight)
-            condition = replace(condition, residuals=added(found, condition.residuals))
+            hint_features = [repeat_for_batch(one, len(noisy)) for one in self.hint_features]
+            found = weight_residuals(
+                self.branch(noisy, time, branch_condition, hint_features), weight
+            )
+            condition = replace(condition, residuals=add_residuals(found, condition.residuals))
         return network(noisy, time, condition)
 
     def branch_condition(self, condition: Condition) -> Condition:
@@ -161,9 +165,12 @@ class ChannelConditioned:
             if self.picture.shape[2:] != noisy.shape[2:]:
                 sizes = ["×".join(map(str, one.shape[2:])) for one in (self.picture, noisy)]
                 raise BadInput(
-                    f"the picture shown is one for latents of {sizes[0]}, not {sizes[1]}: give that size."
+                    f"the picture shown is one for latents of {sizes[0]}, not {sizes[1]}: "
+                    "give that size."
                 )
-            channels = fitted(self.picture, len(noisy)).expand(len(noisy), *[-1] * (noisy.ndim - 1))
+            channels = repeat_for_batch(self.picture, len(noisy)).expand(
+                len(noisy), *[-1] * (noisy.ndim - 1)
+            )
             condition = replace(condition, channels=channels)
         return network(noisy, time, condition)
 
@@ -175,23 +182,23 @@ def innermost(denoiser: Denoiser) -> Denoiser:
     return denoiser
 
 
-def chosen(modes: Mapping[str, int], mode: str) -> int | None:
+def mode_number(modes: Mapping[str, int], mode: str) -> int | None:
     """The number of a ``mode`` given by name or number, None if none is given; BadInput if there is
     no such."""
     if not mode:
         return None
     number = int(mode) if mode.isdecimal() else modes.get(mode)
     if number not in modes.values():
-        told = (
+        wanted = (
             f"one of {', '.join(modes)}"
             if modes
             else "none: this control knows one kind of picture"
         )
-        raise BadInput(f"the kind of a control picture: wanted {told}; got {mode!r}.")
+        raise BadInput(f"the kind of a control picture: wanted {wanted}; got {mode!r}.")
     return number
 
 
-def weighed(residuals: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+def weight_residuals(residuals: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
     """Each of ``residuals`` times its sample's ``weight`` (b,); a tensor that serves several blocks
     is made once."""
     made: dict[int, Tensor] = {}
@@ -201,13 +208,13 @@ def weighed(residuals: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
     return [made[id(one)] for one in residuals]
 
 
-def added(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def add_residuals(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Two lists of residuals as one; what only the longer one has is taken from it."""
     pairs = zip_longest(first, second)
     return tuple(b if a is None else a if b is None else a + b for a, b in pairs)
 
 
-def encoded(images: Images, encode: Encode | None) -> Latents:
+def encode_picture(images: Images, encode: Encode | None) -> Latents:
     """The latents of a control picture (b, 3, h, w); BadInput without an autoencoder."""
     if encode is None:
         raise BadInput(
@@ -216,21 +223,27 @@ def encoded(images: Images, encode: Encode | None) -> Latents:
     return encode(images)
 
 
-def fitting(seen: Tensor, grid: Shape) -> Tensor:
+def require_patch_count(hint_features: Tensor, grid: Shape) -> Tensor:
     """What was seen, (b, n, width), of a picture of as many patches as the ``grid`` has; else
     BadInput."""
-    if seen.shape[1] != prod(grid):
+    if hint_features.shape[1] != prod(grid):
         size = "×".join(map(str, grid))
         raise BadInput(
-            f"this control has seen a picture of {seen.shape[1]} patches, not of {size}: give one of that size."
+            f"this control has seen a picture of {hint_features.shape[1]} patches, not of {size}: "
+            "give one of that size."
         )
-    return seen
+    return hint_features
 
 
-def fitted(seen: Tensor, count: int) -> Tensor:
-    """What was seen, for ``count`` samples."""
-    if count % len(seen):
+def repeat_for_batch(hint_features: Tensor, count: int) -> Tensor:
+    """The features of a hint, repeated for ``count`` samples."""
+    if count % len(hint_features):
         raise BadInput(
-            f"{len(seen)} control pictures are not shared out alike among {count} samples: give one, or all."
+            f"{len(hint_features)} control pictures cannot be shared among {count} samples: "
+            "give one, or all."
         )
-    return seen if len(seen) == 1 else torch.cat([seen] * (count // len(seen)))
+    return (
+        hint_features
+        if len(hint_features) == 1
+        else torch.cat([hint_features] * (count // len(hint_features)))
+    )

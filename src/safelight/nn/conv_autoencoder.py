@@ -1,6 +1,6 @@
 """The convolutional encoder and decoder of latent diffusion's first stages (Rombach et al., arXiv
 2112.10752, E.1; from Esser et al., arXiv 2012.09841): levels of residual blocks, each half the size
-of the last, attention in the middle and, where asked for, inside levels."""
+of the last, attention in the middle and, as an option, inside levels."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,5 +1,5 @@
-"""Layers of which each place sees those near it, described one by one, so that a large image can be
-seen in parts."""
+"""Layers with a small receptive field, described one by one, so that a large image can be computed
+in tiles."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from safelight.types.networks import Encoding
 from safelight.types.tensors import Latents
 
 Maps: TypeAlias = tuple[Tensor, ...]
-"""What one layer hands the next: maps (b, c, h, w) of the same sides."""
+"""The feature maps between two layers: (b, c, h, w) each, all of the same height and width."""
 
 
 @dataclass(frozen=True)
 class LocalLayer:
-    """Maps to maps of ``up`` / ``down`` times their sides, of which each place sees those up to
-    ``radius`` away.
+    """A layer whose output at a position depends only on inputs at most ``radius`` positions away.
 
-    ``radius`` is in places of what goes in; a part of the maps begins at a multiple of ``down``.
-    ``norm`` is a group norm of the last map: its moments are those of the whole image, which
-    ``run`` is told. ``part`` holds the weights.
+    Its output maps have ``up`` / ``down`` times the height and width of its input maps. ``radius``
+    is counted in input positions, and a tile of the input begins at a multiple of ``down``. If the
+    layer applies a group norm to its last input map, ``norm`` is that norm, and ``run`` takes its
+    mean and variance over the whole image as a second argument, so that a tile is normalised as the
+    whole image is. ``part`` is the module that holds the weights.
     """
 
     part: nn.Module
@@ -35,12 +36,12 @@ class LocalLayer:
 
 @runtime_checkable
 class Tileable(Protocol):
-    """An autoencoder that can be carried out in tiles: each way has a part that looks at all places
-    at once and layers that look at near ones.
+    """An autoencoder that can run in tiles: encoder and decoder each consist of a global part,
+    which attends to the whole image, and of local layers.
 
-    ``encode`` is ``encode_global`` of what ``encode_local`` makes of images, ``decode`` is what
-    ``decode_local`` makes of ``decode_global(latents)``. In between are features (b, d, h/n, w/n),
-    where n divides the factor.
+    ``encode`` runs the layers of ``encode_local``, then ``encode_global``; ``decode`` runs
+    ``decode_global``, then the layers of ``decode_local``. The features between the two parts are
+    (b, d, h/n, w/n), where n divides the autoencoder's factor.
     """
 
     def encode_local(self) -> Sequence[LocalLayer]: ...
@@ -53,12 +54,12 @@ class Tileable(Protocol):
 
 
 def global_span(modules: nn.Sequential, is_global: Callable[[nn.Module], bool]) -> tuple[int, int]:
-    """Where the first module that sees all places begins and where the last one ends; (all, 0) if
-    none does."""
+    """The index of the first global module, and the index after the last one; (len(modules), 0) if
+    there is none."""
     places = [number for number, module in enumerate(modules) if is_global(module)]
     return (places[0], places[-1] + 1) if places else (len(modules), 0)
 
 
 def layer(part: nn.Module, radius: int, up: int = 1, down: int = 1) -> LocalLayer:
-    """A module of one map without group norms."""
+    """The description of a module that takes one map and has no group norm."""
     return LocalLayer(part, lambda maps, _: (part(maps[-1]),), radius, up, down)

@@ -1,5 +1,5 @@
-"""Norms of a transformer that are shifted and scaled by what it hears (adaLN-zero, arXiv
-2212.09748)."""
+"""Norms of a transformer that are shifted and scaled by the embedding of time and conditions
+(adaLN-zero, arXiv 2212.09748)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class Modulation(nn.Module):
-    """adaLN-zero: ``parts`` vectors from what is heard, (b, width) → (b, parts, width); all zero at
+    """adaLN-zero: ``parts`` vectors from the embedding, (b, width) → (b, parts, width); all zero at
     first."""
 
     def __init__(self, width: int, parts: int, bias: bool = True) -> None:

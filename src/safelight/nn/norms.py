@@ -1,4 +1,5 @@
-"""Group norms that can be told their moments, for images that are seen in parts."""
+"""Group norms that can take their mean and variance from outside, for images that are computed in
+tiles."""
 
 from typing import TypeAlias
 
@@ -15,7 +16,8 @@ Moments: TypeAlias = tuple[Tensor, Tensor]
 
 
 class GroupNorm(nn.GroupNorm):
-    """The group norm of (b, c, h, w) by the moments of each image, or by those that it is told.
+    """The group norm of (b, c, h, w) with the mean and variance of each image, or with ``known``
+    ones.
 
     ``silu`` lets a SiLU follow. ``quick`` lets the compiled kernel do both in one pass where it
     can: not for learning, and for widths that are multiples of 64.

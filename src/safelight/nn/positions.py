@@ -113,7 +113,8 @@ class PositionTable(nn.Module):
         height, width = grid
         if max(grid) > self.side:
             raise BadInput(
-                f"there are positions for {self.side}×{self.side} patches, not for {height}×{width}: "
+                f"there are positions for {self.side}×{self.side} patches, not for "
+                f"{height}×{width}: "
                 "take a smaller size."
             )
         top, left = (self.side - height) // 2, (self.side - width) // 2

@@ -15,7 +15,8 @@ def reduced(
     if height % factor or width % factor or not height or not width:
         near = [max(1, round(side / factor)) * factor for side in (width, height)]
         raise BadInput(
-            f"{kind}: wanted a height and width that are multiples of {factor}, got {width}×{height}; "
+            f"{kind}: wanted a height and width that are multiples of {factor}, got "
+            f"{width}×{height}; "
             f"the nearest is {near[0]}×{near[1]}."
         )
     return (*batch, latent_channels, height // factor, width // factor)
@@ -26,6 +27,7 @@ def split(pairs: int, axes: int) -> tuple[int, ...]:
     over."""
     if pairs < axes:
         raise BadInput(
-            f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; use fewer heads."
+            f"heads of {2 * pairs} channels are too narrow for positions on {axes} axes; "
+            "use fewer heads."
         )
     return tuple(pairs // axes + (axis < pairs % axes) for axis in range(axes))

@@ -7,20 +7,21 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safelight.nn.attention import CrossAttention, SelfAttention, Source, attend
+from safelight.nn.attention import Context, CrossAttention, SelfAttention, attend
 from safelight.nn.norms import GroupNorm
 
 How = Literal["whole", "skipped", "alone"]
-"""All of a layer, nothing of it, or with places that see only themselves."""
-Contexts = tuple[tuple[Source, ...], ...]
-"""What each cross-attention of a layer asks, in turn: the text and further streams, or nothing."""
+"""A layer runs as it is, is skipped, or lets every position attend only to itself."""
+Contexts = tuple[tuple[Context, ...], ...]
+"""The contexts of each cross-attention of a layer, in order: the text and further streams, or
+none."""
 
 
 class Transformer(nn.Module):
     """(b, width, h, w) → the same: ``depth`` blocks over all places, beside a skip.
 
-    What it asks is ``text_width`` wide; with ``text_only`` the first attention of each block asks
-    it too, instead of the other places.
+    The context is ``text_width`` wide; with ``text_only`` the first attention of each block attends
+    to it too, instead of to the other positions.
     """
 
     def __init__(

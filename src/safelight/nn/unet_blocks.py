@@ -1,4 +1,4 @@
-"""The residual block of U-Nets, which hears the time (Ho et al., arXiv 2006.11239; sizes and
+"""The residual block of U-Nets with its time embedding (Ho et al., arXiv 2006.11239; sizes and
 modulation of Dhariwal & Nichol, arXiv 2105.05233)."""
 
 from typing import Literal
@@ -14,12 +14,12 @@ Resize = Literal["", "down", "up"]
 
 
 class Residual(nn.Module):
-    """Norm, SiLU, convolution, what is heard, and again, beside a skip that changes the width where
-    it must.
+    """Norm, SiLU, convolution, the embedding, and norm, SiLU, convolution again, added to a skip
+    connection that changes the width where it must.
 
-    (b, before, h, w) and what is heard (b, hearing) → (b, width, h, w), or half or twice the size
-    by ``resize``: by means of 2×2, or by repetition, behind the first SiLU. ``modulated``: what is
-    heard scales and shifts the second norm, else it is added before it.
+    (b, before, h, w) and the embedding (b, embedding_width) → (b, width, h, w), or half or twice
+    the size by ``resize``: by means of 2×2, or by repetition, behind the first SiLU. ``modulated``:
+    the embedding scales and shifts the second norm; else it is added before that norm.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Residual(nn.Module):
         self.skip = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        y, told = self.norm1(x), self.time(emb)[:, :, None, None]
+        y, projected = self.norm1(x), self.time(emb)[:, :, None, None]
         if self.resize == "down":
             x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
         elif self.resize == "up":
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         y = self.conv1(y)
         if self.modulated:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = projected.chunk(2, dim=1)
             y = F.silu(torch.addcmul(shift, self.norm2(y, mine=True), 1 + scale))
         else:
-            y = self.norm2(y + told, mine=True)
+            y = self.norm2(y + projected, mine=True)
         return self.conv2(y, self.skip(x))  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safelight.model import Preview, module
+from safelight.card import Preview
+from safelight.model import module
 from safelight.nn.latent_scale import LatentScale
 from safelight.types.networks import Autoencoder
 from safelight.types.tensors import Images, Latents

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from safelight.card import Card
 from safelight.checkpoints.native import write_model
 from safelight.data.dataset import Dataset
 from safelight.data.examples import Order
 from safelight.errors import SafelightError
 from safelight.files import writing
-from safelight.model import Card
 from safelight.nn.blocks import compile_blocks, recompute
 from safelight.runtime import dtype_of
 from safelight.settings import Settings

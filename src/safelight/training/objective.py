@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from safelight.card import Card
 from safelight.data.dataset import Dataset
-from safelight.model import Card, LatentDiffusion
+from safelight.model import LatentDiffusion
 from safelight.training.parallel import Processes
 
 ProgressCallback = Callable[[str, int, int], None]

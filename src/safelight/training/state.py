@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from safelight import old_names
-from safelight.checkpoints.native import load_strictly, renamed
+from safelight.checkpoints.state_dicts import current_names, load_strictly
 from safelight.errors import BadInput
 from safelight.files import writing_folder
 from safelight.training.objective import Group
@@ -127,7 +127,7 @@ class State:
                 others = {key: value for key, value in result.items() if not key.startswith(prefix)}
                 wanted = _under(group.parameters, prefix)
                 result = others | {
-                    prefix + key: value for key, value in renamed(part, inner, wanted).items()
+                    prefix + key: value for key, value in current_names(part, inner, wanted).items()
                 }
         return result
 

@@ -52,14 +52,16 @@ class Config:
             or self.widths[-1] % self.latent_channels
         ):
             raise BadInput(
-                "dcae: shortcuts want widths that divide four times their neighbours, and latent_channels that divide "
+                "dcae: shortcuts want widths that divide four times their neighbours, and "
+                "latent_channels that divide "
                 f"the last, got {self.widths} and {self.latent_channels}."
             )
         if any(width % self.head for width in self.widths[self.attend_from :]) or any(
             w % 4 for w in self.widths
         ):
             raise BadInput(
-                f"dcae: wanted widths of whole heads of {self.head} from level {self.attend_from} on, and multiples of "
+                f"dcae: wanted widths of whole heads of {self.head} from level "
+                f"{self.attend_from} on, and multiples of "
                 f"4, got {self.widths}."
             )
 

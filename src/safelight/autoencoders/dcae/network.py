@@ -60,7 +60,7 @@ class DCAE(nn.Module):
         return self.decoder.local_sequence()
 
     def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
-        """None: nothing but the pictures is asked of its latents."""
+        """None: its latents have no regulariser."""
         return {}
 
     def latent_shape(self, image_shape: Shape) -> Shape:

@@ -71,7 +71,7 @@ class Tiny(nn.Module):
         return unit.float() * 2 - 1
 
     def regularisers(self, encoding: Encoding) -> Mapping[str, Tensor]:
-        """None: nothing but the pictures is asked of its latents."""
+        """None: its latents have no regulariser."""
         return {}
 
     def latent_shape(self, image_shape: Shape) -> Shape:
@@ -124,8 +124,8 @@ def _described(modules: Sequence[nn.Module]) -> Iterator[LocalLayer]:
 class Block(nn.Module):
     """Three convolutions beside a skip, with ReLU between and after.
 
-    A ``pool`` before them norms groups of channels over the whole image, so that each place hears
-    of all others.
+    A ``pool`` before them norms groups of channels over the whole image, so that each position
+    depends on all others.
     """
 
     def __init__(self, width: int, pool: bool = False) -> None:

@@ -36,7 +36,8 @@ class Config:
                 raise BadInput(f"{name} must be above 0, not {value}.")
         if self.width % (2 * self.heads):
             raise BadInput(
-                f"a width of {self.width} does not give {self.heads} heads an even number of channels each."
+                f"a width of {self.width} does not give {self.heads} heads an even number of "
+                "channels each."
             )
         split(self.width // self.heads // 2, self.axes + (self.text == "joint"))
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from safelight.denoisers.dit.config import Config
 from safelight.diffusion.condition import refuse
-from safelight.nn.attention import CrossAttention, SelfAttention, self_only_mask
+from safelight.nn.attention import Context, CrossAttention, SelfAttention, self_only_mask
 from safelight.nn.blocks import ALL_BLOCKS, BlockSelection
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import Final, Modulation, init_adaln_zero, modulated
@@ -141,12 +141,12 @@ class DiT(nn.Module):
             emb = emb + self.vector(vector.to(self.patches.weight.dtype))
         return F.silu(emb)
 
-    def context(self, tokens: Tokens | None, index: int) -> "Text | None":
-        """What the cross-attention of block ``index`` asks."""
+    def context(self, tokens: Tokens | None, index: int) -> Context | None:
+        """The keys and values of the cross-attention of block ``index``; None without text."""
         if tokens is None or self.text is not None:
             return None
         keys, values = tokens.projected[2 * index : 2 * index + 2]
-        return Text(keys, values, tokens.mask)
+        return Context(keys, values, tokens.mask)
 
     def rope(self, grid: Shape, ahead: int, device: torch.device) -> Rotation:
         """Where each token lies: patches on the grid; joint text before them, on an axis of its
@@ -160,17 +160,9 @@ class DiT(nn.Module):
         return rotation(places, self.config.width // self.config.heads)
 
 
-class Text(NamedTuple):
-    """What cross-attention asks: ``keys`` and ``values`` (b, m, heads, d) and ``mask`` (b, m)."""
-
-    keys: Tensor
-    values: Tensor
-    mask: Tensor
-
-
 class Block(nn.Module):
-    """Self-attention, text, MLP; the first and the last shifted, scaled and gated by what is
-    heard."""
+    """Self-attention, text, MLP; the first and the last shifted, scaled and gated by the
+    embedding."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -187,7 +179,7 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, emb: Tensor, rope: Rotation, mask: Tensor | None, text: Text | None
+        self, x: Tensor, emb: Tensor, rope: Rotation, mask: Tensor | None, text: Context | None
     ) -> Tensor:
         """``x`` (b, n, width), ``emb`` as its modulation takes it → (b, n, width)."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.denoisers.flux.config import Config
-from safelight.nn.attention import RMSNorm, Source, attend
+from safelight.nn.attention import Context, RMSNorm, attend
 from safelight.nn.modulation import Modulation, modulated
 from safelight.nn.positions import PairRotation
 
 
-class Double(nn.Module):
+class DoubleStreamBlock(nn.Module):
     """A block in which picture and text have weights of their own and one attention."""
 
     quick = False
@@ -25,28 +25,33 @@ class Double(nn.Module):
         self,
         image: Tensor,
         text: Tensor,
-        told_image: Tensor,
-        told_text: Tensor,
+        modulation_image: Tensor,
+        modulation_text: Tensor,
         rope: PairRotation,
         mask: Tensor | None,
-        further: Sequence[Source] = (),
+        further: Sequence[Context] = (),
     ) -> tuple[Tensor, Tensor]:
-        """``image`` (b, n, width), ``text`` (b, words, width), what each is told → both. What the
-        patches, wherever they lie, ask of ``further`` sources is added to them at the end."""
-        of_image, of_text = self.image.parts(image, told_image), self.text.parts(text, told_text)
-        own = self.image.ask(image, *of_image[:2])
-        context = zip(self.text.ask(text, *of_text[:2]), own, strict=True)
+        """``image`` (b, n, width), ``text`` (b, words, width), the modulation of each → both. What
+        the patches, wherever they lie, take from ``further`` contexts is added to them at the
+        end."""
+        of_image, of_text = (
+            self.image.parts(image, modulation_image),
+            self.text.parts(text, modulation_text),
+        )
+        own = self.image.project_qkv(image, *of_image[:2])
+        context = zip(self.text.project_qkv(text, *of_text[:2]), own, strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in context)  # (b, words + n, heads, d)
         mixed = attend(rope(q), rope(k), v, mask, self.quick)
         ahead = text.shape[1]
-        image = self.image.take(image, mixed[:, ahead:], *of_image[2:])
+        image = self.image.after_attention(image, mixed[:, ahead:], *of_image[2:])
         for source in further:
             image = image + attend(own[0], *source)
-        return image, self.text.take(text, mixed[:, :ahead], *of_text[2:])
+        return image, self.text.after_attention(text, mixed[:, :ahead], *of_text[2:])
 
 
 class Stream(nn.Module):
-    """What a double block does to one of its two sequences, before and after they meet."""
+    """What a double block does to one of its two sequences, before and after their joint
+    attention."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -61,18 +66,18 @@ class Stream(nn.Module):
         self.leave = nn.Linear(config.hidden, width, bias)
         self.activate = activation(config)
 
-    def parts(self, x: Tensor, told: Tensor) -> tuple[Tensor, ...]:
+    def parts(self, x: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of attention, then of the MLP, (b, 1, width) each."""
-        told = (told if self.modulation is None else self.modulation(told)).to(x.dtype)
-        shift, scale, gate, *mlp = told.split(1, dim=1)
+        emb = (emb if self.modulation is None else self.modulation(emb)).to(x.dtype)
+        shift, scale, gate, *mlp = emb.split(1, dim=1)
         return (shift, scale, gate, *mlp)
 
-    def ask(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project_qkv(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (b, n, heads, d) each."""
         q, k, v = self.qkv(modulated(x, shift, scale)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         return self.q_norm(q), self.k_norm(k), v
 
-    def take(
+    def after_attention(
         self, x: Tensor, mixed: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, last: Tensor
     ) -> Tensor:
         """``x`` (b, n, width) with what attention gave, then the MLP."""
@@ -82,7 +87,7 @@ class Stream(nn.Module):
         )
 
 
-class Single(nn.Module):
+class SingleStreamBlock(nn.Module):
     """A block of one sequence: attention and MLP at once, from one projection into one."""
 
     quick = False
@@ -98,10 +103,10 @@ class Single(nn.Module):
         self.leave = nn.Linear(width + config.hidden, width, bias)
         self.activate = activation(config)
 
-    def forward(self, x: Tensor, told: Tensor, rope: PairRotation, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, rope: PairRotation, mask: Tensor | None) -> Tensor:
         """``x`` (b, n, width) → the same."""
-        told = (told if self.modulation is None else self.modulation(told)).to(x.dtype)
-        shift, scale, gate = told.split(1, dim=1)
+        emb = (emb if self.modulation is None else self.modulation(emb)).to(x.dtype)
+        shift, scale, gate = emb.split(1, dim=1)
         entered = self.enter(modulated(x, shift, scale))
         qkv, inner = entered.split([3 * self.width, entered.shape[-1] - 3 * self.width], dim=-1)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # (b, n, heads, d) each

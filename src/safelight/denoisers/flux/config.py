@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     """FLUX.1-dev with the defaults. A width of 0 closes a way in; ``axes`` are the channels of a
-    head that turn with the picture's number, the row, the column and (generation 2) the word's
-    number: their sum is a head's width.
+    head that the rotary embedding gives to the picture's number, the row, the column and
+    (generation 2) the word's number: their sum is a head's width.
 
     Generation 2 (FLUX.2) has no biases, gated MLPs, modulations that all blocks share, words with
     places and other frequencies.
@@ -31,7 +31,7 @@ class Config:
     mlp_ratio: float = 4.0
     text_width: int = 4096
     vector_width: int = 768
-    guidance: bool = True  # whether it hears the scale: dev does, schnell does not
+    guidance: bool = True  # whether it takes a guidance scale: dev does, schnell does not
     generation: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:

@@ -12,11 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safelight.denoisers.flux.blocks import Double, Single, controlled, heard_by
+from safelight.denoisers.flux.blocks import (
+    DoubleStreamBlock,
+    SingleStreamBlock,
+    controlled,
+    heard_by,
+)
 from safelight.denoisers.flux.config import Config
 from safelight.diffusion.condition import refuse
 from safelight.errors import BadInput
-from safelight.nn.attention import Source, joint_mask, self_only_mask
+from safelight.nn.attention import Context, joint_mask, self_only_mask
 from safelight.nn.blocks import ALL_BLOCKS, BlockSelection
 from safelight.nn.embeddings import sinusoidal
 from safelight.nn.modulation import Final, Modulation, init_adaln_zero
@@ -27,12 +32,12 @@ from safelight.types.shapes import Shape
 from safelight.types.tensors import Latents
 
 WAVES = 256
-"""How many sinusoids time and guidance are heard by."""
+"""How many sinusoids embed time and guidance."""
 
 
 class Begun(NamedTuple):
-    """What the blocks start from: both sequences, what all blocks are told, how they turn and what
-    they may see."""
+    """The inputs of the first block: both sequences, the embedding, the rotary embedding and the
+    attention mask."""
 
     image: Tensor  # (b, n, width): the picture's patches, then those of the references
     text: Tensor  # (b, words, width)
@@ -47,9 +52,9 @@ class Flux(nn.Module):
     shape.
 
     It takes ``tokens``, ``references`` (b, channels, h', w') of any sizes, ``vector`` and
-    ``channels`` if they have a width, and the scalar ``guidance`` if it was distilled to hear one;
-    left out, that is 1: none. The patches ask ``streams`` in each double block, with the keys and
-    values that an adapter made for it. ``residuals``, (b, n, width) each, are added to the
+    ``channels`` if they have a width, and the scalar ``guidance`` if it was distilled to take one;
+    left out, that is 1: none. The patches attend to ``streams`` in each double block, with the keys
+    and values that an adapter made for it. ``residuals``, (b, n, width) each, are added to the
     picture's own patches after each block in turn, the double ones first; if they are fewer, the
     last blocks get none. Any other way in, and a size that the patch does not divide, is BadInput.
     Without ``ends`` it has no last layer and only ``begin`` is of use: a branch's trunk.
@@ -75,11 +80,13 @@ class Flux(nn.Module):
         self.shared_image = Modulation(config.width, 6, bias) if shared else None
         self.shared_text = Modulation(config.width, 6, bias) if shared else None
         self.shared_single = Modulation(config.width, 3, bias) if shared else None
-        self.doubles = cast(
-            "list[Double]", nn.ModuleList(Double(config) for _ in range(config.double))
+        self.double_blocks = cast(
+            "list[DoubleStreamBlock]",
+            nn.ModuleList(DoubleStreamBlock(config) for _ in range(config.double)),
         )
-        self.singles = cast(
-            "list[Single]", nn.ModuleList(Single(config) for _ in range(config.single))
+        self.single_blocks = cast(
+            "list[SingleStreamBlock]",
+            nn.ModuleList(SingleStreamBlock(config) for _ in range(config.single)),
         )
         self.final = Final(config.width, config.channels * area, bias) if ends else None
         self.scalar_names = frozenset({"guidance"} if config.guidance else ())
@@ -103,13 +110,15 @@ class Flux(nn.Module):
         """Project the text once for all steps: ``tokens.projected`` is the one tensor (b, n, width)
         that enters the sequence. A condition that is prepared already is returned as it is."""
         refuse(condition, self.takes, "this FLUX")
-        if unheard := sorted(set(condition.scalars) - self.scalar_names):
+        if unknown := sorted(set(condition.scalars) - self.scalar_names):
             raise BadInput(
-                f"of scalars this FLUX hears {sorted(self.scalar_names)}, not {unheard}: leave them out."
+                f"this FLUX takes the scalars {sorted(self.scalar_names)}, not {unknown}: leave "
+                "those out."
             )
-        if any(len(one.projected) != 2 * len(self.doubles) for one in condition.streams):
+        if any(len(one.projected) != 2 * len(self.double_blocks) for one in condition.streams):
             raise BadInput(
-                "this FLUX takes streams with the keys and values that an adapter made for it: apply one."
+                "this FLUX takes streams with the keys and values that an adapter made for it: "
+                "apply one."
             )
         tokens = condition.tokens
         if tokens is None or tokens.projected:
@@ -148,7 +157,7 @@ class Flux(nn.Module):
         return partial(
             self,
             selection=BlockSelection.of(
-                skip_blocks, self_only_blocks, len(self.doubles) + len(self.singles)
+                skip_blocks, self_only_blocks, len(self.double_blocks) + len(self.single_blocks)
             ),
         )
 
@@ -164,30 +173,34 @@ class Flux(nn.Module):
         assert self.final is not None
         condition = self.prepare(condition)
         image, text, emb, rope, mask, grid = self.begin(noisy, time, condition)
-        told = [emb if one is None else one(emb) for one in (self.shared_image, self.shared_text)]
+        modulations = [
+            emb if one is None else one(emb) for one in (self.shared_image, self.shared_text)
+        ]
         ahead, whole = text.shape[1], text.shape[1] + image.shape[1]
         only_self = self_only_mask(mask, whole, ahead, image.device) if selection.alone else None
-        for index, block in enumerate(self.doubles):
+        for index, block in enumerate(self.double_blocks):
             if index not in selection.skip:
                 made = [
                     (one.projected[2 * index : 2 * index + 2], one.mask)
                     for one in condition.streams
                 ]
-                further = [Source(keys, values, seen) for (keys, values), seen in made]
+                further = [Context(keys, values, seen) for (keys, values), seen in made]
                 image, text = block(
                     image,
                     text,
-                    *told,
+                    *modulations,
                     rope,
                     only_self if index in selection.alone else mask,
                     further,
                 )
             image = controlled(image, condition.residuals[index : index + 1], 0)
         x = torch.cat([text, image], dim=1)  # (b, words + n, width)
-        told_single = emb if self.shared_single is None else self.shared_single(emb)
-        for index, layer in enumerate(self.singles, len(self.doubles)):
+        modulation_single = emb if self.shared_single is None else self.shared_single(emb)
+        for index, layer in enumerate(self.single_blocks, len(self.double_blocks)):
             if index not in selection.skip:
-                x = layer(x, told_single, rope, only_self if index in selection.alone else mask)
+                x = layer(
+                    x, modulation_single, rope, only_self if index in selection.alone else mask
+                )
             x = controlled(x, condition.residuals[index : index + 1], ahead)
         own = x[:, ahead : ahead + prod(grid)]
         return self.unpack(self.final(own, emb), grid).to(noisy.dtype)

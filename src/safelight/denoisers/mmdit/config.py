@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """A transformer for latents of ``channels``, told text of ``text_width`` and a pooled vector of
+    """A transformer for latents of ``channels``, with text of ``text_width`` and a pooled vector of
     ``vector_width``.
 
     It has positions for ``side`` × ``side`` patches. ``dual`` are the blocks with a second
@@ -36,7 +36,8 @@ class Config:
                 raise BadInput(f"{name} must be above 0, not {value}.")
         if self.width % self.heads or self.width % 4:
             raise BadInput(
-                f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another."
+                f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: "
+                "take another."
             )
         if any(not 0 <= block < self.depth for block in self.dual):
             raise BadInput(f"dual must name blocks from 0 to {self.depth - 1}, not {self.dual}.")

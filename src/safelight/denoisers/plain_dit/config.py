@@ -16,7 +16,7 @@ class Config:
 
     ``variance``: whether the answer has as many channels again, where the variance is ``learned``
     (prediction noise-and-variance) or nothing is (``ignored``: SiT's). ``to_clean``: the network
-    hears 1 - t and answers the velocity towards clean latents, as SiT does. Diffusers' class
+    takes 1 - t and predicts the velocity towards clean latents, as SiT does. Diffusers' class
     differs in ``mlp_eps``, and in its embedders of time and class: their frequencies are
     ``inclusive``, and where it was trained there, ``each`` block has its own.
     """
@@ -42,11 +42,13 @@ class Config:
                 raise BadInput(f"{name} must be above 0, not {value}.")
         if self.width % self.heads or self.width % 4:
             raise BadInput(
-                f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: take another."
+                f"a width of {self.width} cannot be shared by {self.heads} heads and 4 waves: "
+                "take another."
             )
         if self.to_clean and self.variance == "learned":
             raise BadInput(
-                "a velocity has no learned variance: take variance none, or ignored if a file has its place."
+                "a velocity has no learned variance: take variance none, or ignored if a file "
+                "has its place."
             )
 
     def build(self) -> "PlainDiT":

@@ -25,9 +25,9 @@ class PlainDiT(nn.Module):
     """Noisy latents (b, channels, h, w), time (b,) and a condition → an answer of the latents'
     shape, or of twice their channels with a learned variance.
 
-    It takes ``scalars["label"]``, the number of a class; that after the last, or nothing said, is
-    no class. Any other way in, and a size that the patch does not divide, is BadInput. Other sizes
-    than the table's stretch its positions.
+    It takes ``scalars["label"]``, the number of a class; the number after the last one, or no
+    label, means no class. Any other way in, and a size that the patch does not divide, is BadInput.
+    Other sizes than the table's stretch its positions.
     """
 
     def __init__(self, config: Config) -> None:
@@ -55,7 +55,8 @@ class PlainDiT(nn.Module):
         refuse(condition, self.takes, "this transformer")
         if others := condition.scalars.keys() - self.scalar_names:
             raise BadInput(
-                f"this transformer hears label, got {', '.join(sorted(others))}: leave that out."
+                f"this transformer takes the scalar label, got {', '.join(sorted(others))}: "
+                "leave that out."
             )
         return condition
 

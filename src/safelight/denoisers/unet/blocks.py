@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterator
 from torch import Tensor, nn
 
 from safelight.denoisers.unet.config import Config, Level
-from safelight.nn.attention import CrossAttention, Source
+from safelight.nn.attention import Context, CrossAttention
 from safelight.nn.spatial_transformer import Contexts, How, PlainAttention, Transformer
 from safelight.nn.unet_blocks import Residual, Resize
 from safelight.types.networks import Condition
 
 Layers = Collection[int]
-"""Layers of attention by their numbers: see ``UNet.without``."""
+"""Layers of attention by their numbers: see ``UNet.variant``."""
 
 
 class Block(nn.Module):
@@ -55,7 +55,7 @@ def blocks(network: nn.Module) -> list[Block]:
 def attention_plan(
     network: nn.Module, condition: Condition, skip: Layers = (), alone: Layers = ()
 ) -> Iterator[tuple[Contexts, How]]:
-    """What each block asks and how it attends, in the order in which they are passed; ``condition``
+    """The contexts of each block and how it attends, in the order of computation; ``condition``
     is prepared."""
     sequences = [one for one in (condition.tokens, *condition.streams) if one is not None]
     pairs = [
@@ -66,7 +66,7 @@ def attention_plan(
     for block in blocks(network):
         count = sum(isinstance(one, CrossAttention) for one in block.modules())
         context = tuple(
-            tuple(Source(*each[index], mask) for each, mask in pairs)
+            tuple(Context(*each[index], mask) for each, mask in pairs)
             for index in range(number, number + count)
         )
         attends = block.attention is not None

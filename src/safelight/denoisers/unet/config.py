@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class Level:
     """One size of the features: how wide they are, and the attention after each residual block.
 
-    ``depth`` transformer blocks, 0 for none; with ``text_only`` even their first attention asks the
-    text alone. ``up``: the depths on the way up, one for each of its residual blocks, where they
-    are others.
+    ``depth`` transformer blocks, 0 for none; with ``text_only`` even their first attention attends
+    to the text alone. ``up``: the depths on the way up, one for each of its residual blocks, where
+    they are others.
     """
 
     width: int = 320
@@ -48,7 +48,7 @@ class Config:
     ``blocks`` residual blocks a level on the way down, one more on the way up; ``middle`` as a
     level's ``depth``, -1 if it is one residual block. Without text the attention is plain
     (``depth`` 1). ``classes``: how many noise levels, or classes, the network knows by
-    ``scalars["noise_level"]``; ``guidance``: by how many sinusoids it hears the scale of guidance
+    ``scalars["noise_level"]``; ``guidance``: how many sinusoids embed the scale of guidance
     that was distilled into it. ``linear`` says how files of this network hold the ends of a
     transformer: as linear layers, or as 1×1 convolutions; they compute the same.
     ``residual_resize``: sizes change inside residual blocks (ADM, arXiv 2105.05233).
@@ -89,7 +89,8 @@ class Config:
         for one in self.levels:
             if one.width % self.norm.groups:
                 raise BadInput(
-                    f"a level {one.width} wide cannot be normalised in {self.norm.groups} groups alike."
+                    f"a level {one.width} wide cannot be normalised in {self.norm.groups} groups "
+                    "alike."
                 )
             if one.heads < 1 or (any((one.depth, *one.up)) and one.width % one.heads):
                 raise BadInput(
@@ -104,7 +105,8 @@ class Config:
         )
         if not self.text_width and deepest > 1:
             raise BadInput(
-                "plain attention has a depth of 1 and no text: give a text_width, or levels of depth 1."
+                "plain attention has a depth of 1 and no text: give a text_width, or levels of "
+                "depth 1."
             )
 
     @property

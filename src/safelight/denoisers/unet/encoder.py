@@ -20,8 +20,8 @@ from safelight.types.tensors import Latents
 
 
 class Encoder(nn.Module):
-    """The way down and the middle, and what they hear; ``left``: the widths of what they leave for
-    the way up."""
+    """The way down and the middle, and the embedding of time and conditions; ``skip_widths``: the
+    widths of the skip connections to the way up."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
                     Block(config, before, level, "down") if config.residual_resize else Down(before)
                 )
                 left.append(before)
-        self._left = tuple(left)
+        self._skip_widths = tuple(left)
         self.down = nn.ModuleList(parts)
         last = config.levels[-1]
         self.middle = Block(
@@ -56,9 +56,9 @@ class Encoder(nn.Module):
         self.after = residual(config, before, before) if config.middle >= 0 else None
 
     @property
-    def left(self) -> list[int]:
-        """The width of what each part leaves, in order."""
-        return list(self._left)
+    def skip_widths(self) -> list[int]:
+        """The width of each skip connection, in order."""
+        return list(self._skip_widths)
 
     def join(self, noisy: Latents, channels: Tensor | None, size_multiple: int) -> Tensor:
         """The latents and whatever is concatenated to them, in the precision of the parameters;
@@ -70,7 +70,8 @@ class Encoder(nn.Module):
             or any(side % size_multiple for side in sides)
         ):
             raise BadInput(
-                f"this U-Net takes {config.channels} channels and sides that are multiples of {size_multiple}, not latents of "
+                f"this U-Net takes {config.channels} channels and sides that are multiples of "
+                f"{size_multiple}, not latents of "
                 f"shape {tuple(noisy.shape)}."
             )
         if config.extra_channels:
@@ -80,11 +81,11 @@ class Encoder(nn.Module):
         return noisy.to(self.enter.weight.dtype)
 
     def embed(self, time: Tensor, condition: Condition) -> Tensor:
-        """Time, guidance, vector and noise level as one embedding, (b, hearing)."""
+        """Time, guidance, vector and noise level as one embedding, (b, embedding_width)."""
         beside = None
         if (
             self.guidance is not None
-        ):  # what is beyond no guidance, a thousandfold, as diffusers' pipelines tell it
+        ):  # the scale minus 1 (no guidance), times 1000, as diffusers' pipelines pass it
             scale = condition.scalars.get("guidance", torch.ones_like(time)).float() - 1
             waves = sinusoidal(1000 * scale, self.config.guidance, inclusive=True)
             beside = self.guidance(waves.to(self.guidance.weight.dtype))
@@ -141,7 +142,7 @@ def takes(config: Config) -> frozenset[str]:
 
 
 def scalar_names(config: Config) -> frozenset[str]:
-    """The scalars that it hears."""
+    """The names of the scalars that the network takes."""
     known = {"noise_level": config.classes, "guidance": config.guidance}
     return frozenset(name for name, is_open in known.items() if is_open)
 
@@ -154,12 +155,13 @@ def prepare(
     if set(condition.scalars) - scalar_names(config):
         known = " and ".join(sorted(scalar_names(config)))
         raise BadInput(
-            f"this U-Net hears the scalar {known}, got {', '.join(sorted(condition.scalars))}."
+            f"this U-Net takes the scalar {known}, got {', '.join(sorted(condition.scalars))}."
         )
     crosses = [one for one in network.modules() if isinstance(one, CrossAttention)]
     if any(len(one.projected) != 2 * len(crosses) for one in condition.streams):
         raise BadInput(
-            "this U-Net takes streams with the keys and values that an adapter made for it: apply one."
+            "this U-Net takes streams with the keys and values that an adapter made for "
+            "it: apply one."
         )
     tokens = condition.tokens
     if tokens is None or tokens.projected:

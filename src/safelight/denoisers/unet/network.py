@@ -44,7 +44,7 @@ class UNet(nn.Module):
         self.size_multiple = 2 ** (len(config.levels) - 1)
         self.scalar_names = scalar_names(config)
         self.encoder = Encoder(config)
-        left = self.encoder.left
+        left = self.encoder.skip_widths
         before = config.levels[-1].width
         parts: list[nn.Module] = []
         for number, level in reversed(list(enumerate(config.levels))):
@@ -86,7 +86,8 @@ class UNet(nn.Module):
         for layer in (*skip_blocks, *self_only_blocks):
             if not 0 <= layer < count:
                 raise BadInput(
-                    f"this U-Net has the attention layers 0 to {count - 1}, not {layer}: name these."
+                    f"this U-Net has the attention layers 0 to {count - 1}, not {layer}: name "
+                    "these."
                 )
         return partial(self.answer, skip=frozenset(skip_blocks), alone=frozenset(self_only_blocks))
 
@@ -98,10 +99,10 @@ class UNet(nn.Module):
         skip: Layers = (),
         alone: Layers = (),
     ) -> Tensor:
-        """``forward`` and, less some of its parts, what ``without`` gives."""
+        """``forward``, without the parts that ``variant`` leaves out."""
         condition = self.prepare(condition)
         plan = attention_plan(self, condition, skip, alone)
-        more = split(condition.residuals, len(self.encoder.left), len(self.config.levels))
+        more = split(condition.residuals, len(self.encoder.skip_widths), len(self.config.levels))
         emb = self.encoder.embed(time, condition)
         x, left = self.encoder(
             self.encoder.join(noisy, condition.channels, self.size_multiple), emb, plan, more[2]
@@ -129,7 +130,8 @@ def split(
         return (), None, residuals
     if len(residuals) - left - 1 not in trunks:
         raise BadInput(
-            f"this U-Net takes {left + 1} residuals (control), or {levels} or {levels + 1} (an adapter's), or both in "
+            f"this U-Net takes {left + 1} residuals (control), or {levels} or {levels + 1} "
+            "(an adapter's), or both in "
             f"this order, got {len(residuals)}."
         )
     rest = iter(residuals)

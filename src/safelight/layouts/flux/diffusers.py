@@ -29,41 +29,41 @@ def layers(embedders: str, enter: str, leave: str) -> dict[str, list[str]]:
         "text": ["context_embedder"],
         "final.modulation.linear": ["norm_out.linear"],
         "final.linear": ["proj_out"],
-        "singles.q_norm": ["single_transformer_blocks.{i}.attn.norm_q"],
-        "singles.k_norm": ["single_transformer_blocks.{i}.attn.norm_k"],
+        "single_blocks.q_norm": ["single_transformer_blocks.{i}.attn.norm_q"],
+        "single_blocks.k_norm": ["single_transformer_blocks.{i}.attn.norm_k"],
     }
     for ours, theirs in {"time": "timestep", "guidance": "guidance"}.items():
         for number, which in enumerate((0, 2), start=1):
             key_names[f"{ours}.{which}"] = [f"{embedders}.{theirs}_embedder.linear_{number}"]
     for ours, (q, k, v, q_norm, k_norm, out, mlp) in SEQUENCES.items():
         block = "transformer_blocks.{i}"
-        key_names[f"doubles.{ours}.qkv"] = [f"{block}.attn.{one}" for one in (q, k, v)]
-        key_names[f"doubles.{ours}.q_norm"] = [f"{block}.attn.{q_norm}"]
-        key_names[f"doubles.{ours}.k_norm"] = [f"{block}.attn.{k_norm}"]
-        key_names[f"doubles.{ours}.out"] = [f"{block}.attn.{out}"]
-        key_names[f"doubles.{ours}.enter"] = [f"{block}.{mlp}.{enter}"]
-        key_names[f"doubles.{ours}.leave"] = [f"{block}.{mlp}.{leave}"]
+        key_names[f"double_blocks.{ours}.qkv"] = [f"{block}.attn.{one}" for one in (q, k, v)]
+        key_names[f"double_blocks.{ours}.q_norm"] = [f"{block}.attn.{q_norm}"]
+        key_names[f"double_blocks.{ours}.k_norm"] = [f"{block}.attn.{k_norm}"]
+        key_names[f"double_blocks.{ours}.out"] = [f"{block}.attn.{out}"]
+        key_names[f"double_blocks.{ours}.enter"] = [f"{block}.{mlp}.{enter}"]
+        key_names[f"double_blocks.{ours}.leave"] = [f"{block}.{mlp}.{leave}"]
     return key_names
 
 
 FIRST = layers("time_text_embed", "net.0.proj", "net.2") | {
     "vector.0": ["time_text_embed.text_embedder.linear_1"],
     "vector.2": ["time_text_embed.text_embedder.linear_2"],
-    "doubles.image.modulation.linear": ["transformer_blocks.{i}.norm1.linear"],
-    "doubles.text.modulation.linear": ["transformer_blocks.{i}.norm1_context.linear"],
-    "singles.modulation.linear": ["single_transformer_blocks.{i}.norm.linear"],
-    "singles.enter": [
+    "double_blocks.image.modulation.linear": ["transformer_blocks.{i}.norm1.linear"],
+    "double_blocks.text.modulation.linear": ["transformer_blocks.{i}.norm1_context.linear"],
+    "single_blocks.modulation.linear": ["single_transformer_blocks.{i}.norm.linear"],
+    "single_blocks.enter": [
         *(f"single_transformer_blocks.{{i}}.attn.{one}" for one in ("to_q", "to_k", "to_v")),
         "single_transformer_blocks.{i}.proj_mlp",
     ],
-    "singles.leave": ["single_transformer_blocks.{i}.proj_out"],
+    "single_blocks.leave": ["single_transformer_blocks.{i}.proj_out"],
 }
 SECOND = layers("time_guidance_embed", "linear_in", "linear_out") | {
     "shared_image.linear": ["double_stream_modulation_img.linear"],
     "shared_text.linear": ["double_stream_modulation_txt.linear"],
     "shared_single.linear": ["single_stream_modulation.linear"],
-    "singles.enter": ["single_transformer_blocks.{i}.attn.to_qkv_mlp_proj"],
-    "singles.leave": ["single_transformer_blocks.{i}.attn.to_out"],
+    "single_blocks.enter": ["single_transformer_blocks.{i}.attn.to_qkv_mlp_proj"],
+    "single_blocks.leave": ["single_transformer_blocks.{i}.attn.to_out"],
 }
 
 

@@ -58,11 +58,11 @@ def table(key_names: KeyNames, config: flux_config.Config) -> KeyMapping:
     rules = [rule for one in single for rule in _rules(key_names, config, one, one, 0)]
     for kind, depth, parts in (
         (
-            "doubles",
+            "double_blocks",
             config.double,
             [f"{stream}.{one}" for stream in ("image", "text") for one in STREAM],
         ),
-        ("singles", config.single, SINGLE),
+        ("single_blocks", config.single, SINGLE),
     ):
         for i in range(depth):
             for part in parts:
@@ -99,16 +99,16 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> flux_
         key_names.first("vector.0") if "vector.0" in key_names.layers else "",
     )
     told = said.get("axes_dims_rope") or said.get("axes")
-    head = shapes[key_names.first("doubles.image.q_norm", key_names.scale)][0]
+    head = shapes[key_names.first("double_blocks.image.q_norm", key_names.scale)][0]
     return flux_config.Config(
         channels=channels,
         extra_channels=inputs // patch**2 - channels,
         patch=patch,
         width=width,
         axes=_numbers(told, head) if told else usual(head, key_names),
-        double=_count(shapes, key_names.layers["doubles.image.leave"][0]),
-        single=_count(shapes, key_names.layers["singles.leave"][0]),
-        mlp_ratio=shapes[key_names.first("doubles.image.leave")][1] / width,
+        double=_count(shapes, key_names.layers["double_blocks.image.leave"][0]),
+        single=_count(shapes, key_names.layers["single_blocks.leave"][0]),
+        mlp_ratio=shapes[key_names.first("double_blocks.image.leave")][1] / width,
         text_width=shapes[key_names.first("text")][1],
         vector_width=shapes[vector][1] if vector in shapes else 0,
         guidance=guidance in shapes,
@@ -141,11 +141,13 @@ def _numbers(told: Any, head: int) -> tuple[int, ...]:
 
 def _fits(key_names: KeyNames, shapes: Shapes) -> bool:
     modulation = (
-        "doubles.image.modulation.linear" if key_names.generation == 1 else "shared_image.linear"
+        "double_blocks.image.modulation.linear"
+        if key_names.generation == 1
+        else "shared_image.linear"
     )
     return all(
         key_names.first(one) in shapes
-        for one in ("patches", "final.linear", "doubles.image.leave", modulation)
+        for one in ("patches", "final.linear", "double_blocks.image.leave", modulation)
     )
 
 

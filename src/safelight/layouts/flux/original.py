@@ -6,7 +6,7 @@ from safelight.layouts.flux.mapping import KeyNames, layout
 def stream(short: str) -> dict[str, list[str]]:
     """The layers of one of the two sequences of a double block."""
     ours, theirs = (
-        f"doubles.{'image' if short == 'img' else 'text'}",
+        f"double_blocks.{'image' if short == 'img' else 'text'}",
         f"double_blocks.{{i}}.{short}",
     )
     return {
@@ -34,11 +34,11 @@ LAYERS = {
     "shared_single.linear": ["single_stream_modulation.lin"],
     **stream("img"),
     **stream("txt"),
-    "singles.modulation.linear": ["single_blocks.{i}.modulation.lin"],
-    "singles.enter": ["single_blocks.{i}.linear1"],
-    "singles.q_norm": ["single_blocks.{i}.norm.query_norm"],
-    "singles.k_norm": ["single_blocks.{i}.norm.key_norm"],
-    "singles.leave": ["single_blocks.{i}.linear2"],
+    "single_blocks.modulation.linear": ["single_blocks.{i}.modulation.lin"],
+    "single_blocks.enter": ["single_blocks.{i}.linear1"],
+    "single_blocks.q_norm": ["single_blocks.{i}.norm.query_norm"],
+    "single_blocks.k_norm": ["single_blocks.{i}.norm.key_norm"],
+    "single_blocks.leave": ["single_blocks.{i}.linear2"],
     "final.modulation.linear": ["final_layer.adaLN_modulation.1"],
     "final.linear": ["final_layer.linear"],
 }

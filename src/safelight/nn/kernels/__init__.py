@@ -5,6 +5,6 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Quick(Protocol):
-    """A module of which a compiled kernel may do what it can, once it is told to be ``quick``."""
+    """A module that lets a compiled kernel compute what it can while ``quick`` is true."""
 
     quick: bool

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from safelight.card import Card, licensed
 from safelight.checkpoints import load
-from safelight.checkpoints.native import fingerprint
+from safelight.checkpoints.state_dicts import fingerprint
 from safelight.conditioners.text import Config as TextConfig
 from safelight.config import Builds, Slot
 from safelight.data.dataset import Dataset
@@ -25,7 +26,7 @@ from safelight.diffusion.schedule import Linear
 from safelight.errors import BadInput
 from safelight.governance.licences import licences_of_parts, warn_unstated
 from safelight.media.pictures import sheet
-from safelight.model import Card, LatentDiffusion, licensed, module
+from safelight.model import LatentDiffusion, module
 from safelight.pipeline import generate
 from safelight.settings import Settings
 from safelight.tasks.text_to_image import TextToImage

@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from safelight.autoencoders.kl.config import Config as KLConfig
+from safelight.card import Card
 from safelight.config import Builds, Slot, kind_of
 from safelight.data.dataset import Dataset
 from safelight.diffusion.noise import sample_noise
 from safelight.errors import BadInput, unknown
 from safelight.features.tiny_darknet import Config as TinyDarknetConfig
 from safelight.media.pictures import sheet, to_pictures
-from safelight.model import Card, LatentDiffusion, module
+from safelight.model import LatentDiffusion, module
 from safelight.nn.perceptual import perceptual
 from safelight.training.adversarial import Adversarial, Adversary, adaptive_weight, with_gradient
 from safelight.training.calibration import calibrate

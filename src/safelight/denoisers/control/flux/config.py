@@ -30,7 +30,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.modes < 0 or any(one < 1 for one in self.hints) or self.network.double < 1:
             raise BadInput(
-                f"control of FLUX wants a double block or more, modes of 0 or more, and hints that each "
+                "control of FLUX wants a double block or more, modes of 0 or more, and hints "
+                "that each "
                 f"have a width, got {self}."
             )
         if self.network.generation != 1 or self.network.extra_channels:

@@ -12,7 +12,7 @@ from safelight.denoisers.control.flux.config import Config
 from safelight.denoisers.control.unet.network import hint_encoder
 from safelight.denoisers.flux.network import Flux
 from safelight.errors import BadInput
-from safelight.nn.control import Encode, encoded, fitting
+from safelight.nn.control import Encode, encode_picture, require_patch_count
 from safelight.nn.modulation import init_adaln_zero
 from safelight.types.networks import Condition, Denoiser
 from safelight.types.tensors import Images, Latents
@@ -60,7 +60,7 @@ class ControlNet(nn.Module):
         return self.network.prepare(condition)
 
     def attach_to(self, denoiser: Denoiser) -> None:
-        """BadInput unless it is a FLUX as wide, told texts as wide; its depths are what residuals
+        """BadInput unless it is a FLUX as wide, with text as wide; its depths are what residuals
         are made for."""
         network, own = self.config.network, type(denoiser).__name__
         if isinstance(denoiser, Flux):
@@ -73,7 +73,8 @@ class ControlNet(nn.Module):
                 return
             own = f"one of generation {theirs.generation}, {theirs.width} and {theirs.text_width}"
         raise BadInput(
-            f"this ControlNet is for a FLUX of generation 1, of width {network.width} and texts {network.text_width} "
+            f"this ControlNet is for a FLUX of generation 1, of width {network.width} and "
+            f"texts {network.text_width} "
             f"wide, not for {own}."
         )
 
@@ -88,39 +89,41 @@ class ControlNet(nn.Module):
                 f"this control wants a picture of 3 colours, got one of shape {tuple(hint.shape)}."
             )
         images = 2 * hint - 1
-        seen = (
-            encoded(images, encode)
+        hint_features = (
+            encode_picture(images, encode)
             if self.sight is None
             else self.sight(images.to(self.hint.weight.dtype))
         )
         sides = self.config.network.patch
-        if any(side % sides for side in seen.shape[2:]):
+        if any(side % sides for side in hint_features.shape[2:]):
             raise BadInput(
-                f"this control cannot cut a picture of {tuple(hint.shape[2:])} into patches: take another."
+                f"this control cannot cut a picture of {tuple(hint.shape[2:])} into patches: "
+                "take another."
             )
-        added = self.hint(self.network.pack(seen.to(self.hint.weight.dtype)))
+        added = self.hint(self.network.pack(hint_features.to(self.hint.weight.dtype)))
         if self.mode is None:
             return (added,)
         if mode is None:
             raise BadInput(
-                f"this control knows several kinds of picture: say which this is, one of {', '.join(self.modes)}."
+                "this control knows several kinds of picture: say which this is, one of "
+                f"{', '.join(self.modes)}."
             )
         return added, self.mode.weight[None, mode : mode + 1]
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
         if self.mode is not None:
-            condition = with_prepended_token(condition, seen[1])
+            condition = with_prepended_token(condition, hint_features[1])
         image, text, emb, rope, mask, grid = self.network.begin(noisy, time, condition)
-        image = image + fitting(seen[0], grid)
+        image = image + require_patch_count(hint_features[0], grid)
         double, single = list[Tensor](), list[Tensor]()
-        for block, zero in zip(self.network.doubles, self.zeros, strict=True):
+        for block, zero in zip(self.network.double_blocks, self.zeros, strict=True):
             image, text = block(image, text, emb, emb, rope, mask)
             double.append(zero(image))
         x, ahead = torch.cat([text, image], dim=1), text.shape[1]
-        for layer, zero in zip(self.network.singles, self.single_zeros, strict=True):
+        for layer, zero in zip(self.network.single_blocks, self.single_zeros, strict=True):
             x = layer(x, emb, rope, mask)
             single.append(zero(x[:, ahead:]))
         first = spread(double, self.target.double, in_turn=self.sight is not None)
@@ -142,7 +145,8 @@ def with_prepended_token(condition: Condition, word: Tensor) -> Condition:
     tokens = condition.tokens
     if tokens is None:
         raise BadInput(
-            "this control tells kinds of picture apart by a word before the text: give a text, or an empty one."
+            "this control tells kinds of picture apart by a word before the text: give a "
+            "text, or an empty one."
         )
     (text,) = tokens.projected
     text = torch.cat([word.to(text.dtype).expand(len(text), -1, -1), text], dim=1)

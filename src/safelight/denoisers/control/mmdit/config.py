@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Config:
     """A branch for transformers of the shape ``network``, whose depth is the branch's own.
 
-    ``words``: whether it hears the text. ``enters``: whether it has a first layer and positions of
-    its own. ``pooled``: whether it hears the pooled vector, else zeros in its place. ``mask``:
+    ``words``: whether it takes the text. ``enters``: whether it has a first layer and positions of
+    its own. ``pooled``: whether it takes the pooled vector, else zeros in its place. ``mask``:
     whether its picture says what of it to keep. ``shift`` is added to the latents of its picture:
     some were taught without the autoencoder's. ``typed``: whether its file says which of the modes
     it wants.

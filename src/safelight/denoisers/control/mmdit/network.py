@@ -10,7 +10,7 @@ from safelight.denoisers.control.mmdit.config import Config
 from safelight.denoisers.mmdit.network import Block, MMDiT, prepare
 from safelight.errors import BadInput
 from safelight.nn.attention import joint_mask
-from safelight.nn.control import Encode, encoded, fitting
+from safelight.nn.control import Encode, encode_picture, require_patch_count
 from safelight.nn.embeddings import TimeEmbedding
 from safelight.nn.modulation import init_adaln_zero
 from safelight.nn.patchify import patch_grid, patchify, require_latents
@@ -25,7 +25,7 @@ CANNY = 1
 class ControlNet(nn.Module):
     """Latents, time, a condition and a picture that ``encode_hint`` has seen → a residual for each
     block of the transformer, of which one of ours serves several in turn. It takes ``tokens`` and
-    ``vector``, as far as it hears them.
+    ``vector``, as far as its configuration has them.
 
     Those without words were taught one of the ``modes``; edges (canny) far out of range, in half
     steps of 255.
@@ -77,7 +77,7 @@ class ControlNet(nn.Module):
         return condition if self.text is None else prepare(condition, self.text)
 
     def attach_to(self, denoiser: Denoiser) -> None:
-        """BadInput unless it is a transformer as wide, told texts as wide; its depth is what
+        """BadInput unless it is a transformer as wide, with text as wide; its depth is what
         residuals are made for."""
         network, own = self.config.network, type(denoiser).__name__
         if isinstance(denoiser, MMDiT):
@@ -88,7 +88,8 @@ class ControlNet(nn.Module):
                 return
             own = f"one of {theirs.width}, {theirs.channels} and {theirs.text_width}"
         raise BadInput(
-            f"this ControlNet is for a transformer of Stable Diffusion 3 of width {network.width}, for latents of "
+            "this ControlNet is for a transformer of Stable Diffusion 3 of width "
+            f"{network.width}, for latents of "
             f"{network.channels} channels and texts {network.text_width} wide, not for {own}."
         )
 
@@ -109,7 +110,7 @@ class ControlNet(nn.Module):
         images, keep = hint[:, :3], hint[:, 3:].round() if self.config.mask else None
         images = 127.5 * images + 0.5 if mode == CANNY else 2 * images - 1
         images = images if keep is None else torch.where(keep > 0, images, -1)
-        latents = encoded(images, encode) + self.config.shift
+        latents = encode_picture(images, encode) + self.config.shift
         if keep is not None:
             latents = torch.cat(
                 [latents, F.interpolate(keep, size=latents.shape[2:]).to(latents)], dim=1
@@ -117,7 +118,7 @@ class ControlNet(nn.Module):
         return (self.hint(patchify(latents.to(self.hint.weight.dtype), self.config.network.patch)),)
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition, config = self.prepare(condition), self.config
         require_latents(noisy, config.network.channels)
@@ -125,7 +126,7 @@ class ControlNet(nn.Module):
         grid = patch_grid(noisy.shape[2:], config.network.patch)
         x = patches(patchify(noisy.to(self.hint.weight.dtype), config.network.patch))
         x = x + positions.middle(grid).to(x.dtype)
-        x = x + fitting(seen[0], grid)
+        x = x + require_patch_count(hint_features[0], grid)
         vector = (
             condition.vector
             if config.pooled
@@ -153,6 +154,7 @@ class ControlNet(nn.Module):
             return self.patches, self.positions
         if not self.target:
             raise BadInput(
-                "this ControlNet begins with a layer of the transformer that it controls: put it beside one."
+                "this ControlNet begins with a layer of the transformer that it controls: put "
+                "it beside one."
             )
         return self.target[0].patches, self.target[0].positions

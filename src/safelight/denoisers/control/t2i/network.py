@@ -39,19 +39,20 @@ class T2IAdapter(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def prepare(self, condition: Condition) -> Condition:
-        """It hears nothing."""
+        """The condition as it is: the adapter takes nothing of it."""
         return condition
 
     def attach_to(self, denoiser: Denoiser) -> None:
         """BadInput unless it is a U-Net with as many residuals of control."""
         own = type(denoiser).__name__
         if isinstance(denoiser, UNet):
-            count = len(denoiser.encoder.left) + 1
+            count = len(denoiser.encoder.skip_widths) + 1
             if count == self.config.ahead:
                 return
             own = f"one of {count}"
         raise BadInput(
-            f"this T2I-adapter is for a U-Net of {self.config.ahead} parts on the way down, not for {own}."
+            f"this T2I-adapter is for a U-Net of {self.config.ahead} parts on the way down, "
+            f"not for {own}."
         )
 
     def encode_hint(
@@ -64,7 +65,8 @@ class T2IAdapter(nn.Module):
             or any(s % self.config.factor for s in hint.shape[2:])
         ):
             raise BadInput(
-                f"this adapter wants a picture of {self.config.channels} channels and sides that are multiples of "
+                f"this adapter wants a picture of {self.config.channels} channels and sides "
+                "that are multiples of "
                 f"{self.config.factor}, got {tuple(hint.shape)}."
             )
         x, features = self.unshuffle(hint.to(next(self.parameters()).dtype)), []
@@ -74,10 +76,12 @@ class T2IAdapter(nn.Module):
         return tuple(features)
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        nothing = torch.zeros(1, 1, 1, 1, dtype=seen[0].dtype, device=seen[0].device)
-        return (*[nothing] * self.config.ahead, *seen)
+        nothing = torch.zeros(
+            1, 1, 1, 1, dtype=hint_features[0].dtype, device=hint_features[0].device
+        )
+        return (*[nothing] * self.config.ahead, *hint_features)
 
 
 class Stage(nn.Module):

@@ -26,7 +26,8 @@ class Config:
     def __post_init__(self) -> None:
         if min(self.hint_channels, *self.hints, len(self.hints)) < 1:
             raise BadInput(
-                f"control wants a picture with channels, and hints that each have a width, got {self}."
+                "control wants a picture with channels, and hints that each have a width, got "
+                f"{self}."
             )
 
     def build(self) -> "ControlNet":

@@ -31,7 +31,7 @@ class ControlNet(nn.Module):
         self.size_multiple = 2 ** (len(config.network.levels) - 1)
         self.encoder = Encoder(config.network)
         self.hint = hint_encoder(config.hint_channels, config.hints, config.network.levels[0].width)
-        self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.left)
+        self.zeros = nn.ModuleList(nn.Conv2d(width, width, 1) for width in self.encoder.skip_widths)
         self.zero = nn.Conv2d(config.network.levels[-1].width, config.network.levels[-1].width, 1)
         for parameter in (
             *self.hint[-1].parameters(),
@@ -55,15 +55,19 @@ class ControlNet(nn.Module):
         return prepare(self, condition, self.takes, self.config.network)
 
     def attach_to(self, denoiser: Denoiser) -> None:
-        """BadInput unless it is a U-Net whose parts are as wide, told texts as wide."""
-        mine, own = (self.encoder.left, self.config.network.text_width), type(denoiser).__name__
+        """BadInput unless it is a U-Net whose levels and text are as wide."""
+        mine, own = (
+            (self.encoder.skip_widths, self.config.network.text_width),
+            type(denoiser).__name__,
+        )
         if isinstance(denoiser, UNet):
-            theirs = (denoiser.encoder.left, denoiser.config.text_width)
+            theirs = (denoiser.encoder.skip_widths, denoiser.config.text_width)
             if mine == theirs:
                 return
             own = f"one of {theirs[0]} and {theirs[1]}"
         raise BadInput(
-            f"this ControlNet is for a U-Net of widths {mine[0]}, told texts {mine[1]} wide, not for {own}."
+            f"this ControlNet is for a U-Net of widths {mine[0]} and texts {mine[1]} wide, "
+            f"not for {own}."
         )
 
     def encode_hint(
@@ -79,23 +83,25 @@ class ControlNet(nn.Module):
             or any(one % factor for one in sides)
         ):
             raise BadInput(
-                f"this control wants a picture of {self.config.hint_channels} channels and sides that are multiples of "
+                f"this control wants a picture of {self.config.hint_channels} channels and "
+                "sides that are multiples of "
                 f"{factor}, got {tuple(hint.shape)}."
             )
         return (self.hint(hint.to(self.encoder.enter.weight.dtype)),)
 
     def forward(
-        self, noisy: Latents, time: Tensor, condition: Condition, seen: Sequence[Tensor]
+        self, noisy: Latents, time: Tensor, condition: Condition, hint_features: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         condition = self.prepare(condition)
         x = self.encoder.join(noisy, None, self.size_multiple)
-        if seen[0].shape[2:] != x.shape[2:]:
-            size, wanted = ("×".join(map(str, one.shape[2:])) for one in (seen[0], x))
+        if hint_features[0].shape[2:] != x.shape[2:]:
+            size, wanted = ("×".join(map(str, one.shape[2:])) for one in (hint_features[0], x))
             raise BadInput(
-                f"this control has seen a picture for latents of {size}, not {wanted}: give one of that size."
+                f"this control has seen a picture for latents of {size}, not {wanted}: give one "
+                "of that size."
             )
         emb = self.encoder.embed(time, condition)
-        x, left = self.encoder(x, emb, attention_plan(self, condition), (), seen[0])
+        x, left = self.encoder(x, emb, attention_plan(self, condition), (), hint_features[0])
         return (*(zero(one) for zero, one in zip(self.zeros, left, strict=True)), self.zero(x))
 
 
