@@ -62,7 +62,7 @@ class DetectedPart:
     config: Any
     weights: Weights
     where: str  # the file, and the prefix in it
-    said: Mapping[str, Any]  # what a folder's configuration says of it
+    declared: Mapping[str, Any]  # what a folder's configuration says of it
     tokenizer: Mapping[str, bytes] = field(
         default_factory=dict
     )  # of a text encoder: the files of its tokenizer
@@ -77,12 +77,12 @@ class DetectedPart:
         """The file of ours that the part becomes, as ``unet``."""
         return kind_of(self.config)
 
-    def read_as(self, reading: LoadOptions) -> "Piece":
+    def read_as(self, reading: LoadOptions) -> "DetectedPart":
         """The same, to be read so."""
         return replace(self, weights=replace(self.weights, reading=reading))
 
 
-def pieces(
+def detect_parts(
     weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = False
 ) -> list[DetectedPart]:
     """All parts in a single file. BadInput if there is none, or if names stand in it that belong
@@ -95,13 +95,16 @@ def pieces(
     if any(name.startswith(SIGHT[:2]) for name in weights):
         seeing = {name: one for name, one in weights.stored.items() if name.startswith(SIGHT)}
         reading = weights.without(*SIGHT, "logit_")
-        others = pieces(weights.without(*SIGHT), where, hints, ema) if reading else []
-        return [*others, piece(replace(weights, stored=seeing), where, hints, "image_encoder")]
+        others = detect_parts(weights.without(*SIGHT), where, hints, ema) if reading else []
+        return [
+            *others,
+            detect_part(replace(weights, stored=seeing), where, hints, "image_encoder"),
+        ]
     groups, rest = _grouped(weights)
     if ema and groups:
         groups = _with_means(groups, weights, where)
     if not groups:
-        return [piece(weights, where, hints, hints.get("part"))]
+        return [detect_part(weights, where, hints, hints.get("part"))]
     left = [name for name in rest if not name.startswith(EMA) and not BUFFERS.fullmatch(name)]
     if left:
         raise BadInput(
@@ -110,12 +113,12 @@ def pieces(
         )
     twice = groups.keys() >= {FIRST, CONDITION} and groups[FIRST].shapes == groups[CONDITION].shapes
     again = groups.pop(CONDITION) if twice else Weights({})
-    found = [piece(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
+    found = [detect_part(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
     return [replace(one, again=again) if one.part == "autoencoder" else one for one in found]
 
 
-def piece(
-    weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None
+def detect_part(
+    weights: Weights, where: str, declared: Mapping[str, Any], part: str | None = None
 ) -> DetectedPart:
     """The one part that these names are; BadInput names the nearest kind and the first names that
     differ."""
@@ -129,9 +132,9 @@ def piece(
     found = matching(shapes, part)
     if len(found) != 1:
         raise BadInput(f"{where}: {_nearest(shapes, found)}")
-    said = checked(said, where)
+    declared = checked(declared, where)
     return DetectedPart(
-        found[0].part, found[0], found[0].config(shapes, said), weights, where, said
+        found[0].part, found[0], found[0].config(shapes, declared), weights, where, declared
     )
 
 
@@ -205,12 +208,12 @@ def _nearest(shapes: Shapes, found: Sequence[Layout]) -> str:
             "known are the layouts in docs/families.md."
         )
     missing, extra = sorted(wanted - given), sorted(given - wanted)
-    told = [
+    differences = [
         f"{_some(names)} {what}"
         for names, what in ((missing, "missing"), (extra, "not expected"))
         if names
     ]
-    return f"it fits no known part; nearest is the {example}: {', '.join(told)}."
+    return f"it fits no known part; nearest is the {example}: {', '.join(differences)}."
 
 
 def _pattern(name: str) -> str:
@@ -222,6 +225,3 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:100] for name in names[:3]) + (
         f" and {len(names) - 3} more" if len(names) > 3 else ""
     )
-
-
-Piece = DetectedPart  # former name

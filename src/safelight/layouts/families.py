@@ -46,17 +46,17 @@ class Family:
 
         return Process(SCHEDULE.read(self.schedule), PREDICTION.read(prediction or self.prediction))
 
-    def knows(self, kind: str, config: Any, beside: Collection[str] = ()) -> bool:
-        """Whether a denoiser of this configuration is one of the family; ``beside``: what else its
+    def knows(self, kind: str, config: Any, companions: Collection[str] = ()) -> bool:
+        """Whether a denoiser of this configuration is one of the family; ``companions``: what else its
         files hold."""
         if kind != self.fits["kind"] or (
-            "beside" in self.fits and self.fits["beside"] not in beside
+            "beside" in self.fits and self.fits["beside"] not in companions
         ):
             return False
-        said = {
+        declared = {
             name: wanted for name, wanted in self.fits.items() if name not in ("kind", "beside")
         }
-        return all(_agrees(vars(config)[name], wanted) for name, wanted in said.items())
+        return all(_agrees(vars(config)[name], wanted) for name, wanted in declared.items())
 
 
 @cache
@@ -78,10 +78,10 @@ def families() -> Mapping[str, Family]:
     }
 
 
-def family_of(kind: str, config: Any, beside: Collection[str] = ()) -> Family | None:
+def family_of(kind: str, config: Any, companions: Collection[str] = ()) -> Family | None:
     """The family of a denoiser, the last that knows it; None if it is of none."""
     known = (one for one in reversed(list(families().values())) if not one.named)
-    return next((one for one in known if one.knows(kind, config, beside)), None)
+    return next((one for one in known if one.knows(kind, config, companions)), None)
 
 
 def _agrees(value: Any, wanted: Any) -> bool:

@@ -152,23 +152,23 @@ def _edm(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
         )
     rho = config.get("rho", 7.0)
     made = schedule.EDM(config.get("sigma_max", 80.0), rho)
-    asked = prediction.EDM(config.get("sigma_data", 0.5), negated=what == "v_prediction")
+    edm = prediction.EDM(config.get("sigma_data", 0.5), negated=what == "v_prediction")
     spacing = {"kind": how, "sigma_min": config.get("sigma_min", 0.002)} | (
         {"rho": rho} if how == "karras" else {}
     )
-    return Process(made, asked), Settings(sampler=DIFFUSERS[config["_class_name"]], spacing=spacing)
+    return Process(made, edm), Settings(sampler=DIFFUSERS[config["_class_name"]], spacing=spacing)
 
 
-def _written_edm(made: schedule.EDM, asked: prediction.EDM, settings: Settings) -> dict[str, Any]:
+def _written_edm(made: schedule.EDM, edm: prediction.EDM, settings: Settings) -> dict[str, Any]:
     spacing = SPACING.write(SPACING.read(settings.spacing or "karras"))
     return {
         "_class_name": "EDMDPMSolverMultistepScheduler",
         "sigma_max": made.sigma_max,
         "sigma_min": spacing.get("sigma_min") or 0.002,
-        "sigma_data": asked.deviation,
+        "sigma_data": edm.deviation,
         "sigma_schedule": "exponential" if spacing["kind"] == "exponential" else "karras",
         "rho": made.rho,
-        "prediction_type": EDMS[int(asked.negated)],
+        "prediction_type": EDMS[int(edm.negated)],
     }
 
 
@@ -185,8 +185,8 @@ def write(process: Process, settings: Settings) -> dict[str, Any]:
         return _written_edm(made, process.prediction, settings)
     betas = [name for name, kind in BETAS.items() if isinstance(made, kind)]
     noise = prediction.NoiseAndVariance
-    asked = prediction.Noise() if isinstance(process.prediction, noise) else process.prediction
-    what = [name for name, one in PREDICTIONS.items() if one == asked]
+    wanted = prediction.Noise() if isinstance(process.prediction, noise) else process.prediction
+    what = [name for name, one in PREDICTIONS.items() if one == wanted]
     if not betas or not what or not isinstance(made, schedule.ScaledLinear | schedule.LinearBeta):
         raise BadInput(
             f"no scheduler of diffusers has the schedule {made} with the prediction "
@@ -256,7 +256,7 @@ def _visits(kind: str, settings: Settings, zero_terminal: bool) -> dict[str, Any
             "steps_offset": offset,
             "set_alpha_to_one": not first,
         }
-    said: dict[str, Any] = {
+    declared: dict[str, Any] = {
         "steps_offset": 1,
         "set_alpha_to_one": True,
     }  # 1: pipelines insist on it
@@ -264,10 +264,10 @@ def _visits(kind: str, settings: Settings, zero_terminal: bool) -> dict[str, Any
         return {
             "timestep_spacing": "linspace",
             "use_karras_sigmas": True,
-            **said,
+            **declared,
         }  # between the ends of the table
     ends = spacing["kind"] == "linspace" and kind not in TO_CLEAN
-    return {"timestep_spacing": "linspace" if ends else "trailing", **said}
+    return {"timestep_spacing": "linspace" if ends else "trailing", **declared}
 
 
 def _shift(settings: Settings) -> dict[str, Any]:

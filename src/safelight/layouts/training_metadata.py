@@ -94,6 +94,3 @@ def write(names: Sequence[str], process: "Process") -> dict[str, "Tensor"]:
     return {
         name: torch.tensor(sigmas[name]) if name in sigmas else torch.empty(0) for name in names
     }
-
-
-Marks = TrainingMetadata  # former name

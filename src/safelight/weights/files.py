@@ -180,8 +180,10 @@ def _shards(source: WeightFile) -> Weights:
                 f"{where} says that {name[:200]} is in {file}, which does not hold it; get both "
                 "again."
             )
-    said = index.get("metadata", {})
-    metadata = {key: str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+    declared = index.get("metadata", {})
+    metadata = (
+        {key: str(value) for key, value in declared.items()} if isinstance(declared, dict) else {}
+    )
     for one in opened.values():
         metadata |= one.metadata
     return Weights({name: opened[file].stored[name] for name, file in places.items()}, metadata)

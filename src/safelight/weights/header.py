@@ -72,12 +72,12 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        # type: ignore[func-returns-value]
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise BadInput(f"{twice[:200]} is there twice; which one counts cannot be known.")
+    """The pairs as a dict; BadInput if a name comes twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadInput(f"{name[:200]} is there twice; which one counts cannot be known.")
+        found[name] = value
     return found
 
 

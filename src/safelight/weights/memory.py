@@ -109,6 +109,3 @@ def finite(tensor: "Tensor") -> bool:
     return all(
         bool(torch.isfinite(one)) for one in torch.aminmax(tensor)
     )  # both are NaN where there is one
-
-
-Reading = LoadOptions  # former name

@@ -36,6 +36,3 @@ class _Unmade(TorchFunctionMode):
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)
-
-
-hollow = meta_init  # former name

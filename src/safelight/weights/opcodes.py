@@ -93,7 +93,7 @@ class Machine:
     calls: Mapping[str, Callable[..., Any]]
     persistent: Callable[[Any], Any]
     stack: list[Any] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
+    mark_positions: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     left: dict[str, None] = field(default_factory=dict)  # the names of what stayed inert
 
@@ -104,7 +104,7 @@ class Machine:
         Raises BadInput, without the file's name, if it asks for what no state dict needs or cannot
         be followed.
         """
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack, self.mark_positions, self.memo = [], [], {}
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
                 if count >= MOST:
@@ -146,7 +146,7 @@ class Machine:
         return self.stack[-count:]
 
     def _marked(self) -> list[Any]:
-        at = self.marks.pop()
+        at = self.mark_positions.pop()
         items = self.stack[at:]
         del self.stack[at:]
         return items
@@ -194,11 +194,11 @@ class Machine:
             raise TypeError("items for what holds none")
 
     def do_mark(self, argument: Any) -> None:
-        self.marks.append(len(self.stack))
+        self.mark_positions.append(len(self.stack))
 
     def do_pop(self, argument: Any) -> None:
-        if self.marks and self.marks[-1] == len(self.stack):
-            self.marks.pop()
+        if self.mark_positions and self.mark_positions[-1] == len(self.stack):
+            self.mark_positions.pop()
         else:
             self.stack.pop()
 

@@ -143,8 +143,8 @@ def _stream(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
     stream = BytesIO(source.read(0, opcodes.LONGEST))
     storages: dict[str, Storage] = {}
 
-    def keep(said: Any) -> Storage:
-        one = _storage(said)
+    def keep(persistent_id: Any) -> Storage:
+        one = _storage(persistent_id)
         return storages.setdefault(one.key, one)
 
     machine = Machine(CALLS, keep)
@@ -170,9 +170,9 @@ def _stream(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
     return root, places, machine.left
 
 
-def _storage(said: Any) -> Storage:
+def _storage(persistent_id: Any) -> Storage:
     """What a persistent id names: ("storage", type, key, device, elements)."""
-    match said:
+    match persistent_id:
         case ("storage", Global(name), str(key), _, int(count)) | (
             "storage",
             Global(name),

@@ -35,8 +35,3 @@ class ByteProgress:
                 self._next = now + PAUSE
                 rate = f"{self._done / 1e6 / max(now - self._began, 1e-3):,.0f} MB/s"
                 self._report(f"{self._what} (MB)", self._done // 10**6, self._total // 10**6, rate)
-
-
-Counted = ByteProgress  # former names
-Report = ProgressCallback
-unheard = no_progress

@@ -11,7 +11,7 @@ from safelight.types.shapes import Shapes
 IMAGENET = 1000
 
 
-def classes(shapes: Shapes, said: Mapping[str, Any]) -> label.Config:
+def classes(shapes: Shapes, declared: Mapping[str, Any]) -> label.Config:
     """A table of classes, whose last is no class, unless there are just ImageNet's: then all
     are."""
     rows, width = shapes["embedding.weight"]
@@ -21,7 +21,7 @@ def classes(shapes: Shapes, said: Mapping[str, Any]) -> label.Config:
     )
 
 
-def maps(shapes: Shapes, said: Mapping[str, Any]) -> segments.Config:
+def maps(shapes: Shapes, declared: Mapping[str, Any]) -> segments.Config:
     """The way of a map to the latents; the file does not say that it is halved twice."""
     channels, classes = shapes["channel_mapper.weight"][:2]
     return segments.Config(classes, channels, bias="channel_mapper.bias" in shapes)

@@ -62,8 +62,8 @@ OPEN = KeyNames(
 )
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The image encoder's shape. What the file does not hold is taken from ``said``:
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """The image encoder's shape. What the file does not hold is taken from ``declared``:
     ``image_encoder_heads`` and ``image_encoder_activation``, or the words of a folder's
     config.json, by default those of the public image encoders of this width."""
     width, _, patch, _ = shapes[f"{key_names.patches}.weight"]
@@ -75,12 +75,12 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
         width=width,
         depth=sum(name.endswith(key_names.out) for name in shapes),
         heads=alone(
-            said,
-            "image_encoder_heads" if "image_encoder_heads" in said else "num_attention_heads",
+            declared,
+            "image_encoder_heads" if "image_encoder_heads" in declared else "num_attention_heads",
             usual,
         ),
         hidden=shapes[key_names.block][0],
-        activation=said.get("image_encoder_activation", said.get("hidden_act", quick)),
+        activation=declared.get("image_encoder_activation", declared.get("hidden_act", quick)),
         patch=patch,
         size=side * patch,
         projection=named,

@@ -17,12 +17,12 @@ from safelight.layouts.dit.mapping import KeyNames, layout
 from safelight.types.shapes import Shapes
 
 
-def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
+def more(shapes: Shapes, declared: Mapping[str, Any]) -> Mapping[str, Any]:
     """The positions are not stored, and the arithmetic is the folder's."""
     return {
-        "side": alone(said, "sample_size", 32) // shapes[KEY_NAMES.weight("patches")][2],
-        "embedders": said.get("embedders", "inclusive"),
-        "mlp_eps": said.get("norm_eps", 1e-5),
+        "side": alone(declared, "sample_size", 32) // shapes[KEY_NAMES.weight("patches")][2],
+        "embedders": declared.get("embedders", "inclusive"),
+        "mlp_eps": declared.get("norm_eps", 1e-5),
     }
 
 

@@ -47,7 +47,9 @@ def layout(
         key_names.name,
         "denoiser",
         lambda shapes: _fits(key_names, shapes),
-        lambda shapes, said: Config(**_body(key_names, shapes, said), **more(shapes, said)),
+        lambda shapes, declared: Config(
+            **_body(key_names, shapes, declared), **more(shapes, declared)
+        ),
         lambda config: table(key_names, config),
         describe,
         Config(classes=1000, variance="learned"),
@@ -91,13 +93,15 @@ def _embedders(key_names: KeyNames, config: Config) -> list[KeyRule]:
     return rules
 
 
-def _body(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
-    """What names and shapes tell in any layout. The heads are ``said``, else those of the
+def _body(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """What names and shapes tell in any layout. The heads are ``declared``, else those of the
     published sizes; so is the ``prediction``, for SiT's files look like DiT's: ``flow`` is SiT."""
     width, channels, patch, _ = shapes[key_names.weight("patches")]
     pattern = re.compile(re.escape(key_names.block).replace(r"\{i\}", r"(\d+)") + r"\.")
     heads = alone(
-        said, "heads", alone(said, "num_attention_heads", 16 if width == 1152 else width // 64)
+        declared,
+        "heads",
+        alone(declared, "num_attention_heads", 16 if width == 1152 else width // 64),
     )
     if not heads:
         raise BadInput(
@@ -105,7 +109,7 @@ def _body(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> dict[
             "heads."
         )
     doubled = shapes[key_names.weight("final.linear")][0] == 2 * channels * patch**2
-    flow = said.get("prediction") == "flow"
+    flow = declared.get("prediction") == "flow"
     rows, _ = shapes.get(key_names.weight("classes"), (1, width))
     return {
         "channels": channels,

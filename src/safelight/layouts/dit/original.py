@@ -9,7 +9,7 @@ from safelight.layouts.dit.mapping import KeyNames, layout
 from safelight.types.shapes import Shapes
 
 
-def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
+def more(shapes: Shapes, declared: Mapping[str, Any]) -> Mapping[str, Any]:
     """The positions are stored."""
     return {"side": isqrt(shapes[KEY_NAMES.table][1])}
 

@@ -16,7 +16,7 @@ LAYOUTS = (
         "original",
         "control",
         lambda shapes: recognises(KEY_NAMES, NAMES, shapes),
-        lambda shapes, said: infer(KEY_NAMES, NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, NAMES, config),
         example=Config(NETWORK, hints=(16, 16, 16, 16)),
     ),

@@ -61,7 +61,7 @@ def layout(
         key_names.name,
         "denoiser",
         lambda shapes: _fits(key_names, shapes),
-        lambda shapes, said: config(key_names, shapes, said),
+        lambda shapes, declared: config(key_names, shapes, declared),
         lambda config: table(key_names, config),
         describe,
         Config(),
@@ -90,8 +90,8 @@ def table(key_names: KeyNames, config: Config) -> KeyMapping:
     return KeyMapping(tuple(rules))
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """What names and shapes tell. Without a norm of queries the heads are ``said``, else 64
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """What names and shapes tell. Without a norm of queries the heads are ``declared``, else 64
     channels wide."""
     width, channels, patch, _ = shapes[key_names.first("patches")]
     pattern = re.compile(re.escape(key_names.block).replace(r"\{i\}", r"(\d+)") + r"\.")
@@ -100,7 +100,7 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
     heads = (
         width // norm[0]
         if norm
-        else alone(said, "heads", alone(said, "num_attention_heads", width // 64))
+        else alone(declared, "heads", alone(declared, "num_attention_heads", width // 64))
     )
     if not heads:
         raise BadInput(

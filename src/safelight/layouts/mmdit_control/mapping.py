@@ -33,7 +33,7 @@ def table(key_names: KeyNames, config: Config) -> KeyMapping:
     return KeyMapping((*rules, *([KeyRule("kind", (KIND,))] if config.typed else [])))
 
 
-def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def infer(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration of a branch's names and shapes.
 
     Those that take text and no mask are taken for InstantX's, which take a pooled vector of zeros
@@ -47,9 +47,9 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Confi
         text: (hint[0], default.text_width),
         key_names.table: (1, default.side**2, hint[0]),
     }
-    network = joint_transformers.config(key_names, {**missing, **shapes}, said)
+    network = joint_transformers.config(key_names, {**missing, **shapes}, declared)
     zeros, mask = (
-        bool(said.get("force_zeros_for_pooled_projection", text in shapes)),
+        bool(declared.get("force_zeros_for_pooled_projection", text in shapes)),
         hint[1] > network.channels,
     )
     sd3 = families()["sd3"]

@@ -41,7 +41,7 @@ LAYOUTS = (
         "mmdit",
         "control",
         recognises,
-        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, config),
         example=Config(words=False, enters=False, typed=True),
     ),

@@ -21,8 +21,8 @@ LAYER = {
 }
 
 
-def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The encoder's shape. What the file does not hold is taken from ``said``: the heads, by
+def config(prefix: str, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """The encoder's shape. What the file does not hold is taken from ``declared``: the heads, by
     default of 64 features each, and the activation, in the fields of a folder's config.json, by
     default that of CLIP up to the width of ViT-L."""
     width = shapes[f"{prefix}final_layer_norm.weight"][0]
@@ -32,9 +32,9 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     return Config(
         width=width,
         depth=sum(name.endswith(".self_attn.out_proj.weight") for name in shapes),
-        heads=heads(width, said),
+        heads=heads(width, declared),
         hidden=shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
-        activation=said.get("hidden_act", "quick_gelu" if width <= 768 else "gelu"),
+        activation=declared.get("hidden_act", "quick_gelu" if width <= 768 else "gelu"),
         vocabulary=vocabulary,
         length=length,
         projection=shapes["text_projection.weight"][0] if "text_projection.weight" in shapes else 0,

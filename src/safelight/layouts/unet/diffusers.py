@@ -57,37 +57,39 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
 shapes."""
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
-    require(said, ONLY)
-    return infer(key_names, shapes, told(said))
+    require(declared, ONLY)
+    return infer(key_names, shapes, read_config(declared))
 
 
-def require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
+def require(declared: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
     """BadInput for a config.json that asks for what is not here."""
     for name, known in only.items():
-        if name in said and said[name] not in known:
-            got = shortened(said[name])
+        if name in declared and declared[name] not in known:
+            got = shortened(declared[name])
             raise BadInput(
                 f"config.json: a U-Net whose {name} is {got} is not known here, only {known[0]!r}."
             )
 
 
-def told(said: Mapping[str, Any]) -> dict[str, Any]:
+def read_config(declared: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json in the fields of ``infer``; ``attention_head_dim`` counts heads unless there
     is no text."""
     key_names = {
-        name: said[name] for name in ("heads", "head_width", "groups", "eps") if name in said
+        name: declared[name]
+        for name in ("heads", "head_width", "groups", "eps")
+        if name in declared
     }
     for mine, theirs in (("groups", "norm_num_groups"), ("eps", "norm_eps")):
-        if said.get(theirs) is not None:
-            key_names[mine] = said[theirs]
-    plain = said.get("_class_name") == "UNet2DModel"
-    heads = said.get("num_attention_heads") or said.get("attention_head_dim")
+        if declared.get(theirs) is not None:
+            key_names[mine] = declared[theirs]
+    plain = declared.get("_class_name") == "UNet2DModel"
+    heads = declared.get("num_attention_heads") or declared.get("attention_head_dim")
     if heads:
         key_names["head_width" if plain else "heads"] = heads
-    if isinstance(said.get("only_cross_attention"), list):
-        key_names["text_only"] = said["only_cross_attention"]
+    if isinstance(declared.get("only_cross_attention"), list):
+        key_names["text_only"] = declared["only_cross_attention"]
     return key_names
 
 
@@ -213,7 +215,7 @@ def layout(key_names: KeyNames, example: Config) -> Layout:
         "diffusers",
         "denoiser",
         lambda shapes: recognises(key_names, shapes),
-        lambda shapes, said: config(key_names, shapes, said),
+        lambda shapes, declared: config(key_names, shapes, declared),
         lambda known: table(key_names, known),
         describe,
         example,

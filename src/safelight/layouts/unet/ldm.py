@@ -46,7 +46,7 @@ LAYOUTS = (
         "ldm",
         "denoiser",
         recognises,
-        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, config),
         example=Config(),
     ),

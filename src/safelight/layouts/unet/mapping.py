@@ -207,10 +207,10 @@ def _plain(key_names: KeyNames, level: Level, ours: str, theirs: str) -> list[Ke
     return rules + layer(f"{ours}.leave", f"{theirs}.{out}", change=Pointwise(1))
 
 
-def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def infer(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration of a file's names and shapes, with these key names.
 
-    ``said`` may tell what shapes cannot: ``heads`` (one number, or one for each level) or
+    ``declared`` may tell what shapes cannot: ``heads`` (one number, or one for each level) or
     ``head_width``, ``groups``, ``eps``, ``text_only`` (for each level). Else: 32 groups; heads 64
     wide between linear layers and 32 wide in plain attention, 8 heads between convolutions, but
     for those public models of latent diffusion in ``PUBLIC``.
@@ -241,8 +241,8 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Confi
         len(shapes.get(f"{attends[0]}.proj_in.weight", (0, 0))) == 2,
     )
     widths = tuple(width for width, _, _ in found)
-    heads = _heads(widths, text_width, linear, bool(resizes), said)
-    only = said.get("text_only", [_asks_text(shapes, path, text_width) for _, _, path in found])
+    heads = _heads(widths, text_width, linear, bool(resizes), declared)
+    only = declared.get("text_only", [_asks_text(shapes, path, text_width) for _, _, path in found])
     if len(only) != len(found):
         raise BadInput(
             f"only_cross_attention: wanted one answer for each of {len(found)} levels, got {only}."
@@ -272,8 +272,8 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Confi
         classes=shapes.get(f"{key_names.classes}.weight", (0,))[0],
         guidance=shapes.get(f"{key_names.guidance}.weight", (0, 0))[1],
         norm=Norm(
-            said.get("groups", 32),
-            said.get("eps", 1e-5),
+            declared.get("groups", 32),
+            declared.get("eps", 1e-5),
             shapes[f"{first}.{time}.weight"][0] == 2 * widths[0],
         ),
         linear=linear,
@@ -322,8 +322,8 @@ def _depth(key_names: KeyNames, shapes: Shapes, path: str) -> int:
 def _asks_text(shapes: Shapes, path: str, text_width: int) -> bool:
     """Whether the first attention of a transformer asks the text; where both are as wide, that it
     does not."""
-    out, asked = shapes.get(f"{path}.transformer_blocks.0.attn1.to_k.weight", (0, 0))
-    return asked != out and asked == text_width
+    out, keys_from = shapes.get(f"{path}.transformer_blocks.0.attn1.to_k.weight", (0, 0))
+    return keys_from != out and keys_from == text_width
 
 
 PUBLIC: Mapping[tuple[tuple[int, ...], int], int] = {
@@ -341,13 +341,17 @@ cin256, layout2img, text2img256, retrieval-augmented 768×768."""
 
 
 def _heads(
-    widths: tuple[int, ...], text_width: int, linear: bool, resizes: bool, said: Mapping[str, Any]
+    widths: tuple[int, ...],
+    text_width: int,
+    linear: bool,
+    resizes: bool,
+    declared: Mapping[str, Any],
 ) -> tuple[int, ...]:
     """The heads of each level, as said or by convention."""
     usual = (-64 if linear else 8) if text_width else 8 if resizes else -32
-    chosen = said.get("heads", PUBLIC.get((widths, text_width), usual))
-    if "head_width" in said:
-        chosen = -alone(said, "head_width", 1)
+    chosen = declared.get("heads", PUBLIC.get((widths, text_width), usual))
+    if "head_width" in declared:
+        chosen = -alone(declared, "head_width", 1)
     each = tuple(chosen) if isinstance(chosen, list | tuple) else (chosen,) * len(widths)
     if len(each) != len(widths):
         raise BadInput(

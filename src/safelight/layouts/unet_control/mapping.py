@@ -38,12 +38,12 @@ def hint_encoder(ours: str, hints: tuple[str, str, str], count: int) -> list[Key
 
 
 def inferred(
-    key_names: KeyNames, hints: tuple[str, str, str], shapes: Shapes, said: Mapping[str, Any]
+    key_names: KeyNames, hints: tuple[str, str, str], shapes: Shapes, declared: Mapping[str, Any]
 ) -> Config:
     """Our configuration of a ControlNet's names and shapes."""
     colours = shapes[f"{hints[0]}.weight"][1]
     return Config(
-        infer(key_names, shapes, said), hint_channels=colours, hints=looked(hints, shapes)
+        infer(key_names, shapes, declared), hint_channels=colours, hints=looked(hints, shapes)
     )
 
 
