@@ -132,9 +132,7 @@ TO_RENAME = {
     "checkpoints",
     "denoisers",
     "inspection",
-    "layouts",
     "nn",
-    "weights",
 }
 """Rooms that still have private words; take a room out once it has none."""
 

@@ -1,3 +1,5 @@
-"""The small models that reading and writing are tried on."""
+"""The tiny model of the tests of checkpoints."""
 
-from checkpoints.conftest import folder, model  # noqa: F401
+from tests.checkpoints.conftest import folder, model
+
+__all__ = ["folder", "model"]
