@@ -130,10 +130,8 @@ TO_RENAME = {
     "adapters",
     "attachments",
     "checkpoints",
-    "denoisers",
     "inspection",
     "layouts",
-    "nn",
     "weights",
 }
 """Rooms that still have private words; take a room out once it has none."""
