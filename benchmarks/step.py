@@ -126,7 +126,7 @@ def theirs(
     with torch.device("meta"):
         network = UNet2DConditionModel(**said)
     network.load_state_dict(
-        dict(layout.table(config).write(lively(config).state_dict())), assign=True
+        dict(layout.table(config).to_theirs(lively(config).state_dict())), assign=True
     )
     network = (
         network.eval().requires_grad_(False).to(PRECISIONS[precision]).to(memory_format=layout)

@@ -157,7 +157,7 @@ def peer(shape: Shape, ours: nn.Module) -> nn.Module:
     if not shape.words:  # its positions are in no file, and are made on the processor
         network.pos_embed.pos_embed = ours.positions.table.clone()
     network.load_state_dict(
-        dict(shape.layout.table(shape.config).write(ours.state_dict())), assign=True
+        dict(shape.layout.table(shape.config).to_theirs(ours.state_dict())), assign=True
     )
     return network.eval().requires_grad_(False)
 

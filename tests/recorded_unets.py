@@ -29,9 +29,9 @@ def loaded(layout, file, said) -> UNet:
     assert [one.recognises(shapes) for one in (LDM, PEER)] == [layout is LDM, layout is PEER]
     config = layout.config(shapes, said)
     network, table = config.build(), layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), "the file"))
+    ours = dict(table.to_ours(file, network.state_dict(), "the file"))
     network.load_state_dict(ours)
-    again = dict(table.write(ours))
+    again = dict(table.to_theirs(ours))
     assert again.keys() == file.keys()
     assert all(torch.equal(again[name], file[name]) for name in file)
     return network.eval()
@@ -54,7 +54,8 @@ def of_folder(name) -> tuple[UNet, Recording]:
     network = loaded(PEER, recording.weights(f"{name}/unet/{weights.name}"), said)
     told = PEER.describe(network.config)
     shapes = {
-        key: tuple(one.shape) for key, one in PEER.table(network.config).write(network.state_dict())
+        key: tuple(one.shape)
+        for key, one in PEER.table(network.config).to_theirs(network.state_dict())
     }
     assert PEER.config(shapes, told) == network.config
     return network, recording

@@ -131,8 +131,6 @@ TO_RENAME = {
     "attachments",
     "checkpoints",
     "inspection",
-    "layouts",
-    "weights",
 }
 """Rooms that still have private words; take a room out once it has none."""
 

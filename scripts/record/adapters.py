@@ -1,9 +1,11 @@
-"""Record what the peer library answers with adapters merged into drawn weights: tests/recorded/lora.
+"""Record what the peer library answers with adapters merged into drawn weights:
+tests/recorded/lora.
 
 python scripts/record/adapters.py
 
-The adapters are kept there: the same layers in kohya's names, in PEFT's and in diffusers' old ones. They are merged by
-definition, weight + scale · alpha / rank · up · down, and diffusers and transformers run the sum.
+The adapters are kept there: the same layers in kohya's names, in PEFT's and in diffusers' old
+ones. They are merged by definition, weight + scale · alpha / rank · up · down, and diffusers and
+transformers run the sum.
 """
 
 from typing import Any
@@ -25,7 +27,8 @@ def main() -> None:
 
 
 def merged(weights: File, adapter: File, prefix: str, scale: float) -> File:
-    """``weights`` and a kohya adapter's layers of ``prefix`` in them, each times scale · alpha / rank."""
+    """``weights`` and a kohya adapter's layers of ``prefix`` in them, each times scale · alpha /
+    rank."""
     made, used = dict(weights), 0
     for name, weight in weights.items():
         layer = prefix + name.removesuffix(".weight").replace(".", "_")
@@ -84,7 +87,8 @@ def of_sd1(inputs: File) -> File:
 
 
 def tower_prefix(tower: Any, prefix: str) -> str:
-    """What is before a layer's name in an adapter: some versions of transformers leave out the first part."""
+    """What is before a layer's name in an adapter: some versions of transformers leave out the
+    first part."""
     return (
         prefix
         if any(name.startswith("text_model.") for name in tower.state_dict())

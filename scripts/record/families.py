@@ -1,10 +1,12 @@
-"""Record what the peer library answers with the weights that tests draw again (tests/drawn.py): tests/recorded/drawn.
+"""Record what the peer library answers with the weights that tests draw again (tests/drawn.py):
+tests/recorded/drawn.
 
 python scripts/record/families.py          all families, in a minute
 python scripts/record/families.py sd1 sdxl
 
-Names and shapes, in layouts.zip, are those of the original codes at toy width. diffusers and transformers read weights
-by their own maps of names and run in fp32 on a CPU; walks are those of diffusers' schedulers, or formulas (walks.py).
+Names and shapes, in layouts.zip, are those of the original codes at toy width. diffusers and
+transformers read weights by their own maps of names and run in fp32 on a CPU; walks are those of
+diffusers' schedulers, or formulas (walks.py).
 """
 
 import argparse

@@ -69,7 +69,8 @@ def packed(latents: Tensor) -> Tensor:
 def flux_walks(
     ask: Callable[..., Tensor], inputs: File, guidance: float, mu: float, reference: str = ""
 ) -> File:
-    """A schedule, the walk along it and, where there is a reference, where the walk beside it ends."""
+    """A schedule, the walk along it and, where there is a reference, where the walk beside it
+    ends."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / 6, 6).tolist(), mu=mu)
     found = {"schedule": scheduler.sigmas}

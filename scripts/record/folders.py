@@ -1,9 +1,10 @@
-"""Record what the peer library's pipelines make of folders whose weights tests draw again: drawn/diffusers-folders.
+"""Record what the peer library's pipelines make of folders whose weights tests draw again:
+drawn/diffusers-folders.
 
 python scripts/record/folders.py
 
-Configurations, tokenizers and lists of names are those that diffusers and transformers wrote. Each pipeline is loaded
-from its folder and run in fp32 on a CPU. Needs sentencepiece, too.
+Configurations, tokenizers and lists of names are those that diffusers and transformers wrote. Each
+pipeline is loaded from its folder and run in fp32 on a CPU. Needs sentencepiece, too.
 """
 
 import warnings

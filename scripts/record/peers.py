@@ -1,4 +1,5 @@
-"""The peer library's networks with weights of the original layouts, read by the peer's own maps of names."""
+"""The peer library's networks with weights of the original layouts, read by the peer's own maps of
+names."""
 
 import inspect
 from collections.abc import Mapping
@@ -148,7 +149,8 @@ def autoencoder(file: File, widths: tuple[int, ...], channels: int, quant: bool 
 
 
 def second_flux_autoencoder(file: File) -> Any:
-    """FLUX.2's, whose convolutions beside the latents have names of their own, and its statistics of packed latents."""
+    """FLUX.2's, whose convolutions beside the latents have names of their own, and its statistics
+    of packed latents."""
     network = diffusers.AutoencoderKLFlux2(block_out_channels=(32,) * 4, layers_per_block=1)
     places = {"encoder.quant_conv.": "quant_conv.", "decoder.post_quant_conv.": "post_quant_conv."}
     plain, kept = {}, {name: one for name, one in file.items() if name.startswith("bn.")}
@@ -212,7 +214,8 @@ def flux(file: File, singles: int, channels: int = 64) -> Any:
 
 
 def narrow_flux_map() -> Any:
-    """The peer's map of FLUX's names, in which the public width of 3072 is written, for the width of 48."""
+    """The peer's map of FLUX's names, in which the public width of 3072 is written, for the width
+    of 48."""
     public = maps.convert_flux_transformer_checkpoint_to_diffusers
     source = inspect.getsource(public)
     assert "3072" in source

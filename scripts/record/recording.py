@@ -1,4 +1,5 @@
-"""What the scripts of this folder share: where recordings lie, what is drawn for them, how they are written down."""
+"""What the scripts of this folder share: where recordings lie, what is drawn for them, how they
+are written down."""
 
 import json
 import sys

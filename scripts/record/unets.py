@@ -25,7 +25,8 @@ def pages(vocabulary: int, pad: int, *texts: Sequence[int]) -> Tensor:
 def denoiser(
     network: Any, texts: Sequence[Tensor], scale: float, more: Mapping[str, Any] | None = None
 ) -> walks.Ask:
-    """A U-Net under classifier-free guidance, asked with the first of ``texts`` and with the second."""
+    """A U-Net under classifier-free guidance, asked with the first of ``texts`` and with the
+    second."""
     return walks.guided(
         lambda noisy, time, which: network(noisy, time, texts[which], **(more or {})).sample,
         scale,
@@ -197,7 +198,8 @@ def sdxl_towers(whole: File) -> list[Any]:
 
 
 def sdxl_words(towers: Sequence[Any], inputs: File, which: str) -> tuple[File, dict[str, Tensor]]:
-    """What the towers say, by the recording's names, and what the peer's U-Net asks for beside the text."""
+    """What the towers say, by the recording's names, and what the peer's U-Net asks for beside the
+    text."""
     left = last_but_one(towers[0], inputs[f"{which}ids_l"], final_norm=False)
     right = last_but_one(towers[1], inputs[f"{which}ids_g"], final_norm=False)
     pooled = towers[1](inputs[f"{which}ids_g"]).text_embeds

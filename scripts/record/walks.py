@@ -31,7 +31,8 @@ def scheduled(scheduler: Any, ask: Ask, start: Tensor, steps: int = 10) -> Tenso
 
 
 def euler(velocity: Ask, start: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
-    """Straight steps of a flow; the latents at each sigma, and what each velocity takes for clean."""
+    """Straight steps of a flow; the latents at each sigma, and what each velocity takes for
+    clean."""
     seen, clean = [start], []
     for now, then in pairwise(sigmas):
         found = velocity(seen[-1], now)
@@ -43,8 +44,8 @@ def euler(velocity: Ask, start: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]
 def dpmpp_2m(
     clean: Ask, start: Tensor, alphas: Tensor, sigmas: Tensor, lower_last: bool = False
 ) -> Tensor:
-    """DPM-Solver++ (arXiv 2211.01095, algorithm 2) over nodes that end at sigma 0 or, with ``lower_last``, by a step of
-    the first order. ``clean`` is asked by the number of its node."""
+    """DPM-Solver++ (arXiv 2211.01095, algorithm 2) over nodes that end at sigma 0 or, with
+    ``lower_last``, by a step of the first order. ``clean`` is asked by the number of its node."""
     logs, seen, before = (alphas / sigmas).log(), [start], None
     for index in range(len(sigmas) - 1):
         found = clean(seen[-1], index)
@@ -62,7 +63,8 @@ def dpmpp_2m(
 
 
 def dpmpp_2m_of_the_table(noise: Ask, start: Tensor) -> Tensor:
-    """Ten steps evenly in the time of Stable Diffusion 1, whose alphas are interpolated in their logarithm."""
+    """Ten steps evenly in the time of Stable Diffusion 1, whose alphas are interpolated in their
+    logarithm."""
     times = torch.linspace(1, 0.001, 11, dtype=torch.float64)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     table, places = (1 - betas).cumprod(0).log() / 2, (1000 * times - 1).clamp(0, 999)

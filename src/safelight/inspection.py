@@ -19,7 +19,7 @@ from safelight.errors import BadInput
 if TYPE_CHECKING:
     from safelight.checkpoints.plan import LoadPlan
     from safelight.config import Slot
-    from safelight.layouts.detection import Piece
+    from safelight.layouts.detection import DetectedPart
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -185,7 +185,7 @@ def _plan(plan: "LoadPlan") -> dict[str, Any]:
     return {**facts, "card": dump(plan.card)}
 
 
-def _foreign_part(part: "Piece") -> dict[str, Any]:
+def _foreign_part(part: "DetectedPart") -> dict[str, Any]:
     """The facts of one part in a file of another program."""
     from safelight.config import dump
 

@@ -106,7 +106,7 @@ def eye_file(folder, config=EYE, name="eye.safetensors"):
     save_file(
         {
             name: one.contiguous()
-            for name, one in LAYOUTS[0].table(config).write(image_encoder.state_dict())
+            for name, one in LAYOUTS[0].table(config).to_theirs(image_encoder.state_dict())
         },
         folder / name,
     )

@@ -54,7 +54,7 @@ def peer(model, file):
     said.pop("_class_name")
     made = diffusers.FluxTransformer2DModel(**said).eval()
     made.load_state_dict(
-        dict(diffusers_flux.LAYOUTS[0].table(SHAPE).write(model.denoiser.state_dict()))
+        dict(diffusers_flux.LAYOUTS[0].table(SHAPE).to_theirs(model.denoiser.state_dict()))
     )
     parts = {"image_proj": {}, "ip_adapter": {}}
     for name, one in load_file(file).items():
@@ -103,7 +103,7 @@ def test_it_equals_the_peer_library_with_the_same_weights(model, file):
 def test_its_file_comes_back_to_the_bit_and_is_for_no_u_net(model, file, tmp_path):
     (piece,) = find_parts([file], {})[0]
     assert piece.layout.name == "x-labs"
-    again = dict(piece.layout.table(piece.config).write(build_part(piece).state_dict()))
+    again = dict(piece.layout.table(piece.config).to_theirs(build_part(piece).state_dict()))
     weights = load_file(file)
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[name], weights[name]) for name in again)

@@ -58,7 +58,7 @@ def peer(model, *files):
     said = dict(layout.describe(SHAPE))
     assert said.pop("_class_name") == "UNet2DConditionModel"
     made = diffusers.UNet2DConditionModel(**said)
-    made.load_state_dict(dict(layout.table(SHAPE).write(model.denoiser.state_dict())))
+    made.load_state_dict(dict(layout.table(SHAPE).to_theirs(model.denoiser.state_dict())))
     states = []
     for file in files:
         parts = {part: {} for part in ("image_proj", "ip_adapter")}
@@ -341,7 +341,7 @@ def test_a_file_comes_back_to_the_bit_and_a_nested_one_is_the_same(kind, tmp_pat
     torch.save(nested, tmp_path / "nested.bin")
     for path in (file, tmp_path / "nested.bin"):
         (piece,), _ = find_parts([path], {})
-        again = dict(piece.layout.table(piece.config).write(build_part(piece).state_dict()))
+        again = dict(piece.layout.table(piece.config).to_theirs(build_part(piece).state_dict()))
         assert again.keys() == weights.keys()
         assert all(torch.equal(again[name], weights[name]) for name in again)
 

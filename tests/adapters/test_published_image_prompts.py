@@ -52,7 +52,8 @@ def test_a_published_one_is_known_by_its_shapes_and_fits(name, denoisers):
         adapter = config.build()
     for layout in LAYOUTS[1:] if family == "FLUX" else LAYOUTS[:1]:
         shapes = {
-            key: tuple(one.shape) for key, one in layout.table(config).write(adapter.state_dict())
+            key: tuple(one.shape)
+            for key, one in layout.table(config).to_theirs(adapter.state_dict())
         }
         assert [one for one in LAYOUTS if one.recognises(shapes)] == [layout]
         assert layout.config(shapes, {}) == config

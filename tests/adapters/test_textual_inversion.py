@@ -33,7 +33,7 @@ def model():
     )
     conditioner = joined("sd1", [config]).build()
     network = conditioner.encoders[0].network
-    network.load_state_dict(dict(layout.table(config).read(file, network.state_dict(), "sd1")))
+    network.load_state_dict(dict(layout.table(config).to_ours(file, network.state_dict(), "sd1")))
     return LatentDiffusion(conditioner=conditioner.eval())
 
 

@@ -302,7 +302,7 @@ def test_loras_for_stable_diffusion_3_are_read_in_every_naming(table, prefix):
     """Kohya's with underscores, PEFT's and ComfyUI's with dots; of the original modules and of diffusers'."""
     network = MEDIUM.build()
     weights = {
-        name: one for name, one in table.write(network.state_dict()) if name.endswith(".weight")
+        name: one for name, one in table.to_theirs(network.state_dict()) if name.endswith(".weight")
     }
     file = {}
     for name, one in weights.items():

@@ -60,7 +60,7 @@ def written(branch, layout, path):
     """A branch as others keep it: the folder of one part, or one file."""
     tensors = {
         name: one.contiguous()
-        for name, one in layout.table(branch.config).write(branch.state_dict())
+        for name, one in layout.table(branch.config).to_theirs(branch.state_dict())
     }
     if layout.describe is None:
         save_file(tensors, path)

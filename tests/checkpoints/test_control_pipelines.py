@@ -42,7 +42,7 @@ def autoencoders():
         name: one for name, one in layout.describe(ours.config).items() if name != "_class_name"
     }
     theirs = diffusers.AutoencoderKL(**said | {"scaling_factor": SCALE, "shift_factor": SHIFT})
-    theirs.load_state_dict(dict(layout.table(ours.config).write(ours.state_dict())))
+    theirs.load_state_dict(dict(layout.table(ours.config).to_theirs(ours.state_dict())))
     return ours, theirs
 
 

@@ -74,7 +74,7 @@ def test_an_eye_of_transformers_sees_as_it_does_there(tmp_path):
     assert error(image_encoder.states(images), want.hidden_states[-2]) < 1e-5
     none = other(pixel_values=torch.zeros_like(pixels), output_hidden_states=True).hidden_states[-2]
     assert error(image_encoder.null_states().expand(2, -1, -1), none) < 1e-5
-    again = dict(piece.layout.table(piece.config).write(image_encoder.state_dict()))
+    again = dict(piece.layout.table(piece.config).to_theirs(image_encoder.state_dict()))
     assert again.keys() == other.state_dict().keys()
     assert all(torch.equal(again[name], one) for name, one in other.state_dict().items())
 
@@ -93,7 +93,8 @@ def test_an_eye_without_vectors_still_gives_states(tmp_path):
 
 def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
     file = keep(
-        dict(LAYOUTS[0].table(TOY).write(TOY.build().state_dict())), tmp_path / "model.safetensors"
+        dict(LAYOUTS[0].table(TOY).to_theirs(TOY.build().state_dict())),
+        tmp_path / "model.safetensors",
     )
     (piece,) = find_parts([file], {"image_encoder_heads": "4", "image_encoder_activation": "gelu"})[
         0
@@ -118,7 +119,7 @@ def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
 def test_every_layout_reads_what_it_writes(layout, tmp_path):
     torch.manual_seed(0)
     image_encoder = TOY.build()
-    written = dict(layout.table(TOY).write(image_encoder.state_dict()))
+    written = dict(layout.table(TOY).to_theirs(image_encoder.state_dict()))
     piece, again = read(keep(written, tmp_path / "clip_vision_toy.safetensors"))
     assert (piece.layout, piece.config) == (layout, TOY)
     assert all(
@@ -130,7 +131,9 @@ def test_every_layout_reads_what_it_writes(layout, tmp_path):
 def test_openclips_names_hold_the_same_numbers(tmp_path):
     """Its attention has one matrix for queries, keys and values, its projection multiplies from the right."""
     image_encoder = TOY.build()
-    named = {one.name: dict(one.table(TOY).write(image_encoder.state_dict())) for one in LAYOUTS}
+    named = {
+        one.name: dict(one.table(TOY).to_theirs(image_encoder.state_dict())) for one in LAYOUTS
+    }
     layer = "vision_model.encoder.layers.1.self_attn."
     three = torch.cat([named["transformers"][f"{layer}{one}_proj.weight"] for one in "qkv"])
     assert torch.equal(
@@ -153,8 +156,8 @@ def test_a_whole_clip_gives_its_eye_and_its_tower(tmp_path):
         network = replace(
             text, temperature=number == 2, activation="gelu" if number == 2 else "quick_gelu"
         )
-        state = dict(LAYOUTS[number].table(TOY).write(TOY.build().state_dict()))
-        state |= dict(tower.table(network).write(network.build().state_dict()))
+        state = dict(LAYOUTS[number].table(TOY).to_theirs(TOY.build().state_dict()))
+        state |= dict(tower.table(network).to_theirs(network.build().state_dict()))
         state |= {"logit_scale": torch.tensor(2.0)}
         found, _ = find_parts([keep(state, tmp_path / "whole.safetensors")], {})
         assert [(one.part, one.config) for one in found] == [
@@ -182,14 +185,15 @@ def test_the_public_sizes_are_known_by_their_shapes(config, millions):
     shapes = {name: tuple(one.shape) for name, one in other.state_dict().items()}
     layout = next(one for one in LAYOUTS if one.recognises(shapes))
     assert layout.config(shapes, {}) == config
-    read = dict(layout.table(config).read(other.state_dict(), image_encoder.state_dict(), "it"))
+    read = dict(layout.table(config).to_ours(other.state_dict(), image_encoder.state_dict(), "it"))
     assert read.keys() == image_encoder.state_dict().keys()
     assert round(sum(one.numel() for one in image_encoder.parameters()) / 1e6, 1) == millions
 
 
 def test_an_eye_is_told_of_and_goes_between_layouts(tmp_path):
     file = keep(
-        dict(LAYOUTS[2].table(TOY).write(TOY.build().state_dict())), tmp_path / "open.safetensors"
+        dict(LAYOUTS[2].table(TOY).to_theirs(TOY.build().state_dict())),
+        tmp_path / "open.safetensors",
     )
     assert inspect(str(file))["parts"]["image_encoder"]["kind"] == "clip-vision"
     model = checkpoints.read(file)
@@ -200,7 +204,7 @@ def test_an_eye_is_told_of_and_goes_between_layouts(tmp_path):
     assert folder.image_encoder.config == TOY
     checkpoints.save(folder, tmp_path / "single.safetensors", "single-file")
     again = load_file(tmp_path / "single.safetensors")
-    want = dict(LAYOUTS[0].table(TOY).write(model.image_encoder.state_dict()))
+    want = dict(LAYOUTS[0].table(TOY).to_theirs(model.image_encoder.state_dict()))
     assert again.keys() == want.keys()
     assert all(torch.equal(again[name], one) for name, one in want.items())
     with pytest.raises(

@@ -46,7 +46,7 @@ def control_lora(layout, network):
     """One that widens the first layer, changes biases and holds norms whole, in the names of a layout."""
     torch.manual_seed(2)
     made = {}
-    for name, one in layout.table(network.config).write(network.state_dict()):
+    for name, one in layout.table(network.config).to_theirs(network.state_dict()):
         path = name.removesuffix(".weight")
         if "norm" in name and one.dim() == 1 and "linear" not in name:
             made[name] = one + 0.3 * torch.randn_like(one)
@@ -63,7 +63,7 @@ def control_lora(layout, network):
 def merged_by_hand(layout, network, file):
     """The wide network that a control LoRA stands for."""
     wide = replace(network.config, extra_channels=4).build()
-    theirs = dict(layout.table(network.config).write(network.state_dict()))
+    theirs = dict(layout.table(network.config).to_theirs(network.state_dict()))
     for name, one in theirs.items():
         path, _, last = name.rpartition(".")
         if name in file:
@@ -73,7 +73,7 @@ def merged_by_hand(layout, network, file):
         else:
             added = file[f"{path}.lora_B.weight"] @ file[f"{path}.lora_A.weight"]
             theirs[name] = torch.nn.functional.pad(one, (0, added.shape[1] - one.shape[1])) + added
-    wide.load_state_dict(dict(layout.table(wide.config).read(theirs, wide.state_dict(), "it")))
+    wide.load_state_dict(dict(layout.table(wide.config).to_ours(theirs, wide.state_dict(), "it")))
     return wide
 
 
@@ -140,7 +140,7 @@ def test_a_control_lora_does_what_the_peer_library_makes_of_it(network):
     peers, _ = pytest.importorskip("diffusers"), pytest.importorskip("peft")
     file = {f"transformer.{name}": one for name, one in control_lora(PEER, network).items()}
     transformer = peers.FluxTransformer2DModel.from_config(dict(PEER.describe(SMALL))).eval()
-    transformer.load_state_dict(dict(PEER.table(SMALL).write(network.state_dict())))
+    transformer.load_state_dict(dict(PEER.table(SMALL).to_theirs(network.state_dict())))
     parts = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     pipe = peers.FluxControlPipeline(**dict.fromkeys(parts), transformer=transformer)
     pipe.load_lora_weights(dict(file))

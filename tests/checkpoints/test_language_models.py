@@ -72,9 +72,9 @@ def filled(file, said):
         layout.config(shapes, said).build().eval(),
         layout.table(layout.config(shapes, said)),
     )
-    ours = dict(table.read(file, network.state_dict(), "it"))
+    ours = dict(table.to_ours(file, network.state_dict(), "it"))
     network.load_state_dict(ours)
-    return network, dict(table.write(ours))
+    return network, dict(table.to_theirs(ours))
 
 
 @pytest.mark.parametrize(("name", "left"), [("Mistral", True), ("Qwen3", False)])
@@ -126,7 +126,7 @@ def test_its_shape_is_that_of_the_public_ones():
         assert config == want
         with torch.device("meta"):
             network = config.build()
-        ours = dict(layout.table(config).read(file, network.state_dict(), "it"))
+        ours = dict(layout.table(config).to_ours(file, network.state_dict(), "it"))
         assert ours.keys() == network.state_dict().keys()
 
 

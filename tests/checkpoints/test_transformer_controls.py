@@ -65,7 +65,7 @@ def peer_of(layout, network):
     kinds += (diffusers.SD3ControlNetModel, diffusers.FluxControlNetModel)
     (kind,) = [one for one in kinds if one.__name__ == said["_class_name"]]
     peer = kind(**{name: value for name, value in said.items() if name != "_class_name"})
-    peer.load_state_dict(dict(layout.table(network.config).write(network.state_dict())))
+    peer.load_state_dict(dict(layout.table(network.config).to_theirs(network.state_dict())))
     return peer
 
 
@@ -188,11 +188,11 @@ def test_a_file_is_known_and_comes_back_to_the_bit(name, layout):
     """Single files of Stability AI are those of patches alone; all others are in both layouts."""
     config = CONFIGS[name]
     state = config.build().state_dict()
-    file = dict(layout.table(config).write(state))
+    file = dict(layout.table(config).to_theirs(state))
     assert [one for one in all_layouts() if one.recognises(shapes_of(file))] == [layout]
     said = dict(layout.describe(config)) if layout.describe else {}
     assert layout.config(shapes_of(file), said | {"heads": 2, "axes": FLUX.axes}) == config
-    again = dict(layout.table(config).read(file, state, "it"))
+    again = dict(layout.table(config).to_ours(file, state, "it"))
     assert again.keys() == state.keys()
     assert all(torch.equal(again[key], state[key]) for key in state)
 
@@ -205,7 +205,7 @@ def test_a_bare_file_is_taken_for_what_such_files_are():
         ("large", True, 0.0),
     ):
         layout = THEIRS[Joint]
-        file = dict(layout.table(JOINT[name]).write(JOINT[name].build().state_dict()))
+        file = dict(layout.table(JOINT[name]).to_theirs(JOINT[name].build().state_dict()))
         found = layout.config(shapes_of(file), {"heads": 2})
         assert (found.pooled, found.shift, found.mask) == (pooled, shift, name == "inpaint")
 

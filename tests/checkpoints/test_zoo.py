@@ -49,7 +49,7 @@ def test_a_public_network_is_inferred_at_full_size(name):
     assert counted == pytest.approx(millions, abs=0.005 if millions % 1 else 0.5)
     shapes = {
         key: tuple(one.shape)
-        for key, one in ldm_unet.LAYOUTS[0].table(config).write(network.state_dict())
+        for key, one in ldm_unet.LAYOUTS[0].table(config).to_theirs(network.state_dict())
     }
     assert ldm_unet.LAYOUTS[0].config(shapes, {}) == config
 
@@ -90,7 +90,7 @@ def test_a_class_is_heard_as_the_peer_library_hears_it(classes, monkeypatch):
     said = dict(peer.describe(CLASSES))
     said.pop("_class_name")
     theirs = diffusers.UNet2DConditionModel(**said)
-    theirs.load_state_dict(dict(peer.table(CLASSES).write(model.denoiser.state_dict())))
+    theirs.load_state_dict(dict(peer.table(CLASSES).to_theirs(model.denoiser.state_dict())))
     told, noisy, time = (
         model.conditioner([Prompt("4"), Prompt()]),
         torch.randn(2, 3, 8, 8),

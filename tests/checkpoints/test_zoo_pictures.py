@@ -37,7 +37,9 @@ def test_a_public_network_is_inferred_at_full_size(name):
     config, millions = PUBLIC[name]
     with torch.device("meta"):
         state = config.build().state_dict()
-    shapes = {key: tuple(one.shape) for key, one in ldm_unet.LAYOUTS[0].table(config).write(state)}
+    shapes = {
+        key: tuple(one.shape) for key, one in ldm_unet.LAYOUTS[0].table(config).to_theirs(state)
+    }
     assert ldm_unet.LAYOUTS[0].config(shapes, {}) == config
     assert millions in (None, round(sum(one.numel() for one in state.values()) / 1e6))
 
@@ -70,7 +72,8 @@ def test_a_small_picture_stands_beside_the_latents_as_in_the_peer_library(tmp_pa
         tmp_path / "folder" / "unet" / "diffusion_pytorch_model.safetensors",
     )
     assert (
-        dict(peer.table(SMALL).write(model.denoiser.state_dict())).keys() == load_file(file).keys()
+        dict(peer.table(SMALL).to_theirs(model.denoiser.state_dict())).keys()
+        == load_file(file).keys()
     )
 
 

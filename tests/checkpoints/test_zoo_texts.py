@@ -48,7 +48,7 @@ def test_the_public_tower_is_inferred_at_full_size():
         sum(one.numel() for one in state.values()) == 581_994_042
     )  # and 872,300,484 of the U-Net: 1.45 billion
     for layout in (ORIGINAL, PEER):
-        shapes = {name: tuple(one.shape) for name, one in layout.table(config).write(state)}
+        shapes = {name: tuple(one.shape) for name, one in layout.table(config).to_theirs(state)}
         assert [one for one in (ORIGINAL, PEER) if one.recognises(shapes)] == [layout]
         assert layout.config(shapes, {}) == config
     assert {"attn_layers.layers.63.1.net.0.0.weight", "pos_emb.emb.weight", "to_logits.bias"} <= {
@@ -67,7 +67,7 @@ def test_it_equals_the_peer_librarys_with_the_same_weights(monkeypatch):
 
     network = zoo.drawn(TOWER.build())
     theirs = LDMBertModel(LDMBertConfig(**PEER.describe(TOWER))).eval()
-    theirs.load_state_dict(dict(PEER.table(TOWER).write(network.state_dict())))
+    theirs.load_state_dict(dict(PEER.table(TOWER).to_theirs(network.state_dict())))
     ids = torch.randint(0, 30, (2, 9))
     want = theirs(ids, output_hidden_states=True, return_dict=True)
     states, last = network(network.embedding(ids), 1, True)

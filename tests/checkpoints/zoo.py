@@ -33,7 +33,7 @@ def betas(first=0.0015, last=0.0195):
 def named(layout, config, prefix):
     """The tensors of a part of this configuration, by the names of this dialect behind a prefix."""
     ours = drawn(config.build()).state_dict()
-    return {f"{prefix}{name}": one for name, one in layout.table(config).write(ours)}
+    return {f"{prefix}{name}": one for name, one in layout.table(config).to_theirs(ours)}
 
 
 def network(config):

@@ -46,7 +46,7 @@ def load(conditioner, number, module, weights, said):
         if one.recognises({key: tuple(v.shape) for key, v in weights.items()})
     ]
     network = conditioner.encoders[number].network
-    ours = dict(all_layouts[0].table(network.config).read(weights, network.state_dict(), "it"))
+    ours = dict(all_layouts[0].table(network.config).to_ours(weights, network.state_dict(), "it"))
     network.load_state_dict(ours)
 
 

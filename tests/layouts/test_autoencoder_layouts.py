@@ -36,10 +36,10 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     table = layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), name))
+    ours = dict(table.to_ours(file, network.state_dict(), name))
     rest = set() if config.packed > 1 else {"scale.mean", "scale.deviation"}
     assert set(network.state_dict()) - set(ours) == rest
-    assert {key: tuple(one.shape) for key, one in table.write(ours)} == shapes
+    assert {key: tuple(one.shape) for key, one in table.to_theirs(ours)} == shapes
     if config.latent_channels == 4:
         assert sum(p.numel() for p in network.decoder.parameters()) == 49_490_179
 
@@ -56,9 +56,9 @@ def test_a_recorded_file_comes_back_to_the_bit_and_gives_what_it_gave(folder, na
     layout = only(ldm_autoencoder, shapes)
     config = layout.config(shapes, {})
     network, table = config.build(), layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), name))
+    ours = dict(table.to_ours(file, network.state_dict(), name))
     network.load_state_dict(network.state_dict() | ours)
-    again = dict(table.write(ours))
+    again = dict(table.to_theirs(ours))
     assert again.keys() == file.keys()
     assert all(torch.equal(again[key], file[key]) for key in file)
     latents = network.encode(recording.inputs[f"{name}.image"]).mode()
@@ -82,9 +82,9 @@ def test_flux_s_first_stages_give_what_they_gave():
             network.scale.mean.fill_(0.1159)
             network.scale.deviation.fill_(1 / 0.3611)
         network.load_state_dict(
-            network.state_dict() | dict(table.read(file, network.state_dict(), family))
+            network.state_dict() | dict(table.to_ours(file, network.state_dict(), family))
         )
-        again = dict(table.write(network.state_dict()))
+        again = dict(table.to_theirs(network.state_dict()))
         assert again.keys() == file.keys()
         assert all(torch.equal(again[key], file[key]) for key in file)
         inputs, outputs = recording.inputs, recording.outputs
@@ -111,7 +111,7 @@ def test_packed_latents_equal_those_of_diffusers():
     described = dict(layout.describe(ours.config))
     assert described.pop("_class_name") == "AutoencoderKLFlux2"
     theirs = peer.AutoencoderKLFlux2(**described).eval()
-    written = dict(layout.table(ours.config).write(ours.state_dict()))
+    written = dict(layout.table(ours.config).to_theirs(ours.state_dict()))
     theirs.load_state_dict(written)
     assert (
         layout.config({key: tuple(one.shape) for key, one in written.items()}, described)
@@ -134,6 +134,6 @@ def test_what_does_not_fit_is_named():
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     bias = file.pop("encoder.conv_in.bias")
     with pytest.raises(BadInput, match=r"encoder\.conv_in\.bias is missing; more is not expected"):
-        dict(layout.table(config).read(file | {"more": bias}, wanted, "it"))
+        dict(layout.table(config).to_ours(file | {"more": bias}, wanted, "it"))
     with pytest.raises(BadInput, match=r"has shape \(3,\), wanted \(128,\)"):
-        dict(layout.table(config).read(file | {"encoder.conv_in.bias": bias[:3]}, wanted, "it"))
+        dict(layout.table(config).to_ours(file | {"encoder.conv_in.bias": bias[:3]}, wanted, "it"))

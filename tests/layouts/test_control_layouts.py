@@ -1,4 +1,5 @@
-"""Control of U-Nets in the layouts of others: real lists, recordings, the peer library, and there and back."""
+"""Control of U-Nets in the layouts of others: real lists, recordings, the peer library, and there
+and back."""
 
 import json
 from dataclasses import replace
@@ -36,9 +37,9 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     table = REAL[name].table(config)
-    ours = dict(table.read(file, network.state_dict(), name))
+    ours = dict(table.to_ours(file, network.state_dict(), name))
     assert ours.keys() == network.state_dict().keys()
-    assert shapes_of(dict(table.write(ours))) == shapes
+    assert shapes_of(dict(table.to_theirs(ours))) == shapes
     assert sum(one.numel() for one in network.parameters()) == 361_279_120
 
 
@@ -49,9 +50,9 @@ def recorded():
     config = THEIRS.config(shapes_of(file), said)
     assert THEIRS.config(shapes_of(file), THEIRS.describe(config)) == config
     branch, table = config.build(), THEIRS.table(config)
-    ours = dict(table.read(file, branch.state_dict(), "the folder"))
+    ours = dict(table.to_ours(file, branch.state_dict(), "the folder"))
     branch.load_state_dict(ours)
-    again = dict(table.write(ours))
+    again = dict(table.to_theirs(ours))
     assert again.keys() == file.keys()
     assert all(torch.equal(again[name], file[name]) for name in file)
     return branch
@@ -86,7 +87,7 @@ def peer_of(config):
     )
     said.pop("_class_name")
     peer = diffusers.UNet2DConditionModel(**said)
-    peer.load_state_dict(dict(PEER.table(config).write(network.state_dict())))
+    peer.load_state_dict(dict(PEER.table(config).to_theirs(network.state_dict())))
     return network, peer
 
 
@@ -112,7 +113,7 @@ def test_control_equals_the_peer_librarys_with_the_same_weights(config):
     )
     said.pop("_class_name")
     control = diffusers.ControlNetModel(**said)
-    control.load_state_dict(dict(THEIRS.table(branch.config).write(branch.state_dict())))
+    control.load_state_dict(dict(THEIRS.table(branch.config).to_theirs(branch.state_dict())))
     noisy, time, hint = (
         torch.randn(2, 4, 4, 6),
         torch.tensor([3.0, 801.0]),
@@ -151,7 +152,7 @@ def test_an_adapter_equals_the_peer_librarys_with_the_same_weights(kind):
     said = dict(layout.describe(config))
     said.pop("_class_name")
     adapter = diffusers.T2IAdapter(**said)
-    file = dict(layout.table(config).write(branch.state_dict()))
+    file = dict(layout.table(config).to_theirs(branch.state_dict()))
     assert [one for one in LAYOUTS if one.recognises(shapes_of(file))] == [layout]
     assert replace(layout.config(shapes_of(file), {}), ahead=left) == config
     adapter.load_state_dict(file)
@@ -173,10 +174,10 @@ def test_an_adapter_equals_the_peer_librarys_with_the_same_weights(kind):
 def test_an_adapter_of_its_authors_comes_back_to_the_bit(kind):
     config = T2I(widths=(32, 64, 64), form=kind)
     state, layout = config.build().state_dict(), t2i_adapter.LAYOUTS[0]
-    file = dict(layout.table(config).write(state))
+    file = dict(layout.table(config).to_theirs(state))
     assert [one for one in LAYOUTS if one.recognises(shapes_of(file))] == [layout]
     assert layout.config(shapes_of(file), {}) == config
-    again = dict(layout.table(config).read(file, state, "it"))
+    again = dict(layout.table(config).to_ours(file, state, "it"))
     assert all(torch.equal(again[name], state[name]) for name in state)
     assert again.keys() == state.keys()
 

@@ -1,4 +1,5 @@
-"""DiT and SiT in the layouts of others: recordings, the peer library, published sizes, and there and back."""
+"""DiT and SiT in the layouts of others: recordings, the peer library, published sizes, and there
+and back."""
 
 import json
 from dataclasses import replace
@@ -41,9 +42,9 @@ def loaded(layout, file, said):
     config = layout.config(shapes_of(file), said)
     network, table = config.build(), layout.table(config)
     network.load_state_dict(
-        network.state_dict() | dict(table.read(file, network.state_dict(), "it"))
+        network.state_dict() | dict(table.to_ours(file, network.state_dict(), "it"))
     )
-    return network.eval(), dict(table.write(network.state_dict()))
+    return network.eval(), dict(table.to_theirs(network.state_dict()))
 
 
 def same(one, other):
@@ -72,12 +73,12 @@ def test_the_published_sizes(size):
         network = config.build()
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
     for layout in (ORIGINAL, DIFFUSERS):
-        written = shapes_of(dict(layout.table(config).write(network.state_dict())))
+        written = shapes_of(dict(layout.table(config).to_theirs(network.state_dict())))
         assert [one for one in (ORIGINAL, DIFFUSERS) if one.recognises(written)] == [layout]
         said = {} if layout is ORIGINAL else layout.describe(config)
         assert layout.config(written, said) == config
         blank = {name: torch.empty(shape, device="meta") for name, shape in written.items()}
-        again = dict(layout.table(config).read(blank, network.state_dict(), size))
+        again = dict(layout.table(config).to_ours(blank, network.state_dict(), size))
         assert network.state_dict().keys() - again.keys() == (
             set() if said == {} else {"positions.table"}
         )
@@ -143,7 +144,8 @@ def test_its_trajectories_are_theirs(recording, file, name, guidance, sampler):
 
 @torch.no_grad()
 def test_sit_hears_how_clean_and_answers_towards_it(recording, file):
-    """Its file looks like DiT's, and at the same number its network answers the same, in the first four channels."""
+    """Its file looks like DiT's, and at the same number its network answers the same, in the first
+    four channels."""
     network, again = loaded(ORIGINAL, file, {"heads": 2, "prediction": "flow"})
     assert same(again, file)
     noisy, given = recording.inputs["x"], told(recording.inputs["labels"])
@@ -205,7 +207,7 @@ def test_it_answers_as_diffusers_with_the_same_weights(embedders):
     theirs = peer.DiTTransformer2DModel.from_config(
         DIFFUSERS.describe(replace(config, embedders="inclusive"))
     ).eval()
-    file = dict(DIFFUSERS.table(config).write(network.state_dict()))
+    file = dict(DIFFUSERS.table(config).to_theirs(network.state_dict()))
     theirs.load_state_dict(file)
     assert same(
         loaded(DIFFUSERS, file, DIFFUSERS.describe(config))[0].state_dict(), network.state_dict()

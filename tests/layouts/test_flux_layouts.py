@@ -1,4 +1,5 @@
-"""FLUX in the layouts of others: real lists of names, recordings, there and back, and the peer library."""
+"""FLUX in the layouts of others: real lists of names, recordings, there and back, and the peer
+library."""
 
 import json
 import re
@@ -51,9 +52,9 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     table = layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), name))
+    ours = dict(table.to_ours(file, network.state_dict(), name))
     assert network.state_dict().keys() == ours.keys()
-    assert {key: tuple(one.shape) for key, one in table.write(ours)} == shapes
+    assert {key: tuple(one.shape) for key, one in table.to_theirs(ours)} == shapes
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
@@ -70,9 +71,9 @@ def network_of(module, file, said):
     slot = Slot("denoisers")
     assert slot.read(json.loads(json.dumps(slot.write(config)))) == config
     network, table = config.build(), layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), "it"))
+    ours = dict(table.to_ours(file, network.state_dict(), "it"))
     network.load_state_dict(ours)
-    again = dict(table.write(network.state_dict()))
+    again = dict(table.to_theirs(network.state_dict()))
     assert again.keys() == file.keys()
     assert all(torch.equal(again[key], file[key]) for key in file)
     return network.eval().requires_grad_(False)
@@ -211,7 +212,7 @@ def test_it_answers_as_diffusers_with_the_same_weights(generation, guidance):
     kind = {1: peer.FluxTransformer2DModel, 2: peer.Flux2Transformer2DModel}[generation]
     theirs = kind.from_config(described).eval()
     assert described.pop("_class_name") == kind.__name__
-    theirs.load_state_dict(dict(layout.table(network.config).write(network.state_dict())))
+    theirs.load_state_dict(dict(layout.table(network.config).to_theirs(network.state_dict())))
     noisy, words, vector = (
         torch.randn(2, small["channels"], 4, 6),
         torch.randn(2, 5, 12),
@@ -251,7 +252,7 @@ def test_how_a_head_turns_can_be_said():
     (layout,) = flux.LAYOUTS
     shapes = {
         key: tuple(one.shape)
-        for key, one in layout.table(network.config).write(network.state_dict())
+        for key, one in layout.table(network.config).to_theirs(network.state_dict())
     }
     assert layout.config(shapes, {}).axes == (4, 6, 6)
     for said in ({"axes": "8,4,4"}, {"axes_dims_rope": [8, 4, 4]}):

@@ -1,4 +1,5 @@
-"""Stable Diffusion 3 in the layouts of others: real lists, recordings, the peer library, and there and back."""
+"""Stable Diffusion 3 in the layouts of others: real lists, recordings, the peer library, and there
+and back."""
 
 from dataclasses import replace
 
@@ -47,9 +48,9 @@ def loaded(layout, file, said=None):
     """The network of a file, and the file as it is written again."""
     config = layout.config(shapes_of(file), said or {})
     network, table = config.build(), layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), "it"))
+    ours = dict(table.to_ours(file, network.state_dict(), "it"))
     network.load_state_dict(ours)
-    return network.eval(), dict(table.write(network.state_dict()))
+    return network.eval(), dict(table.to_theirs(network.state_dict()))
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -62,9 +63,9 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     table = layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), name))
+    ours = dict(table.to_ours(file, network.state_dict(), name))
     assert ours.keys() == network.state_dict().keys()
-    assert shapes_of(dict(table.write(ours))) == shapes
+    assert shapes_of(dict(table.to_theirs(ours))) == shapes
     assert sum(one.numel() for one in network.state_dict().values()) == parameters
 
 
@@ -210,7 +211,7 @@ def test_it_answers_as_diffusers_with_the_same_weights(case):
     for one in network.state_dict().values():
         one.add_(0.1 * torch.randn_like(one))
     theirs = peer.SD3Transformer2DModel.from_config(DIFFUSERS.describe(config)).eval()
-    file = dict(DIFFUSERS.table(config).write(network.state_dict()))
+    file = dict(DIFFUSERS.table(config).to_theirs(network.state_dict()))
     theirs.load_state_dict(file)
     assert DIFFUSERS.recognises(shapes_of(file))
     assert DIFFUSERS.config(shapes_of(file), DIFFUSERS.describe(config)) == config

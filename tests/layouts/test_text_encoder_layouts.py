@@ -37,9 +37,9 @@ def filled(file, said):
     layout = only(shapes)
     config = layout.config(shapes, said)
     network, table = config.build(), layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), layout.name))
+    ours = dict(table.to_ours(file, network.state_dict(), layout.name))
     network.load_state_dict(ours)
-    return network, dict(table.write(ours))
+    return network, dict(table.to_theirs(ours))
 
 
 def below(weights, prefix):
@@ -55,10 +55,10 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
         network = config.build()
     file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     table = layout.table(config)
-    ours = dict(table.read(file, network.state_dict(), name))
+    ours = dict(table.to_ours(file, network.state_dict(), name))
     assert ours.keys() == network.state_dict().keys()
     assert sum(one.numel() for one in network.parameters()) == REAL[name]
-    again = {key: tuple(one.shape) for key, one in table.write(ours)}
+    again = {key: tuple(one.shape) for key, one in table.to_theirs(ours)}
     assert again == {
         key: shape for key, shape in shapes.items() if not key.endswith("position_ids")
     }
@@ -122,7 +122,9 @@ def test_a_clip_tower_equals_that_of_transformers(activation):
         transformers.CLIPTextConfig(**{**layout.describe(config), "attn_implementation": "eager"})
     ).eval()
     prefix = "text_model." if "text_projection.weight" in theirs.state_dict() else ""
-    file = dict(transformers_clip.layout("it", prefix).table(config).write(network.state_dict()))
+    file = dict(
+        transformers_clip.layout("it", prefix).table(config).to_theirs(network.state_dict())
+    )
     theirs.load_state_dict(file)
     ids = torch.tensor([[58, 3, 9, 59, 59], [58, 7, 59, 0, 0]])
     want = theirs(ids, output_hidden_states=True)
@@ -142,7 +144,7 @@ def test_a_t5_encoder_equals_that_of_transformers_also_far_apart():
     network = config.build()
     (layout,) = transformers_t5.LAYOUTS
     theirs = transformers.T5EncoderModel(transformers.T5Config(**layout.describe(config))).eval()
-    file = dict(layout.table(config).write(network.state_dict()))
+    file = dict(layout.table(config).to_theirs(network.state_dict()))
     theirs.load_state_dict(file | {"encoder.embed_tokens.weight": file["shared.weight"]})
     ids = torch.randint(0, 60, (2, 300))
     assert error(network(network.embedding(ids), 0, True)[1], theirs(ids).last_hidden_state) < 1e-5

@@ -1,4 +1,5 @@
-"""U-Nets in the layouts of others: real lists of names, recordings, the peer library, and there and back."""
+"""U-Nets in the layouts of others: real lists of names, recordings, the peer library, and there
+and back."""
 
 import json
 import warnings
@@ -61,9 +62,9 @@ def test_a_real_list_fits_with_nothing_missing_or_left_over(name):
     with torch.device("meta"):
         network = config.build()
     table = layout.table(config)
-    ours = dict(table.read(meta(shapes), network.state_dict(), name))
+    ours = dict(table.to_ours(meta(shapes), network.state_dict(), name))
     assert ours.keys() == network.state_dict().keys()
-    assert {key: tuple(one.shape) for key, one in table.write(ours)} == shapes
+    assert {key: tuple(one.shape) for key, one in table.to_theirs(ours)} == shapes
     assert sum(one.numel() for one in network.parameters()) == parameters
     assert read(Config, dump(config)) == config
 
@@ -76,9 +77,9 @@ def test_averaged_weights_have_the_names_without_dots(name, raw):
     with torch.device("meta"):
         wanted = config.build().state_dict()
     table = LDM.table(config).undotted()
-    ours = dict(table.read(meta(shapes | {"decay": (), "num_updates": ()}), wanted, name))
+    ours = dict(table.to_ours(meta(shapes | {"decay": (), "num_updates": ()}), wanted, name))
     assert ours.keys() == wanted.keys()
-    assert {key: tuple(one.shape) for key, one in table.write(ours)} == shapes
+    assert {key: tuple(one.shape) for key, one in table.to_theirs(ours)} == shapes
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -107,7 +108,8 @@ def test_what_was_cut_out_of_sdxl_is_inferred_and_named_alike(name):
     assert sum(one.numel() for one in network.parameters()) == parameters
     for layout in (LDM, PEER):
         shapes = {
-            key: tuple(one.shape) for key, one in layout.table(config).write(network.state_dict())
+            key: tuple(one.shape)
+            for key, one in layout.table(config).to_theirs(network.state_dict())
         }
         assert layout.config(shapes, {}) == config
     assert_named_alike(name, config)
@@ -276,7 +278,7 @@ def test_it_equals_the_peer_library_with_the_same_weights(name):
         "UNet2DConditionModel": diffusers.UNet2DConditionModel,
     }
     peer = kind[said.pop("_class_name")](**said)
-    peer.load_state_dict(dict(PEER.table(config).write(network.state_dict())))
+    peer.load_state_dict(dict(PEER.table(config).to_theirs(network.state_dict())))
     noisy, time = torch.randn(2, config.channels, 8, 12), torch.tensor([3.0, 801.0])
     text, more = torch.randn(2, 5, 24), torch.randn(2, 3, 8, 12)
     if config.vector_width:
@@ -317,7 +319,7 @@ def test_the_public_upscaler_has_eight_heads_and_hears_a_noise_level():
     with torch.device("meta"):
         state = config.build().state_dict()
     for layout in (LDM, PEER):
-        shapes = {name: tuple(one.shape) for name, one in layout.table(config).write(state)}
+        shapes = {name: tuple(one.shape) for name, one in layout.table(config).to_theirs(state)}
         assert layout.config(shapes, {}) == config
 
 
@@ -346,19 +348,19 @@ ZOO = {
 def test_models_of_the_paper_itself_are_inferred(name):
     with torch.device("meta"):
         state = ZOO[name].build().state_dict()
-    shapes = {key: tuple(one.shape) for key, one in LDM.table(ZOO[name]).write(state)}
+    shapes = {key: tuple(one.shape) for key, one in LDM.table(ZOO[name]).to_theirs(state)}
     assert LDM.config(shapes, {}) == ZOO[name]
 
 
 def test_old_folders_name_plain_attention_otherwise():
     old = diffusers_unet.LAYOUTS[1]
     state = PEERS["plain"].build().state_dict()
-    file = dict(old.table(PEERS["plain"]).write(state))
+    file = dict(old.table(PEERS["plain"]).to_theirs(state))
     shapes = {name: tuple(one.shape) for name, one in file.items()}
     assert "mid_block.attentions.0.proj_attn.weight" in file
     assert [one.recognises(shapes) for one in (LDM, PEER, old)] == [False, False, True]
     assert old.config(shapes, PEER.describe(PEERS["plain"])) == PEERS["plain"]
-    again = dict(old.table(PEERS["plain"]).read(file, state, "it"))
+    again = dict(old.table(PEERS["plain"]).to_ours(file, state, "it"))
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 

@@ -1,4 +1,5 @@
-"""Files of weights that are written tensor by tensor: the library's own to the byte, whole or absent, and counted."""
+"""Files of weights that are written tensor by tensor: the library's own to the byte, whole or
+absent, and counted."""
 
 import pytest
 import torch

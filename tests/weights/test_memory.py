@@ -1,4 +1,5 @@
-"""Tensors on their way to memory: in another precision and layout as torch would have them, several at once."""
+"""Tensors on their way to memory: in another precision and layout as torch would have them,
+several at once."""
 
 from threading import Thread
 

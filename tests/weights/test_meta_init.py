@@ -52,7 +52,8 @@ def test_what_is_made_afterwards_is_real_again():
 
 
 def test_loading_imports_no_compiler():
-    """To draw for weights that are not there torch would import its compiler, which takes a second."""
+    """To draw for weights that are not there torch would import its compiler, which takes a
+    second."""
     ask = "import sys, safelight\nsafelight.load('stickers')\nprint('torch._dynamo' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "False"

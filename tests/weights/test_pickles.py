@@ -1,4 +1,5 @@
-"""PyTorch's own files: what they hold is read, whatever else they hold is left alone, and nothing is ever executed."""
+"""PyTorch's own files: what they hold is read, whatever else they hold is left alone, and nothing
+is ever executed."""
 
 import argparse
 import json

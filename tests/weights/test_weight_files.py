@@ -1,4 +1,5 @@
-"""Files of weights: lazily read, views of their own memory, and each kind of damage named in one sentence."""
+"""Files of weights: lazily read, views of their own memory, and each kind of damage named in one
+sentence."""
 
 import json
 import time
@@ -45,7 +46,8 @@ def test_every_type_and_size_comes_back_bit_for_bit(tmp_path):
 
 
 def test_a_fingerprint_is_of_the_weights_and_not_of_their_files(tmp_path):
-    """The same in shards, in another order and beside other metadata; another where a weight is another."""
+    """The same in shards, in another order and beside other metadata; another where a weight is
+    another."""
 
     def fingerprint(tensors, file="a.safetensors", **metadata):
         save_file(tensors, tmp_path / file, metadata)

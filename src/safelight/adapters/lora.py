@@ -18,14 +18,14 @@ from safelight.errors import BadInput
 
 class Place(Protocol):
     """One tensor of ours and those of a foreign layout that it is made of:
-    ``layouts.key_mapping.Rule``."""
+    ``layouts.key_mapping.KeyRule``."""
 
     @property
     def ours(self) -> str: ...
 
-    def read(self, tensors: Sequence[Tensor]) -> Tensor: ...
+    def to_ours(self, tensors: Sequence[Tensor]) -> Tensor: ...
 
-    def write(self, ours: Tensor) -> list[Tensor]: ...
+    def to_theirs(self, ours: Tensor) -> list[Tensor]: ...
 
 
 @runtime_checkable
@@ -104,7 +104,7 @@ class Adapter:
             for spot, tensors in layer.spots:
                 ours = states[layer.part][spot.place.ours]
                 shape = tuple(
-                    spot.place.write(torch.empty_like(ours, device="meta"))[spot.number].shape
+                    spot.place.to_theirs(torch.empty_like(ours, device="meta"))[spot.number].shape
                 )
                 if is_widenable(parts[layer.part], spot.place.ours, columns(tensors)):
                     shape = (shape[0], columns(tensors))
@@ -219,7 +219,7 @@ def changed(weight: Tensor, changes: Sequence[tuple[Spot, Mapping[str, Tensor], 
     in float32."""
     total = weight.float()
     for spot, tensors, scale in changes:
-        pieces = [piece.float() for piece in spot.place.write(weight)]
+        pieces = [piece.float() for piece in spot.place.to_theirs(weight)]
         differences = [torch.zeros_like(piece) for piece in pieces]
         here = {name: one.to(weight.device) for name, one in tensors.items()}
         piece = pieces[spot.number]
@@ -228,7 +228,7 @@ def changed(weight: Tensor, changes: Sequence[tuple[Spot, Mapping[str, Tensor], 
         )  # of one that is for a narrower layer
         narrow = change(piece[:, : columns(here)] if missing else piece, here)
         differences[spot.number] = scale * (F.pad(narrow, (0, missing)) if missing else narrow)
-        total = total + spot.place.read(differences)
+        total = total + spot.place.to_ours(differences)
     return total
 
 

@@ -35,7 +35,7 @@ from safelight.denoisers.flux.network import Flux
 from safelight.denoisers.unet.network import UNet
 from safelight.errors import BadInput
 from safelight.governance.licences import PartLicence
-from safelight.layouts.detection import Piece
+from safelight.layouts.detection import DetectedPart
 from safelight.media.pictures import read_picture, to_images
 from safelight.model import LatentDiffusion, module, with_more
 from safelight.nn.attention import CrossAttention
@@ -129,7 +129,7 @@ def with_image_prompt(
     return with_more(replace(model, conditioner=prompted), attached, licences)
 
 
-def read_image_prompt(path: Path, hints: Mapping[str, Any]) -> Piece:
+def read_image_prompt(path: Path, hints: Mapping[str, Any]) -> DetectedPart:
     """The image prompt in a file, from its header; BadInput if it holds anything else."""
     version = {"shortcut": "yes"} if "plusv2" in path.name.lower().replace("-", "") else {}
     parts, _ = find_parts([path], {**version, **hints})
@@ -187,7 +187,7 @@ def find_image_encoder(
     path: Path,
     encoder: str | Path | None,
     hints: Mapping[str, Any],
-) -> Piece | None:
+) -> DetectedPart | None:
     """The image encoder that an adapter needs, in the file ``encoder`` or next to ``path``.
 
     None if it needs none, if the model's ``own`` fits, or if there is none. BadInput if the one
@@ -214,7 +214,7 @@ def find_image_encoder(
     return part
 
 
-def parts_next_to(path: Path) -> Iterator[Piece]:
+def parts_next_to(path: Path) -> Iterator[DetectedPart]:
     """The parts where image encoders are usually kept for an adapter.
 
     That is in folders ``image_encoder`` nearby, in files next to it that are called an image

@@ -19,12 +19,12 @@ from safelight.config import kind_of
 from safelight.errors import BadInput, unknown
 from safelight.files import writing
 from safelight.layouts.detection import all_layouts
-from safelight.layouts.key_mapping import Table
+from safelight.layouts.key_mapping import KeyMapping
 from safelight.model import LatentDiffusion, module
 from safelight.weights.files import open_weights
 from safelight.weights.writing import write_tensors
 
-Mappings = Mapping[str, Sequence[Table]]
+Mappings = Mapping[str, Sequence[KeyMapping]]
 """The key mappings of a part in all layouts, by part (denoiser, tower.0, …)."""
 
 
@@ -65,7 +65,7 @@ def mappings_of_model(model: LatentDiffusion) -> Mappings:
     }
 
 
-def mappings_of(part: str, config: object) -> list[Table]:
+def mappings_of(part: str, config: object) -> list[KeyMapping]:
     """The key mappings of a denoiser or text encoder in every layout of its kind."""
     kind = kind_of(config)
     return [
@@ -120,7 +120,7 @@ def place_adapter(file: Mapping[str, Tensor], known: Mappings, where: str) -> Ad
 class ModuleNames:
     """The modules of a part by the names of other layouts, and where their tensors are in ours."""
 
-    def __init__(self, mappings: Sequence[Table]) -> None:
+    def __init__(self, mappings: Sequence[KeyMapping]) -> None:
         self.weights: dict[str, Spot] = {}
         self.biases: dict[str, Spot] = {}
         for mapping in mappings:

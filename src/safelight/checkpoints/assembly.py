@@ -14,7 +14,7 @@ from safelight.conditioners._encoder import PromptEncoder
 from safelight.config import Slot
 from safelight.errors import BadInput, Note
 from safelight.layouts import text_families
-from safelight.layouts.detection import Piece
+from safelight.layouts.detection import DetectedPart
 from safelight.layouts.families import Family
 from safelight.model import LatentDiffusion
 from safelight.weights.memory import AS_STORED, LoadOptions
@@ -53,7 +53,7 @@ def assemble(
     return LatentDiffusion(**built, process=plan.process, card=plan.card)
 
 
-def build_part(part: Piece, extra: Mapping[str, Tensor] | None = None) -> nn.Module:
+def build_part(part: DetectedPart, extra: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A part with the weights of its file, in their precision.
 
     ``extra``: tensors that files of this layout do not hold, by our names. Raises BadInput if
@@ -69,7 +69,7 @@ def build_part(part: Piece, extra: Mapping[str, Tensor] | None = None) -> nn.Mod
     wanted = module.state_dict()
     state = _computed(wanted)
     state |= {name: tensor for name, tensor in (extra or {}).items() if name in wanted}
-    state |= mapping.read(part.weights, wanted, part.where)
+    state |= mapping.to_ours(part.weights, wanted, part.where)
     load_strictly(module, state, part.where, assign=True)
     return module
 
@@ -103,7 +103,7 @@ def _without_weights(options: Mapping[str, Any], denoiser: Any) -> nn.Module:
 
 
 def _text_encoders(
-    family: Family, parts: Sequence[Piece], denoiser: Piece | None
+    family: Family, parts: Sequence[DetectedPart], denoiser: DetectedPart | None
 ) -> nn.Module | None:
     """The conditioner of these text encoders; None if one that the family needs is missing.
 
@@ -138,14 +138,14 @@ def _text_encoders(
     return module
 
 
-def _in_order(family: Family, parts: Sequence[Piece]) -> list[Piece | None] | None:
+def _in_order(family: Family, parts: Sequence[DetectedPart]) -> list[DetectedPart | None] | None:
     """The text encoders in the family's order, None for a T5 that is missing.
 
     None if another is missing. Of two of the same kind the narrower comes first. BadInput for one
     that the family does not have.
     """
     remaining = sorted(parts, key=lambda part: int(part.config.width))
-    ordered: list[Piece | None] = []
+    ordered: list[DetectedPart | None] = []
     for kind in encoder_kinds(family):
         part = next((part for part in remaining if part.kind == kind), None)
         ordered.append(part)
@@ -161,13 +161,13 @@ def _in_order(family: Family, parts: Sequence[Piece]) -> list[Piece | None] | No
     return None if any(kind != "t5" for kind in missing) else ordered
 
 
-def _encoder_state(prefix: str, encoder: PromptEncoder, part: Piece) -> dict[str, Tensor]:
+def _encoder_state(prefix: str, encoder: PromptEncoder, part: DetectedPart) -> dict[str, Tensor]:
     """The state of one text encoder, by its names in the conditioner."""
     assert encoder.network is not None
     if part.tokenizer and encoder.config.tokenizer != "ids":
         encoder.tokenizer.load_files(part.tokenizer, part.where)
     mapping = part.layout.table(part.config)
-    tensors = mapping.read(part.weights, encoder.network.state_dict(), part.where)
+    tensors = mapping.to_ours(part.weights, encoder.network.state_dict(), part.where)
     state = {f"{prefix}.network.{name}": tensor for name, tensor in tensors}
     return {**state, f"{prefix}.tokenizer._extra_state": encoder.tokenizer.get_extra_state()}
 

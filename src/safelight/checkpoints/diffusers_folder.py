@@ -10,8 +10,8 @@ from safelight.checkpoints.json_files import read_json
 from safelight.errors import BadInput
 from safelight.files import within
 from safelight.layouts import schedulers
-from safelight.layouts.detection import Piece, piece
-from safelight.layouts.training_metadata import LATENTS, Marks
+from safelight.layouts.detection import DetectedPart, detect_part
+from safelight.layouts.training_metadata import LATENTS, TrainingMetadata
 from safelight.settings import Settings
 from safelight.weights.files import Weights, open_weights
 
@@ -37,7 +37,7 @@ VARIANTS = ("", ".fp16", ".bf16")
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
 
-def read_parts(folder: Path, hints: Mapping[str, Any]) -> list[Piece]:
+def read_parts(folder: Path, hints: Mapping[str, Any]) -> list[DetectedPart]:
     """The parts of a folder; BadInput if it lists one that is missing or that no family has."""
     parts = []
     for name, class_name in _listed(folder).items():
@@ -68,7 +68,7 @@ def read_scheduler(folder: Path) -> "tuple[Process | None, Settings]":
     return process, settings
 
 
-def read_part(folder: Path, hints: Mapping[str, Any], kind: str | None = None) -> Piece:
+def read_part(folder: Path, hints: Mapping[str, Any], kind: str | None = None) -> DetectedPart:
     """The part in one folder; BadInput if it has no configuration or no weights.
 
     The tokenizer of a text encoder may be in its folder or in the one next to it.
@@ -81,11 +81,13 @@ def read_part(folder: Path, hints: Mapping[str, Any], kind: str | None = None) -
     return replace(part, tokenizer=files)
 
 
-def latent_statistics(config: Mapping[str, Any]) -> Marks:
+def latent_statistics(config: Mapping[str, Any]) -> TrainingMetadata:
     """Mean and standard deviation of each latent channel, if an autoencoder's config has them."""
     values = [config.get(name, []) for name in ("latents_mean", "latents_std")]
     mean, deviation = (tuple(item) if isinstance(item, list) else (item,) for item in values)
-    return Marks(names=LATENTS if mean and deviation else (), mean=mean, spread=deviation)
+    return TrainingMetadata(
+        names=LATENTS if mean and deviation else (), mean=mean, spread=deviation
+    )
 
 
 def weights_in(folder: Path, root: Path) -> Weights:
@@ -137,11 +139,11 @@ def _listed(folder: Path) -> dict[str, str]:
     return classes
 
 
-def _read(root: Path, name: str, hints: Mapping[str, Any], kind: str | None) -> Piece:
+def _read(root: Path, name: str, hints: Mapping[str, Any], kind: str | None) -> DetectedPart:
     folder = root / name
     config = {**_config(folder / "config.json", root), **hints}
     where = f"{folder.parent.name}/{folder.name}"
-    return piece(weights_in(folder, root), where, config, kind)
+    return detect_part(weights_in(folder, root), where, config, kind)
 
 
 def _config(path: Path, root: Path) -> dict[str, Any]:

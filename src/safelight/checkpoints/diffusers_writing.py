@@ -126,7 +126,7 @@ def _write_part(part: PartToWrite, folder: Path, count: ByteProgress) -> None:
     optional = LATENT_STATISTICS if part.kind == "kl" else LATENT_STATISTICS[:1]
     more = {key: value for key, value in part.metadata.items() if key in config or key in optional}
     write_json(folder / "config.json", {**config, **more})
-    tensors = dict(layout.table(part.config).write(part.state))
+    tensors = dict(layout.table(part.config).to_theirs(part.state))
     _write_shards(tensors, folder, "model" if transformers else "diffusion_pytorch_model", count)
 
 

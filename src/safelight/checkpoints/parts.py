@@ -10,8 +10,8 @@ from safelight.checkpoints.hints import wants_ema
 from safelight.errors import BadInput
 from safelight.governance.licences import read_licence
 from safelight.layouts import training_metadata
-from safelight.layouts.detection import Piece, pieces, unwrapped
-from safelight.layouts.training_metadata import Marks
+from safelight.layouts.detection import DetectedPart, detect_parts, unwrapped
+from safelight.layouts.training_metadata import TrainingMetadata
 from safelight.settings import Settings
 from safelight.weights.files import open_weights
 
@@ -32,18 +32,18 @@ class FolderMetadata:
     scale: float | None = None
     shift: float | None = None
     name: str = ""
-    training: Marks = field(default_factory=Marks)
+    training: TrainingMetadata = field(default_factory=TrainingMetadata)
 
 
 def find_parts(
     paths: Sequence[Path], hints: Mapping[str, Any]
-) -> tuple[list[Piece], FolderMetadata]:
+) -> tuple[list[DetectedPart], FolderMetadata]:
     """All parts in these files and folders, and what they state besides.
 
     An autoencoder or text encoder that is alone in its file replaces that of an earlier file.
     BadInput if one cannot be read.
     """
-    parts: list[Piece] = []
+    parts: list[DetectedPart] = []
     metadata = FolderMetadata()
     for path in paths:
         if not path.exists():
@@ -67,11 +67,11 @@ def find_parts(
 
 def _in_file(
     path: Path, hints: Mapping[str, Any], metadata: FolderMetadata
-) -> tuple[list[Piece], FolderMetadata]:
+) -> tuple[list[DetectedPart], FolderMetadata]:
     """The parts in one file of weights."""
     ema = wants_ema(hints)
     weights = unwrapped(open_weights(path), ema)
-    parts = pieces(weights, path.name, hints, ema)
+    parts = detect_parts(weights, path.name, hints, ema)
     parts = [
         replace(part, tokenizer=diffusers_folder.tokenizer_files(path.parent, "."))
         if part.part == "tower" and part.kind == "bert"  # its vocabulary does not ship with us
@@ -79,17 +79,19 @@ def _in_file(
         for part in parts
     ]
     training = training_metadata.read(weights, path.name)
-    if training != Marks():
+    if training != TrainingMetadata():
         scale = training.scale or metadata.scale
         metadata = replace(metadata, training=training, scale=scale)
     return parts, metadata
 
 
-def _in_model_folder(path: Path, hints: Mapping[str, Any]) -> tuple[list[Piece], FolderMetadata]:
+def _in_model_folder(
+    path: Path, hints: Mapping[str, Any]
+) -> tuple[list[DetectedPart], FolderMetadata]:
     """The parts of a folder with a ``model_index.json``, and its scheduler."""
     parts = diffusers_folder.read_parts(path, hints)
     process, settings = diffusers_folder.read_scheduler(path)
-    config = next((part.said for part in parts if part.part == "autoencoder"), {})
+    config = next((part.declared for part in parts if part.part == "autoencoder"), {})
     metadata = FolderMetadata(
         process=process,
         settings=settings,
@@ -103,20 +105,22 @@ def _in_model_folder(path: Path, hints: Mapping[str, Any]) -> tuple[list[Piece],
 
 def _in_part_folder(
     path: Path, hints: Mapping[str, Any], metadata: FolderMetadata
-) -> tuple[list[Piece], FolderMetadata]:
+) -> tuple[list[DetectedPart], FolderMetadata]:
     """The part in a folder of its own."""
     part = diffusers_folder.read_part(path, hints)
     if part.part == "autoencoder":
         metadata = replace(
             metadata,
-            scale=part.said.get("scaling_factor"),
-            shift=part.said.get("shift_factor"),
-            training=diffusers_folder.latent_statistics(part.said),
+            scale=part.declared.get("scaling_factor"),
+            shift=part.declared.get("shift_factor"),
+            training=diffusers_folder.latent_statistics(part.declared),
         )
     return [part], metadata
 
 
-def _without_replaced(parts: Sequence[Piece], more: Sequence[Piece]) -> list[Piece]:
+def _without_replaced(
+    parts: Sequence[DetectedPart], more: Sequence[DetectedPart]
+) -> list[DetectedPart]:
     """The parts of earlier files that a later file does not replace."""
     if len(more) == 1 and more[0].part == "autoencoder":
         return [part for part in parts if part.part != "autoencoder"]

@@ -12,7 +12,7 @@ from safelight.errors import BadInput
 from safelight.files import digest
 from safelight.governance.licences import PartLicence, overridden
 from safelight.layouts import text_families
-from safelight.layouts.detection import Piece
+from safelight.layouts.detection import DetectedPart
 from safelight.layouts.families import Family, families, family_of
 from safelight.weights.memory import LoadOptions
 
@@ -49,8 +49,8 @@ class LoadPlan:
     ``deviation`` are those of the latents, for each channel or for all.
     """
 
-    parts: Mapping[str, Piece]
-    encoders: tuple[Piece, ...]
+    parts: Mapping[str, DetectedPart]
+    encoders: tuple[DetectedPart, ...]
     family: Family | None
     process: "Process | None"
     card: Card
@@ -94,12 +94,12 @@ def plan_load(paths: Sequence[Path], hints: Mapping[str, Any]) -> LoadPlan:
     return LoadPlan(single, encoders, family, process, card, mean, deviation)
 
 
-def fingerprint(parts: Sequence[Piece]) -> str:
+def fingerprint(parts: Sequence[DetectedPart]) -> str:
     """One hash of the weights of all parts (``Weights.fingerprint``), in any order."""
     return digest(sorted(f"{part.part} {part.weights.fingerprint}" for part in parts))
 
 
-def _only(name: str, parts: Sequence[Piece]) -> Piece | None:
+def _only(name: str, parts: Sequence[DetectedPart]) -> DetectedPart | None:
     """The part of that name; BadInput if there are two."""
     candidates = [part for part in parts if part.part == name]
     if len(candidates) > 1:
@@ -112,7 +112,7 @@ def _only(name: str, parts: Sequence[Piece]) -> Piece | None:
 
 
 def _family(
-    denoiser: Piece | None, hints: Mapping[str, Any], markers: Collection[str]
+    denoiser: DetectedPart | None, hints: Mapping[str, Any], markers: Collection[str]
 ) -> Family | None:
     """The family of the hints, or that of the denoiser and what its files hold besides."""
     if "family" not in hints:
@@ -127,7 +127,7 @@ def _family(
 
 
 def _process(
-    denoiser: Piece | None,
+    denoiser: DetectedPart | None,
     family: Family | None,
     hints: Mapping[str, Any],
     metadata: FolderMetadata,
@@ -153,14 +153,14 @@ def _process(
     return process
 
 
-def _stated_prediction(denoiser: Piece | None) -> str | None:
+def _stated_prediction(denoiser: DetectedPart | None) -> str | None:
     """The prediction that a file's metadata states (modelspec), if any."""
     metadata = {} if denoiser is None else denoiser.weights.metadata
     return {"v": "v", "epsilon": "noise"}.get(metadata.get("modelspec.prediction_type", ""))
 
 
 def _latents(
-    autoencoder: Piece | None,
+    autoencoder: DetectedPart | None,
     family: Family | None,
     hints: Mapping[str, Any],
     metadata: FolderMetadata,
@@ -179,7 +179,7 @@ def _latents(
 
 
 def _scale_and_shift(
-    autoencoder: Piece | None,
+    autoencoder: DetectedPart | None,
     family: Family | None,
     hints: Mapping[str, Any],
     metadata: FolderMetadata,
@@ -202,16 +202,16 @@ def _scale_and_shift(
     return scale, shift
 
 
-def _native_side(denoiser: Piece | None, autoencoder: Piece | None) -> int | None:
+def _native_side(denoiser: DetectedPart | None, autoencoder: DetectedPart | None) -> int | None:
     """The native size in pixels that a folder states for its denoiser."""
-    side = None if denoiser is None else denoiser.said.get("sample_size")
+    side = None if denoiser is None else denoiser.declared.get("sample_size")
     levels = None if autoencoder is None else vars(autoencoder.config).get("multipliers")
     factor = 8 if levels is None else 2 ** (len(levels) - 1)
     return side * factor if isinstance(side, int) and side * factor <= MAX_SIDE else None
 
 
 def _lacking(
-    family: Family | None, single: Mapping[str, Piece], encoders: Sequence[Piece]
+    family: Family | None, single: Mapping[str, DetectedPart], encoders: Sequence[DetectedPart]
 ) -> dict[str, str]:
     """The parts of the denoiser's family that are missing, and the files that usually hold them."""
     if family is None or "denoiser" not in single:
@@ -234,7 +234,7 @@ def encoder_kinds(family: Family) -> list[str]:
 
 def _card(
     family: Family | None,
-    parts: Sequence[Piece],
+    parts: Sequence[DetectedPart],
     hints: Mapping[str, Any],
     metadata: FolderMetadata,
     assumed: dict[str, Any],
@@ -258,7 +258,7 @@ def _card(
 
 
 def _licences(
-    family: Family | None, parts: Sequence[Piece], hints: Mapping[str, Any]
+    family: Family | None, parts: Sequence[DetectedPart], hints: Mapping[str, Any]
 ) -> list[PartLicence]:
     """The licence of each part: of the hints, of its file, or the usual one."""
     denoiser = next((part.source for part in parts if part.part == "denoiser"), "")

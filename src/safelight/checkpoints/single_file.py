@@ -55,10 +55,10 @@ def _tensors(part: PartToWrite, family: Family | None, bare: bool) -> dict[str, 
     """The tensors of one part by the names of its layout, under its prefix."""
     if family is None:
         name = "transformers" if part.part == "image_encoder" else "ldm"
-        return dict(layout_of(name, part).table(part.config).write(part.state))
+        return dict(layout_of(name, part).table(part.config).to_theirs(part.state))
     place = family.single[part.part]
     prefix, name = place[part.number] if part.part == "towers" else place
-    theirs = dict(layout_of(name, part).table(part.config).write(part.state))
+    theirs = dict(layout_of(name, part).table(part.config).to_theirs(part.state))
     tensors = {("" if bare else prefix) + key: tensor for key, tensor in theirs.items()}
     if part.part == "autoencoder":
         tensors |= _latent_scale(family, part)

@@ -9,7 +9,8 @@ from safelight.errors import BadInput
 
 @dataclass(frozen=True)
 class Number:
-    """What a number must be: from ``low`` to ``high``, ``whole`` or not; a list where there may be ``several``."""
+    """What a number must be: from ``low`` to ``high``, ``whole`` or not; a list where there may be
+    ``several``."""
 
     low: float
     high: float
@@ -17,7 +18,8 @@ class Number:
     several: bool = False
 
     def read(self, value: Any) -> Any:
-        """The number, or the list of numbers; a hint's are text. Raises ValueError if it is none."""
+        """The number, or the list of numbers; a hint's are text. Raises ValueError if it is
+        none."""
         if self.several and isinstance(value, str) and "," in value:
             value = value.split(",")
         if self.several and isinstance(value, list | tuple):
@@ -100,10 +102,13 @@ KNOWN: Mapping[str, Number | Text] = {
 
 
 def checked(
-    said: Mapping[str, Any], where: str, known: Mapping[str, Number | Text] = KNOWN
+    declared: Mapping[str, Any], where: str, known: Mapping[str, Number | Text] = KNOWN
 ) -> dict[str, Any]:
-    """What is said, its numbers as numbers; what is said to be null is not said. BadInput for what cannot be."""
-    found = {name: value for name, value in said.items() if value is not None or name not in known}
+    """What is said, its numbers as numbers; what is said to be null is not said. BadInput for what
+    cannot be."""
+    found = {
+        name: value for name, value in declared.items() if value is not None or name not in known
+    }
     for name in known.keys() & found:
         try:
             found[name] = known[name].read(found[name])
@@ -115,9 +120,9 @@ def checked(
     return found
 
 
-def alone(said: Mapping[str, Any], name: str, otherwise: int) -> int:
+def alone(declared: Mapping[str, Any], name: str, otherwise: int) -> int:
     """A number that may be a list elsewhere; BadInput if it is one."""
-    value = said.get(name, otherwise)
+    value = declared.get(name, otherwise)
     if isinstance(value, list):
         raise BadInput(
             f"{name}: wanted one number for this part, got {value}; put it right or leave it out."
@@ -125,11 +130,11 @@ def alone(said: Mapping[str, Any], name: str, otherwise: int) -> int:
     return int(value)
 
 
-def heads(width: int, said: Mapping[str, Any]) -> int:
+def heads(width: int, declared: Mapping[str, Any]) -> int:
     """How many heads a text encoder has: by the user's hint, the folder's config, else 64 wide."""
-    if "text_head_width" in said:
-        return max(1, width // int(said["text_head_width"]))
-    return alone(said, "num_attention_heads", max(1, width // 64))
+    if "text_head_width" in declared:
+        return max(1, width // int(declared["text_head_width"]))
+    return alone(declared, "num_attention_heads", max(1, width // 64))
 
 
 def shortened(value: Any) -> str:

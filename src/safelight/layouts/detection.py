@@ -32,11 +32,14 @@ PREFIXES = {  # of names in single files → what stands under them
     "control_model.": "control",
 }
 SIGHT = ("visual.", "vision_model.", "visual_projection.")
-"""Before the names of an image encoder, which the files of a whole CLIP hold beside its text encoder."""
+"""Before the names of an image encoder, which the files of a whole CLIP hold beside its text
+encoder."""
 FIRST, CONDITION = "first_stage_model.", "cond_stage_model."
-"""A picture to condition on may be encoded by the first stage itself, which then stands in a file twice."""
+"""A picture to condition on may be encoded by the first stage itself, which then stands in a file
+twice."""
 EMA = "model_ema."
-BUFFERS = re.compile(  # of schedules and of training, at the top of a file: they follow from the family, or are marks
+# of schedules and of training, at the top of a file: they follow from the family, or are marks
+BUFFERS = re.compile(
     r"(low_scale_model\.)?(betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_alphas_cumprod|posterior_.*|logvar"
     r"|model_ema\.(decay|num_updates)|scale_factor|denoiser\.sigmas|lvlb_weights)|(first_stage_model\.)?loss\..*|"
     + "|".join(map(re.escape, training_metadata.NAMES))
@@ -59,7 +62,7 @@ class DetectedPart:
     config: Any
     weights: Weights
     where: str  # the file, and the prefix in it
-    said: Mapping[str, Any]  # what a folder's configuration says of it
+    declared: Mapping[str, Any]  # what a folder's configuration says of it
     tokenizer: Mapping[str, bytes] = field(
         default_factory=dict
     )  # of a text encoder: the files of its tokenizer
@@ -74,61 +77,70 @@ class DetectedPart:
         """The file of ours that the part becomes, as ``unet``."""
         return kind_of(self.config)
 
-    def read_as(self, reading: LoadOptions) -> "Piece":
+    def read_as(self, reading: LoadOptions) -> "DetectedPart":
         """The same, to be read so."""
         return replace(self, weights=replace(self.weights, reading=reading))
 
 
-def pieces(
+def detect_parts(
     weights: Weights, where: str, hints: Mapping[str, Any], ema: bool = False
 ) -> list[DetectedPart]:
-    """All parts in a single file. BadInput if there is none, or if names stand in it that belong to no part.
+    """All parts in a single file. BadInput if there is none, or if names stand in it that belong
+    to no part.
 
-    ``ema``: the running mean of a denoiser's weights, which training files hold beside the last ones, instead.
+    ``ema``: the running mean of a denoiser's weights, which training files hold beside the last
+    ones, instead.
     """
     weights = unwrapped(weights, ema)
     if any(name.startswith(SIGHT[:2]) for name in weights):
         seeing = {name: one for name, one in weights.stored.items() if name.startswith(SIGHT)}
         reading = weights.without(*SIGHT, "logit_")
-        others = pieces(weights.without(*SIGHT), where, hints, ema) if reading else []
-        return [*others, piece(replace(weights, stored=seeing), where, hints, "image_encoder")]
+        others = detect_parts(weights.without(*SIGHT), where, hints, ema) if reading else []
+        return [
+            *others,
+            detect_part(replace(weights, stored=seeing), where, hints, "image_encoder"),
+        ]
     groups, rest = _grouped(weights)
     if ema and groups:
         groups = _with_means(groups, weights, where)
     if not groups:
-        return [piece(weights, where, hints, hints.get("part"))]
+        return [detect_part(weights, where, hints, hints.get("part"))]
     left = [name for name in rest if not name.startswith(EMA) and not BUFFERS.fullmatch(name)]
     if left:
         raise BadInput(
-            f"{where}: {_some(left)} belong to no part that is known; take them out, or get another file."
+            f"{where}: {_some(left)} belong to no part that is known; take them out, or get "
+            "another file."
         )
     twice = groups.keys() >= {FIRST, CONDITION} and groups[FIRST].shapes == groups[CONDITION].shapes
     again = groups.pop(CONDITION) if twice else Weights({})
-    found = [piece(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
+    found = [detect_part(group, f"{where} ({prefix}*)", hints) for prefix, group in groups.items()]
     return [replace(one, again=again) if one.part == "autoencoder" else one for one in found]
 
 
-def piece(
-    weights: Weights, where: str, said: Mapping[str, Any], part: str | None = None
+def detect_part(
+    weights: Weights, where: str, declared: Mapping[str, Any], part: str | None = None
 ) -> DetectedPart:
-    """The one part that these names are; BadInput names the nearest kind and the first names that differ."""
+    """The one part that these names are; BadInput names the nearest kind and the first names that
+    differ."""
     shapes = weights.shapes
     for pattern, kind in QUANTISED.items():
         if marked := next((name for name in shapes if re.fullmatch(pattern, name)), None):
             raise BadInput(
-                f"{where} is quantised ({marked[:100]}: {kind}); take the fp16, bf16 or plain fp8 file of the model."
+                f"{where} is quantised ({marked[:100]}: {kind}); take the fp16, bf16 or plain fp8 "
+                "file of the model."
             )
     found = matching(shapes, part)
     if len(found) != 1:
         raise BadInput(f"{where}: {_nearest(shapes, found)}")
-    said = checked(said, where)
+    declared = checked(declared, where)
     return DetectedPart(
-        found[0].part, found[0], found[0].config(shapes, said), weights, where, said
+        found[0].part, found[0], found[0].config(shapes, declared), weights, where, declared
     )
 
 
 def detect_groups(shapes: Shapes) -> dict[str, Shapes]:
-    """Names and shapes of the part under each prefix that occurs in a single file, by bare names."""
+    """Names and shapes of the part under each prefix that occurs in a single file, by bare
+    names."""
     prefixes = sorted(PREFIXES, key=len, reverse=True)
     groups: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
@@ -153,7 +165,8 @@ def _grouped(weights: Weights) -> tuple[dict[str, Weights], list[str]]:
 
 
 def unwrapped(weights: Weights, ema: bool) -> Weights:
-    """What training files hold in ``state_dict``, or, as DiT's do, in ``model`` and its running mean in ``ema``."""
+    """What training files hold in ``state_dict``, or, as DiT's do, in ``model`` and its running
+    mean in ``ema``."""
     for wrapper in ("state_dict.", "ema." if ema else "model."):
         inner = weights.under(wrapper)
         if inner and (wrapper == "state_dict." or weights.under("ema.")):
@@ -162,7 +175,8 @@ def unwrapped(weights: Weights, ema: bool) -> Weights:
 
 
 def _with_means(groups: Mapping[str, Weights], weights: Weights, where: str) -> dict[str, Weights]:
-    """The groups with the denoiser's weights in their running mean, whose names have lost their dots."""
+    """The groups with the denoiser's weights in their running mean, whose names have lost their
+    dots."""
     prefix = "model.diffusion_model."
     raw = groups.get(prefix, Weights({}))
     means = {name: f"{EMA}diffusion_model{name.replace('.', '')}" for name in raw}
@@ -189,14 +203,17 @@ def _nearest(shapes: Shapes, found: Sequence[Layout]) -> str:
     likeness, nearest, wanted = max(scores, key=lambda score: score[0])
     example = f"{nearest.part} in the names of {nearest.name} ({kind_of(nearest.example)})"
     if likeness < 0.05:
-        return f"no known part has names like {_some(list(shapes))}; known are the layouts in docs/families.md."
+        return (
+            f"no known part has names like {_some(list(shapes))}; "
+            "known are the layouts in docs/families.md."
+        )
     missing, extra = sorted(wanted - given), sorted(given - wanted)
-    told = [
+    differences = [
         f"{_some(names)} {what}"
         for names, what in ((missing, "missing"), (extra, "not expected"))
         if names
     ]
-    return f"it fits no known part; nearest is the {example}: {', '.join(told)}."
+    return f"it fits no known part; nearest is the {example}: {', '.join(differences)}."
 
 
 def _pattern(name: str) -> str:
@@ -208,6 +225,3 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(name[:100] for name in names[:3]) + (
         f" and {len(names) - 3} more" if len(names) > 3 else ""
     )
-
-
-Piece = DetectedPart  # former name

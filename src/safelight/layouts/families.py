@@ -1,4 +1,5 @@
-"""The public families, of which ``families.toml`` is the table: by what each is known, what its files cannot tell."""
+"""The public families, of which ``families.toml`` is the table: by what each is known, what its
+files cannot tell."""
 
 import tomllib
 from collections.abc import Collection, Mapping
@@ -45,16 +46,17 @@ class Family:
 
         return Process(SCHEDULE.read(self.schedule), PREDICTION.read(prediction or self.prediction))
 
-    def knows(self, kind: str, config: Any, beside: Collection[str] = ()) -> bool:
-        """Whether a denoiser of this configuration is one of the family; ``beside``: what else its files hold."""
+    def knows(self, kind: str, config: Any, companions: Collection[str] = ()) -> bool:
+        """Whether a denoiser of this configuration is one of the family; ``companions``: what else its
+        files hold."""
         if kind != self.fits["kind"] or (
-            "beside" in self.fits and self.fits["beside"] not in beside
+            "beside" in self.fits and self.fits["beside"] not in companions
         ):
             return False
-        said = {
+        declared = {
             name: wanted for name, wanted in self.fits.items() if name not in ("kind", "beside")
         }
-        return all(_agrees(vars(config)[name], wanted) for name, wanted in said.items())
+        return all(_agrees(vars(config)[name], wanted) for name, wanted in declared.items())
 
 
 @cache
@@ -76,14 +78,15 @@ def families() -> Mapping[str, Family]:
     }
 
 
-def family_of(kind: str, config: Any, beside: Collection[str] = ()) -> Family | None:
+def family_of(kind: str, config: Any, companions: Collection[str] = ()) -> Family | None:
     """The family of a denoiser, the last that knows it; None if it is of none."""
     known = (one for one in reversed(list(families().values())) if not one.named)
-    return next((one for one in known if one.knows(kind, config, beside)), None)
+    return next((one for one in known if one.knows(kind, config, companions)), None)
 
 
 def _agrees(value: Any, wanted: Any) -> bool:
-    """Whether a field has the value that is wanted: lists by their length, numbers also by whether they are 0."""
+    """Whether a field has the value that is wanted: lists by their length, numbers also by whether
+    they are 0."""
     if isinstance(value, tuple):
         value = len(value)
     return bool(value) == wanted if isinstance(wanted, bool) else bool(value == wanted)

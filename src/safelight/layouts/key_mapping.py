@@ -1,4 +1,5 @@
-"""A part's names and shapes in a foreign layout: one table, read forwards to load and backwards to save."""
+"""A part's names and shapes in a foreign layout: one table, read forwards to load and backwards to
+save."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class TensorTransform(Protocol):
-    """How one tensor differs between the layouts; ``write`` undoes ``read`` to the bit."""
+    """How one tensor differs between the layouts; ``to_theirs`` undoes ``to_ours`` to the bit."""
 
-    def read(self, theirs: "Tensor") -> "Tensor": ...
+    def to_ours(self, theirs: "Tensor") -> "Tensor": ...
 
-    def write(self, ours: "Tensor") -> "Tensor": ...
+    def to_theirs(self, ours: "Tensor") -> "Tensor": ...
 
 
 @dataclass(frozen=True)
 class Same:
     """No difference."""
 
-    def read(self, theirs: "Tensor") -> "Tensor":
+    def to_ours(self, theirs: "Tensor") -> "Tensor":
         return theirs
 
-    def write(self, ours: "Tensor") -> "Tensor":
+    def to_theirs(self, ours: "Tensor") -> "Tensor":
         return ours
 
 
@@ -39,14 +40,15 @@ SAME = Same()
 
 @dataclass(frozen=True)
 class Pointwise:
-    """Theirs is a 1×1 convolution on ``axes`` axes where ours is a linear layer; below 0 the other way round."""
+    """Theirs is a 1×1 convolution on ``axes`` axes where ours is a linear layer; below 0 the other
+    way round."""
 
     axes: int = 2
 
-    def read(self, theirs: "Tensor") -> "Tensor":
+    def to_ours(self, theirs: "Tensor") -> "Tensor":
         return _trailing(theirs, -self.axes)
 
-    def write(self, ours: "Tensor") -> "Tensor":
+    def to_theirs(self, ours: "Tensor") -> "Tensor":
         return _trailing(ours, self.axes)
 
 
@@ -54,25 +56,26 @@ class Pointwise:
 class Swapped:
     """The two halves along the first axis stand the other way round (scale and shift)."""
 
-    def read(self, theirs: "Tensor") -> "Tensor":
+    def to_ours(self, theirs: "Tensor") -> "Tensor":
         import torch
 
         return torch.cat(theirs.chunk(2)[::-1])
 
-    def write(self, ours: "Tensor") -> "Tensor":
-        return self.read(ours)
+    def to_theirs(self, ours: "Tensor") -> "Tensor":
+        return self.to_ours(ours)
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Theirs is a convolution of ``patch`` by ``patch`` in steps as long, ours a linear layer on whole patches."""
+    """Theirs is a convolution of ``patch`` by ``patch`` in steps as long, ours a linear layer on
+    whole patches."""
 
     patch: int
 
-    def read(self, theirs: "Tensor") -> "Tensor":
+    def to_ours(self, theirs: "Tensor") -> "Tensor":
         return rearrange(theirs, "d c p q -> d (p q c)")
 
-    def write(self, ours: "Tensor") -> "Tensor":
+    def to_theirs(self, ours: "Tensor") -> "Tensor":
         return rearrange(ours, "d (p q c) -> d c p q", p=self.patch, q=self.patch)
 
 
@@ -80,24 +83,25 @@ class Patches:
 class Transposed:
     """Theirs multiplies from the right: x @ W."""
 
-    def read(self, theirs: "Tensor") -> "Tensor":
+    def to_ours(self, theirs: "Tensor") -> "Tensor":
         return theirs.T
 
-    def write(self, ours: "Tensor") -> "Tensor":
+    def to_theirs(self, ours: "Tensor") -> "Tensor":
         return ours.T
 
 
 @dataclass(frozen=True)
 class HeadsFirst:
-    """Rows of theirs go head by head, each its ``parts`` (q, k, v); ours go part by part, each all heads."""
+    """Rows of theirs go head by head, each its ``parts`` (q, k, v); ours go part by part, each all
+    heads."""
 
     heads: int
     parts: int = 3
 
-    def read(self, theirs: "Tensor") -> "Tensor":
+    def to_ours(self, theirs: "Tensor") -> "Tensor":
         return rearrange(theirs, "(h p d) ... -> (p h d) ...", h=self.heads, p=self.parts)
 
-    def write(self, ours: "Tensor") -> "Tensor":
+    def to_theirs(self, ours: "Tensor") -> "Tensor":
         return rearrange(ours, "(p h d) ... -> (h p d) ...", h=self.heads, p=self.parts)
 
 
@@ -107,23 +111,24 @@ class Chain:
 
     changes: tuple[TensorTransform, ...]
 
-    def read(self, theirs: "Tensor") -> "Tensor":
+    def to_ours(self, theirs: "Tensor") -> "Tensor":
         for one in self.changes:
-            theirs = one.read(theirs)
+            theirs = one.to_ours(theirs)
         return theirs
 
-    def write(self, ours: "Tensor") -> "Tensor":
+    def to_theirs(self, ours: "Tensor") -> "Tensor":
         for one in self.changes[::-1]:
-            ours = one.write(ours)
+            ours = one.to_theirs(ours)
         return ours
 
 
 @dataclass(frozen=True)
 class KeyRule:
-    """One tensor of ours, made of one or several of theirs, joined along the first axis in this order.
+    """One tensor of ours, made of one or several of theirs, joined along the first axis in this
+    order.
 
-    ``rows``: how many rows each of several has, in our shape; none: all alike. ``change`` is made to each of theirs
-    before they are joined. ``copies``: theirs are copies of one, and this is
+    ``rows``: how many rows each of several has, in our shape; none: all alike. ``change`` is made
+    to each of theirs before they are joined. ``copies``: theirs are copies of one, and this is
     what to do where they are not.
     """
 
@@ -133,11 +138,11 @@ class KeyRule:
     rows: tuple[int, ...] = ()
     copies: str = ""
 
-    def read(self, tensors: Sequence["Tensor"]) -> "Tensor":
+    def to_ours(self, tensors: Sequence["Tensor"]) -> "Tensor":
         """Ours, made of theirs."""
         import torch
 
-        changed = [self.change.read(one) for one in (tensors[:1] if self.copies else tensors)]
+        changed = [self.change.to_ours(one) for one in (tensors[:1] if self.copies else tensors)]
         return changed[0] if len(changed) == 1 else torch.cat(changed)
 
     def unlike(self, tensors: Sequence["Tensor"]) -> list[str]:
@@ -148,33 +153,35 @@ class KeyRule:
         unlike = [name for name, one in named if not one.equal(tensors[0])]
         return [f"{name} is not the same as {self.theirs[0]} ({self.copies})" for name in unlike]
 
-    def write(self, ours: "Tensor") -> list["Tensor"]:
+    def to_theirs(self, ours: "Tensor") -> list["Tensor"]:
         """Theirs, taken from ours."""
         if len(self.theirs) == 1:  # which may be a number, that has no axis to be cut along
-            return [self.change.write(ours)]
+            return [self.change.to_theirs(ours)]
         if self.copies:
-            return [self.change.write(ours)] * len(self.theirs)
+            return [self.change.to_theirs(ours)] * len(self.theirs)
         import torch
 
         count = len(self.theirs)
-        pieces = torch.split(ours, list(self.rows)) if self.rows else ours.chunk(count)
-        return [self.change.write(one) for one in pieces]
+        chunks = torch.split(ours, list(self.rows)) if self.rows else ours.chunk(count)
+        return [self.change.to_theirs(one) for one in chunks]
 
 
 @dataclass(frozen=True)
 class KeyMapping:
-    """All rules of a part, and a pattern for names of theirs that say nothing a part needs (schedule buffers)."""
+    """All rules of a part, and a pattern for names of theirs that say nothing a part needs
+    (schedule buffers)."""
 
     rules: tuple[KeyRule, ...]
     ignored: str = r"(?!)"
 
-    def read(
+    def to_ours(
         self, file: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], where: str
     ) -> Iterator[tuple[str, "Tensor"]]:
         """Our names and tensors of a whole file, one at a time.
 
-        ``wanted``: our state dict, on any device, for its names and shapes; what no rule makes (scales, tokenizers)
-        is not yielded. Raises BadInput, in the name of ``where``, that lists missing, unexpected and misshapen names.
+        ``wanted``: our state dict, on any device, for its names and shapes; what no rule makes
+        (scales, tokenizers) is not yielded. Raises BadInput, in the name of ``where``, that lists
+        missing, unexpected and misshapen names.
         """
         known = {name for rule in self.rules for name in rule.theirs}
         problems = [
@@ -187,11 +194,11 @@ class KeyMapping:
         ]
         require_none(problems, where)
 
-        def read(rule: KeyRule) -> tuple[str, "Tensor"]:
+        def convert(rule: KeyRule) -> tuple[str, "Tensor"]:
             theirs = [file[name] for name in rule.theirs]
             require_none(rule.unlike(theirs), where)
             try:
-                tensor = rule.read(theirs)
+                tensor = rule.to_ours(theirs)
             except (RuntimeError, ValueError, IndexError):  # shapes that cannot even be joined
                 shapes = ", ".join(str(tuple(one.shape)) for one in theirs)
                 require_none(
@@ -203,14 +210,14 @@ class KeyMapping:
                 require_none([f"{' and '.join(rule.theirs)} has shape {shapes}"], where)
             return rule.ours, tensor
 
-        yield from at_once(read, self.rules)
+        yield from at_once(convert, self.rules)
 
-    def write(self, ours: Mapping[str, "Tensor"]) -> Iterator[tuple[str, "Tensor"]]:
+    def to_theirs(self, ours: Mapping[str, "Tensor"]) -> Iterator[tuple[str, "Tensor"]]:
         """Their names and tensors of our state dict, one at a time."""
         for rule in self.rules:
-            yield from zip(rule.theirs, rule.write(ours[rule.ours]), strict=True)
+            yield from zip(rule.theirs, rule.to_theirs(ours[rule.ours]), strict=True)
 
-    def undotted(self) -> "Table":
+    def undotted(self) -> "KeyMapping":
         """The same for names without their dots, as latent diffusion keeps its averaged weights."""
         bare = (
             replace(rule, theirs=tuple(name.replace(".", "") for name in rule.theirs))
@@ -223,7 +230,8 @@ class KeyMapping:
         return re.fullmatch(self.ignored, name) is not None
 
     def place(self, theirs: str) -> tuple[KeyRule, int] | None:
-        """The rule that a name of theirs stands in, and where in it: for adapters, which change parts of a tensor."""
+        """The rule that a name of theirs stands in, and where in it: for adapters, which change
+        parts of a tensor."""
         for rule in self.rules:
             if theirs in rule.theirs:
                 return rule, rule.theirs.index(theirs)
@@ -234,9 +242,10 @@ class KeyMapping:
 class Layout:
     """One foreign layout of one kind of part, as a file in ``checkpoints/all_layouts`` gives it.
 
-    ``recognises`` looks at names (bare of any prefix) and shapes alone. ``config`` infers ours from them; ``said`` is
-    what else is known, in the fields of the layout: a folder's config.json, or options of the user. ``describe`` is a
-    folder's config.json for a configuration, where the layout has one.
+    ``recognises`` looks at names (bare of any prefix) and shapes alone. ``config`` infers ours
+    from them; ``declared`` is what else is known, in the fields of the layout: a folder's config.json,
+    or options of the user. ``describe`` is a folder's config.json for a configuration, where the
+    layout has one.
     """
 
     name: str  # of the layout: ldm, diffusers, …
@@ -245,7 +254,8 @@ class Layout:
     config: Callable[[Shapes, Mapping[str, Any]], Any]
     table: Callable[[Any], KeyMapping]
     describe: Callable[[Any], Mapping[str, Any]] | None = None
-    example: Any = None  # a configuration of ours at its public size, by which strangers are told what is nearest
+    # a configuration of ours at its public size, by which strangers are told what is nearest
+    example: Any = None
 
 
 def layer(
@@ -282,7 +292,3 @@ def _trailing(tensor: "Tensor", axes: int) -> "Tensor":
     if any(length != 1 for length in tensor.shape[axes:]):
         raise ValueError(f"wanted a 1×1 convolution, got {tuple(tensor.shape)}")
     return tensor.flatten(axes - 1)
-
-
-Table = KeyMapping  # former names
-Rule = KeyRule

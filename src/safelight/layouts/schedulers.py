@@ -53,9 +53,11 @@ KARRAS = (
 )
 """Those that can visit the times of Karras."""
 PICKING = ("LCMScheduler", "TCDScheduler")
-"""Those that pick of the times that a model was distilled at, whatever spacing the configuration names."""
+"""Those that pick of the times that a model was distilled at, whatever spacing the configuration
+names."""
 LEADING = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler")
-"""Those that count times from the clean end where a configuration says nothing; the others visit both ends."""
+"""Those that count times from the clean end where a configuration says nothing; the others visit
+both ends."""
 TO_CLEAN = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")
 """Those whose last step ends at the clean end of that line, where others visit it."""
 ZERO_TERMINAL = (
@@ -71,7 +73,8 @@ NEAR = 2e-3  # how far alpha² may lie from that of a schedule, rounded to half 
 
 
 def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
-    """The process and the settings of a configuration; a learned variance shows in the denoiser, not here.
+    """The process and the settings of a configuration; a learned variance shows in the denoiser,
+    not here.
 
     Raises BadInput for a scheduler or a prediction that is not known.
     """
@@ -79,7 +82,8 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     kind = str(config.get("_class_name"))
     if kind not in DIFFUSERS:
         raise BadInput(
-            f"{where}: wanted one of {', '.join(DIFFUSERS)}, got {kind!r}; put another scheduler there."
+            f"{where}: wanted one of {', '.join(DIFFUSERS)}, got {kind!r}; put another scheduler "
+            "there."
         )
     if str(kind).startswith("EDM"):
         return _edm(config, where)
@@ -99,7 +103,8 @@ def read(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
     betas = config.get("beta_schedule", "linear")
     if what not in PREDICTIONS or betas not in BETAS or config.get("trained_betas") is not None:
         raise BadInput(
-            f"{where}: wanted a prediction_type of {', '.join(PREDICTIONS)} and betas of {', '.join(BETAS)}, got "
+            f"{where}: wanted a prediction_type of {', '.join(PREDICTIONS)} and betas of "
+            f"{', '.join(BETAS)}, got "
             f"{what!r} and {betas!r}; this scheduler cannot be read."
         )
     kept = {"steps": "num_train_timesteps", "beta_start": "beta_start", "beta_end": "beta_end"}
@@ -118,7 +123,8 @@ def table(made: Schedule, steps: int = 1000) -> Tensor:
 
 
 def of_table(alpha_bars: Tensor, usual: Schedule) -> Schedule | None:
-    """The schedule that has this ``table``, the ``usual`` one of the family first; None if none is known.
+    """The schedule that has this ``table``, the ``usual`` one of the family first; None if none is
+    known.
 
     Files in half precision have it rounded, so that values need only be near.
     """
@@ -135,37 +141,40 @@ def of_table(alpha_bars: Tensor, usual: Schedule) -> Schedule | None:
 
 
 def _edm(config: Mapping[str, Any], where: str) -> tuple[Process, Settings]:
-    """A network of EDM: its largest noise, the deviation of its data, and the sigmas that are visited."""
+    """A network of EDM: its largest noise, the deviation of its data, and the sigmas that are
+    visited."""
     what, how = config.get("prediction_type", "epsilon"), config.get("sigma_schedule", "karras")
     if what not in EDMS or how not in ("karras", "exponential"):
         raise BadInput(
-            f"{where}: wanted a prediction_type of {', '.join(EDMS)} and a sigma_schedule of karras or exponential, "
+            f"{where}: wanted a prediction_type of {', '.join(EDMS)} and a sigma_schedule of "
+            "karras or exponential, "
             f"got {what!r} and {how!r}; this scheduler cannot be read."
         )
     rho = config.get("rho", 7.0)
     made = schedule.EDM(config.get("sigma_max", 80.0), rho)
-    asked = prediction.EDM(config.get("sigma_data", 0.5), negated=what == "v_prediction")
+    edm = prediction.EDM(config.get("sigma_data", 0.5), negated=what == "v_prediction")
     spacing = {"kind": how, "sigma_min": config.get("sigma_min", 0.002)} | (
         {"rho": rho} if how == "karras" else {}
     )
-    return Process(made, asked), Settings(sampler=DIFFUSERS[config["_class_name"]], spacing=spacing)
+    return Process(made, edm), Settings(sampler=DIFFUSERS[config["_class_name"]], spacing=spacing)
 
 
-def _written_edm(made: schedule.EDM, asked: prediction.EDM, settings: Settings) -> dict[str, Any]:
+def _written_edm(made: schedule.EDM, edm: prediction.EDM, settings: Settings) -> dict[str, Any]:
     spacing = SPACING.write(SPACING.read(settings.spacing or "karras"))
     return {
         "_class_name": "EDMDPMSolverMultistepScheduler",
         "sigma_max": made.sigma_max,
         "sigma_min": spacing.get("sigma_min") or 0.002,
-        "sigma_data": asked.deviation,
+        "sigma_data": edm.deviation,
         "sigma_schedule": "exponential" if spacing["kind"] == "exponential" else "karras",
         "rho": made.rho,
-        "prediction_type": EDMS[int(asked.negated)],
+        "prediction_type": EDMS[int(edm.negated)],
     }
 
 
 def write(process: Process, settings: Settings) -> dict[str, Any]:
-    """A configuration that diffusers reads as this process; BadInput if it has no scheduler for it."""
+    """A configuration that diffusers reads as this process; BadInput if it has no scheduler for
+    it."""
     made = process.schedule
     if isinstance(made, schedule.Linear) and isinstance(process.prediction, prediction.Flow):
         return {
@@ -176,11 +185,12 @@ def write(process: Process, settings: Settings) -> dict[str, Any]:
         return _written_edm(made, process.prediction, settings)
     betas = [name for name, kind in BETAS.items() if isinstance(made, kind)]
     noise = prediction.NoiseAndVariance
-    asked = prediction.Noise() if isinstance(process.prediction, noise) else process.prediction
-    what = [name for name, one in PREDICTIONS.items() if one == asked]
+    wanted = prediction.Noise() if isinstance(process.prediction, noise) else process.prediction
+    what = [name for name, one in PREDICTIONS.items() if one == wanted]
     if not betas or not what or not isinstance(made, schedule.ScaledLinear | schedule.LinearBeta):
         raise BadInput(
-            f"no scheduler of diffusers has the schedule {made} with the prediction {process.prediction}."
+            f"no scheduler of diffusers has the schedule {made} with the prediction "
+            f"{process.prediction}."
         )
     return {
         "_class_name": (kind := _named(settings, made.zero_terminal)),
@@ -197,7 +207,8 @@ def write(process: Process, settings: Settings) -> dict[str, Any]:
 
 
 def _named(settings: Settings, zero_terminal: bool) -> str:
-    """The scheduler that has the sampler of the settings and visits their times; DDIM where there is none."""
+    """The scheduler that has the sampler of the settings and visits their times; DDIM where there
+    is none."""
     karras = SPACING.read(settings.spacing or "uniform") == Karras()
     sampler = SAMPLER.read(settings.sampler or "euler")
     discrete = [name for name in DIFFUSERS if not name.startswith(("FlowMatch", "EDM"))]
@@ -234,7 +245,10 @@ def _visits(kind: str, settings: Settings, zero_terminal: bool) -> dict[str, Any
     """Which times a discrete scheduler visits: as the settings say, where it can."""
     spacing = SPACING.write(SPACING.read(settings.spacing or "uniform"))
     if kind in PICKING:
-        return {"original_inference_steps": spacing.get("among", 50), "set_alpha_to_one": True}
+        return {
+            "original_inference_steps": spacing.get("original_steps", 50),
+            "set_alpha_to_one": True,
+        }
     if spacing["kind"] == "leading" and not zero_terminal:
         first, offset = spacing["to_first"], spacing["offset"]
         return {
@@ -242,7 +256,7 @@ def _visits(kind: str, settings: Settings, zero_terminal: bool) -> dict[str, Any
             "steps_offset": offset,
             "set_alpha_to_one": not first,
         }
-    said: dict[str, Any] = {
+    declared: dict[str, Any] = {
         "steps_offset": 1,
         "set_alpha_to_one": True,
     }  # 1: pipelines insist on it
@@ -250,10 +264,10 @@ def _visits(kind: str, settings: Settings, zero_terminal: bool) -> dict[str, Any
         return {
             "timestep_spacing": "linspace",
             "use_karras_sigmas": True,
-            **said,
+            **declared,
         }  # between the ends of the table
     ends = spacing["kind"] == "linspace" and kind not in TO_CLEAN
-    return {"timestep_spacing": "linspace" if ends else "trailing", **said}
+    return {"timestep_spacing": "linspace" if ends else "trailing", **declared}
 
 
 def _shift(settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""How the families join their text encoders, as data for the conditioner of ``conditioners.text_encoders``."""
+"""How the families join their text encoders, as data for the conditioner of
+``conditioners.text_encoders``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +58,8 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 
 
 def kinds(family: str) -> list[str]:
-    """The tokenizer that each text encoder of a family reads, ``clip``, ``t5``, ``bert``, ``ids``, ``mistral`` or ``qwen``, in order.
+    """The tokenizer that each text encoder of a family reads, ``clip``, ``t5``, ``bert``, ``ids``,
+    ``mistral`` or ``qwen``, in order.
 
     BadInput if it has no such text encoders.
     """
@@ -70,8 +72,8 @@ def kinds(family: str) -> list[str]:
 def joined(family: str, networks: Sequence[TextModelConfig | None], t5_width: int = 4096) -> Config:
     """The conditioner of a family whose text encoders have these shapes, in its order.
 
-    None for a T5 that is not there: zeros of ``t5_width``, which the denoiser knows, stand in its place. BadInput for
-    a family that has no such text encoders, or if any other is missing.
+    None for a T5 that is not there: zeros of ``t5_width``, which the denoiser knows, stand in its
+    place. BadInput for a family that has no such text encoders, or if any other is missing.
     """
     wanted, filled = kinds(family), []
     if len(networks) != len(wanted):
@@ -95,15 +97,16 @@ def joined(family: str, networks: Sequence[TextModelConfig | None], t5_width: in
 
 
 def _cut(encoder: Mapping[str, Any], network: TextModelConfig) -> bool:
-    """Whether the last block, which is not used, was left out when the encoder was written: with it went the projection
-    (diffusers' folders of Stable Diffusion 2, Waifu Diffusion's files)."""
+    """Whether the last block, which is not used, was left out when the encoder was written: with
+    it went the projection (diffusers' folders of Stable Diffusion 2, Waifu Diffusion's files)."""
     return encoder.get("norm", True) and not network.projection
 
 
 def cut(
     encoder: EncoderConfig, state: Mapping[str, Tensor]
 ) -> tuple[TextModelConfig, Mapping[str, Tensor]]:
-    """A text encoder's network and weights without what is never used, for layouts that read the last state: SD 2's."""
+    """A text encoder's network and weights without what is never used, for layouts that read the
+    last state: SD 2's."""
     network = encoder.network
     if (
         not isinstance(network, Clip)

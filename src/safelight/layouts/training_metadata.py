@@ -1,6 +1,6 @@
-"""What single files keep beside their weights of how a network was taught: the table of its schedule, and the marks by
-which Stable Diffusion XL's heirs are known (``v_pred`` and ``ztsnr``, ``edm_mean`` and ``edm_std``, ``edm_vpred.…``).
-"""
+"""What single files keep beside their weights of how a network was taught: the table of its
+schedule, and the marks by which Stable Diffusion XL's heirs are known (``v_pred`` and ``ztsnr``,
+``edm_mean`` and ``edm_std``, ``edm_vpred.…``)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,10 +28,10 @@ LONGEST = 100_000  # numbers of a table
 
 @dataclass(frozen=True)
 class TrainingMetadata:
-    """``names``: which of ``NAMES`` there are. ``table``: alpha² at every step of the training. ``sigma_max``: its
-    largest noise. ``scale`` of the latents, where it was measured in training; ``mean`` and ``spread`` of each of their
-    channels. ``means``: whether running means of the weights lie beside the last ones.
-    """
+    """``names``: which of ``NAMES`` there are. ``table``: alpha² at every step of the training.
+    ``sigma_max``: its largest noise. ``scale`` of the latents, where it was measured in training;
+    ``mean`` and ``spread`` of each of their channels. ``means``: whether running means of the
+    weights lie beside the last ones."""
 
     names: tuple[str, ...] = ()
     table: tuple[float, ...] = ()
@@ -42,7 +42,8 @@ class TrainingMetadata:
     means: bool = False
 
     def schedule(self, usual: "Schedule") -> "Schedule | None":
-        """What a family usually has, as the file corrects it; None if its table is of no schedule that is known."""
+        """What a family usually has, as the file corrects it; None if its table is of no schedule
+        that is known."""
         import torch
 
         from safelight.diffusion.schedule import EDM
@@ -93,6 +94,3 @@ def write(names: Sequence[str], process: "Process") -> dict[str, "Tensor"]:
     return {
         name: torch.tensor(sigmas[name]) if name in sigmas else torch.empty(0) for name in names
     }
-
-
-Marks = TrainingMetadata  # former name

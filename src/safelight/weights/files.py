@@ -1,4 +1,5 @@
-"""Files of weights, whatever their suffix: names, shapes and types from the header alone, tensors when asked for."""
+"""Files of weights, whatever their suffix: names, shapes and types from the header alone, tensors
+when asked for."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STRANGERS = {
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file: fetch it with `git lfs pull`",
     b"<!DOCTYPE": "a web page: download the file again, from its own address",
     b"<html": "a web page: download the file again, from its own address",
-    b"GGUF": "GGUF, quantised for other programs: take the fp16, bf16 or fp8 safetensors of the model",
+    b"GGUF": (
+        "GGUF, quantised for other programs: take the fp16, bf16 or fp8 safetensors of the model"
+    ),
 }
 LONGEST_INDEX = 16 << 20  # bytes
 LONGEST_NAME = 200  # characters of a file's
@@ -29,10 +32,11 @@ LONGEST_NAME = 200  # characters of a file's
 
 @dataclass(frozen=True, eq=False)
 class Weights(Mapping[str, "Tensor"]):
-    """The tensors of one or several files, by name. Each is read when it is asked for, anew every time.
+    """The tensors of one or several files, by name. Each is read when it is asked for, anew every
+    time.
 
-    A large tensor is mapped: it shares the memory of the file's pages until it is written to, and the file never
-    changes. BadInput if it holds NaN or infinity.
+    A large tensor is mapped: it shares the memory of the file's pages until it is written to, and
+    the file never changes. BadInput if it holds NaN or infinity.
     """
 
     stored: Mapping[str, LazyTensor]
@@ -72,10 +76,12 @@ class Weights(Mapping[str, "Tensor"]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Which weights these are: one hash of all names, types and shapes, and of a few bytes of each tensor.
+        """Which weights these are: one hash of all names, types and shapes, and of a few bytes of
+        each tensor.
 
-        It takes milliseconds whatever the size, as the hash of a file does not. Another training, merge or precision
-        has another; what changes single values may not. Names and order of the files do not matter.
+        It takes milliseconds whatever the size, as the hash of a file does not. Another training,
+        merge or precision has another; what changes single values may not. Names and order of the
+        files do not matter.
         """
         names = sorted(self.stored)
         found = zip(names, samples(self.stored[name] for name in names), strict=True)
@@ -100,12 +106,14 @@ class Weights(Mapping[str, "Tensor"]):
 
 
 def open_weights(path: Path) -> Weights:
-    """The weights in a file, known by its content: safetensors, PyTorch's own, or the index of several.
+    """The weights in a file, known by its content: safetensors, PyTorch's own, or the index of
+    several.
 
-    No tensor is read yet, and no pickle ever executed. A file of PyTorch's may nest its tensors: names are paths, to
-    be chosen among by ``under("state_dict.")``, ``under("ema.")``, …; other words and numbers are in ``metadata``,
-    and under ``unread`` there the names of objects that were left alone. Raises BadInput if there is no such file, if
-    it is of another kind or not whole.
+    No tensor is read yet, and no pickle ever executed. A file of PyTorch's may nest its tensors:
+    names are paths, to be chosen among by ``under("state_dict.")``, ``under("ema.")``, …; other
+    words and numbers are in ``metadata``, and under ``unread`` there the names of objects that
+    were left alone. Raises BadInput if there is no such file, if it is of another kind or not
+    whole.
     """
     source = WeightFile.of(path)
     opening = source.read(0, 64)
@@ -120,8 +128,10 @@ def _single(source: WeightFile, opening: bytes) -> Weights:
     if pickles.looks_like(opening):
         if source.path.suffix == ".safetensors":
             raise BadInput(
-                f"{source.where} is named safetensors and is a PyTorch pickle; whoever renamed it may mean harm: "
-                "get it elsewhere, or call it .ckpt to have its tensors read (nothing in it is ever executed)."
+                f"{source.where} is named safetensors and is a PyTorch pickle; whoever renamed it "
+                "may mean harm: "
+                "get it elsewhere, or call it .ckpt to have its tensors read (nothing in it is "
+                "ever executed)."
             )
         return Weights(*pickles.read_pickled(source))
     for start, what in STRANGERS.items():
@@ -130,7 +140,8 @@ def _single(source: WeightFile, opening: bytes) -> Weights:
     if not opening:
         raise BadInput(f"{source.where} is empty; get the file again.")
     raise BadInput(
-        f"{source.where} is no file of weights: it begins with {opening[:8]!r}; wanted safetensors or a "
+        f"{source.where} is no file of weights: it begins with {opening[:8]!r}; wanted safetensors "
+        "or a "
         "PyTorch checkpoint."
     )
 
@@ -166,10 +177,13 @@ def _shards(source: WeightFile) -> Weights:
     for name, file in places.items():
         if name not in opened[file]:
             raise BadInput(
-                f"{where} says that {name[:200]} is in {file}, which does not hold it; get both again."
+                f"{where} says that {name[:200]} is in {file}, which does not hold it; get both "
+                "again."
             )
-    said = index.get("metadata", {})
-    metadata = {key: str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+    declared = index.get("metadata", {})
+    metadata = (
+        {key: str(value) for key, value in declared.items()} if isinstance(declared, dict) else {}
+    )
     for one in opened.values():
         metadata |= one.metadata
     return Weights({name: opened[file].stored[name] for name, file in places.items()}, metadata)

@@ -1,4 +1,5 @@
-"""The header of a safetensors file, checked by us: what it says of each tensor, before a byte of one is touched."""
+"""The header of a safetensors file, checked by us: what it says of each tensor, before a byte of
+one is touched."""
 
 import json
 from collections.abc import Iterable
@@ -8,9 +9,8 @@ from typing import Any
 from safelight.errors import BadInput
 from safelight.weights.stored import TYPES, LazyTensor, WeightFile
 
-LONGEST = (
-    16 << 20
-)  # bytes of header: a hundred thousand tensors; what a JSON reader makes of more could fill a memory
+LONGEST = 16 << 20
+"""The most bytes of a header: enough for a hundred thousand tensors."""
 AXES = 64  # of a tensor, at most
 
 
@@ -22,17 +22,20 @@ def looks_like(opening: bytes) -> bool:
 def read_header(source: WeightFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """The tensors by name, in the order of the file, and the metadata.
 
-    Raises BadInput with what is wrong: the file ends early, the header is too long or no JSON, names come twice,
-    tensors overlap, leave gaps or do not have the bytes that their shapes and types need.
+    Raises BadInput with what is wrong: the file ends early, the header is too long or no JSON,
+    names come twice, tensors overlap, leave gaps or do not have the bytes that their shapes and
+    types need.
     """
     where, length = source.where, int.from_bytes(source.read(0, 8), "little")
     if length > LONGEST:
         raise BadInput(
-            f"{where} has a header of {length:,} bytes; wanted at most {LONGEST:,}: it is damaged or made to do harm."
+            f"{where} has a header of {length:,} bytes; wanted at most {LONGEST:,}: it is damaged "
+            "or made to do harm."
         )
     if 8 + length > source.size:
         raise BadInput(
-            f"{where} ends within its header, after {source.size:,} of {8 + length:,} bytes; get the file again."
+            f"{where} ends within its header, after {source.size:,} of {8 + length:,} bytes; get "
+            "the file again."
         )
     header = _parse(source.read(8, length), where)
     metadata = header.pop("__metadata__", {})
@@ -69,11 +72,12 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise BadInput(f"{twice[:200]} is there twice; which one counts cannot be known.")
+    """The pairs as a dict; BadInput if a name comes twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadInput(f"{name[:200]} is there twice; which one counts cannot be known.")
+        found[name] = value
     return found
 
 

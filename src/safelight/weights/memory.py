@@ -1,4 +1,5 @@
-"""How tensors come to memory: as they are stored, or at once in the precision and layout that a model computes in."""
+"""How tensors come to memory: as they are stored, or at once in the precision and layout that a
+model computes in."""
 
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,8 @@ BLOCK = 1 << 18  # numbers that are converted at a time, in the processor's cach
 class LoadOptions:
     """What becomes of tensors as they are read, and who counts their bytes.
 
-    ``dtype`` is for numbers with a point (None: as they are stored); ``channels_last`` is for the weights of
-    convolutions. A tensor that stays as it is shares the memory of the file's pages.
+    ``dtype`` is for numbers with a point (None: as they are stored); ``channels_last`` is for the
+    weights of convolutions. A tensor that stays as it is shares the memory of the file's pages.
     """
 
     dtype: "torch.dtype | None" = None
@@ -32,8 +33,8 @@ class LoadOptions:
     def of(self, tensor: "Tensor") -> "Tensor":
         """The tensor as it is wanted: itself, or a copy, made in one pass over memory.
 
-        Half the bits become another half by way of all of them, since that is vectorised, and five times as fast;
-        and numbers change their type before their place.
+        Half the bits become another half by way of all of them, since that is vectorised, and five
+        times as fast; and numbers change their type before their place.
         """
         import torch
 
@@ -63,7 +64,8 @@ AS_STORED = LoadOptions()
 
 
 def at_once(work: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
-    """The results in order, as many under way as torch has threads, up to eight: then memory is the limit.
+    """The results in order, as many under way as torch has threads, up to eight: then memory is
+    the limit.
 
     Each worker's torch has one thread, for several would wait for one another at every block.
     """
@@ -107,6 +109,3 @@ def finite(tensor: "Tensor") -> bool:
     return all(
         bool(torch.isfinite(one)) for one in torch.aminmax(tensor)
     )  # both are NaN where there is one
-
-
-Reading = LoadOptions  # former name

@@ -13,8 +13,8 @@ Built = TypeVar("Built", bound=nn.Module)
 def meta_init(build: Callable[[], Built]) -> Built:
     """What ``build`` makes, its weights on the meta device: neither allocated nor drawn.
 
-    Only what begins as ``torch.empty``, as the weights of all layers do, is left out. Buffers and tables that are
-    computed are as real as ever, so that those which no file holds are right.
+    Only what begins as ``torch.empty``, as the weights of all layers do, is left out. Buffers and
+    tables that are computed are as real as ever, so that those which no file holds are right.
     """
     with _Unmade():
         return build()
@@ -36,6 +36,3 @@ class _Unmade(TorchFunctionMode):
         if func is torch.empty:
             given["device"] = "meta"
         return func(*args, **given)
-
-
-hollow = meta_init  # former name

@@ -1,12 +1,14 @@
-"""A pickle followed opcode by opcode, as data: nothing that it names is ever imported, looked up or called.
+"""A pickle followed opcode by opcode, as data: nothing that it names is ever imported, looked up
+or called.
 
-Python's own reader is not used. Opcodes are split by ``pickletools``, which only decodes, and build lists,
-dictionaries, tuples, words and numbers of our own. A global is never more than its name. Calling one has a meaning
-here only if it is among ``CALLS``, a few functions of this file's user that arrange data; every other call, instance
-and state becomes ``Inert``, an object that keeps the name of what it would have been and drops the arguments. So
-whole training files can be read, whose callbacks and settings nobody needs. That nothing runs does not rest on which
-names are refused; names from Python's own library that no such file has a use for (``os.system``, ``builtins.exec``)
-are refused all the same, since whoever put them there meant harm.
+Python's own reader is not used. Opcodes are split by ``pickletools``, which only decodes, and
+build lists, dictionaries, tuples, words and numbers of our own. A global is never more than its
+name. Calling one has a meaning here only if it is among ``CALLS``, a few functions of this file's
+user that arrange data; every other call, instance and state becomes ``Inert``, an object that
+keeps the name of what it would have been and drops the arguments. So whole training files can be
+read, whose callbacks and settings nobody needs. That nothing runs does not rest on which names are
+refused; names from Python's own library that no such file has a use for (``os.system``,
+``builtins.exec``) are refused all the same, since whoever put them there meant harm.
 
 Memory is bounded by the length of the pickle and the number of opcodes; nothing here recurses.
 """
@@ -23,7 +25,8 @@ from safelight.errors import BadInput
 LONGEST = 16 << 20  # bytes
 MOST = 500_000  # opcodes; a tensor takes about 35
 LONGEST_NAME = 300  # characters of a global
-ARGUMENTS = 16  # of a call, at most: they are copied, and one tuple could be called a hundred thousand times
+# of a call, at most: they are copied, and one tuple could be called a hundred thousand times
+ARGUMENTS = 16
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 LITERALS = {
@@ -90,16 +93,18 @@ class Machine:
     calls: Mapping[str, Callable[..., Any]]
     persistent: Callable[[Any], Any]
     stack: list[Any] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
+    mark_positions: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     left: dict[str, None] = field(default_factory=dict)  # the names of what stayed inert
 
     def run(self, stream: BytesIO) -> Any:
-        """The value of the pickle that begins where ``stream`` stands, which then stands at its end.
+        """The value of the pickle that begins where ``stream`` stands, which then stands at its
+        end.
 
-        Raises BadInput, without the file's name, if it asks for what no state dict needs or cannot be followed.
+        Raises BadInput, without the file's name, if it asks for what no state dict needs or cannot
+        be followed.
         """
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack, self.mark_positions, self.memo = [], [], {}
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
                 if count >= MOST:
@@ -141,7 +146,7 @@ class Machine:
         return self.stack[-count:]
 
     def _marked(self) -> list[Any]:
-        at = self.marks.pop()
+        at = self.mark_positions.pop()
         items = self.stack[at:]
         del self.stack[at:]
         return items
@@ -189,11 +194,11 @@ class Machine:
             raise TypeError("items for what holds none")
 
     def do_mark(self, argument: Any) -> None:
-        self.marks.append(len(self.stack))
+        self.mark_positions.append(len(self.stack))
 
     def do_pop(self, argument: Any) -> None:
-        if self.marks and self.marks[-1] == len(self.stack):
-            self.marks.pop()
+        if self.mark_positions and self.mark_positions[-1] == len(self.stack):
+            self.mark_positions.pop()
         else:
             self.stack.pop()
 

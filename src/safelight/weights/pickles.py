@@ -1,8 +1,9 @@
-"""PyTorch's own files (.ckpt, .pt, .bin): their tensors by name, without a pickle ever being executed.
+"""PyTorch's own files (.ckpt, .pt, .bin): their tensors by name, without a pickle ever being
+executed.
 
-Both forms are read: a zip with one pickle and one member a storage, and the older stream of pickles with the
-storages behind. The pickle is followed by ``opcodes``, which calls nothing; a tensor comes out of it as the place of
-its values, and is read from there when it is asked for.
+Both forms are read: a zip with one pickle and one member a storage, and the older stream of
+pickles with the storages behind. The pickle is followed by ``opcodes``, which calls nothing; a
+tensor comes out of it as the place of its values, and is read from there when it is asked for.
 """
 
 import operator
@@ -75,10 +76,12 @@ def looks_like(opening: bytes) -> bool:
 
 
 def read_pickled(source: WeightFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """The tensors of a file by their path in it (``state_dict.model.…``, ``ema.…``), and its words and numbers.
+    """The tensors of a file by their path in it (``state_dict.model.…``, ``ema.…``), and its words
+    and numbers.
 
-    Under ``unread``: the names of the objects that were left alone. Raises BadInput if the file asks for what no
-    state dict needs, is not whole, holds a tensor beyond its storage, or no tensor that has a name.
+    Under ``unread``: the names of the objects that were left alone. Raises BadInput if the file
+    asks for what no state dict needs, is not whole, holds a tensor beyond its storage, or no
+    tensor that has a name.
     """
     try:
         read = _zip if source.read(0, 4) == ZIP else _stream
@@ -92,7 +95,8 @@ def read_pickled(source: WeightFile) -> tuple[dict[str, LazyTensor], dict[str, s
     if not stored:
         objects = f"objects of {', '.join([*left][:3])}" if left else "none"
         raise BadInput(
-            f"{source.where}: wanted tensors with names, got {objects}; save the model's state_dict."
+            f"{source.where}: wanted tensors with names, got {objects}; save the model's "
+            "state_dict."
         )
     return stored, facts | ({"unread": ", ".join([*left][:20])} if left else {})
 
@@ -108,7 +112,8 @@ def _zip(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
     ]
     if len(roots) != 1:
         raise BadInput(
-            "is a zip, but not one of PyTorch's (with one data.pkl): unpack it and load what it holds"
+            "is a zip, but not one of PyTorch's (with one data.pkl): unpack it and load what it "
+            "holds"
         )
     pickle, order = found[roots[0] + "data.pkl"], found.get(roots[0] + "byteorder")
     if pickle.size > opcodes.LONGEST:
@@ -133,12 +138,13 @@ def _zip(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
 
 
 def _stream(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
-    """Pickles of a magic number, a version, the machine, the object and the storages' keys; then the storages."""
+    """Pickles of a magic number, a version, the machine, the object and the storages' keys; then
+    the storages."""
     stream = BytesIO(source.read(0, opcodes.LONGEST))
     storages: dict[str, Storage] = {}
 
-    def keep(said: Any) -> Storage:
-        one = _storage(said)
+    def keep(persistent_id: Any) -> Storage:
+        one = _storage(persistent_id)
         return storages.setdefault(one.key, one)
 
     machine = Machine(CALLS, keep)
@@ -164,9 +170,9 @@ def _stream(source: WeightFile) -> tuple[Any, Places, Mapping[str, None]]:
     return root, places, machine.left
 
 
-def _storage(said: Any) -> Storage:
+def _storage(persistent_id: Any) -> Storage:
     """What a persistent id names: ("storage", type, key, device, elements)."""
-    match said:
+    match persistent_id:
         case ("storage", Global(name), str(key), _, int(count)) | (
             "storage",
             Global(name),
@@ -187,7 +193,8 @@ def _storage(said: Any) -> Storage:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
-    """torch._utils._rebuild_tensor and _rebuild_tensor_v2: rest is requires_grad, hooks, metadata."""
+    """torch._utils._rebuild_tensor and _rebuild_tensor_v2: rest is requires_grad, hooks,
+    metadata."""
     return _view(
         storage, storage.type if isinstance(storage, Storage) else "", offset, shape, strides
     )
@@ -226,7 +233,8 @@ def _view(storage: Any, kind: str, offset: Any, shape: Any, strides: Any) -> Vie
     size = TYPES[kind].itemsize
     if max(prod(shape), offset + span(shape, strides)) * size > storage.bytes:
         raise BadInput(
-            f"holds a tensor of shape {shape[:8]} that goes beyond its storage of {storage.bytes:,} bytes"
+            f"holds a tensor of shape {shape[:8]} that goes beyond its storage of "
+            f"{storage.bytes:,} bytes"
         )
     return View(storage, offset * size, shape, kind, () if strides == _packed(shape) else strides)
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from threading import Lock
 
 ProgressCallback = Callable[[str, int, int, str], None]
-"""What is under way, how many megabytes of it are done, how many there are, and how fast it goes."""
+"""What is under way, how many megabytes of it are done, how many there are, and how fast it
+goes."""
 
 SILENCE, PAUSE = 1.0, 0.1  # seconds before the first report, and between two
 
@@ -34,8 +35,3 @@ class ByteProgress:
                 self._next = now + PAUSE
                 rate = f"{self._done / 1e6 / max(now - self._began, 1e-3):,.0f} MB/s"
                 self._report(f"{self._what} (MB)", self._done // 10**6, self._total // 10**6, rate)
-
-
-Counted = ByteProgress  # former names
-Report = ProgressCallback
-unheard = no_progress

@@ -1,4 +1,5 @@
-"""Where a tensor lies in a file, and how it comes to memory: mapped if it is large, checked for NaN as it is read."""
+"""Where a tensor lies in a file, and how it comes to memory: mapped if it is large, checked for
+NaN as it is read."""
 
 import mmap
 import sys
@@ -80,7 +81,8 @@ class WeightFile:
 
     @property
     def where(self) -> str:
-        """The file as messages call it: its name after its folder's, which may tell it from others of that name."""
+        """The file as messages call it: its name after its folder's, which may tell it from others
+        of that name."""
         return "/".join(self.path.parts[-2:])
 
     def open(self) -> FileIO:
@@ -100,10 +102,11 @@ class WeightFile:
             raise BadInput(f"{str(self.path)!r} cannot be read: {error.strerror}.") from None
 
     def memory(self, start: int, length: int, aligned: bool) -> "mmap.mmap | bytearray":
-        """The same, writable without a change to the file: a private mapping of their own, or a copy.
+        """The same, writable without a change to the file: a private mapping of their own, or a
+        copy.
 
-        A tensor that has a mapping of its own gives its pages back when it is gone, so that a model which is read
-        into another precision never holds two copies of more than one tensor.
+        A tensor that has a mapping of its own gives its pages back when it is gone, so that a
+        model which is read into another precision never holds two copies of more than one tensor.
         """
         try:
             with self.path.open("rb") as file:
@@ -133,7 +136,8 @@ class WeightFile:
 
 
 def at_hand(mapping: mmap.mmap) -> mmap.mmap:
-    """The mapping with all of its pages in place, so that reading them stops at none; as it was where that is unknown.
+    """The mapping with all of its pages in place, so that reading them stops at none; as it was
+    where that is unknown.
 
     A page that is asked for by itself costs Linux more than reading it.
     """
@@ -145,7 +149,8 @@ def at_hand(mapping: mmap.mmap) -> mmap.mmap:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """One tensor in a file: ``start`` is the first byte, ``strides`` (in elements; none: contiguous) lead on."""
+    """One tensor in a file: ``start`` is the first byte, ``strides`` (in elements; none:
+    contiguous) lead on."""
 
     source: WeightFile
     start: int

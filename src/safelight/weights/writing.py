@@ -1,4 +1,5 @@
-"""Tensors into a safetensors file, one after the other: none is held twice, and whoever waits sees how far it is."""
+"""Tensors into a safetensors file, one after the other: none is held twice, and whoever waits sees
+how far it is."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -25,9 +26,11 @@ def write_tensors(
     metadata: Mapping[str, str] | None = None,
     count: Callable[[int], object] = int,
 ) -> None:
-    """Write the file, to the byte as the library ``safetensors`` does, whatever the layout and device of the tensors.
+    """Write the file, to the byte as the library ``safetensors`` does, whatever the layout and
+    device of the tensors.
 
-    The widest types come first, so that each begins where its type may. ``count`` hears of every so many bytes.
+    The widest types come first, so that each begins where its type may. ``count`` hears of every
+    so many bytes.
     """
     names = sorted(tensors, key=lambda name: (ORDER[tensors[name].dtype], name))
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}

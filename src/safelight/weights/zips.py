@@ -31,7 +31,8 @@ class Member:
         where = f"{self.source.where}: {self.name[:200]}"
         if not self.plain:
             raise BadInput(
-                f"{where} is compressed; wanted it stored as it is: save the file anew with PyTorch."
+                f"{where} is compressed; wanted it stored as it is: save the file anew with "
+                "PyTorch."
             )
         local = self.source.read(self.header, 30)
         if len(local) < 30 or local[:4] != b"PK\3\4":
@@ -44,7 +45,8 @@ class Member:
 
 
 def members(source: WeightFile) -> Mapping[str, Member]:
-    """What a zip holds, by name. BadInput if its directory is not whole, too long, or names something twice."""
+    """What a zip holds, by name. BadInput if its directory is not whole, too long, or names
+    something twice."""
     where = source.where
     length, place = _directory(source)
     if length > LONGEST:

@@ -1,5 +1,5 @@
-"""First stages as latent diffusion wrote them (CompVis/latent-diffusion; also Stable Diffusion, SD 3, FLUX): the
-names of ``first_stage_model.``, or a file of their own."""
+"""First stages as latent diffusion wrote them (CompVis/latent-diffusion; also Stable Diffusion, SD
+3, FLUX): the names of ``first_stage_model.``, or a file of their own."""
 
 from safelight.layouts.autoencoder.mapping import KeyNames, make_layouts
 

@@ -1,4 +1,5 @@
-"""The autoencoders of ``nn.conv_autoencoder`` in other layouts: the names of each layout in a table, one mapping for all."""
+"""The autoencoders of ``nn.conv_autoencoder`` in other layouts: the names of each layout in a
+table, one mapping for all."""
 
 import math
 import re
@@ -15,7 +16,8 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout names the parts of an encoder or decoder; ``{i}`` is a level, ``{j}`` a block of it."""
+    """How a layout names the parts of an encoder or decoder; ``{i}`` is a level, ``{j}`` a block
+    of it."""
 
     name: str
     down: str
@@ -54,7 +56,7 @@ def make_layouts(
             key_names.name,
             "autoencoder",
             lambda shapes: _fits(key_names, shapes, False),
-            lambda shapes, said: _kl(key_names, shapes, said),
+            lambda shapes, declared: _kl(key_names, shapes, declared),
             lambda config: table(key_names, config),
             describe,
             kl_config.Config(),
@@ -63,7 +65,7 @@ def make_layouts(
             key_names.name,
             "autoencoder",
             lambda shapes: _fits(key_names, shapes, True),
-            lambda shapes, said: _vq(key_names, shapes, said),
+            lambda shapes, declared: _vq(key_names, shapes, declared),
             lambda config: table(key_names, config),
             describe,
             vq_config.Config(),
@@ -160,7 +162,7 @@ def _fits(key_names: KeyNames, shapes: Shapes, quantises: bool) -> bool:
     )
 
 
-def _body(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
+def _body(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> dict[str, Any]:
     width, channels = shapes["encoder.conv_in.weight"][:2]
     pattern = re.escape(f"encoder.{key_names.down}").replace(r"\{i\}", r"(\d+)")
     levels = 1 + max(int(found[1]) for name in shapes if (found := re.match(pattern, name)))
@@ -172,7 +174,7 @@ def _body(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> dict[
         "multipliers": tuple(shapes[f"{path}.{first}.conv1.weight"][0] // width for path in paths),
         "blocks": 1 + max(int(found[1]) for name in shapes if (found := blocks.match(name))),
         "channels": channels,
-        "groups": said.get("norm_num_groups", 32),
+        "groups": declared.get("norm_num_groups", 32),
         "attention": tuple(
             2**i
             for i, path in enumerate(paths)
@@ -181,21 +183,24 @@ def _body(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> dict[
     }
 
 
-def _kl(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> kl_config.Config:
+def _kl(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> kl_config.Config:
     packed = "bn.running_mean" in shapes
     after = f"{key_names.packed_quant[1] if packed else 'post_quant_conv'}.weight"
     latent = shapes[after if after in shapes else "decoder.conv_in.weight"][1]
     side = math.isqrt(shapes["bn.running_mean"][0] // latent) if packed else 1
     return kl_config.Config(
-        **_body(key_names, shapes, said), latent_channels=latent, quant=after in shapes, packed=side
+        **_body(key_names, shapes, declared),
+        latent_channels=latent,
+        quant=after in shapes,
+        packed=side,
     )
 
 
-def _vq(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> vq_config.Config:
+def _vq(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> vq_config.Config:
     codes, channels = shapes["quantize.embedding.weight"]
     hidden = shapes["decoder.conv_in.weight"][1]
     return vq_config.Config(
-        **_body(key_names, shapes, said),
+        **_body(key_names, shapes, declared),
         latent_channels=channels,
         hidden_channels=0 if hidden == channels else hidden,
         middle=f"encoder.{key_names.between}.{key_names.norm}.weight" in shapes,

@@ -1,4 +1,5 @@
-"""What latent diffusion tells its networks without reading: classes, and maps of classes, in ``cond_stage_model.``."""
+"""What latent diffusion tells its networks without reading: classes, and maps of classes, in
+``cond_stage_model.``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,9 @@ from safelight.types.shapes import Shapes
 IMAGENET = 1000
 
 
-def classes(shapes: Shapes, said: Mapping[str, Any]) -> label.Config:
-    """A table of classes, whose last is no class, unless there are just ImageNet's: then all are."""
+def classes(shapes: Shapes, declared: Mapping[str, Any]) -> label.Config:
+    """A table of classes, whose last is no class, unless there are just ImageNet's: then all
+    are."""
     rows, width = shapes["embedding.weight"]
     null_class = rows != IMAGENET
     return label.Config(
@@ -19,7 +21,7 @@ def classes(shapes: Shapes, said: Mapping[str, Any]) -> label.Config:
     )
 
 
-def maps(shapes: Shapes, said: Mapping[str, Any]) -> segments.Config:
+def maps(shapes: Shapes, declared: Mapping[str, Any]) -> segments.Config:
     """The way of a map to the latents; the file does not say that it is halved twice."""
     channels, classes = shapes["channel_mapper.weight"][:2]
     return segments.Config(classes, channels, bias="channel_mapper.bias" in shapes)

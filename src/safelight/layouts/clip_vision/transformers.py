@@ -1,5 +1,6 @@
-"""CLIP's image encoders as transformers names them (``CLIPVisionModelWithProjection``, with ``vision_model.`` before its names or
-without), and as OpenAI's and OpenCLIP's files do (``visual.``)."""
+"""CLIP's image encoders as transformers names them (``CLIPVisionModelWithProjection``, with
+``vision_model.`` before its names or without), and as OpenAI's and OpenCLIP's files do
+(``visual.``)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,13 +15,15 @@ from safelight.nn.clip_vision import Config
 from safelight.types.shapes import Shapes
 
 HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
-"""How many heads the public image encoders of these widths have (ViT-B, L, H, g and bigG); others are taken to be 64 wide."""
+"""How many heads the public image encoders of these widths have (ViT-B, L, H, g and bigG); others
+are taken to be 64 wide."""
 QUICK = 1024
 """The greatest width of an image encoder of OpenAI's, whose activation is the quick GELU."""
 
 
 class KeyNames(NamedTuple):
-    """How a layout names what stands around the blocks, ``block`` being the name of one's first MLP layer."""
+    """How a layout names what stands around the blocks, ``block`` being the name of one's first
+    MLP layer."""
 
     name: str
     patches: str
@@ -59,9 +62,10 @@ OPEN = KeyNames(
 )
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The image encoder's shape. What the file does not hold is taken from ``said``: ``image_encoder_heads`` and ``image_encoder_activation``, or the
-    words of a folder's config.json, by default those of the public image encoders of this width."""
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """The image encoder's shape. What the file does not hold is taken from ``declared``:
+    ``image_encoder_heads`` and ``image_encoder_activation``, or the words of a folder's
+    config.json, by default those of the public image encoders of this width."""
     width, _, patch, _ = shapes[f"{key_names.patches}.weight"]
     side = isqrt(shapes[key_names.positions][0] - 1)
     named = shapes.get("visual_projection.weight", (0,))[0] or shapes.get("visual.proj", (0, 0))[1]
@@ -71,12 +75,12 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
         width=width,
         depth=sum(name.endswith(key_names.out) for name in shapes),
         heads=alone(
-            said,
-            "image_encoder_heads" if "image_encoder_heads" in said else "num_attention_heads",
+            declared,
+            "image_encoder_heads" if "image_encoder_heads" in declared else "num_attention_heads",
             usual,
         ),
         hidden=shapes[key_names.block][0],
-        activation=said.get("image_encoder_activation", said.get("hidden_act", quick)),
+        activation=declared.get("image_encoder_activation", declared.get("hidden_act", quick)),
         patch=patch,
         size=side * patch,
         projection=named,

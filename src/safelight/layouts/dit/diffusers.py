@@ -1,10 +1,11 @@
 """DiT in diffusers' folders: ``DiTTransformer2DModel``.
 
-The embedders of time and class stand in every block, and each block uses its own. In DiT's own weights, converted, they
-are copies of one, and are read as one; where they were trained there they differ, which is refused unless ``embedders``
-is said to be ``each``. That class also spaces the frequencies of time otherwise than DiT (its last is 1/10000), and
-pictures differ much by it. A folder is read as diffusers runs it, unless ``embedders`` is said to be ``published``.
-What diffusers would not do is written with these words, which it does not know and leaves alone.
+The embedders of time and class stand in every block, and each block uses its own. In DiT's own
+weights, converted, they are copies of one, and are read as one; where they were trained there they
+differ, which is refused unless ``embedders`` is said to be ``each``. That class also spaces the
+frequencies of time otherwise than DiT (its last is 1/10000), and pictures differ much by it. A
+folder is read as diffusers runs it, unless ``embedders`` is said to be ``published``. What
+diffusers would not do is written with these words, which it does not know and leaves alone.
 """
 
 from collections.abc import Mapping
@@ -16,12 +17,12 @@ from safelight.layouts.dit.mapping import KeyNames, layout
 from safelight.types.shapes import Shapes
 
 
-def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
+def more(shapes: Shapes, declared: Mapping[str, Any]) -> Mapping[str, Any]:
     """The positions are not stored, and the arithmetic is the folder's."""
     return {
-        "side": alone(said, "sample_size", 32) // shapes[KEY_NAMES.weight("patches")][2],
-        "embedders": said.get("embedders", "inclusive"),
-        "mlp_eps": said.get("norm_eps", 1e-5),
+        "side": alone(declared, "sample_size", 32) // shapes[KEY_NAMES.weight("patches")][2],
+        "embedders": declared.get("embedders", "inclusive"),
+        "mlp_eps": declared.get("norm_eps", 1e-5),
     }
 
 

@@ -1,4 +1,5 @@
-"""``denoisers.plain_dit`` in other layouts: the names of each layout in a table, one mapping for all."""
+"""``denoisers.plain_dit`` in other layouts: the names of each layout in a table, one mapping for
+all."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,8 +17,8 @@ from safelight.types.shapes import Shapes
 class KeyNames:
     """How a layout names the layers of the whole, of the embedders and of ``block`` {i}.
 
-    An embedder whose name has an {i} stands in every block, as copies of one or as its own. ``table`` is empty where
-    the positions are not stored.
+    An embedder whose name has an {i} stands in every block, as copies of one or as its own.
+    ``table`` is empty where the positions are not stored.
     """
 
     name: str
@@ -40,12 +41,15 @@ def layout(
     more: Callable[[Shapes, Mapping[str, Any]], Mapping[str, Any]],
     describe: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> Layout:
-    """The layout of ``plain_dit`` with these key names; ``more`` is what the layout tells in a way of its own."""
+    """The layout of ``plain_dit`` with these key names; ``more`` is what the layout tells in a way
+    of its own."""
     return Layout(
         key_names.name,
         "denoiser",
         lambda shapes: _fits(key_names, shapes),
-        lambda shapes, said: Config(**_body(key_names, shapes, said), **more(shapes, said)),
+        lambda shapes, declared: Config(
+            **_body(key_names, shapes, declared), **more(shapes, declared)
+        ),
         lambda config: table(key_names, config),
         describe,
         Config(classes=1000, variance="learned"),
@@ -53,7 +57,8 @@ def layout(
 
 
 def table(key_names: KeyNames, config: Config) -> KeyMapping:
-    """The rules of a whole transformer; BadInput if the layout has one embedder and the network more."""
+    """The rules of a whole transformer; BadInput if the layout has one embedder and the network
+    more."""
     rules = [KeyRule("positions.table", (key_names.table,))] if key_names.table else []
     for ours, path in key_names.whole.items():
         rules += layer(ours, path, change=Patches(config.patch) if ours == "patches" else SAME)
@@ -82,25 +87,29 @@ def _embedders(key_names: KeyNames, config: Config) -> list[KeyRule]:
             ]
         else:
             raise BadInput(
-                f"the layout {key_names.name} has one embedder for all blocks, not one each: take another."
+                f"the layout {key_names.name} has one embedder for all blocks, not one each: take "
+                "another."
             )
     return rules
 
 
-def _body(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
-    """What names and shapes tell in any layout. The heads are ``said``, else those of the published sizes; so is the
-    ``prediction``, for SiT's files look like DiT's: ``flow`` is SiT."""
+def _body(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """What names and shapes tell in any layout. The heads are ``declared``, else those of the
+    published sizes; so is the ``prediction``, for SiT's files look like DiT's: ``flow`` is SiT."""
     width, channels, patch, _ = shapes[key_names.weight("patches")]
     pattern = re.compile(re.escape(key_names.block).replace(r"\{i\}", r"(\d+)") + r"\.")
     heads = alone(
-        said, "heads", alone(said, "num_attention_heads", 16 if width == 1152 else width // 64)
+        declared,
+        "heads",
+        alone(declared, "num_attention_heads", 16 if width == 1152 else width // 64),
     )
     if not heads:
         raise BadInput(
-            f"a file does not tell the heads of a transformer of width {width}: say how many, as heads."
+            f"a file does not tell the heads of a transformer of width {width}: say how many, as "
+            "heads."
         )
     doubled = shapes[key_names.weight("final.linear")][0] == 2 * channels * patch**2
-    flow = said.get("prediction") == "flow"
+    flow = declared.get("prediction") == "flow"
     rows, _ = shapes.get(key_names.weight("classes"), (1, width))
     return {
         "channels": channels,

@@ -1,4 +1,5 @@
-"""DiT and SiT as they were published (facebookresearch/DiT, willisma/SiT): a bare state dict, or beside it ``ema``."""
+"""DiT and SiT as they were published (facebookresearch/DiT, willisma/SiT): a bare state dict, or
+beside it ``ema``."""
 
 from collections.abc import Mapping
 from math import isqrt
@@ -8,7 +9,7 @@ from safelight.layouts.dit.mapping import KeyNames, layout
 from safelight.types.shapes import Shapes
 
 
-def more(shapes: Shapes, said: Mapping[str, Any]) -> Mapping[str, Any]:
+def more(shapes: Shapes, declared: Mapping[str, Any]) -> Mapping[str, Any]:
     """The positions are stored."""
     return {"side": isqrt(shapes[KEY_NAMES.table][1])}
 

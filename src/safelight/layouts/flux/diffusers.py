@@ -1,4 +1,5 @@
-"""FLUX.1 and FLUX.2 in diffusers' folders: ``FluxTransformer2DModel`` and ``Flux2Transformer2DModel``."""
+"""FLUX.1 and FLUX.2 in diffusers' folders: ``FluxTransformer2DModel`` and
+``Flux2Transformer2DModel``."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,5 @@
-"""The transformers of ``denoisers.flux`` in other layouts: a layout's names for each of our layers, and one walk."""
+"""The transformers of ``denoisers.flux`` in other layouts: a layout's names for each of our
+layers, and one walk."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,8 @@ SINGLE = ("modulation.linear", "enter", "q_norm", "k_norm", "leave")
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout calls our layers: one name, or those of which ours is made; ``{i}`` is a block."""
+    """How a layout calls our layers: one name, or those of which ours is made; ``{i}`` is a
+    block."""
 
     name: str
     generation: int
@@ -39,7 +41,7 @@ def layout(
         first.name,
         "denoiser",
         lambda shapes: _fits(first, shapes) or _fits(second, shapes),
-        lambda shapes, said: infer(first if _fits(first, shapes) else second, shapes, said),
+        lambda shapes, declared: infer(first if _fits(first, shapes) else second, shapes, declared),
         lambda config: table(first if config.generation == 1 else second, config),
         describe,
         flux_config.Config(),
@@ -86,8 +88,9 @@ def _rules(
     )
 
 
-def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> flux_config.Config:
-    """What names and shapes tell, and ``axes``, which they do not: as ``said``, else as FLUX's own, in proportion."""
+def infer(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> flux_config.Config:
+    """What names and shapes tell, and ``axes``, which they do not: as ``declared``, else as FLUX's
+    own, in proportion."""
     width, inputs = shapes[key_names.first("patches")]
     patch = 2 if key_names.generation == 1 else 1
     channels = shapes[key_names.first("final.linear")][0] // patch**2
@@ -95,14 +98,14 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> flux_
         key_names.first("guidance.0"),
         key_names.first("vector.0") if "vector.0" in key_names.layers else "",
     )
-    told = said.get("axes_dims_rope") or said.get("axes")
+    axes_declared = declared.get("axes_dims_rope") or declared.get("axes")
     head = shapes[key_names.first("double_blocks.image.q_norm", key_names.scale)][0]
     return flux_config.Config(
         channels=channels,
         extra_channels=inputs // patch**2 - channels,
         patch=patch,
         width=width,
-        axes=_numbers(told, head) if told else usual(head, key_names),
+        axes=_numbers(axes_declared, head) if axes_declared else usual(head, key_names),
         double=_count(shapes, key_names.layers["double_blocks.image.leave"][0]),
         single=_count(shapes, key_names.layers["single_blocks.leave"][0]),
         mlp_ratio=shapes[key_names.first("double_blocks.image.leave")][1] / width,
@@ -114,22 +117,29 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> flux_
 
 
 def usual(head: int, key_names: KeyNames) -> tuple[int, ...]:
-    """An eighth of a head's channels for the picture's number and the rest in halves; in generation 2 all alike."""
+    """An eighth of a head's channels for the picture's number and the rest in halves; in
+    generation 2 all alike."""
     if key_names.generation == 2:
         return (head // 4,) * 4
     number = next((n for n in range(2, head, 2) if 8 * n >= head and (head - n) % 4 == 0), 2)
     return (number, (head - number) // 2, (head - number) // 2)
 
 
-def _numbers(told: Any, head: int) -> tuple[int, ...]:
+def _numbers(axes_declared: Any, head: int) -> tuple[int, ...]:
     """The channels of each axis, as a list or as text."""
     try:
-        axes = tuple(int(one) for one in (told.split(",") if isinstance(told, str) else told))
+        axes = tuple(
+            int(one)
+            for one in (
+                axes_declared.split(",") if isinstance(axes_declared, str) else axes_declared
+            )
+        )
     except (ValueError, TypeError):
         axes = ()
     if sum(axes) != head:
         raise BadInput(
-            f"axes: wanted numbers of channels that make up the {head} of a head, as 16,56,56; got {told}."
+            f"axes: wanted numbers of channels that make up the {head} of a head, as 16,56,56; got "
+            f"{axes_declared}."
         )
     return axes
 

@@ -35,7 +35,7 @@ LAYOUTS = (
         "diffusers",
         "control",
         lambda shapes: recognises(KEY_NAMES, NAMES, shapes),
-        lambda shapes, said: infer(KEY_NAMES, NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, NAMES, config),
         describe,
         Config(),

@@ -11,9 +11,14 @@ from safelight.layouts.key_mapping import KeyMapping, KeyRule, layer
 from safelight.layouts.unet_control.mapping import hint_encoder, looked
 from safelight.types.shapes import Shapes
 
-ZEROS, SINGLES, MODE = "controlnet_blocks", "controlnet_single_blocks", "controlnet_mode_embedder"
+ZEROS, SINGLE_ZEROS, MODE = (
+    "controlnet_blocks",
+    "controlnet_single_blocks",
+    "controlnet_mode_embedder",
+)
 Names = tuple[str, tuple[str, str, str]]
-"""The layer of what is seen, and the convolutions that see pixels: the first, those between and the last."""
+"""The layer of what is seen, and the convolutions that see pixels: the first, those between and
+the last."""
 
 
 def table(key_names: KeyNames, names: Names, config: Config) -> KeyMapping:
@@ -27,7 +32,7 @@ def table(key_names: KeyNames, names: Names, config: Config) -> KeyMapping:
     rules += layer("hint", names[0])
     ends = (
         ("zeros", ZEROS, config.network.double),
-        ("single_zeros", SINGLES, config.network.single),
+        ("single_zeros", SINGLE_ZEROS, config.network.single),
     )
     for ours, theirs, count in ends:
         for index in range(count):
@@ -38,11 +43,11 @@ def table(key_names: KeyNames, names: Names, config: Config) -> KeyMapping:
     )
 
 
-def infer(key_names: KeyNames, names: Names, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def infer(key_names: KeyNames, names: Names, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration of a branch's names and shapes."""
     width, inputs = shapes[key_names.first("patches")]
     network = fluxes.infer(
-        key_names, {key_names.first("final.linear"): (inputs, width), **shapes}, said
+        key_names, {key_names.first("final.linear"): (inputs, width), **shapes}, declared
     )
     modes = shapes.get(f"{MODE}.weight", (0,))[0]
     return Config(network, modes, looked(names[1], shapes))

@@ -1,4 +1,5 @@
-"""ControlNets of FLUX.1 in single files by the names of FLUX itself, as x-labs published theirs (XLabs-AI/x-flux)."""
+"""ControlNets of FLUX.1 in single files by the names of FLUX itself, as x-labs published theirs
+(XLabs-AI/x-flux)."""
 
 from safelight.denoisers.control.flux.config import NETWORK, Config
 from safelight.layouts.flux import original as flux
@@ -15,7 +16,7 @@ LAYOUTS = (
         "original",
         "control",
         lambda shapes: recognises(KEY_NAMES, NAMES, shapes),
-        lambda shapes, said: infer(KEY_NAMES, NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, NAMES, config),
         example=Config(NETWORK, hints=(16, 16, 16, 16)),
     ),

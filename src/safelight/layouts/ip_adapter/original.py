@@ -1,6 +1,6 @@
-"""Image prompts as their authors wrote them: IP-Adapter and its descendants Plus, full, FaceID and FaceID Plus
-(h94/IP-Adapter, h94/IP-Adapter-FaceID; .bin files nest the same names), and those of FLUX, as x-labs calls their parts
-and as IP-Adapter does."""
+"""Image prompts as their authors wrote them: IP-Adapter and its descendants Plus, full, FaceID and
+FaceID Plus (h94/IP-Adapter, h94/IP-Adapter-FaceID; .bin files nest the same names), and those of
+FLUX, as x-labs calls their parts and as IP-Adapter does."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -28,8 +28,8 @@ LORA = r"ip_adapter\.\d+\.to_(q|k|v|out)_lora\.(down|up)\.weight"
 
 
 class KeyNames(NamedTuple):
-    """How a layout names the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has them at each
-    ``step``-th number from ``start``: IP-Adapter's count self-attentions too."""
+    """How a layout names the parts; ``{i}`` is an attention, ``{x}`` k or v. A file of ours has
+    them at each ``step``-th number from ``start``: IP-Adapter's count self-attentions too."""
 
     name: str
     project: str
@@ -51,9 +51,10 @@ XLABS = KeyNames(
 FLUX = KeyNames("ip-adapter-flux", "image_proj.", "ip_adapter.{i}.to_{x}_ip", 0, 1, True)
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """Which kind it is, and how wide everything in it. What no file tells, whether a FaceID Plus is of the second
-    version, which adds its queries to its tokens, is ``said`` as ``shortcut``; by default it is not.
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """Which kind it is, and how wide everything in it. What no file tells, whether a FaceID Plus
+    is of the second version, which adds its queries to its tokens, is ``declared`` as ``shortcut``; by
+    default it is not.
 
     Raises BadInput for a projection of a kind that is not known.
     """
@@ -66,18 +67,18 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
     while (name := _attention(key_names, len(widths), "k")) in shapes:
         widths.append(shapes[name][0])
     text_width = shapes[_attention(key_names, 0, "k")][1]
-    return Config(_project(own, text_width, said), tuple(widths), key_names.bias)
+    return Config(_project(own, text_width, declared), tuple(widths), key_names.bias)
 
 
 def _project(
-    own: Shapes, text_width: int, said: Mapping[str, Any]
+    own: Shapes, text_width: int, declared: Mapping[str, Any]
 ) -> LinearProjection | MlpProjection | Resampler:
     if {"proj.weight", "norm.weight"} <= own.keys():
         wide, width = own["proj.weight"]
         return LinearProjection(width, wide // text_width, text_width)
     inside = "perceiver_resampler." if "perceiver_resampler.proj_in.weight" in own else ""
     if f"{inside}proj_in.weight" in own and f"{inside}layers.0.0.to_q.weight" in own:
-        return _resampler(own, inside, text_width, said)
+        return _resampler(own, inside, text_width, declared)
     if {"proj.0.weight", "proj.2.weight"} <= own.keys() and {
         "norm.weight",
         "proj.3.weight",
@@ -86,12 +87,13 @@ def _project(
         of: Literal["face", "states"] = "face" if "norm.weight" in own else "states"
         return MlpProjection(of, width, hidden, own["proj.2.weight"][0] // text_width, text_width)
     raise BadInput(
-        f"an image prompt of a kind that is not known: {', '.join([*own][:4]) or 'nothing'} make its tokens; known are "
+        f"an image prompt of a kind that is not known: {', '.join([*own][:4]) or 'nothing'} make "
+        "its tokens; known are "
         "IP-Adapter, Plus, full, FaceID and FaceID Plus, and x-labs' for FLUX."
     )
 
 
-def _resampler(own: Shapes, inside: str, text_width: int, said: Mapping[str, Any]) -> Resampler:
+def _resampler(own: Shapes, inside: str, text_width: int, declared: Mapping[str, Any]) -> Resampler:
     inner, width = own[f"{inside}proj_in.weight"]
     face_hidden, face = own["proj.0.weight"] if inside else (0, 0)
     return Resampler(
@@ -105,7 +107,7 @@ def _resampler(own: Shapes, inside: str, text_width: int, said: Mapping[str, Any
         text_width=text_width,
         face=face,
         face_hidden=face_hidden,
-        shortcut=str(said.get("shortcut", "no")).lower() in ("yes", "true", "1"),
+        shortcut=str(declared.get("shortcut", "no")).lower() in ("yes", "true", "1"),
     )
 
 

@@ -1,4 +1,5 @@
-"""The transformers of Stable Diffusion 3 and 3.5 in diffusers' folders: ``SD3Transformer2DModel``."""
+"""The transformers of Stable Diffusion 3 and 3.5 in diffusers' folders:
+``SD3Transformer2DModel``."""
 
 from collections.abc import Mapping
 from typing import Any

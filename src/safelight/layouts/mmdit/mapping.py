@@ -1,4 +1,5 @@
-"""``denoisers.mmdit`` in other layouts: the names of each layout in a table, one mapping for all."""
+"""``denoisers.mmdit`` in other layouts: the names of each layout in a table, one mapping for
+all."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -27,9 +28,11 @@ Names = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout names the layers of the whole and of ``block`` {i}; where a layer has only a weight, see ``NORMS``.
+    """How a layout names the layers of the whole and of ``block`` {i}; where a layer has only a
+    weight, see ``NORMS``.
 
-    ``swapped``: whether the last modulation of a sequence has scale before shift, where ours has shift before scale.
+    ``swapped``: whether the last modulation of a sequence has scale before shift, where ours has
+    shift before scale.
     """
 
     name: str
@@ -58,7 +61,7 @@ def layout(
         key_names.name,
         "denoiser",
         lambda shapes: _fits(key_names, shapes),
-        lambda shapes, said: config(key_names, shapes, said),
+        lambda shapes, declared: config(key_names, shapes, declared),
         lambda config: table(key_names, config),
         describe,
         Config(),
@@ -87,8 +90,9 @@ def table(key_names: KeyNames, config: Config) -> KeyMapping:
     return KeyMapping(tuple(rules))
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """What names and shapes tell. Without a norm of queries the heads are ``said``, else 64 channels wide."""
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """What names and shapes tell. Without a norm of queries the heads are ``declared``, else 64
+    channels wide."""
     width, channels, patch, _ = shapes[key_names.first("patches")]
     pattern = re.compile(re.escape(key_names.block).replace(r"\{i\}", r"(\d+)") + r"\.")
     depth = 1 + max(int(found[1]) for name in shapes if (found := pattern.match(name)))
@@ -96,11 +100,12 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
     heads = (
         width // norm[0]
         if norm
-        else alone(said, "heads", alone(said, "num_attention_heads", width // 64))
+        else alone(declared, "heads", alone(declared, "num_attention_heads", width // 64))
     )
     if not heads:
         raise BadInput(
-            f"a file does not tell the heads of a transformer of width {width}: say how many, as heads."
+            f"a file does not tell the heads of a transformer of width {width}: say how many, as "
+            "heads."
         )
     (dual, *_) = key_names.layers["dual.qkv"]
     return Config(

@@ -1,5 +1,5 @@
-"""The transformers of Stable Diffusion 3 and 3.5 as Stability AI wrote them (Stability-AI/sd3.5): the names of
-``model.diffusion_model.``, or a file of their own."""
+"""The transformers of Stable Diffusion 3 and 3.5 as Stability AI wrote them (Stability-AI/sd3.5):
+the names of ``model.diffusion_model.``, or a file of their own."""
 
 from safelight.layouts.mmdit.mapping import KeyNames, layout
 

@@ -39,7 +39,7 @@ LAYOUTS = (
         "diffusers",
         "control",
         recognises,
-        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, config),
         describe,
         Config(),

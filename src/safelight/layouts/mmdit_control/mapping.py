@@ -16,7 +16,8 @@ HINT, ZEROS, KIND = "pos_embed_input.proj", "controlnet_blocks", "control_type"
 
 
 def table(key_names: KeyNames, config: Config) -> KeyMapping:
-    """The rules of a branch: those of a transformer one block deeper, whose last block and end it does not have."""
+    """The rules of a branch: those of a transformer one block deeper, whose last block and end it
+    does not have."""
     depth = config.network.depth
     whole = joint_transformers.table(key_names, replace(config.network, depth=depth + 1)).rules
     absent = ("final.", f"blocks.{depth}.", *(() if config.enters else ("patches.", "positions.")))
@@ -32,11 +33,12 @@ def table(key_names: KeyNames, config: Config) -> KeyMapping:
     return KeyMapping((*rules, *([KeyRule("kind", (KIND,))] if config.typed else [])))
 
 
-def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def infer(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration of a branch's names and shapes.
 
-    Those that take text and no mask are taken for InstantX's, which take a pooled vector of zeros and saw latents
-    without the autoencoder's shift, and so is said in a folder; the one for inpainting had the shift.
+    Those that take text and no mask are taken for InstantX's, which take a pooled vector of zeros
+    and saw latents without the autoencoder's shift, and so is said in a folder; the one for
+    inpainting had the shift.
     """
     default, hint = mmdit_config.Config(), shapes[f"{HINT}.weight"]
     first, text = key_names.first("patches"), key_names.first("text")
@@ -45,9 +47,9 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Confi
         text: (hint[0], default.text_width),
         key_names.table: (1, default.side**2, hint[0]),
     }
-    network = joint_transformers.config(key_names, {**missing, **shapes}, said)
+    network = joint_transformers.config(key_names, {**missing, **shapes}, declared)
     zeros, mask = (
-        bool(said.get("force_zeros_for_pooled_projection", text in shapes)),
+        bool(declared.get("force_zeros_for_pooled_projection", text in shapes)),
         hint[1] > network.channels,
     )
     sd3 = families()["sd3"]

@@ -1,4 +1,5 @@
-"""ControlNets of Stable Diffusion 3.5 large in single files, as Stability AI published them (Stability-AI/sd3.5)."""
+"""ControlNets of Stable Diffusion 3.5 large in single files, as Stability AI published them
+(Stability-AI/sd3.5)."""
 
 from safelight.denoisers.control.mmdit.config import Config
 from safelight.layouts.key_mapping import Layout
@@ -40,7 +41,7 @@ LAYOUTS = (
         "mmdit",
         "control",
         recognises,
-        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, config),
         example=Config(words=False, enters=False, typed=True),
     ),

@@ -1,5 +1,5 @@
-"""T2I-Adapters: as their authors wrote them (TencentARC/T2I-Adapter, those of Stable Diffusion 1), and in diffusers'
-folders (``T2IAdapter``)."""
+"""T2I-Adapters: as their authors wrote them (TencentARC/T2I-Adapter, those of Stable Diffusion 1),
+and in diffusers' folders (``T2IAdapter``)."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout names the parts; ``{i}`` is a stage, ``{j}`` a block of it, ``{n}`` counts blocks of all stages."""
+    """How a layout names the parts; ``{i}`` is a stage, ``{j}`` a block of it, ``{n}`` counts
+    blocks of all stages."""
 
     name: str
     enter: str
@@ -57,16 +58,16 @@ def table(key_names: KeyNames, config: Config) -> KeyMapping:
     return KeyMapping(tuple(rules))
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration of an adapter's names and shapes.
 
-    ``downscale_factor`` and ``adapter_type`` tell an SDXL adapter, which looks at a picture in squares of 16, not 8;
-    else squares of 16 where there are 768 numbers at the start.
+    ``downscale_factor`` and ``adapter_type`` tell an SDXL adapter, which looks at a picture in
+    squares of 16, not 8; else squares of 16 where there are 768 numbers at the start.
     """
     light = f"{key_names.enter}.weight" not in shapes
     start = key_names.light.partition("{i}")[0] + "0.in_conv" if light else key_names.enter
     taken = shapes[f"{start}.weight"][1]
-    factor = said.get("downscale_factor", 16 if taken in (768, 256) else 8)
+    factor = declared.get("downscale_factor", 16 if taken in (768, 256) else 8)
     path = key_names.light if light else key_names.block
     known = [shapes.get(f"{path.format(i=0, j=j, n=j)}.block1.weight", (0,))[0] for j in range(64)]
     blocks = next((j for j, width in enumerate(known) if width != known[0]), 64)
@@ -78,10 +79,11 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
     stages = _stages(key_names, shapes, light, blocks)
     if taken % factor**2:
         raise BadInput(
-            f"an adapter of {taken} numbers at the start does not see squares of {factor}: say which."
+            f"an adapter of {taken} numbers at the start does not see squares of {factor}: say "
+            "which."
         )
     large = (
-        said.get("adapter_type", "full_adapter_xl" if factor == 16 else "full_adapter")
+        declared.get("adapter_type", "full_adapter_xl" if factor == 16 else "full_adapter")
         == "full_adapter_xl"
     )
     form: Literal["light", "xl", "full"] = "light" if light else "xl" if large else "full"
@@ -125,7 +127,7 @@ def layout(key_names: KeyNames) -> Layout:
         key_names.name,
         "control",
         lambda shapes: any(pattern.fullmatch(name) for name in shapes),
-        lambda shapes, said: config(key_names, shapes, said),
+        lambda shapes, declared: config(key_names, shapes, declared),
         lambda known: table(key_names, known),
         describe if key_names is PEER else None,
         Config(),

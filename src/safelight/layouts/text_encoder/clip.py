@@ -1,5 +1,6 @@
-"""CLIP's text encoder as transformers names it: in Stable Diffusion 1's files, SDXL's first text encoder, SD 3's and FLUX.1's,
-and in diffusers' folders, with ``text_model.`` before its names or, of late, without."""
+"""CLIP's text encoder as transformers names it: in Stable Diffusion 1's files, SDXL's first text
+encoder, SD 3's and FLUX.1's, and in diffusers' folders, with ``text_model.`` before its names or,
+of late, without."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,9 +21,10 @@ LAYER = {
 }
 
 
-def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The encoder's shape. What the file does not hold is taken from ``said``: the heads, by default of 64 features each,
-    and the activation, in the fields of a folder's config.json, by default that of CLIP up to the width of ViT-L."""
+def config(prefix: str, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """The encoder's shape. What the file does not hold is taken from ``declared``: the heads, by
+    default of 64 features each, and the activation, in the fields of a folder's config.json, by
+    default that of CLIP up to the width of ViT-L."""
     width = shapes[f"{prefix}final_layer_norm.weight"][0]
     vocabulary, length = (
         shapes[f"{prefix}embeddings.{one}_embedding.weight"][0] for one in ("token", "position")
@@ -30,9 +32,9 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
     return Config(
         width=width,
         depth=sum(name.endswith(".self_attn.out_proj.weight") for name in shapes),
-        heads=heads(width, said),
+        heads=heads(width, declared),
         hidden=shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
-        activation=said.get("hidden_act", "quick_gelu" if width <= 768 else "gelu"),
+        activation=declared.get("hidden_act", "quick_gelu" if width <= 768 else "gelu"),
         vocabulary=vocabulary,
         length=length,
         projection=shapes["text_projection.weight"][0] if "text_projection.weight" in shapes else 0,

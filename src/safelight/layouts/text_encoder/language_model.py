@@ -1,5 +1,6 @@
-"""Language models as transformers names them, of which the first three quarters are a text encoder: Mistral Small 3,
-alone or with the image encoder of Mistral 3, for FLUX.2 dev, and Qwen 3 for FLUX.2 klein. What lies behind is not read."""
+"""Language models as transformers names them, of which the first three quarters are a text
+encoder: Mistral Small 3, alone or with the image encoder of Mistral 3, for FLUX.2 dev, and Qwen 3
+for FLUX.2 klein. What lies behind is not read."""
 
 import re
 from collections.abc import Mapping
@@ -17,19 +18,20 @@ PREFIXES = {
 }
 
 
-def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """Its shape. A head's width, frequencies and epsilon are in no file: a folder's config.json says them, else they
-    are Mistral Small 3's, or Qwen 3's where queries are normed. The states are those of each quarter of its blocks."""
-    told = said.get("text_config", said)
+def config(prefix: str, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """Its shape. A head's width, frequencies and epsilon are in no file: a folder's config.json
+    says them, else they are Mistral Small 3's, or Qwen 3's where queries are normed. The states
+    are those of each quarter of its blocks."""
+    text_config = declared.get("text_config", declared)
     vocabulary, width = shapes[f"{prefix}embed_tokens.weight"]
     first = f"{prefix}layers.0"
     qk_norm = f"{first}.self_attn.q_norm.weight" in shapes
     head = (
         shapes[f"{first}.self_attn.q_norm.weight"][0]
         if qk_norm
-        else int(told.get("head_dim") or 128)
+        else int(text_config.get("head_dim") or 128)
     )
-    turns = told.get("rope_parameters") or told
+    rope = text_config.get("rope_parameters") or text_config
     depth = sum(
         name.startswith(f"{prefix}layers.") and name.endswith(".mlp.down_proj.weight")
         for name in shapes
@@ -43,13 +45,14 @@ def config(prefix: str, shapes: Shapes, said: Mapping[str, Any]) -> Config:
         hidden=shapes[f"{first}.mlp.gate_proj.weight"][0],
         vocabulary=vocabulary,
         qk_norm=qk_norm,
-        rope_theta=float(turns.get("rope_theta", 1e6 if qk_norm else 1e9)),
-        eps=float(told.get("rms_norm_eps", 1e-6 if qk_norm else 1e-5)),
+        rope_theta=float(rope.get("rope_theta", 1e6 if qk_norm else 1e9)),
+        eps=float(text_config.get("rms_norm_eps", 1e-6 if qk_norm else 1e-5)),
     )
 
 
 def table(prefix: str, config: Config) -> KeyMapping:
-    """The rules; blocks behind the last that is used, the words' way out and the image encoder are left alone."""
+    """The rules; blocks behind the last that is used, the words' way out and the image encoder are
+    left alone."""
     rules = [KeyRule("embedding.weight", (f"{prefix}embed_tokens.weight",))]
     rows = tuple(
         one * config.head_width for one in (config.heads, config.kv_heads, config.kv_heads)
@@ -77,8 +80,8 @@ def table(prefix: str, config: Config) -> KeyMapping:
         ]
     used = "|".join(map(str, range(config.depth)))
     behind = rf"{re.escape(prefix)}(layers\.(?!({used})\.).*|norm\.weight)"
-    beside = r".*lm_head\.weight|.*(vision_tower|multi_modal_projector)\..*|tekken_model"
-    return KeyMapping(tuple(rules), ignored=f"{behind}|{beside}")
+    unused = r".*lm_head\.weight|.*(vision_tower|multi_modal_projector)\..*|tekken_model"
+    return KeyMapping(tuple(rules), ignored=f"{behind}|{unused}")
 
 
 def layout(name: str, prefix: str) -> Layout:

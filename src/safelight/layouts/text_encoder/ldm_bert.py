@@ -1,5 +1,5 @@
-"""The text encoder that latent diffusion trained itself, as it names it (x-transformers, in ``cond_stage_model.``), and
-as diffusers does (``LDMBertModel``)."""
+"""The text encoder that latent diffusion trained itself, as it names it (x-transformers, in
+``cond_stage_model.``), and as diffusers does (``LDMBertModel``)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout names the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}`` and ``{m}`` their
-    attentions and MLPs in one row."""
+    """How a layout names the parts; in the names of a block's parts ``{i}`` counts blocks, ``{a}``
+    and ``{m}`` their attentions and MLPs in one row."""
 
     name: str
-    pieces: str
+    detect_parts: str
     positions: str
     norm: str
     norm1: str
@@ -35,7 +35,7 @@ class KeyNames:
 
 OURS = KeyNames(
     name="ldm",
-    pieces="token_emb.weight",
+    detect_parts="token_emb.weight",
     positions="pos_emb.emb.weight",
     norm="norm",
     norm1="attn_layers.layers.{a}.0",
@@ -48,7 +48,7 @@ OURS = KeyNames(
 )
 PEER = KeyNames(
     name="transformers",
-    pieces="model.embed_tokens.weight",
+    detect_parts="model.embed_tokens.weight",
     positions="model.embed_positions.weight",
     norm="model.layer_norm",
     norm1="model.layers.{i}.self_attn_layer_norm",
@@ -64,18 +64,22 @@ PEER = KeyNames(
 def recognises(key_names: KeyNames, shapes: Shapes) -> bool:
     """Whether these are the bare names of such an encoder."""
     return {
-        key_names.pieces,
+        key_names.detect_parts,
         key_names.positions,
         f"{key_names.block(key_names.enter, 0)}.weight",
     } <= shapes.keys()
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """The encoder's shape; heads have 64 features each unless the user or a folder knows better."""
-    vocabulary, width = shapes[key_names.pieces]
+    vocabulary, width = shapes[key_names.detect_parts]
     inner = shapes[f"{key_names.block(key_names.attention, 0)}.{key_names.qkv[0]}.weight"][0]
-    told = said["text_head_width"] if "text_head_width" in said else said.get("head_dim", 64)
-    head = min(inner, max(1, int(told)))
+    declared_width = (
+        declared["text_head_width"]
+        if "text_head_width" in declared
+        else declared.get("head_dim", 64)
+    )
+    head = min(inner, max(1, int(declared_width)))
     return Config(
         width=width,
         depth=next(
@@ -95,7 +99,7 @@ def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Conf
 def table(key_names: KeyNames, config: Config) -> KeyMapping:
     """The rules of the whole encoder."""
     rules = [
-        KeyRule("embedding.weight", (key_names.pieces,)),
+        KeyRule("embedding.weight", (key_names.detect_parts,)),
         KeyRule("positions", (key_names.positions,)),
     ]
     rules += layer("norm", key_names.norm) + (layer("logits", "to_logits") if config.logits else [])
@@ -136,9 +140,9 @@ def describe(config: Config) -> Mapping[str, Any]:
 
 def layout(key_names: KeyNames) -> Layout:
     """The layout with these key names."""
-    told = describe if key_names is PEER else None
+    describe_folder = describe if key_names is PEER else None
     known = (partial(recognises, key_names), partial(config, key_names), partial(table, key_names))
-    return Layout(key_names.name, "tower", *known, told, Config())
+    return Layout(key_names.name, "tower", *known, describe_folder, Config())
 
 
 LAYOUTS = (layout(OURS), layout(PEER))

@@ -1,4 +1,5 @@
-"""Text encoders as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL (ViT-bigG).
+"""Text encoders as OpenCLIP names them: in the single files of Stable Diffusion 2 (ViT-H) and SDXL
+(ViT-bigG).
 
 Every block is stored, also the last one, which Stable Diffusion 2 does not use.
 """
@@ -20,13 +21,14 @@ LAYER = {
 }
 
 
-def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
-    """The encoder's shape; heads have 64 features each unless ``said`` knows better. All public ones use GELU."""
+def config(shapes: Shapes, declared: Mapping[str, Any]) -> Config:
+    """The encoder's shape; heads have 64 features each unless ``declared`` knows better. All public
+    ones use GELU."""
     width = shapes["ln_final.weight"][0]
     return Config(
         width=width,
         depth=sum(name.endswith(".attn.in_proj_weight") for name in shapes),
-        heads=heads(width, said),
+        heads=heads(width, declared),
         hidden=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         activation="gelu",
         vocabulary=shapes["token_embedding.weight"][0],

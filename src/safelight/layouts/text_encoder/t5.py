@@ -1,4 +1,5 @@
-"""T5's encoder as transformers names it: the third text encoder of Stable Diffusion 3, the second of FLUX.1."""
+"""T5's encoder as transformers names it: the third text encoder of Stable Diffusion 3, the second
+of FLUX.1."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from safelight.types.shapes import Shapes
 FIRST = "encoder.block.0.layer.0.SelfAttention"
 
 
-def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """The encoder's shape; only the farthest distance is not in the file."""
     buckets, heads = shapes[f"{FIRST}.relative_attention_bias.weight"]
     vocabulary, width = shapes["shared.weight"]
@@ -22,7 +23,7 @@ def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
         hidden=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
         vocabulary=vocabulary,
         buckets=buckets,
-        max_distance=said.get("relative_attention_max_distance", 128),
+        max_distance=declared.get("relative_attention_max_distance", 128),
     )
 
 

@@ -32,7 +32,8 @@ KEY_NAMES = KeyNames(
     qkv=("to_q", "to_k", "to_v"),
 )
 OLD = replace(KEY_NAMES, plain=("group_norm", "proj_attn"), qkv=("query", "key", "value"))
-"""Plain attention in folders from before diffusers 0.17, which are still the public ones of latent diffusion."""
+"""Plain attention in folders from before diffusers 0.17, which are still the public ones of latent
+diffusion."""
 
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
@@ -52,39 +53,43 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
-"""What a config.json may say where it could ask for another network with the same names and shapes."""
+"""What a config.json may say where it could ask for another network with the same names and
+shapes."""
 
 
-def config(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
-    require(said, ONLY)
-    return infer(key_names, shapes, told(said))
+    require(declared, ONLY)
+    return infer(key_names, shapes, read_config(declared))
 
 
-def require(said: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
+def require(declared: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> None:
     """BadInput for a config.json that asks for what is not here."""
     for name, known in only.items():
-        if name in said and said[name] not in known:
-            got = shortened(said[name])
+        if name in declared and declared[name] not in known:
+            got = shortened(declared[name])
             raise BadInput(
                 f"config.json: a U-Net whose {name} is {got} is not known here, only {known[0]!r}."
             )
 
 
-def told(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json in the fields of ``infer``; ``attention_head_dim`` counts heads unless there is no text."""
+def read_config(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json in the fields of ``infer``; ``attention_head_dim`` counts heads unless there
+    is no text."""
     key_names = {
-        name: said[name] for name in ("heads", "head_width", "groups", "eps") if name in said
+        name: declared[name]
+        for name in ("heads", "head_width", "groups", "eps")
+        if name in declared
     }
     for mine, theirs in (("groups", "norm_num_groups"), ("eps", "norm_eps")):
-        if said.get(theirs) is not None:
-            key_names[mine] = said[theirs]
-    plain = said.get("_class_name") == "UNet2DModel"
-    heads = said.get("num_attention_heads") or said.get("attention_head_dim")
+        if declared.get(theirs) is not None:
+            key_names[mine] = declared[theirs]
+    plain = declared.get("_class_name") == "UNet2DModel"
+    heads = declared.get("num_attention_heads") or declared.get("attention_head_dim")
     if heads:
         key_names["head_width" if plain else "heads"] = heads
-    if isinstance(said.get("only_cross_attention"), list):
-        key_names["text_only"] = said["only_cross_attention"]
+    if isinstance(declared.get("only_cross_attention"), list):
+        key_names["text_only"] = declared["only_cross_attention"]
     return key_names
 
 
@@ -96,7 +101,8 @@ def describe(config: Config) -> Mapping[str, Any]:
     if config.text_width:
         if config.middle == 0 or any(0 in level.up and any(level.up) for level in levels):
             raise BadInput(
-                "a diffusers U-Net attends behind each block of a level, and in its middle: save native."
+                "a diffusers U-Net attends behind each block of a level, and in its middle: save "
+                "native."
             )
         rising = [
             list(level.up) or [level.depth or 1] * (config.blocks + 1) for level in levels[::-1]
@@ -124,7 +130,8 @@ def describe(config: Config) -> Mapping[str, Any]:
         )
     if len(widths := {level.width // level.heads for level in levels if level.depth}) > 1:
         raise BadInput(
-            f"UNet2DModel has heads of one width, not of {sorted(widths)}: it cannot hold this U-Net."
+            f"UNet2DModel has heads of one width, not of {sorted(widths)}: it cannot hold this "
+            "U-Net."
         )
     plain = {
         "cross_attention_dim",
@@ -192,7 +199,8 @@ def shape(config: Config) -> dict[str, Any]:
 
 
 def recognises(key_names: KeyNames, shapes: Shapes) -> bool:
-    """Whether these are the names of a whole U-Net; where its attention is plain, with these key names."""
+    """Whether these are the names of a whole U-Net; where its attention is plain, with these key
+    names."""
     whole = {
         "conv_in.weight",
         "conv_norm_out.weight",
@@ -207,7 +215,7 @@ def layout(key_names: KeyNames, example: Config) -> Layout:
         "diffusers",
         "denoiser",
         lambda shapes: recognises(key_names, shapes),
-        lambda shapes, said: config(key_names, shapes, said),
+        lambda shapes, declared: config(key_names, shapes, declared),
         lambda known: table(key_names, known),
         describe,
         example,

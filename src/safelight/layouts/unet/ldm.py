@@ -1,5 +1,6 @@
-"""U-Nets as latent diffusion wrote them (CompVis/latent-diffusion; Stable Diffusion 1 and 2, SDXL and its refiner): the
-names of ``model.diffusion_model.``, or, without their dots, of ``model_ema.``."""
+"""U-Nets as latent diffusion wrote them (CompVis/latent-diffusion; Stable Diffusion 1 and 2, SDXL
+and its refiner): the names of ``model.diffusion_model.``, or, without their dots, of
+``model_ema.``."""
 
 from safelight.denoisers.unet.config import Config
 from safelight.layouts.key_mapping import Layout
@@ -45,7 +46,7 @@ LAYOUTS = (
         "ldm",
         "denoiser",
         recognises,
-        lambda shapes, said: infer(KEY_NAMES, shapes, said),
+        lambda shapes, declared: infer(KEY_NAMES, shapes, declared),
         lambda config: table(KEY_NAMES, config),
         example=Config(),
     ),

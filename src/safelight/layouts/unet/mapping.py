@@ -25,10 +25,9 @@ from safelight.types.shapes import Shapes
 
 @dataclass(frozen=True)
 class KeyNames:
-    """How a layout names the parts of a U-Net. In paths, ``{n}`` counts a way's parts (from 1 on the way down),
-    ``{level}`` its levels from the widest picture, ``{stage}`` from the smallest, ``{block}`` a level's blocks, and
-    ``{last}`` is the place behind a block and its attention.
-    """
+    """How a layout names the parts of a U-Net. In paths, ``{n}`` counts a way's parts (from 1 on
+    the way down), ``{level}`` its levels from the widest picture, ``{stage}`` from the smallest,
+    ``{block}`` a level's blocks, and ``{last}`` is the place behind a block and its attention."""
 
     enter: str
     time: tuple[str, str]
@@ -88,7 +87,8 @@ def table(key_names: KeyNames, config: Config) -> KeyMapping:
 
 
 def encoder(key_names: KeyNames, config: Config, ours: str = "encoder") -> list[KeyRule]:
-    """The rules of what a U-Net shares with a branch that controls it: the way down and the middle."""
+    """The rules of what a U-Net shares with a branch that controls it: the way down and the
+    middle."""
     rules = layer(f"{ours}.enter", key_names.enter)
     for mine, theirs in zip(("first", "second"), key_names.time, strict=True):
         rules += layer(f"{ours}.time.{mine}", theirs)
@@ -122,8 +122,8 @@ def encoder(key_names: KeyNames, config: Config, ours: str = "encoder") -> list[
 
 
 def _down(config: Config) -> list[tuple[int, int, int]]:
-    """The width before, the level and the block of each part of the way down; the block after the last is the change of
-    size."""
+    """The width before, the level and the block of each part of the way down; the block after the
+    last is the change of size."""
     parts, before = [], config.levels[0].width
     for level, one in enumerate(config.levels):
         for block in range(config.blocks + (level < len(config.levels) - 1)):
@@ -207,12 +207,13 @@ def _plain(key_names: KeyNames, level: Level, ours: str, theirs: str) -> list[Ke
     return rules + layer(f"{ours}.leave", f"{theirs}.{out}", change=Pointwise(1))
 
 
-def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def infer(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration of a file's names and shapes, with these key names.
 
-    ``said`` may tell what shapes cannot: ``heads`` (one number, or one for each level) or ``head_width``, ``groups``,
-    ``eps``, ``text_only`` (for each level). Else: 32 groups; heads 64 wide between linear layers and 32 wide in plain
-    attention, 8 heads between convolutions, but for those public models of latent diffusion in ``PUBLIC``.
+    ``declared`` may tell what shapes cannot: ``heads`` (one number, or one for each level) or
+    ``head_width``, ``groups``, ``eps``, ``text_only`` (for each level). Else: 32 groups; heads 64
+    wide between linear layers and 32 wide in plain attention, 8 heads between convolutions, but
+    for those public models of latent diffusion in ``PUBLIC``.
     """
     _, conv1, time = key_names.residual[:3]
     blocks, resizes = _blocks(key_names, shapes, conv1)
@@ -240,8 +241,8 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Confi
         len(shapes.get(f"{attends[0]}.proj_in.weight", (0, 0))) == 2,
     )
     widths = tuple(width for width, _, _ in found)
-    heads = _heads(widths, text_width, linear, bool(resizes), said)
-    only = said.get("text_only", [_asks_text(shapes, path, text_width) for _, _, path in found])
+    heads = _heads(widths, text_width, linear, bool(resizes), declared)
+    only = declared.get("text_only", [_asks_text(shapes, path, text_width) for _, _, path in found])
     if len(only) != len(found):
         raise BadInput(
             f"only_cross_attention: wanted one answer for each of {len(found)} levels, got {only}."
@@ -271,8 +272,8 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Confi
         classes=shapes.get(f"{key_names.classes}.weight", (0,))[0],
         guidance=shapes.get(f"{key_names.guidance}.weight", (0, 0))[1],
         norm=Norm(
-            said.get("groups", 32),
-            said.get("eps", 1e-5),
+            declared.get("groups", 32),
+            declared.get("eps", 1e-5),
             shapes[f"{first}.{time}.weight"][0] == 2 * widths[0],
         ),
         linear=linear,
@@ -283,7 +284,8 @@ def infer(key_names: KeyNames, shapes: Shapes, said: Mapping[str, Any]) -> Confi
 def _rises(
     key_names: KeyNames, shapes: Shapes, level: int, blocks: int, depths: Sequence[int]
 ) -> tuple[int, ...]:
-    """How deep a level's blocks are on the way up, where there is one and they are not as on the way down."""
+    """How deep a level's blocks are on the way up, where there is one and they are not as on the
+    way down."""
     first, levels = (len(depths) - 1 - level) * (blocks + 1), len(depths)
     places = [
         key_names.place(key_names.up_attention, first + block, level, block, levels)
@@ -318,9 +320,10 @@ def _depth(key_names: KeyNames, shapes: Shapes, path: str) -> int:
 
 
 def _asks_text(shapes: Shapes, path: str, text_width: int) -> bool:
-    """Whether the first attention of a transformer asks the text; where both are as wide, that it does not."""
-    out, asked = shapes.get(f"{path}.transformer_blocks.0.attn1.to_k.weight", (0, 0))
-    return asked != out and asked == text_width
+    """Whether the first attention of a transformer asks the text; where both are as wide, that it
+    does not."""
+    out, keys_from = shapes.get(f"{path}.transformer_blocks.0.attn1.to_k.weight", (0, 0))
+    return keys_from != out and keys_from == text_width
 
 
 PUBLIC: Mapping[tuple[tuple[int, ...], int], int] = {
@@ -332,19 +335,23 @@ PUBLIC: Mapping[tuple[tuple[int, ...], int], int] = {
     ((192, 384, 576, 960), 640): -32,
     ((448, 896, 1344, 1792), 768): -32,
 }
-"""Heads, or below 0 their width, of published models by widths and text width (the configurations in CompVis/
-latent-diffusion): cin256-v2, semantic synthesis, Stable
-Diffusion's ×4 upscaler, cin256, layout2img, text2img256, retrieval-augmented 768×768."""
+"""Heads, or below 0 their width, of published models by widths and text width (the configurations
+in CompVis/ latent-diffusion): cin256-v2, semantic synthesis, Stable Diffusion's ×4 upscaler,
+cin256, layout2img, text2img256, retrieval-augmented 768×768."""
 
 
 def _heads(
-    widths: tuple[int, ...], text_width: int, linear: bool, resizes: bool, said: Mapping[str, Any]
+    widths: tuple[int, ...],
+    text_width: int,
+    linear: bool,
+    resizes: bool,
+    declared: Mapping[str, Any],
 ) -> tuple[int, ...]:
     """The heads of each level, as said or by convention."""
     usual = (-64 if linear else 8) if text_width else 8 if resizes else -32
-    chosen = said.get("heads", PUBLIC.get((widths, text_width), usual))
-    if "head_width" in said:
-        chosen = -alone(said, "head_width", 1)
+    chosen = declared.get("heads", PUBLIC.get((widths, text_width), usual))
+    if "head_width" in declared:
+        chosen = -alone(declared, "head_width", 1)
     each = tuple(chosen) if isinstance(chosen, list | tuple) else (chosen,) * len(widths)
     if len(each) != len(widths):
         raise BadInput(

@@ -5,7 +5,7 @@ from typing import Any
 
 from safelight.denoisers.control.unet.config import Config
 from safelight.layouts.key_mapping import Layout
-from safelight.layouts.unet.diffusers import KEY_NAMES, ONLY, require, shape, told
+from safelight.layouts.unet.diffusers import KEY_NAMES, ONLY, read_config, require, shape
 from safelight.layouts.unet_control.mapping import inferred, table
 from safelight.types.shapes import Shapes
 
@@ -18,10 +18,10 @@ HINTS = (
 ALSO = {"controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,)}
 
 
-def config(shapes: Shapes, said: Mapping[str, Any]) -> Config:
+def config(shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Our configuration, from a file and, as far as there is one, its config.json."""
-    require(said, {**ONLY, **ALSO})
-    return inferred(KEY_NAMES, HINTS, shapes, told(said))
+    require(declared, {**ONLY, **ALSO})
+    return inferred(KEY_NAMES, HINTS, shapes, read_config(declared))
 
 
 def describe(config: Config) -> Mapping[str, Any]:

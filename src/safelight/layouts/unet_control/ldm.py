@@ -24,7 +24,7 @@ LAYOUTS = (
         "ldm",
         "control",
         recognises,
-        lambda shapes, said: inferred(KEY_NAMES, HINTS, shapes, said),
+        lambda shapes, declared: inferred(KEY_NAMES, HINTS, shapes, declared),
         lambda config: table(KEY_NAMES, ENDS, HINTS, config),
         example=Config(),
     ),

@@ -15,8 +15,9 @@ def table(
 ) -> KeyMapping:
     """The rules of a ControlNet.
 
-    ``ends``: the convolutions behind each part of the way down (``{n}``) and the middle; ``hints``: the picture's
-    convolutions, the first, those between (``{n}`` from 0, ``{after}`` their place after the first) and the last.
+    ``ends``: the convolutions behind each part of the way down (``{n}``) and the middle;
+    ``hints``: the picture's convolutions, the first, those between (``{n}`` from 0, ``{after}``
+    their place after the first) and the last.
     """
     rules: list[KeyRule] = encoder(key_names, config.network)
     levels = config.network.levels
@@ -37,12 +38,12 @@ def hint_encoder(ours: str, hints: tuple[str, str, str], count: int) -> list[Key
 
 
 def inferred(
-    key_names: KeyNames, hints: tuple[str, str, str], shapes: Shapes, said: Mapping[str, Any]
+    key_names: KeyNames, hints: tuple[str, str, str], shapes: Shapes, declared: Mapping[str, Any]
 ) -> Config:
     """Our configuration of a ControlNet's names and shapes."""
     colours = shapes[f"{hints[0]}.weight"][1]
     return Config(
-        infer(key_names, shapes, said), hint_channels=colours, hints=looked(hints, shapes)
+        infer(key_names, shapes, declared), hint_channels=colours, hints=looked(hints, shapes)
     )
 
 
