@@ -86,7 +86,7 @@ def test_names_by_which_results_are_reported(networks):
 
 def test_maps_of_several_depths_and_pooled_vectors(network):
     assert isinstance(network, Features)
-    for size in [(64, 64), (network.least, network.least + 3)]:
+    for size in [(64, 64), (network.min_size, network.min_size + 3)]:
         maps = network.maps(native(images(), 67)[..., : size[0], : size[1]])
         assert len(maps) >= 5
         assert all(one.dim() == 4 and len(one) == 2 and one.isfinite().all() for one in maps)
@@ -102,9 +102,9 @@ def test_maps_of_several_depths_and_pooled_vectors(network):
 
 
 def test_a_picture_that_is_too_small_is_refused(network):
-    side = network.least - 1
+    side = network.min_size - 1
     with pytest.raises(
-        BadInput, match=f"{network.name}: wanted pictures of at least {network.least} pixels"
+        BadInput, match=f"{network.name}: wanted pictures of at least {network.min_size} pixels"
     ):
         network.maps(torch.zeros(1, 3, side, 224))
 
@@ -151,7 +151,7 @@ def test_the_distance_by_hand():
     """Two maps: orthogonal unit vectors everywhere, and at one of four places opposite ones."""
 
     class Given:
-        name, least = "given", 1
+        name, min_size = "given", 1
 
         def vector(self, pictures):
             return pictures.mean((2, 3))

@@ -68,7 +68,7 @@ class CLIP(nn.Module):
     share. It never trains. Gradients reach the images through ``maps``; ``vector`` sees 8-bit
     pictures."""
 
-    least = 1
+    min_size = 1
     heads: tuple[Tensor, ...] = ()
 
     def __init__(self, config: Config) -> None:
@@ -98,7 +98,7 @@ class CLIP(nn.Module):
     def maps(self, images: Images) -> tuple[Tensor, ...]:
         """The patches after blocks at five even depths (all, if it has fewer), (b, width, h, w), of
         images scaled to its own size."""
-        at_least(self.name, self.least, images)
+        at_least(self.name, self.min_size, images)
         side, depth = self.image.config.size, len(self.image.blocks)
         mean, deviation = (
             torch.tensor(value, device=images.device, dtype=images.dtype).view(3, 1, 1)

@@ -74,7 +74,7 @@ class DINOv2(nn.Module):
             )
         width, _, self.patch, _ = tensors["patch_embed.proj.weight"].shape
         depth = sum(name.endswith(".attn.proj.weight") for name in tensors)
-        self.least = self.patch
+        self.min_size = self.patch
         self.name = f"dinov2-vit-{SIZES.get(width, width)}-{self.patch}"
         self.cls_token, self.pos_embed = (
             nn.Parameter(torch.empty_like(tensors[name])) for name in ("cls_token", "pos_embed")
@@ -101,7 +101,7 @@ class DINOv2(nn.Module):
 
     def maps(self, images: Images) -> tuple[Tensor, ...]:
         """The patches after blocks at five even depths (all, if it has fewer), (b, width, h, w)."""
-        at_least(self.name, self.least, images)
+        at_least(self.name, self.min_size, images)
         depth = len(self.blocks)
         indices = sorted({depth * number // 5 - 1 for number in range(1, 6)} - {-1})
         rows, columns = (side // self.patch for side in images.shape[-2:])

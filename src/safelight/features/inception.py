@@ -34,7 +34,7 @@ class Inception(nn.Module):
     weights."""
 
     name = "inception-v3"
-    least = 75
+    min_size = 75
     heads: tuple[Tensor, ...] = ()
 
     def __init__(self, config: Config) -> None:
@@ -59,7 +59,7 @@ class Inception(nn.Module):
 
     def maps(self, images: Images) -> tuple[Tensor, ...]:
         """The last layer of each size, at the size of the images."""
-        at_least(self.name, self.least, images)
+        at_least(self.name, self.min_size, images)
         maps = []
         x = images
         for name in LAYERS:
