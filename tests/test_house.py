@@ -130,9 +130,7 @@ TO_RENAME = {
     "adapters",
     "attachments",
     "checkpoints",
-    "denoisers",
     "inspection",
-    "nn",
 }
 """Rooms that still have private words; take a room out once it has none."""
 

@@ -183,7 +183,8 @@ def joint_mask(words: Tensor, n: int) -> Tensor | None:
 def self_only_mask(mask: Tensor | None, n: int, ahead: int, device: torch.device) -> Tensor:
     """The attention mask (1 or b, n, n) under which a patch attends only to itself and to the
     ``ahead`` text tokens before the patches; text tokens attend as before."""
-    sees = torch.eye(n, dtype=torch.bool, device=device)
+    positions = torch.arange(n, device=device)
+    sees = positions[:, None] == positions
     sees[:, :ahead] = True
     sees[:ahead] = True
     return sees[None] if mask is None else sees & mask[:, None]

@@ -25,7 +25,7 @@ def sinusoidal(time: Tensor, width: int, inclusive: bool = False) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Time (b,) → (b, width): sinusoids, to which ``beside`` (b, frequencies) is added, then
+    """Time (b,) → (b, width): sinusoids, to which ``extra`` (b, frequencies) is added, then
     Linear, SiLU, Linear."""
 
     def __init__(self, width: int, frequencies: int = 256, inclusive: bool = False) -> None:
@@ -34,9 +34,9 @@ class TimeEmbedding(nn.Module):
         self.first = nn.Linear(frequencies, width)
         self.second = nn.Linear(width, width)
 
-    def forward(self, time: Tensor, beside: Tensor | None = None) -> Tensor:
+    def forward(self, time: Tensor, extra: Tensor | None = None) -> Tensor:
         waves = sinusoidal(time, self.frequencies, self.inclusive).to(self.first.weight.dtype)
         embedded: Tensor = self.second(
-            F.silu(self.first(waves if beside is None else waves + beside))
+            F.silu(self.first(waves if extra is None else waves + extra))
         )
         return embedded

@@ -38,7 +38,7 @@ class GroupNorm(nn.GroupNorm):
             return scale_shift(
                 x, scale, bias - mean.repeat_interleave(each, 1) * scale, self.silu, mine
             )
-        y = super().forward(x) if known is None else self._told(x, known)
+        y = super().forward(x) if known is None else self._normalise(x, known)
         return F.silu(y) if self.silu else y
 
     def sums(self, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class GroupNorm(nn.GroupNorm):
     def _in_kernels(self, x: Tensor) -> bool:
         return self.quick and x.shape[1] % 64 == 0 and usable(x, self.weight, self.bias)
 
-    def _told(self, x: Tensor, known: Moments) -> Tensor:
+    def _normalise(self, x: Tensor, known: Moments) -> Tensor:
         """As batch norm with fixed statistics, whose channels are those of all images."""
         mean, variance = (
             one.float().repeat_interleave(x.shape[1] // self.num_groups) for one in known

@@ -82,14 +82,14 @@ class Encoder(nn.Module):
 
     def embed(self, time: Tensor, condition: Condition) -> Tensor:
         """Time, guidance, vector and noise level as one embedding, (b, embedding_width)."""
-        beside = None
+        extra = None
         if (
             self.guidance is not None
         ):  # the scale minus 1 (no guidance), times 1000, as diffusers' pipelines pass it
             scale = condition.scalars.get("guidance", torch.ones_like(time)).float() - 1
             waves = sinusoidal(1000 * scale, self.config.guidance, inclusive=True)
-            beside = self.guidance(waves.to(self.guidance.weight.dtype))
-        emb: Tensor = self.time(time, beside)
+            extra = self.guidance(waves.to(self.guidance.weight.dtype))
+        emb: Tensor = self.time(time, extra)
         if self.vector is not None and condition.vector is not None:
             emb = emb + self.vector(condition.vector.to(emb.dtype))
         if self.classes is not None and "noise_level" in condition.scalars:
