@@ -36,6 +36,8 @@ def pytest_configure(config):
 
 def import_annotations():
     """Import modules with what they import for annotations only, so that these can be checked."""
+    for name in ("config", "media.pictures"):  # pydantic and the checker are not to see this
+        importlib.import_module(f"safelight.{name}")
     typing.TYPE_CHECKING = True
     try:
         for name in WITHOUT_TORCH:
