@@ -362,7 +362,7 @@ def test_an_eye_is_taken_from_the_model_or_from_beside_the_adapter(model, file, 
     assert torch.equal(with_image_prompt(model, file).conditioner(given).streams[0].values, want)
     narrow = eye_file(tmp_path, replace(EYE, projection=9), "narrow.safetensors")
     with pytest.raises(
-        BadInput, match=r"narrow\.safetensors makes vectors of 9 .* reads a vector of 10 numbers"
+        BadInput, match=r"narrow\.safetensors makes vectors of 9 .* needs a vector of 10 numbers"
     ):
         with_image_prompt(model, file, encoder=narrow)
     said = with_image_prompt(

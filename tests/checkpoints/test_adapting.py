@@ -33,7 +33,7 @@ def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
     shown.save(tmp_path / "map.png")
     with pytest.warns(
         Note,
-        match="controlnet/controlnet is left out: it controls by a picture, which --control names",
+        match="controlnet/controlnet is left out: it controls by a picture; name both with --control",
     ):
         model = checkpoints.read(folder("controlnet"))
     for part in (model.autoencoder, model.conditioner, model.denoiser):

@@ -120,7 +120,7 @@ def test_what_stands_on_a_model_is_in_its_recipes_and_in_what_is_saved(folder, t
     ):
         made = with_loras(model, [f"{stated}:0.5"], [f"{word}:owl"])
     want = (
-        "conditioner, denoiser, autoencoder: mine; adapter fox.safetensors: CC-BY-NC-4.0; word word.safetensors: not "
+        "conditioner, denoiser, autoencoder: mine; adapter fox.safetensors: CC-BY-NC-4.0; embedding word.safetensors: not "
         "stated"
     )
     assert recipe(made, TextToImage("a fox"), Settings(seed=1))["model"]["licence"] == want

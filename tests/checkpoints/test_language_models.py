@@ -265,7 +265,7 @@ def test_a_tower_brings_the_words_that_lie_beside_it_and_that_of_another_family_
         BadInput, match=r"conditioner \(such as the text_encoder folder of FLUX\.2 dev"
     ):
         checkpoints.read(parts[:1], {"axes": axes}).complete()
-    with pytest.raises(BadInput, match=r"FLUX\.2 dev does not read; leave it out"):
+    with pytest.raises(BadInput, match=r"FLUX\.2 dev does not have; leave it out"):
         checkpoints.read([*parts, other], {"axes": axes})
 
 

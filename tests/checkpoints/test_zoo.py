@@ -130,7 +130,7 @@ def test_a_file_taught_a_class_in_every_picture_knows_no_other(tmp_path):
         model.conditioner([Prompt("999")]).tokens.values[0, 0], table.popitem()[1][999]
     )
     with pytest.raises(
-        BadInput, match="taught a class in every picture: name one, and take guidance none"
+        BadInput, match="trained with a class for every picture: name one, and set guidance to none"
     ):
         model.conditioner.null_condition([Prompt("3")])
 

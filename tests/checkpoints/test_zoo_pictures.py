@@ -133,5 +133,5 @@ def test_a_map_that_is_none_is_refused():
     ):
         with pytest.raises(BadInput, match=r"wanted a map \(h, w\) of classes from 0 to 2"):
             conditioner([Prompt(given={"segments": wrong})])
-    with pytest.raises(BadInput, match="wanted classes and channels"):
+    with pytest.raises(BadInput, match="wanted at least 1 class, 1 channel"):
         Segments(classes=0)
