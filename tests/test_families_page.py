@@ -41,7 +41,7 @@ def test_every_family_stands_in_it_and_every_recording_is_near():
 
 def test_a_comparison_belongs_to_the_family_that_its_test_names():
     assert page.family_of("sd2-v", "any") == "sd2"
-    folder = "tests/checkpoints/test_folders.py::test_a_walk_goes_where_it_went"
+    folder = "tests/checkpoints/test_folders.py::test_the_steps_equal_the_recorded_ones"
     assert page.family_of("diffusers-folders", f"{folder}[sd-inpaint]") == "sd1-inpaint"
     assert page.family_of("diffusers-folders", f"{folder}[sd-7.5]") == "sd1"
     assert page.family_of("diffusers-folders", "tests/test_x.py::test_y") == "folders"

@@ -1,4 +1,4 @@
-"""Licences of public weights: known or asked for, and carried into whatever is made of them."""
+"""Licences of public weights: known or stated, and carried into what is made of them."""
 
 import json
 import shutil
@@ -72,11 +72,12 @@ def test_a_file_states_it_in_its_metadata(tmp_path):
         assert file.metadata()["modelspec.license"] == "foxes: 1.0"
 
 
-def test_parts_of_several_files_keep_their_own(folder, tmp_path):
+def test_parts_of_several_files_keep_their_licences(folder, tmp_path):
     card(folder / "vae", "MIT")
     parts = [folder / "unet", folder / "vae", folder / "text_encoder"]
     model = checkpoints.read(parts)
-    want = f"denoiser: {USUAL}; autoencoder: MIT; conditioner: not stated (public weights of CLIP: MIT)"
+    conditioner = "conditioner: not stated (public weights of CLIP: MIT)"
+    want = f"denoiser: {USUAL}; autoencoder: MIT; {conditioner}"
     assert model.card.licence == want
     with pytest.warns(Note, match="the licence of unet is not stated"):
         checkpoints.save(model, tmp_path / "native")
@@ -110,7 +111,7 @@ def test_a_part_that_is_put_in_place_of_another_brings_its_licence(folder, tmp_p
     )
 
 
-def test_what_stands_on_a_model_is_in_its_recipes_and_in_what_is_saved(folder, tmp_path):
+def test_licences_of_attachments_are_in_recipes_and_saved_models(folder, tmp_path):
     model = checkpoints.read(folder, {"licence": "mine"})
     stated = lora(tmp_path / "fox.safetensors", model, **{"modelspec.license": "CC-BY-NC-4.0"})
     word = tmp_path / "word.safetensors"

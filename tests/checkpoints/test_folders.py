@@ -1,4 +1,4 @@
-"""Whole pipelines of another program from its folders: words, walks and pictures as it made them."""
+"""Whole pipelines of diffusers from its folders: the same conditions, steps and pictures."""
 
 import pytest
 import torch
@@ -41,8 +41,8 @@ def test_prompts_become_what_they_became(model, name):
 @pytest.mark.parametrize(
     ("name", "scale"), [("sd", 7.5), ("sdxl", 5.0), ("sd3", 4.0), ("flux", 3.5)]
 )
-def test_a_walk_goes_where_it_went(model, name, scale):
-    """From the prompts, or, where the pipeline read a shorter page than ours, from the words as it read them."""
+def test_the_steps_equal_the_recorded_ones(model, name, scale):
+    """From the prompts, or from the recorded states where the pipeline's chunks are shorter."""
     inputs, outputs = Recording("diffusers-folders").inputs, Recording("diffusers-folders").outputs
     network, process, settings = model.denoiser, model.process, model.card.settings
     spacing, start = SPACING.read(settings.spacing), inputs.get(f"{name}.latents")

@@ -1,4 +1,4 @@
-"""Models on the hub: what is fetched of which, and what is said where there is no network."""
+"""Models on the hub: which files are downloaded, and the errors without a network."""
 
 import errno
 import sys
@@ -200,8 +200,10 @@ def test_without_a_network_one_sentence_says_what_to_download_to_where(remote):
     with pytest.raises(BadInput) as caught:
         fetch("owner/model@v1:weights/x.safetensors")
     assert str(caught.value) == (
-        "owner/model@v1:weights/x.safetensors cannot be downloaded here (no network): where there is a network, "
-        "run `hf download owner/model weights/x.safetensors --revision v1 --local-dir model`, copy that folder here "
+        "owner/model@v1:weights/x.safetensors cannot be downloaded here (no network): "
+        "where there is a network, run "
+        "`hf download owner/model weights/x.safetensors --revision v1 --local-dir model`, "
+        "copy that folder here "
         "and load 'model/weights/x.safetensors' instead."
     )
     with pytest.raises(
@@ -215,7 +217,8 @@ def test_without_a_network_one_sentence_says_what_to_download_to_where(remote):
     [
         (
             "GatedRepoError",
-            "a/b wants its terms accepted: do so at https://huggingface.co/a/b, then `hf auth login`",
+            "a/b wants its terms accepted: do so at https://huggingface.co/a/b, "
+            "then `hf auth login`",
         ),
         ("RepositoryNotFoundError", "the hub has no a/b, or it is private"),
         ("RevisionNotFoundError", "a/b has no revision 'v1'; see https://huggingface.co/a/b/tree"),

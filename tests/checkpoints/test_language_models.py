@@ -1,4 +1,4 @@
-"""Language models as text towers: equal to their originals, and FLUX.2 on a prompt from a folder."""
+"""Language models as text encoders: equal to their originals; FLUX.2 from a folder."""
 
 import json
 from dataclasses import replace
@@ -250,7 +250,7 @@ def test_klein_is_known_by_what_it_does_not_hear_and_its_base_by_the_folder(tmp_
     assert (base.card.settings.steps, base.card.settings.guidance) == (50, 4.0)
 
 
-def test_a_tower_brings_the_words_that_lie_beside_it_and_that_of_another_family_is_refused(folder):
+def test_an_encoder_uses_the_tokenizer_next_to_it_and_other_families_are_refused(folder):
     parts = [Recording("flux2").file("flux2-dev.safetensors"), folder / "text_encoder"]
     other = Recording("diffusers-folders").file("flux/text_encoder")
     axes = Recording("flux2").facts["config"]["transformer"]["axes_dim"]

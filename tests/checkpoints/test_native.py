@@ -74,7 +74,8 @@ def test_saving_what_was_loaded_gives_the_same_files(folder, tmp_path):
     for file in folder.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
     assert {file.name for file in folder.iterdir()} == {
-        "README.md", "autoencoder.safetensors", "conditioner.safetensors", "config.json", "denoiser.safetensors",
+        "README.md", "autoencoder.safetensors", "conditioner.safetensors",
+        "config.json", "denoiser.safetensors",
         "manifest.json",
     }  # fmt: skip
 
@@ -300,7 +301,7 @@ def test_saving_replaces_a_model_and_nothing_else(model, folder, tmp_path):
     assert same(read_model(tmp_path / "empty").denoiser, model.denoiser)
 
 
-def test_another_dialect_is_refused(model, tmp_path):
+def test_another_layout_is_refused(model, tmp_path):
     with pytest.raises(BadInput, match="unknown layout 'nativ'; did you mean 'native'"):
         safelight.save(model, tmp_path / "x", layout="nativ")
     assert list(tmp_path.iterdir()) == []

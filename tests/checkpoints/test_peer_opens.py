@@ -1,4 +1,4 @@
-"""Folders that we wrote, opened by the libraries whose layout they have: the same networks as from the folders read."""
+"""Folders that we write, opened by diffusers and transformers: the same networks as before."""
 
 import json
 from importlib import import_module
@@ -55,7 +55,7 @@ def test_the_peer_opens_what_we_wrote_as_what_we_read(tmp_path, monkeypatch, nam
 
 
 def _made(network, part):
-    """What a configuration says of the network; one value for all levels is the same as a list of it."""
+    """The network's fields of a configuration; one value for all levels equals a list of it."""
     said = dict(network.config if isinstance(network.config, dict) else network.config.to_dict())
     kept = {key: one for key, one in said.items() if key not in OWN and not key.startswith("_")}
     kept |= {"sample_size": 0} if part in SIZES else {}

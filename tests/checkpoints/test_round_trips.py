@@ -1,4 +1,4 @@
-"""Every family from a file of others into ours and back, to the bit, and what is refused on the way."""
+"""Every family from a public file to ours and back, bit for bit, and what is refused."""
 
 import json
 
@@ -52,7 +52,7 @@ def same(got, want):
 
 
 def kept(file):
-    """What of a file is weights: schedules follow from the family, running means are a choice, ids count up."""
+    """The weights in a file, without schedules, moving averages and position ids."""
     ignored = ("model_ema.", "cond_stage_model.transformer.text_model.embeddings.position_ids")
     ignored += ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids",)
     return {
@@ -162,7 +162,7 @@ def test_several_files_make_one_model_and_what_is_missing_is_named(tmp_path):
         checkpoints.read([flux, flux], {})
 
 
-def test_what_a_file_cannot_tell_can_be_said():
+def test_hints_state_what_a_file_cannot():
     path = Recording("sd2-v").file("model.safetensors")
     assumed, said = (
         checkpoints.read([path], {}),
@@ -188,7 +188,7 @@ def test_what_a_file_cannot_tell_can_be_said():
 
 
 def test_pictures_name_the_files_that_they_were_made_with(tiny_folder):
-    """By a fingerprint, which whoever has the same files finds again; the hash of a model of ours is no more one."""
+    """Foreign files are identified by a fingerprint, a model of ours by a hash."""
     path = Recording("sd1-inpaint").file("model.safetensors")
     model = checkpoints.read([path], {"prediction": "noise"})
     found = recipe(model, TextToImage("x"), Settings(seed=1))["model"]
@@ -208,7 +208,7 @@ def test_pictures_name_the_files_that_they_were_made_with(tiny_folder):
     assert checkpoints.read([other], {}).card.origin["fingerprint"] != found["fingerprint"]
 
 
-def test_strangers_are_told_what_is_nearest(tmp_path):
+def test_errors_name_the_nearest_known_layout(tmp_path):
     file = load_file(Recording("sd1").file("model.safetensors"))
     less = {
         name.removeprefix("model.diffusion_model."): one

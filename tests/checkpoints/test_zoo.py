@@ -1,4 +1,4 @@
-"""The conditional members of latent diffusion's zoo, from files in its names: read, run, and written to the bit."""
+"""Conditional models of latent diffusion's zoo: read, run, and written bit for bit."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def attending(base, multipliers, attends, heads, depth=1):
     )
 
 
-PUBLIC = {  # the configurations in CompVis/latent-diffusion, with millions of parameters of the U-Net
+PUBLIC = {  # of CompVis/latent-diffusion, with millions of parameters of the U-Net
     "cin256-v2": (
         Config(3, 0, attending(192, (1, 2, 3, 5), (0, 1, 1, 1), 1), text_width=512, linear=False),
         400.92,
@@ -81,7 +81,7 @@ def test_a_class_is_a_token_and_the_last_row_is_none(classes):
 
 
 @torch.no_grad()
-def test_a_class_is_heard_as_the_peer_library_hears_it(classes, monkeypatch):
+def test_a_class_conditions_as_in_diffusers(classes, monkeypatch):
     monkeypatch.setattr(Recording, "latest", "ldm-class")
     diffusers = pytest.importorskip("diffusers")
     from safelight.layouts.unet import diffusers as diffusers_unet

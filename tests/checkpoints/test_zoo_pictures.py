@@ -1,4 +1,4 @@
-"""Latent diffusion's zoo that sees a picture beside the noise: a small one, a masked one, a map of classes."""
+"""Latent diffusion's zoo with picture conditions: a small picture, a masked one, a class map."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from safelight.layouts.unet import ldm as ldm_unet
 from safelight.types.networks import Condition, Prompt
 
 SMALL = Config(3, 3, zoo.LEVELS, text_width=0)
-PUBLIC = {  # the configurations in CompVis/latent-diffusion, with the parameters of arXiv 2112.10752 where it has them
+PUBLIC = {  # of CompVis/latent-diffusion, with the parameters that arXiv 2112.10752 gives
     "bsr_sr": (Config(3, 3, attending(160, (1, 2, 2, 4), (0, 0, 0, 1), -32), text_width=0), None),
     "inpainting_big": (
         Config(
@@ -45,7 +45,7 @@ def test_a_public_network_is_inferred_at_full_size(name):
 
 
 @torch.no_grad()
-def test_a_small_picture_stands_beside_the_latents_as_in_the_peer_library(tmp_path, monkeypatch):
+def test_a_small_picture_is_concatenated_as_in_diffusers(tmp_path, monkeypatch):
     diffusers = pytest.importorskip("diffusers")
     monkeypatch.setattr(Recording, "latest", "ldm-upscale")
     path = zoo.written(
@@ -77,7 +77,7 @@ def test_a_small_picture_stands_beside_the_latents_as_in_the_peer_library(tmp_pa
     )
 
 
-def test_a_first_stage_that_stands_in_a_file_twice_is_read_once_and_written_twice(tmp_path):
+def test_an_autoencoder_that_a_file_holds_twice_is_read_once_and_written_twice(tmp_path):
     config = Config(3, 4, zoo.LEVELS, text_width=0, residual_resize=True)
     once = zoo.first_stage()
     twice = {

@@ -1,4 +1,4 @@
-"""The text tower of latent diffusion's zoo: numbers, words, whole files and folders, and boxes as numbers."""
+"""The text encoder of latent diffusion's zoo: tokens, whole files and folders, boxes as ids."""
 
 import numpy
 import pytest
@@ -40,7 +40,7 @@ PICTURES = kl_config.Config(width=32, multipliers=(1, 1, 1, 1), blocks=1)
 HINTS = {"text_head_width": 8}
 
 
-def test_the_public_tower_is_inferred_at_full_size():
+def test_the_public_text_encoder_is_inferred_at_full_size():
     config = bert.Config()
     with torch.device("meta"):
         state = config.build().state_dict()
@@ -76,7 +76,7 @@ def test_it_equals_the_peer_librarys_with_the_same_weights(monkeypatch):
     assert torch.equal(network(network.embedding(ids), 1)[0], states)
 
 
-def test_words_are_parted_as_the_library_of_its_tokenizer_parts_them(tmp_path):
+def test_text_is_tokenized_as_by_the_original_library(tmp_path):
     transformers = pytest.importorskip("transformers")
     (tmp_path / "vocab.txt").write_text("\n".join(LIST) + "\n", encoding="utf-8")
     ours, theirs = wordpiece(LIST), transformers.BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
@@ -104,7 +104,7 @@ def text_file(tmp_path):
     )
 
 
-def test_a_file_reads_with_the_words_beside_it_and_comes_back(text_file, tmp_path):
+def test_a_file_uses_the_vocabulary_next_to_it_and_round_trips(text_file, tmp_path):
     model = checkpoints.read(text_file, HINTS)
     assert model.card.origin["family"] == "ldm-text"
     (reader,) = model.conditioner.encoders
@@ -147,7 +147,7 @@ def test_the_peer_librarys_pipeline_makes_the_same_picture_of_the_folder(text_fi
 
 
 @torch.no_grad()
-def test_boxes_are_read_as_the_numbers_of_their_pieces(tmp_path):
+def test_boxes_are_read_as_token_ids(tmp_path):
     config = Config(3, 0, (Level(32, 0, 1), Level(64, 3, 2)), middle=3, text_width=24, linear=False)
     boxes = bert.Config(24, 2, 2, 8, 40, vocabulary=50, length=12)
     tower = zoo.named(ORIGINAL, boxes, "cond_stage_model.transformer.")

@@ -29,7 +29,7 @@ def test_the_file_is_the_librarys_to_the_byte(tmp_path):
 
 
 @pytest.mark.parametrize("layout", checkpoints.FORMATS)
-def test_who_stops_it_finds_nothing_half_written(model, tmp_path, layout, monkeypatch):
+def test_an_interrupted_save_leaves_nothing_half_written(model, tmp_path, layout, monkeypatch):
     def stopped(*given: object, **more: object) -> None:
         write_tensors(*given, **more)
         raise KeyboardInterrupt

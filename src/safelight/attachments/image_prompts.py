@@ -92,8 +92,9 @@ def with_image_prompt(
 ) -> LatentDiffusion:
     """The model with an image prompt; the given model shares its weights and stays as it is.
 
-    Its prompts may have an ``image``, or what an encoder made of one (see ``ImagePromptConditioner``);
-    prompts without one use ``inputs``, which its card calls ``input_names``. The LoRA in a file of
+    Its prompts may have an ``image``, or what an encoder made of one (see
+    ``ImagePromptConditioner``); prompts without one use ``inputs``, which its card calls
+    ``input_names``. The LoRA in a file of
     FaceID is not merged: ``face_lora`` reads it.
 
     ``encoder``: the file or folder of the image encoder; by default the model's own, or the one

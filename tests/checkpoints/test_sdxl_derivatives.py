@@ -1,5 +1,5 @@
-"""Stable Diffusion XL's heirs, and others that look like a family and are not it: by marks in their files, by what a
-scheduler says, or by name."""
+"""Derivatives of Stable Diffusion XL, and models that only look like a family: recognised by
+training metadata, by a scheduler, or by a hint."""
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ EDMS = [
 
 
 @pytest.mark.parametrize(("kind", "said"), EDMS)
-def test_a_walk_of_edm_goes_where_the_peer_library_goes(kind, said, monkeypatch):
+def test_the_steps_of_edm_equal_those_of_diffusers(kind, said, monkeypatch):
     diffusers = pytest.importorskip("diffusers")
     monkeypatch.setattr(
         Recording, "latest", "playground-v25" if said["sigma_data"] == 0.5 else "cosxl"
@@ -182,7 +182,7 @@ def test_a_network_that_hears_its_guidance_is_of_a_family_that_tells_it(tmp_path
     )
 
 
-def test_what_only_a_name_tells_apart_is_told_by_name(tmp_path):
+def test_what_only_a_hint_can_tell_apart_needs_the_hint(tmp_path):
     path = zoo.written(tmp_path / "turbo.safetensors", zoo.network(XL))
     usual, turbo = checkpoints.read(path), checkpoints.read(path, {"family": "sdxl-turbo"})
     assert (usual.card.origin["family"], turbo.card.origin["family"]) == ("sdxl", "sdxl-turbo")

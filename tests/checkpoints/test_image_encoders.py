@@ -1,4 +1,4 @@
-"""CLIP's eyes in the names of others: equal to transformers', at any width, back to the bit, told of by ``inspect``."""
+"""CLIP's image encoders in public layouts: equal to transformers', round trips, ``inspect``."""
 
 import json
 import zipfile
@@ -62,7 +62,7 @@ def read(path):
 
 
 @torch.no_grad()
-def test_an_eye_of_transformers_sees_as_it_does_there(tmp_path):
+def test_an_image_encoder_of_transformers_gives_the_same_output(tmp_path):
     torch.manual_seed(0)
     other = theirs(TOY)
     piece, image_encoder = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
@@ -80,7 +80,7 @@ def test_an_eye_of_transformers_sees_as_it_does_there(tmp_path):
 
 
 @torch.no_grad()
-def test_an_eye_without_vectors_still_gives_states(tmp_path):
+def test_an_image_encoder_without_projection_gives_states(tmp_path):
     other = theirs(TOY, projected=False)
     piece, image_encoder = read(keep(other.state_dict(), tmp_path / "model.safetensors"))
     assert (piece.layout.name, piece.config) == ("transformers-bare", replace(TOY, projection=0))
@@ -91,7 +91,7 @@ def test_an_eye_without_vectors_still_gives_states(tmp_path):
         image_encoder(images)
 
 
-def test_what_no_file_of_an_eye_tells_can_be_said(tmp_path):
+def test_hints_state_what_files_of_image_encoders_do_not(tmp_path):
     file = keep(
         dict(LAYOUTS[0].table(TOY).to_theirs(TOY.build().state_dict())),
         tmp_path / "model.safetensors",
@@ -129,7 +129,7 @@ def test_every_layout_reads_what_it_writes(layout, tmp_path):
 
 
 def test_openclips_names_hold_the_same_numbers(tmp_path):
-    """Its attention has one matrix for queries, keys and values, its projection multiplies from the right."""
+    """OpenCLIP has one matrix for queries, keys and values, and a transposed projection."""
     image_encoder = TOY.build()
     named = {
         one.name: dict(one.table(TOY).to_theirs(image_encoder.state_dict())) for one in LAYOUTS
@@ -143,7 +143,7 @@ def test_openclips_names_hold_the_same_numbers(tmp_path):
     assert torch.equal(named["openclip"]["visual.proj"], projection.T)
 
 
-def test_a_whole_clip_gives_its_eye_and_its_tower(tmp_path):
+def test_a_whole_clip_gives_its_image_and_text_encoder(tmp_path):
     from safelight.layouts.text_encoder import clip as transformers_clip
     from safelight.layouts.text_encoder import openclip
     from safelight.nn.text_models import clip
@@ -179,7 +179,7 @@ def test_a_whole_clip_gives_its_eye_and_its_tower(tmp_path):
     [(LARGE, 304.0), (Config(), 632.1), (GIANT, 1844.9)],
     ids=["ViT-L", "ViT-H", "ViT-bigG"],
 )
-def test_the_public_sizes_are_known_by_their_shapes(config, millions):
+def test_the_public_sizes_are_recognised_by_their_shapes(config, millions):
     with torch.device("meta"):
         other, image_encoder = theirs(config), config.build()
     shapes = {name: tuple(one.shape) for name, one in other.state_dict().items()}
@@ -190,7 +190,7 @@ def test_the_public_sizes_are_known_by_their_shapes(config, millions):
     assert round(sum(one.numel() for one in image_encoder.parameters()) / 1e6, 1) == millions
 
 
-def test_an_eye_is_told_of_and_goes_between_layouts(tmp_path):
+def test_an_image_encoder_is_inspected_and_converted(tmp_path):
     file = keep(
         dict(LAYOUTS[2].table(TOY).to_theirs(TOY.build().state_dict())),
         tmp_path / "open.safetensors",
@@ -214,7 +214,7 @@ def test_an_eye_is_told_of_and_goes_between_layouts(tmp_path):
         checkpoints.save(model, tmp_path / "native")
 
 
-def test_the_eye_sees_the_middle_square_at_its_own_size():
+def test_the_image_encoder_crops_the_centre_at_its_own_size():
     images = torch.zeros(1, 3, 20, 40)
     images[..., 10:30] = 1.0
     square = (
@@ -228,7 +228,7 @@ def test_the_eye_sees_the_middle_square_at_its_own_size():
 
 
 def pictures():
-    """Pictures of several kinds and sizes: those beside the project, where they are, and made-up ones."""
+    """Pictures of several kinds and sizes: real ones, where available, and synthetic ones."""
     draw = np.random.default_rng(0)
     yield Image.fromarray(draw.integers(0, 256, (300, 417, 3), dtype=np.uint8))
     ramp = np.mgrid[0:640, 0:233].sum(0)[..., None] * np.array([0.2, 0.1, 0.25])

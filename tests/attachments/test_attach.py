@@ -1,4 +1,4 @@
-"""Small files as a person names them: merged, added, standing beside; named on the card; refused before anything."""
+"""LoRA, embeddings and control, attached as on the command line, and what is refused."""
 
 import pytest
 import torch
@@ -26,14 +26,14 @@ def model():
 
 @torch.no_grad()
 def test_control_by_a_picture_is_that_of_the_recording(model, tmp_path):
-    """The recorded hint, as a picture of eight bits, controls as the recorded branch did but for its rounding."""
+    """An 8-bit picture of the recorded hint gives the recorded residuals, except for rounding."""
     inputs, outputs = Recording("diffusers-folders").inputs, Recording("diffusers-folders").outputs
     hint = inputs["controlnet.control_image"]
     shown = Image.fromarray((hint[0] * 255).round().byte().permute(1, 2, 0).numpy())
     shown.save(tmp_path / "map.png")
     with pytest.warns(
         Note,
-        match="controlnet/controlnet is left out: it controls by a picture; name both with --control",
+        match="controlnet/controlnet is left out: it controls by a picture",
     ):
         model = checkpoints.read(folder("controlnet"))
     for part in (model.autoencoder, model.conditioner, model.denoiser):
@@ -86,7 +86,7 @@ def lora(tmp_path, name="a", **more):
     return str(tmp_path / f"{name}.safetensors")
 
 
-def test_words_in_the_file_of_a_lora_can_be_prompted(model, tmp_path):
+def test_embeddings_in_a_lora_file_can_be_prompted(model, tmp_path):
     made = with_loras(model, [lora(tmp_path, **{"<fox>": torch.randn(16)}) + ":0.5"])
     assert made.card.adapters == {"a.safetensors": 0.5, "<fox>": 1.0}
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_words_in_the_file_of_a_lora_can_be_prompted(model, tmp_path):
     assert not torch.equal(one, two)
 
 
-def test_a_word_that_does_not_fit_leaves_the_model_as_it_was(model, tmp_path):
+def test_an_embedding_that_does_not_fit_leaves_the_model_unchanged(model, tmp_path):
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
     save_file({"emb_params": torch.randn(1, 7)}, tmp_path / "word.safetensors")
     with pytest.raises(BadInput, match="belongs to another model"):
@@ -102,7 +102,7 @@ def test_a_word_that_does_not_fit_leaves_the_model_as_it_was(model, tmp_path):
     assert all(torch.equal(before[name], one) for name, one in model.denoiser.state_dict().items())
 
 
-def test_what_a_lora_would_change_besides_is_said_aloud(model, tmp_path):
+def test_ignored_lora_tensors_are_warned_of(model, tmp_path):
     more = {
         f"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_{one}.weight": torch.ones(2, 2)
         for one in ("up", "down")
@@ -114,7 +114,7 @@ def test_what_a_lora_would_change_besides_is_said_aloud(model, tmp_path):
         with_loras(model, [lora(tmp_path, **more)])
 
 
-def test_adapters_and_words_are_named_on_the_card():
+def test_adapters_and_embeddings_are_named_on_the_card():
     base = Recording("sd1").file("model.safetensors")
     lora, word = (
         Recording("lora").file("sd1-kohya.safetensors"),

@@ -1,4 +1,4 @@
-"""Whole walks of recorded U-Nets, by our processes, samplers and guidance: ten steps within a thousandth."""
+"""Ten recorded steps of U-Nets by our processes, samplers and guidance, within a thousandth."""
 
 import pytest
 import torch
@@ -24,8 +24,10 @@ TENS = (
 
 
 def walked(network, process, sampler, times, start, told, scale, first_order=0):
-    """The latents at the start and after each step; ``told``: the condition and what guidance points away from. The
-    last ``first_order`` steps are DDIM's."""
+    """The latents at the start and after each step.
+
+    ``told``: the condition and the null condition. The last ``first_order`` steps are DDIM's.
+    """
     yes, no = (network.prepare(one) for one in told)
     denoise = guided(process, {"main": network}, ClassifierFree(scale), yes, lambda only: no)
     many, seen = len(times) - first_order, [start]

@@ -1,4 +1,4 @@
-"""Control as the peer library's whole pipelines carry it out: what they make of a picture, whom they tell what."""
+"""Control as in diffusers' whole pipelines: how the picture is preprocessed and used."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def planes(picture):
 
 @pytest.fixture(scope="module")
 def autoencoders():
-    """Ours and the peer library's with the same weights; theirs draws latents, here with no spread to speak of."""
+    """Ours and diffusers' with the same weights; theirs samples latents, with hardly any deviation."""
     diffusers = pytest.importorskip("diffusers")
     ours = shaken(
         KL(width=8, multipliers=(1, 2, 2, 2), blocks=1, groups=4, quant=False).build()

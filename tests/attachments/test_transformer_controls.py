@@ -1,4 +1,4 @@
-"""Control of transformers in the layouts of others: the peer library, there and back, and what is refused."""
+"""Control of transformers in public layouts: against diffusers, round trips, refusals."""
 
 from dataclasses import replace
 
@@ -198,7 +198,7 @@ def test_a_file_is_known_and_comes_back_to_the_bit(name, layout):
 
 
 def test_a_bare_file_is_taken_for_what_such_files_are():
-    """Without a folder's configuration: InstantX's hear zeros and see unshifted latents, Stability AI's neither."""
+    """Without a configuration InstantX's get zero vectors and unshifted latents."""
     for name, pooled, shift in (
         ("sd3", False, 0.0609 * 1.5305),
         ("inpaint", False, 0.0),

@@ -1,4 +1,4 @@
-"""Adapters as others wrote them: real lists of names, recordings, there and back, and what is refused."""
+"""LoRA files of other programs: real names, recordings, round trips, and what is refused."""
 
 from dataclasses import replace
 
@@ -200,7 +200,7 @@ SD1 = [
 
 @pytest.mark.parametrize(("name", "scale", "case", "alone"), SD1)
 @torch.no_grad()
-def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, case, alone):
+def test_stable_diffusion_1_with_an_adapter_in_encoder_and_denoiser(name, scale, case, alone):
     model, base = of_family("sd1", heads=4, text_head_width=4)
     recording = Recording("lora")
     adapter = read_adapter(recording.file(f"{name}.safetensors"), model)
@@ -218,7 +218,7 @@ def test_stable_diffusion_1_with_an_adapter_in_tower_and_denoiser(name, scale, c
 
 @pytest.mark.parametrize("scale", [1.0, 0.6])
 @torch.no_grad()
-def test_stable_diffusion_xl_with_an_adapter_in_both_towers_and_the_denoiser(scale):
+def test_stable_diffusion_xl_with_an_adapter_in_encoders_and_denoiser(scale):
     model, base = of_family("sdxl", head_width=8, text_head_width=8)
     recording = Recording("lora")
     wanted = {
@@ -299,7 +299,7 @@ MEDIUM = mmdit_config.Config(16, 2, 64, 2, 1, text_width=8, vector_width=5, side
     "table", mappings_of("denoiser", MEDIUM), ids=lambda one: one.rules[0].theirs[0]
 )
 def test_loras_for_stable_diffusion_3_are_read_in_every_naming(table, prefix):
-    """Kohya's with underscores, PEFT's and ComfyUI's with dots; of the original modules and of diffusers'."""
+    """Kohya's with underscores, PEFT's and ComfyUI's with dots; original and diffusers' modules."""
     network = MEDIUM.build()
     weights = {
         name: one for name, one in table.to_theirs(network.state_dict()) if name.endswith(".weight")

@@ -1,4 +1,4 @@
-"""What files tell beside their weights: the schedule of their training, the scale of latents, what was predicted."""
+"""What files state besides their weights: training schedule, latent scale, prediction."""
 
 import json
 

@@ -186,7 +186,7 @@ def test_a_scale_of_nothing_is_the_model_alone_and_several_add_up(model, files):
     }
 
 
-def test_a_face_brings_its_lora_and_one_beside_its_picture(model, files):
+def test_a_face_adapter_merges_its_lora_and_takes_a_picture_too(model, files):
     before = {name: one.clone() for name, one in model.denoiser.state_dict().items()}
     made = with_pictures(
         model, f"{files / 'ip-adapter-face.safetensors'}={files / 'faces.npy'}:0.5"
@@ -239,7 +239,7 @@ def test_what_is_shown_and_does_not_go_together_is_refused_in_a_sentence(model, 
         checkpoints.read([folder("sd"), single])
 
 
-def test_what_stands_around_a_model_is_taken_off_before_it_is_saved(files, tmp_path):
+def test_attachments_must_be_detached_before_saving(files, tmp_path):
     model = checkpoints.load(folder("sd"), "cpu", "fp32")
     held = with_control(model, f"{folder('controlnet/controlnet')}={files / 'fox.png'}", 32, 32)
     seeing = with_image_prompt(

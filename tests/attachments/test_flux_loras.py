@@ -1,4 +1,4 @@
-"""LoRAs that only FLUX has: those that show it a picture, and x-labs', against sums by hand and the peer library."""
+"""LoRAs for FLUX only: control LoRAs and x-labs', against sums by hand and diffusers."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def asked(channels=False):
 
 
 def control_lora(layout, network):
-    """One that widens the first layer, changes biases and holds norms whole, in the names of a layout."""
+    """A control LoRA by a layout's names: a wider first layer, biases and whole norms."""
     torch.manual_seed(2)
     made = {}
     for name, one in layout.table(network.config).to_theirs(network.state_dict()):

@@ -1,4 +1,4 @@
-"""What an adapter or learned words are, from the header alone: for which family, of what kind."""
+"""Identifying adapters and embeddings by their header: family and method."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_adapters_are_told_by_their_headers(name):
+def test_real_adapters_are_identified_by_their_headers(name):
     source = WeightFile(Path("/nowhere"), 0, 0)  # which no reading could survive
     shapes = {
         key: tuple(4 if side < 0 else side for side in shape)
@@ -65,7 +65,7 @@ def test_an_adapter_is_shown(tmp_path, capsys):
         assert said in text
 
 
-def test_learned_words_are_told(tmp_path, capsys):
+def test_embeddings_are_identified(tmp_path, capsys):
     save_file({"emb_params": torch.ones(5, 768)}, tmp_path / "fox.safetensors")
     save_file(
         {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, tmp_path / "two.safetensors"
@@ -89,7 +89,7 @@ def test_models_are_neither(tmp_path):
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real files are not here")
-def test_real_files_are_told():
+def test_real_files_are_identified():
     found = inspect(str(DATA / "sd-artifacts" / "lora" / "cloneofsimo_lora_disney.safetensors"))
     assert (found["rank"], found["embeddings"]) == (1, ["<s1>", "<s2>"])
     found = inspect(str(DATA / "sd-artifacts" / "embeddings" / "birb-style_learned_embeds.bin"))

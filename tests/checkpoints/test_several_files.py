@@ -1,4 +1,4 @@
-"""Several files as one model: what stands in for what, what is lacking and what nobody reads."""
+"""Several files as one model: what replaces what, what is missing, what is not used."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def folder(name):
     return Recording("diffusers-folders").file(name)
 
 
-def test_a_lone_autoencoder_stands_in_for_that_of_an_earlier_file(tmp_path):
+def test_an_autoencoder_alone_replaces_that_of_an_earlier_file(tmp_path):
     other = checkpoints.read(folder("sd/vae"))
     with torch.no_grad():
         next(other.autoencoder.parameters()).add_(1)
@@ -39,7 +39,7 @@ def test_a_lone_autoencoder_stands_in_for_that_of_an_earlier_file(tmp_path):
         checkpoints.read([folder("sd/unet"), folder("sd/unet")])
 
 
-def test_a_lone_tower_stands_in_for_its_like(tmp_path):
+def test_a_text_encoder_alone_replaces_one_like_it(tmp_path):
     """Where the file holds one alone, as those of finely tuned towers do."""
     shutil.copytree(folder("sd/text_encoder"), tmp_path / "tower")
     (file,) = (tmp_path / "tower").glob("*.safetensors")
@@ -56,7 +56,7 @@ def test_a_lone_tower_stands_in_for_its_like(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
+def test_a_text_encoder_uses_the_tokenizer_of_its_folder(tmp_path, beside):
     shutil.copytree(folder("sd/text_encoder"), tmp_path / "text_encoder")
     shutil.copytree(
         folder("sd/tokenizer"),
@@ -69,7 +69,7 @@ def test_a_tower_reads_with_the_tokenizer_that_lies_with_it(tmp_path, beside):
     assert torch.equal(model.conditioner.state_dict()[words], whole[words])
 
 
-def test_a_tower_that_nobody_reads_is_refused():
+def test_a_text_encoder_that_is_not_used_is_refused():
     with pytest.raises(
         BadInput,
         match="text_encoder_3 is a text encoder that Stable Diffusion 1 does not have; leave",
@@ -97,7 +97,7 @@ def test_what_is_lacking_is_named_with_the_files_that_hold_it(capsys):
     assert "lacking" not in inspect(str(folder("sd/vae")))["card"]["origin"]
 
 
-def test_what_a_denoiser_hears_is_said(capsys):
+def test_what_a_denoiser_is_conditioned_on_is_shown(capsys):
     found = inspect(str(folder("flux")))
     config = found["parts"]["denoiser"]["config"]
     assert found["conditioning"] == {

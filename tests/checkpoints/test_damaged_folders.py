@@ -1,4 +1,4 @@
-"""Configurations that are damaged or made to do harm: the same network, or a sentence that says why not."""
+"""Damaged or malicious configurations: the same network, or an error that says why not."""
 
 import json
 import shutil
@@ -100,7 +100,7 @@ def test_a_schedule_of_numbers_that_cannot_be_changes_nothing_or_is_refused(name
     assert refused > 5
 
 
-def test_what_is_null_is_not_said(tmp_path):
+def test_null_counts_as_absent(tmp_path):
     folder = tmp_path / "part"
     shutil.copytree(Recording("diffusers-folders").file("sd/unet"), folder)
     config = json.loads((folder / "config.json").read_text())
@@ -194,7 +194,7 @@ def test_the_hubs_cache_links_to_its_files(folder, tmp_path):
         (5, "wanted the names of files beside it"),
     ],
 )
-def test_an_index_names_files_beside_it(folder, tmp_path, place, message):
+def test_an_index_names_files_next_to_it(folder, tmp_path, place, message):
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     shutil.copy(file, tmp_path / "outside.safetensors")
     (folder / "unet" / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
