@@ -108,7 +108,9 @@ def test_an_interrupted_run_saves_prints_how_to_resume_and_ends_bit_for_bit(tree
     assert process.returncode == 130, printed
     reached = int(open_run(tmp_path / "cut").checkpoints[-1].name)
     stopping, saved = printed.splitlines()
-    assert stopping == "stopping after this update; press Ctrl-C again to stop at once without saving"
+    assert (
+        stopping == "stopping after this update; press Ctrl-C again to stop at once without saving"
+    )
     assert saved == f"saved at update {reached}; resume with: safelight train {tmp_path / 'cut'}"
     assert not out
     assert (
