@@ -22,7 +22,7 @@ IMPORTED = (
 
 
 class Forked:
-    """The part of ``subprocess.Popen`` that tests use, for the command line with these arguments."""
+    """The part of ``subprocess.Popen`` that tests use, for a command line with arguments."""
 
     def __init__(self, words: list[str], environment: dict[str, str]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="safelight-"))

@@ -258,7 +258,8 @@ def test_a_prompt_of_a_megabyte_is_cut_in_no_time(model):
     began = time.perf_counter()
     with pytest.warns(
         Note,
-        match=r"this model reads 14 tokens of a prompt; cut off is: 'square a red .* … \(1039\d+ characters\)",
+        match=r"this model reads 14 tokens of a prompt; cut off is: 'square a red .*"
+        r" … \(1039\d+ characters\)",
     ):
         long = generate(model, TextToImage("a red square " * 80_000), Settings(steps=1))
     assert time.perf_counter() - began < 5

@@ -30,7 +30,7 @@ def planes(picture):
 
 @pytest.fixture(scope="module")
 def autoencoders():
-    """Ours and diffusers' with the same weights; theirs samples latents, with hardly any deviation."""
+    """Ours and diffusers' with the same weights; theirs samples, with hardly any deviation."""
     diffusers = pytest.importorskip("diffusers")
     ours = shaken(
         KL(width=8, multipliers=(1, 2, 2, 2), blocks=1, groups=4, quant=False).build()

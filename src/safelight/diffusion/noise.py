@@ -1,7 +1,7 @@
 """Sources of noise.
 
-Every sample has a stream of its own, drawn on the CPU, so that its draws are the same bits alone, in
-any batch, at any place in it, and on any device.
+Every sample has a stream of its own, drawn on the CPU, so that its draws are the same bits alone,
+in any batch, at any place in it, and on any device.
 
 Sampling draws from a source, which remembers where it is (``SeededNoise``, ``RecordedNoise``) or is
 keyed by the interval of times (``BrownianNoise``). Training draws are keyed by the position of the

@@ -47,8 +47,10 @@ class Family:
         return Process(SCHEDULE.read(self.schedule), PREDICTION.read(prediction or self.prediction))
 
     def knows(self, kind: str, config: Any, companions: Collection[str] = ()) -> bool:
-        """Whether a denoiser of this configuration is one of the family; ``companions``: what else its
-        files hold."""
+        """Whether a denoiser of this configuration is one of the family.
+
+        ``companions``: what else its files hold.
+        """
         if kind != self.fits["kind"] or (
             "beside" in self.fits and self.fits["beside"] not in companions
         ):

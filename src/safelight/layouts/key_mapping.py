@@ -243,8 +243,8 @@ class Layout:
     """One foreign layout of one kind of part, as a file in ``checkpoints/all_layouts`` gives it.
 
     ``recognises`` looks at names (bare of any prefix) and shapes alone. ``config`` infers ours
-    from them; ``declared`` is what else is known, in the fields of the layout: a folder's config.json,
-    or options of the user. ``describe`` is a folder's config.json for a configuration, where the
+    from them; ``declared`` is what else is known, in the fields of the layout: a folder's
+    config.json, or options of the user. ``describe`` is a folder's config.json for a configuration, where the
     layout has one.
     """
 

@@ -53,8 +53,8 @@ FLUX = KeyNames("ip-adapter-flux", "image_proj.", "ip_adapter.{i}.to_{x}_ip", 0,
 
 def config(key_names: KeyNames, shapes: Shapes, declared: Mapping[str, Any]) -> Config:
     """Which kind it is, and how wide everything in it. What no file tells, whether a FaceID Plus
-    is of the second version, which adds its queries to its tokens, is ``declared`` as ``shortcut``; by
-    default it is not.
+    is of the second version, which adds its queries to its tokens, is ``declared`` as
+    ``shortcut``; by default it is not.
 
     Raises BadInput for a projection of a kind that is not known.
     """
