@@ -244,8 +244,8 @@ class Layout:
 
     ``recognises`` looks at names (bare of any prefix) and shapes alone. ``config`` infers ours
     from them; ``declared`` is what else is known, in the fields of the layout: a folder's
-    config.json, or options of the user. ``describe`` is a folder's config.json for a configuration, where the
-    layout has one.
+    config.json, or options of the user. ``describe`` is a folder's config.json for a
+    configuration, where the layout has one.
     """
 
     name: str  # of the layout: ldm, diffusers, …
